@@ -1,0 +1,1 @@
+"""Distributed PyTorch training from one YAML file, with the same numbers on any number of ranks."""

@@ -1,0 +1,38 @@
+"""What a user can mend, told apart from what is our fault.
+
+    UserError            exit code 2, a message and no traceback
+    ├── ConfigError      a setting, or the file that holds it
+    ├── DataError        files that are missing, damaged or do not fit the model
+    ├── CheckpointError  a checkpoint that does not load or does not fit the settings
+    ├── WorldError       the process was started with variables or devices that do not fit
+    └── RefusedElsewhere another rank has refused, and says why
+
+Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
+A message says where, what is, what is allowed and what to do.
+"""
+
+
+class UserError(Exception):
+    """Something that the user can mend; its text is the whole message shown."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A setting that is unknown, of the wrong type or impossible, or a file of settings that is not one."""
+
+
+class DataError(UserError):
+    """Data that are missing, damaged, or of a shape or class count that the model does not take."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, or written under other settings."""
+
+
+class WorldError(UserError):
+    """Variables of the launcher that are half set or contradict each other, or too few devices."""
+
+
+class RefusedElsewhere(UserError):
+    """Another rank has refused the run and prints why; this one ends in silence."""

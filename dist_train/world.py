@@ -149,14 +149,15 @@ def read_place(environ: Mapping[str, str]) -> Place | None:
             f"of {', '.join(VARIABLES)}, or unset them to run one process."
         )
     rank, size, local_rank, local_size, port = (
-        _number(environ, name)
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+        _number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     )
     for low, high in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         if int(environ[low]) >= int(environ[high]):
             raise WorldError(f"environment: {low} is {environ[low]} and {high} is {environ[high]}; it must be below")
     if local_size > size:
-        raise WorldError(f"environment: LOCAL_WORLD_SIZE is {local_size} and WORLD_SIZE is {size}; it must not be above")
+        raise WorldError(
+            f"environment: LOCAL_WORLD_SIZE is {local_size} and WORLD_SIZE is {size}; it must not be above"
+        )
     if not 0 < port < 2**16:
         raise WorldError(f"environment: MASTER_PORT is {port}; it must be from 1 to 65535")
     return Place(rank, size, local_rank, local_size)

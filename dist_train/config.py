@@ -8,7 +8,7 @@ A part of the program receives its own section (`build_optimizer(config.optim, .
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 Auto = Literal["auto"]
 Positive = Annotated[int, Field(ge=1)]
@@ -427,9 +427,9 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _schedule_contradictions(config.optim)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
-    if isinstance(config.optim, SGD) and config.optim.nesterov:
-        if config.optim.momentum == 0 or config.optim.dampening != 0:
-            yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")
+    optim = config.optim
+    if isinstance(optim, SGD) and optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
+        yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")
     if config.train.sync_batchnorm and config.distributed.backend == "gloo":
         yield Contradiction(
             "train.sync_batchnorm", "is on, but torch has it for GPUs only, and distributed.backend is gloo"

@@ -5,7 +5,7 @@
     ├── DataError        files that are missing, damaged or do not fit the model
     ├── CheckpointError  a checkpoint that does not load or does not fit the settings
     ├── WorldError       the process was started with variables or devices that do not fit
-    └── RefusedElsewhere another rank has refused, and says why
+    └── RefusedElsewhereError   another rank has refused, and says why
 
 Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
 A message says where, what is, what is allowed and what to do.
@@ -34,5 +34,5 @@ class WorldError(UserError):
     """Variables of the launcher that are half set or contradict each other, or too few devices."""
 
 
-class RefusedElsewhere(UserError):
+class RefusedElsewhereError(UserError):
     """Another rank has refused the run and prints why; this one ends in silence."""

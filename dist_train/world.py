@@ -7,7 +7,7 @@ code runs: every collective of a `World` without a process group returns what it
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dist_train.config import Distributed
-from dist_train.errors import RefusedElsewhere, UserError, WorldError
+from dist_train.errors import RefusedElsewhereError, UserError, WorldError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -28,7 +28,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     backend: str | None = None
     """`nccl`, `gloo`, or None where the process was started without a launcher and has no process group."""
 
@@ -73,7 +73,7 @@ class World:
     def agreement(self) -> Iterator[None]:
         """A part of the start that may refuse: if a rank raises a UserError in it, no rank goes on.
 
-        The first of the ranks that refused raises its own error, every other RefusedElsewhere, and the process group
+        The first of the ranks that refused raises its own error, every other RefusedElsewhereError, and the process group
         is closed. The body must not contain a collective: a rank that has refused would be missing in it.
         """
         refusal: UserError | None = None
@@ -87,7 +87,7 @@ class World:
             if int(first) < self.size:
                 self.close()
             if int(first) < self.size and int(first) != self.rank:
-                raise RefusedElsewhere(f"rank {int(first)}({self.size}) refused")
+                raise RefusedElsewhereError(f"rank {int(first)}({self.size}) refused")
         if refusal is not None:
             raise refusal
 

@@ -73,8 +73,8 @@ class World:
     def agreement(self) -> Iterator[None]:
         """A part of the start that may refuse: if a rank raises a UserError in it, no rank goes on.
 
-        The first of the ranks that refused raises its own error, every other RefusedElsewhereError, and the process group
-        is closed. The body must not contain a collective: a rank that has refused would be missing in it.
+        The first of the ranks that refused raises its own error, every other RefusedElsewhereError, and the process
+        group is closed. The body must not contain a collective: a rank that has refused would be missing in it.
         """
         refusal: UserError | None = None
         try:

@@ -1,0 +1,13 @@
+"""LeNet-5 as it is taught today: ReLU and max-pooling, for 32x32 pictures.
+
+After LeCun et al., "Gradient-based learning applied to document recognition", Proc. IEEE 1998.
+"""
+
+from torch import nn
+
+from dist_train.config import SmallNet
+from dist_train.models.convolutional import convolutional
+
+
+def build(config: SmallNet, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return convolutional(shape, channels=(6, 16), hidden=(120, 84), num_classes=num_classes, dropout=config.dropout)

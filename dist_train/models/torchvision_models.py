@@ -1,0 +1,43 @@
+"""Any classification model of torchvision, from random weights, with input channels and classes of the data."""
+
+from typing import Any
+
+from torch import nn
+
+from dist_train.config import TorchvisionModel
+
+# Their second heads return tuples in training, and their slow initialisation warns unless it is asked for.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def build(config: TorchvisionModel, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    from torchvision.models import get_model  # a second's import, for those who use it
+
+    name = config.name.removeprefix("torchvision/")
+    arguments = dict(_ARGUMENTS.get(name, {}))
+    if name.startswith("vit_"):
+        arguments["image_size"] = shape[1]
+    if name == "maxvit_t":
+        arguments["input_size"] = shape[1:]
+    model: nn.Module = get_model(name, num_classes=num_classes, **arguments)
+    if shape[0] != 3:
+        _replace_first_convolution(model, shape[0])
+    return model
+
+
+def _replace_first_convolution(model: nn.Module, channels: int) -> None:
+    """Give the network's first layer, made for colour, the data's number of input channels."""
+    path, first = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    parent_path, _, attribute = path.rpartition(".")
+    replacement = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    setattr(model.get_submodule(parent_path), attribute, replacement)

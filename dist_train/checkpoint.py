@@ -31,7 +31,7 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in state_dict.items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 
@@ -71,7 +71,7 @@ def steps(directory: Path) -> list[int]:
 def prune(directory: Path, keep_last: int) -> None:
     """Remove all but the newest `keep_last`, what the links lead to, and what a killed save has left behind."""
     kept = {f"step_{step:08d}" for step in steps(directory)[-keep_last:]}
-    kept |= {os.readlink(entry) for entry in directory.iterdir() if entry.is_symlink()}
+    kept |= {str(entry.readlink()) for entry in directory.iterdir() if entry.is_symlink()}
     for entry in directory.iterdir():
         stale = _NAME.fullmatch(entry.name) and entry.name not in kept
         if (stale or entry.name.startswith(".step_")) and not entry.is_symlink():

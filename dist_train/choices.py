@@ -4,7 +4,6 @@ A checkpoint keeps the choices and a resumed run takes them over: another precis
 sums in another order, and the run would no longer end with the same bits.
 """
 
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 from torch import nn
 
 from dist_train.config import Distributed, Train
+from dist_train.errors import CheckpointError
 from dist_train.world import World, cores
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,11 +46,19 @@ def choose(
 
     Threads are decided anew only where the number of ranks on a machine has changed: the old number would then leave
     cores idle or fight over them, and another number of ranks sums in another order anyway.
+
+    Raises:
+        CheckpointError: another precision is asked for than the checkpoint was trained in.
     """
     before = Choices(**stored) if stored else None
     precision: str = train.precision
     if precision == "auto":
         precision = before.precision if before else ("bf16" if _made_for_bf16(world.device) else "fp32")
+    if before and before.precision != precision:
+        raise CheckpointError(
+            f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
+            "start anew with run.resume=never."
+        )
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
         channels_last = before.channels_last if before else _gains_by_channels_last(network, precision, world)

@@ -12,12 +12,20 @@ from dist_train.config import Optim
 _FUSED = ("SGD", "Adam", "AdamW")
 
 
-def build_optimizer(config: Optim, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of `config.name` over all weights of `model` that take gradients."""
-    optimizer: type[torch.optim.Optimizer] = getattr(torch.optim, type(config).__name__)
-    kernel = {"fused": True} if type(config).__name__ in _FUSED else {"foreach": True}
+def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> torch.optim.Optimizer:
+    """The optimizer of `config.name` over all weights of `model` that take gradients.
+
+    Args:
+        compiled: the update is going to be compiled, which fuses it better than torch's own kernels; the learning
+            rate is a tensor then, because a number would be a constant of the compiled graph.
+    """
+    name, arguments = type(config).__name__, config.arguments()
+    optimizer: type[torch.optim.Optimizer] = getattr(torch.optim, name)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return optimizer(weights, **config.arguments(), **kernel)  # type: ignore[arg-type]
+    if compiled:
+        arguments["lr"] = torch.tensor(arguments["lr"], device=weights[0].device)
+    kernel = "fused" if name in _FUSED and not compiled else "foreach"
+    return optimizer(weights, **arguments, **{kernel: True})
 
 
 def lr_at(config: Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:

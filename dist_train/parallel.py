@@ -18,7 +18,7 @@ def place_model(network: nn.Module, train: Train, memory_format: torch.memory_fo
     if train.sync_batchnorm and world.device.type != "cuda":
         raise ConfigError("train.sync_batchnorm is on, but torch has it for GPUs only, and this rank is on the CPU")
     if train.sync_batchnorm:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     # .to(memory_format=...) is missing from the stubs of nn.Module.to with a device.
     return network.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 

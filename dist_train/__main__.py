@@ -1,0 +1,55 @@
+"""Train what a file of settings says.
+
+    python -m dist_train configs/digits.yaml [key=value ...]                               one process
+    torchrun --standalone --nproc_per_node=4 -m dist_train configs/digits.yaml [key=value ...]   four ranks
+
+The same command goes on where an earlier start of the same run was stopped. Exit code 0: done; 1: a failure, with a
+traceback; 2: something that you can mend, with a message.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from dist_train.entry import first_rank_speaks, run_guarded
+from dist_train.loading import load_config, settings_reference, to_yaml
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse(arguments)
+    if options.settings:
+        print(settings_reference())
+        return
+    with first_rank_speaks():
+        config = load_config(options.config, options.overrides)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
+    from dist_train.console import log_to_terminal
+    from dist_train.train import train
+    from dist_train.world import open_world
+
+    with first_rank_speaks():
+        world = open_world(config.distributed)
+    log_to_terminal(world)
+    train(config, world)
+    world.close()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dist_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", nargs="?", help="file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
+    parser.add_argument("--settings", action="store_true", help="print every setting with its documentation and exit")
+    options = parser.parse_intermixed_args(arguments)
+    if options.config is None and not options.settings:
+        parser.error("a file of settings is needed, e.g. configs/digits.yaml")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

@@ -1,0 +1,173 @@
+"""One exact pass over held-out data: every sample once, the same integers at any number of ranks.
+
+    python -m dist_train.evaluate runs/digits [--split test] [--checkpoint best] [--json] [key=value ...]
+
+evaluates a run's checkpoint; under torchrun the ranks share the work.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_train import checkpoint
+from dist_train.choices import Choices, apply_to_process
+from dist_train.config import Data
+from dist_train.console import log_to_terminal
+from dist_train.data import Dataset, Samples, open_dataset
+from dist_train.data.batches import eval_batches
+from dist_train.entry import first_rank_speaks, run_guarded
+from dist_train.errors import CheckpointError, ConfigError
+from dist_train.loading import load_config
+from dist_train.models import build_model
+from dist_train.rundir import RunDir
+from dist_train.world import World, open_world
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass has counted."""
+
+    split: str
+    loss: float
+    """Mean cross-entropy a sample, without label smoothing."""
+    correct: tuple[int, ...]
+    """Samples of each class whose class had the highest logit."""
+    count: tuple[int, ...]
+    """Samples of each class."""
+    classes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return sum(self.correct) / sum(self.count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a line of `metrics.jsonl` has it; `per_class` leaves out classes without a sample."""
+        rows = zip(self.classes, self.correct, self.count, strict=True)
+        return {
+            "split": self.split,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "correct": sum(self.correct),
+            "count": sum(self.count),
+            "per_class": {
+                name: {"accuracy": correct / count, "correct": correct, "count": count}
+                for name, correct, count in rows
+                if count
+            },
+        }
+
+    def __str__(self) -> str:
+        right, count = sum(self.correct), sum(self.count)
+        return f"{self.split} accuracy {100 * self.accuracy:.2f} % ({right} of {count}), loss {self.loss:.4f}"
+
+
+def evaluate(
+    network: nn.Module, samples: Samples, dataset: Dataset, config: Data, choices: Choices, world: World
+) -> Evaluation:
+    """Evaluate the plain `network` (no DDP around it) in evaluation mode, and leave it in training mode.
+
+    The batches are cut the same way at every number of ranks and dealt out whole, so that a near tie falls the same
+    way, and each loss lands in a place of its own before they are added in a fixed order.
+    """
+    classes = len(dataset.classes)
+    correct, count = (torch.zeros(classes, dtype=torch.int64, device=world.device) for _ in range(2))
+    losses = torch.zeros(len(samples), dtype=torch.float64, device=world.device)
+    network.eval()
+    for batch in eval_batches(samples, dataset, config, world, choices.memory_format):
+        logits = _logits(network, batch.pictures, choices, world)
+        losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
+        right = batch.labels[logits.argmax(dim=1) == batch.labels]
+        correct += torch.bincount(right, minlength=classes)
+        count += torch.bincount(batch.labels, minlength=classes)
+    network.train()
+    for tensor in (correct, count, losses):
+        world.sum_(tensor)
+    loss = losses.sum().item() / len(samples)
+    return Evaluation(samples.split, loss, tuple(correct.tolist()), tuple(count.tolist()), dataset.classes)
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, pictures: Tensor, choices: Choices, world: World) -> Tensor:
+    """Logits in at least fp32, so that a tie of low precision is a tie in every sum."""
+    if choices.autocast_dtype is None:
+        return network(pictures)  # type: ignore[no-any-return]
+    with torch.autocast(world.device.type, choices.autocast_dtype):
+        return network(pictures).float()  # type: ignore[no-any-return]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate a checkpoint of a run and print the result."""
+    options = _parse(arguments)
+    run = RunDir(options.run)
+    with first_rank_speaks():
+        if not run.config.exists():
+            raise CheckpointError(f"{run.path}: is no run: it has no config.yaml; give a directory below runs/")
+        config = load_config(run.config, options.overrides)
+        world = open_world(config.distributed)
+    log_to_terminal(world)
+    with world.agreement():
+        place = checkpoint.find(_checkpoint_path(run, options.checkpoint))
+        contents = checkpoint.read(place)
+        training = checkpoint.decode(contents["training.pt"], "training.pt")
+        dataset = open_dataset(config.data, config.run.seed, world)
+        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+        samples = _samples(dataset, options.split)
+    name = "average.pt" if "average.pt" in contents else "model.pt"
+    network.load_state_dict(checkpoint.decode(contents[name], name))
+    choices = Choices(**training["choices"])
+    apply_to_process(choices, config.run.deterministic, world.device)
+    network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]
+    evaluation = evaluate(network, samples, dataset, config.data, choices, world)
+    if world.is_main:
+        _print(run, place, training["step"], evaluation, options.json)
+    world.close()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dist_train.evaluate", description=main.__doc__)
+    parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument(
+        "--checkpoint", default="latest", help="latest (default), best, a step's number, or a checkpoint's directory"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(arguments)
+
+
+def _checkpoint_path(run: RunDir, wanted: str) -> Path:
+    if wanted == "latest":
+        return run.path
+    if wanted.isdecimal():
+        return run.checkpoints / f"step_{int(wanted):08d}"
+    inside = run.checkpoints / wanted
+    return inside if inside.exists() else Path(wanted)
+
+
+def _samples(dataset: Dataset, split: str) -> Samples:
+    samples: Samples | None = getattr(dataset, split)
+    if samples is None:
+        raise ConfigError("--split validation: this run has none; data.validation is 0")
+    return samples
+
+
+def _print(run: RunDir, place: Path, step: int, evaluation: Evaluation, as_json: bool) -> None:
+    result = {"run": str(run.path), "checkpoint": str(place), "step": step, **evaluation.to_dict()}
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"{place}: {evaluation}")
+    for name, row in result["per_class"].items():
+        print(f"  {name:<20} {100 * row['accuracy']:6.2f} %  ({row['correct']} of {row['count']})")
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

@@ -1,0 +1,180 @@
+"""Numbers -> `metrics.jsonl`, TensorBoard's `tb/`, and the terminal. Rank 0 holds these; the others hold none."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dist_train.config import Log
+from dist_train.world import World
+
+Line = dict[str, Any]
+
+
+class LossWindow:
+    """Loss, samples and time of the training steps since the last line of metrics.
+
+    The loss stays on the device, so that a step waits for nothing; the sum over ranks is taken when it is read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.samples = 0
+        self._seconds = 0.0
+        self._timed_samples = 0
+        self._started = time.perf_counter()
+        self._all_seconds = 0.0
+        self._all_samples = 0
+
+    def add(self, loss_sum: Tensor, count: int) -> None:
+        """Count a step: the sum of losses over this rank's share, and the samples of the whole global batch."""
+        self.loss_sum += loss_sum
+        self.samples += count
+        self._timed_samples += count
+
+    def start_clock(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        self._seconds += time.perf_counter() - self._started
+
+    @contextmanager
+    def stopped_clock(self) -> Iterator[None]:
+        """Around what is not training: an evaluation, a save."""
+        self.stop_clock()
+        yield
+        self.start_clock()
+
+    @property
+    def overall(self) -> float | None:
+        """Samples per second of all windows that were read in this process, None before the first."""
+        return self._all_samples / self._all_seconds if self._all_seconds else None
+
+    def fold(self, world: World) -> Tensor:
+        """Sum over all ranks and leave the sum with rank 0; returns it on every rank.
+
+        Saving folds too: a window that is saved and one that goes on then add the same numbers in the same order.
+        """
+        total = world.sum_(self.loss_sum.clone())
+        self.loss_sum = total.clone() if world.is_main else torch.zeros_like(total)
+        return total
+
+    def read(self, world: World) -> tuple[float, float]:
+        """Mean loss a sample over whole global batches, and samples per second; starts the next window."""
+        loss = self.fold(world).item() / self.samples
+        self.stop_clock()  # after the loss, for which a GPU has to finish its steps
+        rate = self._timed_samples / self._seconds
+        self._all_seconds += self._seconds
+        self._all_samples += self._timed_samples
+        self.loss_sum.zero_()
+        self.samples, self._timed_samples, self._seconds = 0, 0, 0.0
+        self.start_clock()
+        return loss, rate
+
+    def state_dict(self, world: World) -> dict[str, float | int]:
+        return {"loss_sum": self.fold(world).item(), "samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
+        self.loss_sum.fill_(state["loss_sum"] if world.is_main else 0.0)
+        self.samples = state["samples"]
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, written through at once."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Open for appending after cutting the lines beyond `step`, which a resumed run is about to make again."""
+        self.lines = [line for line in read_lines(path) if line["step"] <= step]
+        aside = path.with_name(f".{path.name}")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        aside.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, line: Line) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a `metrics.jsonl`; a last one that a kill has cut short is left out."""
+    lines: list[Line] = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+class Curves:
+    """TensorBoard's event files, made anew at each start from the lines of `metrics.jsonl` that stand.
+
+    So there is one source of truth, and no curve overlaps another after a resume.
+    """
+
+    def __init__(self, directory: Path, lines: list[Line]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
+
+        for stale in directory.glob("events.out.tfevents.*"):
+            stale.unlink()
+        self._writer = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]
+        for line in lines:
+            self.write(line)
+
+    def write(self, line: Line) -> None:
+        names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
+        prefix = "train" if line["kind"] == "train" else line["split"]
+        for name in names:
+            self._writer.add_scalar(  # type: ignore[no-untyped-call]
+                f"{prefix}/{name}", line[name], line["step"], walltime=line["time"]
+            )
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """Where a line of metrics goes: the file, the curves, and the progress bar's right end."""
+
+    def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int) -> None:
+        self._file = MetricsFile(path, step)
+        self._curves = Curves(curves, self._file.lines) if config.tensorboard else None
+        self._bar = _bar(config.progress, step, total_steps)
+
+    def step(self) -> None:
+        """Move the bar by one step."""
+        self._bar.update()
+
+    def write(self, kind: Literal["train", "eval"], **values: Any) -> None:
+        line = {"kind": kind, **values, "time": time.time()}
+        self._file.write(line)
+        if self._curves:
+            self._curves.write(line)
+        if kind == "train":
+            self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._curves:
+            self._curves.close()
+
+
+def has_bar(progress: Literal["auto", "on", "off"]) -> bool:
+    """Whether there is a progress bar; without one, lines tell how it goes."""
+    return progress == "on" or (progress == "auto" and sys.stderr.isatty())
+
+
+def _bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":
+    return tqdm(
+        total=total_steps, initial=step, unit="step", disable=not has_bar(progress), dynamic_ncols=True, leave=False
+    )

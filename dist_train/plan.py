@@ -1,0 +1,48 @@
+"""What is due after which step: numbers derived once from the settings and the size of the data."""
+
+from dataclasses import dataclass
+
+from dist_train.config import Config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps are counted from 1 here: `step` is the number of finished optimizer steps."""
+
+    num_train: int
+    global_batch: int
+    steps_per_epoch: int
+    total_steps: int
+    log_every: int
+    save_every: int
+    evaluate_every: int | None
+
+    @classmethod
+    def of(cls, config: Config, num_train: int) -> "Plan":
+        """The plan for `num_train` training samples; `train.epochs` or `train.max_steps` ends it, whichever is first."""
+        steps_per_epoch = -(-num_train // config.data.global_batch)
+        ends = [config.train.epochs and config.train.epochs * steps_per_epoch, config.train.max_steps]
+        return cls(
+            num_train=num_train,
+            global_batch=config.data.global_batch,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=min(end for end in ends if end),
+            log_every=config.log.every,
+            save_every=config.checkpoint.every or steps_per_epoch,
+            evaluate_every=config.eval.every_epochs * steps_per_epoch or None,
+        )
+
+    def epoch(self, step: int) -> int:
+        """Finished epochs after `step`."""
+        return step // self.steps_per_epoch
+
+    def is_logged(self, step: int) -> bool:
+        return step % self.log_every == 0 or step == self.total_steps
+
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is due before the one at the end, which every run has."""
+        return step % self.save_every == 0 and step < self.total_steps
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether held-out data are due while training, before the evaluation at the end, which every run has."""
+        return self.evaluate_every is not None and step % self.evaluate_every == 0 and step < self.total_steps

@@ -1,0 +1,179 @@
+"""What a run tells while it goes on: lines, metrics, status and the summary. Rank 0 reports; the others are silent."""
+
+import json
+import logging
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from dist_train.config import Config
+from dist_train.console import log_to_file, stop_logging_to_file
+from dist_train.data import Dataset
+from dist_train.evaluate import Evaluation
+from dist_train.loading import to_yaml
+from dist_train.metrics import Metrics, has_bar
+from dist_train.plan import Plan
+from dist_train.rundir import RunDir, State, write_whole
+from dist_train.training import Training
+from dist_train.world import World
+
+_log = logging.getLogger(__name__)
+
+
+class Report:
+    """The report of a rank that is not the first: nothing."""
+
+    def stepped(self) -> None: ...
+
+    def trained(self, step: int, lr: float, loss: float, samples_per_second: float) -> None: ...
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None: ...
+
+    def saved(self) -> None: ...
+
+    def nothing_left(self, result: dict[str, Any]) -> None: ...
+
+    def done(self, test: Evaluation) -> None: ...
+
+
+class MainReport(Report):
+    """The report of rank 0: to the terminal, `metrics.jsonl`, `tb/` and `status.json`."""
+
+    def __init__(self, config: Config, run: RunDir, training: Training, plan: Plan) -> None:
+        self._run, self._plan, self._training = run, plan, training
+        self._name = config.run.name
+        self._metrics = Metrics(run.metrics, run.curves, config.log, training.step, plan.total_steps)
+        self._tells_steps = not has_bar(config.log.progress)
+
+    def status(self, state: State) -> None:
+        step = self._training.step
+        self._run.write_status(state, step, self._plan.epoch(step), total_steps=self._plan.total_steps)
+
+    def stepped(self) -> None:
+        self._metrics.step()
+
+    def trained(self, step: int, lr: float, loss: float, samples_per_second: float) -> None:
+        """A line of kind `train`; `samples_per_second` over all ranks, evaluation and saving left out."""
+        epoch = self._plan.epoch(step)
+        self._metrics.write(
+            "train", step=step, epoch=epoch, loss=loss, lr=lr, samples_per_second=round(samples_per_second, 1)
+        )
+        self.status("running")
+        if self._tells_steps:
+            _log.info(
+                "step %d of %d  loss %.4f  lr %.3g  %s samples/s",
+                step, self._plan.total_steps, loss, lr, f"{samples_per_second:,.0f}",
+            )  # fmt: skip
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        self._metrics.write("eval", step=step, epoch=self._plan.epoch(step), **evaluation.to_dict())
+        _log.info("step %d  %s", step, evaluation)
+
+    def saved(self) -> None:
+        self.status("running")
+
+    def nothing_left(self, result: dict[str, Any]) -> None:
+        _log.info(
+            "%s: nothing left to do: finished at step %d of %d with %s accuracy %.2f %% (%d of %d). More epochs: "
+            "train.epochs=...; start anew: run.resume=never",
+            self._name, self._training.step, self._plan.total_steps,
+            result["split"], 100 * result["accuracy"], result["correct"], result["count"],
+        )  # fmt: skip
+        self._where()
+
+    def done(self, test: Evaluation) -> None:
+        """The summary."""
+        step, window = self._training.step, self._training.window
+        _log.info("%s: done, %d steps, %d epochs", self._name, step, self._plan.epoch(step))
+        _log.info("test accuracy %.2f %% (%d of %d), loss %.4f", *_numbers(test))
+        _log.info("per class: %s", _per_class(test))
+        if window.overall:
+            _log.info("%s samples/s while training", f"{window.overall:,.0f}")
+        self._where()
+
+    def _where(self) -> None:
+        _log.info("run:      %s", self._run.path)
+        _log.info("curves:   tensorboard --logdir %s", self._run.curves)
+        _log.info("evaluate: python -m dist_train.evaluate %s", self._run.path)
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+@contextmanager
+def open_report(
+    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World
+) -> Iterator[Report]:
+    """Make the run's directory and report into it until the run is done or fails."""
+    if not world.is_main:
+        yield Report()
+        return
+    if config.run.resume == "never" and (aside := run.move_aside()):
+        _log.info("the earlier run %s is now %s", run.path, aside)
+    run.make()
+    file = log_to_file(run.logs, world)
+    write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
+    write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
+    report = MainReport(config, run, training, plan)
+    _introduce(config, dataset, training, plan, world)
+    report.status("running")
+    try:
+        yield report
+        report.status("done")
+    except BaseException:
+        report.status("failed")
+        raise
+    finally:
+        report.close()
+        stop_logging_to_file(file)
+
+
+def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World) -> None:
+    """Say what is about to run, with every number that was derived and every choice that was made."""
+    choices = training.choices
+    weights = sum(weight.numel() for weight in training.network.parameters())
+    _log.info(
+        "%s: %s (%s weights) on %s: %s training samples of %s, %d classes",
+        config.run.name, config.model.name, f"{weights:,}", config.data.name, f"{plan.num_train:,}",
+        "x".join(map(str, dataset.shape)), len(dataset.classes),
+    )  # fmt: skip
+    _log.info(
+        "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s, channels_last %s, %d thread(s) a rank",
+        world.size, world.device.type, plan.global_batch,
+        min(config.train.micro_batch or plan.global_batch, -(-plan.global_batch // world.size)),
+        choices.precision, "on" if choices.channels_last else "off", choices.threads,
+    )  # fmt: skip
+    start = f"goes on at step {training.step}" if training.step else "starts at step 0"
+    _log.info("%s of %d, %d an epoch", start, plan.total_steps, plan.steps_per_epoch)
+
+
+def _environment(world: World, training: Training) -> dict[str, Any]:
+    """Versions and devices; of the process's environment nothing, since it may hold secrets."""
+    packages = ("dist-train", "torch", "torchvision", "numpy", "pillow", "pydantic", "tensorboard")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+        "cuda": torch.version.cuda,
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "backend": world.backend,
+        "world_size": world.size,
+        "choices": training.choices.to_dict(),
+    }
+
+
+def _numbers(evaluation: Evaluation) -> tuple[float, int, int, float]:
+    return 100 * evaluation.accuracy, sum(evaluation.correct), sum(evaluation.count), evaluation.loss
+
+
+def _per_class(evaluation: Evaluation, most: int = 20) -> str:
+    """The classes and their accuracies; of many classes only the worst."""
+    rows = [(row["accuracy"], name) for name, row in evaluation.to_dict()["per_class"].items()]
+    shown = sorted(rows)[:most] if len(rows) > most else rows
+    text = ", ".join(f"{name} {100 * accuracy:.1f} %" for accuracy, name in shown)
+    return text if len(rows) <= most else f"{text} (the worst {most} of {len(rows)})"

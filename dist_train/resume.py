@@ -1,0 +1,142 @@
+"""Where a run starts: at zero, or at a checkpoint that rank 0 reads and sends to all."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dist_train import checkpoint
+from dist_train.choices import Choices
+from dist_train.config import Config
+from dist_train.errors import CheckpointError
+from dist_train.rundir import RunDir
+from dist_train.training import Files
+from dist_train.world import World
+
+_log = logging.getLogger(__name__)
+
+# Another value of these would make another training of it: other data in other batches, other weights.
+_FIXED = (
+    "model",
+    "run.seed",
+    "data.name",
+    "data.global_batch",
+    "data.validation",
+    "data.normalize",
+    "data.augment",
+    "data.resize",
+    "data.limit_train",
+    "data.limit_test",
+    "data.shape",
+    "data.num_classes",
+    "data.num_train",
+    "data.num_test",
+    "optim.name",
+)
+# Where a run lies and how it starts are no settings of the training.
+_IGNORED = ("run.name", "run.dir", "run.resume")
+
+
+def load(config: Config, run: RunDir, world: World) -> Files | None:
+    """The content of the checkpoint to go on from, on every rank; None for a start at zero.
+
+    Only rank 0 reads, so no disk has to be shared.
+
+    Raises:
+        CheckpointError: `run.resume` leads to no checkpoint, it is damaged, or its settings can't be changed so.
+    """
+    contents: dict[str, bytes] = {}
+    files: Files | None = None
+    with world.agreement():
+        source = _source(config, run) if world.is_main else None
+        if source:
+            contents = checkpoint.read(source)
+            files = _decode(contents)
+            _check_settings(files["training.pt"]["settings"], config, source)
+            if source.parent.resolve() != run.checkpoints.resolve():
+                files["training.pt"].update(best_accuracy=None, result=None)  # those are the other run's
+    names = json.loads(world.broadcast_bytes(json.dumps(list(contents)).encode() if world.is_main else None))
+    sent = {name: world.broadcast_bytes(contents.get(name)) for name in names}
+    if not names or files is not None:
+        return files
+    return _decode(sent)
+
+
+def _source(config: Config, run: RunDir) -> Path | None:
+    """The checkpoint to go on from. A run that has one of its own never goes back to where it was forked from."""
+    own = checkpoint.steps(run.checkpoints) if config.run.resume != "never" else []
+    given = None if config.run.resume in ("auto", "never") else checkpoint.find(Path(config.run.resume))
+    if not own:
+        return given
+    newest = run.checkpoints / f"step_{own[-1]:08d}"
+    if given and given.parent.resolve() == run.checkpoints.resolve() and given.resolve() != newest.resolve():
+        raise CheckpointError(
+            f"run.resume is {given}, but this run goes on from its newest checkpoint, {newest.name}. To go back, start "
+            f"another run from it: run.name={config.run.name}-2 run.resume={given}"
+        )
+    if given and given.resolve() != newest.resolve():
+        _log.info("run.resume=%s was the start of this run; it goes on from its own %s", given, newest.name)
+    return newest
+
+
+def _decode(contents: dict[str, bytes]) -> Files:
+    return {name: checkpoint.decode(content, name) for name, content in contents.items()}
+
+
+def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None:
+    before, now = flatten(saved), flatten(config.model_dump())
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
+    fixed = [key for key in changed if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
+    if fixed:
+        lines = [f"  {key}: {before.get(key)} in the checkpoint, {now.get(key)} now" for key in fixed]
+        raise CheckpointError(
+            f"{source}: was trained with other settings, which a resumed run can't change:\n" + "\n".join(lines) + "\n"
+            "Set them back, give the run another name (run.name=...), or start it anew (run.resume=never, which moves "
+            "the old one aside)."
+        )
+    for key in changed:
+        _log.info("setting changed: %s: %s -> %s", key, before.get(key), now.get(key))
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; sequences as lists, as a checkpoint and YAML have them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def choices(files: Files | None) -> dict[str, Any] | None:
+    """What the checkpoint has chosen where the settings say `auto`."""
+    return dict(files["training.pt"]["choices"]) if files else None
+
+
+def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
+    """What a checkpoint says of the run that wrote it, for `load` to compare with the run that reads it."""
+    return {"settings": config.model_dump(), "choices": made.to_dict(), "machine": _machine(made, world)}
+
+
+def warn_of_other_bits(files: Files | None, made: Choices, world: World) -> None:
+    """Say what the bits of the result depend on and has changed since the checkpoint was written."""
+    if not files:
+        return
+    before, now = files["training.pt"]["machine"], _machine(made, world)
+    changes = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
+    if changes:
+        _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes))
+
+
+def _machine(made: Choices, world: World) -> dict[str, Any]:
+    return {
+        "torch": str(torch.__version__),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        "world_size": world.size,
+        "threads": made.threads,
+        "channels_last": made.channels_last,
+    }

@@ -1,0 +1,217 @@
+"""The state of a training: what a step changes, and what a checkpoint has to hold for the next step to be the same."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from dist_train import parallel
+from dist_train.choices import Choices
+from dist_train.config import Config
+from dist_train.data.batches import Batch
+from dist_train.errors import CheckpointError
+from dist_train.metrics import LossWindow
+from dist_train.optim import Average, build_optimizer
+from dist_train.world import World
+
+Files = dict[str, dict[str, Any]]
+
+
+class Training:
+    """Network, optimizer and all else that changes from step to step.
+
+    `network` is the plain module whose state_dict is saved; `model` is what a step calls: the same, wrapped for this
+    world.
+    """
+
+    def __init__(self, config: Config, network: nn.Module, choices: Choices, world: World) -> None:
+        """Raises ConfigError where a setting does not go with this rank's device."""
+        self.config = config.train
+        self.choices = choices
+        self.world = world
+        self.network = parallel.place_model(network, config.train, choices.memory_format, world)
+        self.optimizer = build_optimizer(config.optim, self.network, compiled=config.train.compile == "step")
+        self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
+        self.average = Average(self.network, config.train.ema_decay) if config.train.ema_decay is not None else None
+        self.window = LossWindow(world.device)
+        self.step = 0
+        self.last_loss: float | None = None
+        self.best_accuracy: float | None = None
+        self.result: dict[str, Any] | None = None
+        self.model = self.network
+        self._loss_weights: dict[tuple[int, bool], Tensor] = {}
+        self._update = self.optimizer.step
+
+    def start(self, pictures: Tensor) -> None:
+        """Compile and wrap for this world; `pictures` is any batch of the shape that steps will have."""
+        if self.config.compile == "model":
+            # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
+            self.network.compile(dynamic=False)
+        self.model = parallel.parallelize(self.network, self.world)
+        if self.config.compile == "step":
+            self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
+            self._update = torch.compile(self.optimizer.step, dynamic=False)
+        with self._autocast():
+            parallel.settle_buckets(self.model, self.network, pictures)
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def cut(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """The batch in pieces of at most `train.micro_batch`, one backward pass each."""
+        most = self.config.micro_batch or len(batch.labels)
+        return list(zip(batch.pictures.split(most), batch.labels.split(most), strict=True))
+
+    def loss_weight(self, batch: Batch) -> Tensor:
+        """What a sum of losses is multiplied by in the gradient: ranks / samples of the global batch, float [].
+
+        It is the gradient that the backward pass starts from, and kept on the device: there are few sizes of batches.
+        """
+        key = (batch.count, batch.share > 0)
+        if key not in self._loss_weights:
+            weight = self.world.size / batch.count if batch.share else 0.0
+            dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+            self._loss_weights[key] = torch.tensor(weight, dtype=dtype, device=self.world.device)
+        return self._loss_weights[key]
+
+    def loss_sum(self, pictures: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the cross-entropies of a batch, float32 []."""
+        with self._autocast():
+            return functional.cross_entropy(
+                self.model(pictures), labels, reduction="sum", label_smoothing=self.config.label_smoothing
+            )
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss, in fp16 times the factor that keeps small gradients above zero."""
+        return self.scaler.scale(loss) if self.scaler else loss
+
+    def gradients(self, shared: bool) -> AbstractContextManager[Any]:
+        """Around a backward pass: whether its gradients, and those before, are averaged over the ranks."""
+        if shared or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
+
+    def update(self) -> None:
+        """Change the weights by the gradients that lie there."""
+        if self.config.max_grad_norm is not None:
+            if self.scaler:
+                self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self._update()
+        if self.average:
+            self.average.update()
+
+    def is_best(self, accuracy: float) -> bool:
+        """Whether this is better than all before; remembers it if so."""
+        if self.best_accuracy is not None and accuracy <= self.best_accuracy:
+            return False
+        self.best_accuracy = accuracy
+        return True
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = self.choices.autocast_dtype
+        return nullcontext() if dtype is None else torch.autocast(self.world.device.type, dtype)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that an evaluation is of: the average, where there is one."""
+        return self.average.network if self.average else self.network
+
+    def share_buffers(self) -> None:
+        """Make rank 0's buffers everybody's, before they are evaluated or saved."""
+        parallel.share_buffers(self.network, self.world)
+        if self.average:
+            parallel.share_buffers(self.average.network, self.world)
+
+    def files(self, steps_per_epoch: int, about: dict[str, Any]) -> Files:
+        """What a checkpoint holds, by the names of its files; every rank has to call this.
+
+        Args:
+            about: what else `training.pt` is to say: settings, choices, versions.
+        """
+        self.share_buffers()
+        window = self.window.state_dict(self.world)
+        if window["samples"]:
+            self.last_loss = window["loss_sum"] / window["samples"]
+        files = {"model.pt": _plain(self.network.state_dict())}
+        if self.average:
+            files["average.pt"] = _plain(self.average.network.state_dict())
+        files["training.pt"] = {
+            "epoch": self.step // steps_per_epoch,
+            "step": self.step,
+            "optimizer_state_dict": _plain(self.optimizer.state_dict()),
+            "scaler_state_dict": self.scaler.state_dict() if self.scaler else None,
+            "loss": self.last_loss,
+            "window": window,
+            "best_accuracy": self.best_accuracy,
+            "result": self.result,
+            **about,
+        }
+        return files
+
+    def restore(self, files: Files) -> None:
+        """Take over a checkpoint's content.
+
+        Raises:
+            CheckpointError: it is of another network or optimizer.
+        """
+        saved = files["training.pt"]
+        _load(self.network, files["model.pt"], "model.pt")
+        if self.average:
+            _load(self.average.network, files.get("average.pt", files["model.pt"]), "average.pt")
+        try:
+            self.optimizer.load_state_dict(_as_now(saved["optimizer_state_dict"], self.optimizer))
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"training.pt: its optimizer does not fit: {error}") from error
+        self._restore_layout()
+        if self.scaler and saved["scaler_state_dict"]:
+            self.scaler.load_state_dict(saved["scaler_state_dict"])
+        self.window.load_state_dict(saved["window"], self.world)
+        self.step, self.last_loss = saved["step"], saved["loss"]
+        self.best_accuracy, self.result = saved["best_accuracy"], saved["result"]
+
+    def _restore_layout(self) -> None:
+        """Give the optimizer's tensors the strides of their weights: fused kernels walk both as one block."""
+        for weight, state in self.optimizer.state.items():
+            for name, tensor in state.items():
+                if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
+                    state[name] = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
+
+
+def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The saved tensors under today's arguments: a changed weight decay or momentum is what the user asked for."""
+    groups = [
+        {**now, "params": before["params"]}
+        for before, now in zip(saved["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    ]
+    return {**saved, "param_groups": groups}
+
+
+def _plain(content: Any) -> Any:
+    """A copy on the CPU, tensors contiguous: the same bytes on disk whatever device and format they come from."""
+    if isinstance(content, Tensor):
+        return content.detach().to("cpu", copy=True).contiguous()
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_plain(value) for value in content]
+    return content
+
+
+def _load(network: nn.Module, state_dict: dict[str, Any], name: str) -> None:
+    try:
+        network.load_state_dict(state_dict)
+    except RuntimeError as error:
+        differences = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise CheckpointError(f"{name}: is of another network: {differences}") from error

@@ -144,7 +144,7 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
     _log.info(
         "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s, channels_last %s, %d thread(s) a rank",
         world.size, world.device.type, plan.global_batch,
-        min(config.train.micro_batch or plan.global_batch, -(-plan.global_batch // world.size)),
+        plan.largest_pass(world.size),
         choices.precision, "on" if choices.channels_last else "off", choices.threads,
     )  # fmt: skip
     start = f"goes on at step {training.step}" if training.step else "starts at step 0"

@@ -80,7 +80,7 @@ class _Run:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
         training, plan, report = self.training, self.plan, self.report
         with self._batches() as batches:
-            training.start(batches.example())
+            training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
             training.window.start_clock()
             for batch in batches:
                 lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)

@@ -45,8 +45,8 @@ class Training:
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
         self._update = self.optimizer.step
 
-    def start(self, pictures: Tensor) -> None:
-        """Compile and wrap for this world; `pictures` is any batch of the shape that steps will have."""
+    def start(self, samples: int, shape: tuple[int, int, int]) -> None:
+        """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
         if self.config.compile == "model":
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
             self.network.compile(dynamic=False)
@@ -54,8 +54,11 @@ class Training:
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
+        pictures = torch.zeros(max(2, samples), *shape, device=self.world.device)
         with self._autocast():
-            parallel.settle_buckets(self.model, self.network, pictures)
+            parallel.settle_buckets(
+                self.model, self.network, pictures.contiguous(memory_format=self.choices.memory_format)
+            )
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

@@ -24,8 +24,8 @@ def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> 
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if compiled:
         arguments["lr"] = torch.tensor(arguments["lr"], device=weights[0].device)
-    kernel = "fused" if name in _FUSED and not compiled else "foreach"
-    return optimizer(weights, **arguments, **{kernel: True})
+    arguments["fused" if name in _FUSED and not compiled else "foreach"] = True
+    return optimizer(weights, **arguments)
 
 
 def lr_at(config: Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:

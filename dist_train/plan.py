@@ -25,7 +25,7 @@ class Plan:
 
     @classmethod
     def of(cls, config: Config, num_train: int) -> "Plan":
-        """The plan for `num_train` training samples; `train.epochs` or `train.max_steps` ends it, whichever is first."""
+        """The plan for `num_train` training samples: `train.epochs` or `train.max_steps` ends it, whichever is less."""
         per_epoch = steps_per_epoch(num_train, config.data.global_batch)
         ends = [config.train.epochs and config.train.epochs * per_epoch, config.train.max_steps]
         return cls(

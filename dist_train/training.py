@@ -1,5 +1,6 @@
 """The state of a training: what a step changes, and what a checkpoint has to hold for the next step to be the same."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -43,7 +44,7 @@ class Training:
         self.result: dict[str, Any] | None = None
         self.model = self.network
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
-        self._update = self.optimizer.step
+        self._update: Callable[[], object] = self.optimizer.step
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
         """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
@@ -70,7 +71,7 @@ class Training:
     def cut(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """The batch in pieces of at most `train.micro_batch`, one backward pass each."""
         most = self.config.micro_batch or len(batch.labels)
-        return list(zip(batch.pictures.split(most), batch.labels.split(most), strict=True))
+        return list(zip(torch.split(batch.pictures, most), torch.split(batch.labels, most), strict=True))
 
     def loss_weight(self, batch: Batch) -> Tensor:
         """What a sum of losses is multiplied by in the gradient: ranks / samples of the global batch, float [].

@@ -97,7 +97,7 @@ class TrainBatches:
         positions = share.positions
         if len(positions) == 0:
             positions = share.stand_in
-            pictures = self._samples.__getitems__(positions.tolist())
+            pictures = self._samples.pictures_at(positions.tolist())
         indices = self._samples.indices[positions]
         on_device = indices.to(self._device, non_blocking=True)
         pictures = pictures.to(self._device, non_blocking=True)

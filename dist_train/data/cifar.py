@@ -65,7 +65,7 @@ def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
     layout = LAYOUTS[config.name]
     folder = require(layout.files, config)
     paths = [folder / name for name in layout.batches[split]]
-    identity = (stamp([*paths, folder / layout.meta], folder), torch.__version__)
+    identity = (stamp([*paths, folder / layout.meta], folder), config.resize and torch.__version__)
     return Source(identity, partial(_read, config, layout, paths, folder / layout.meta))
 
 

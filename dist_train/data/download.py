@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from dist_train.config import Data
@@ -64,7 +65,7 @@ def _download(files: Files, config: Data, folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in _missing(files, folder):
                 shutil.move(Path(aside) / files.folder / name, folder / name)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split())
         raise _refusal(files, config, f"they could not be downloaded ({reason})") from error
 

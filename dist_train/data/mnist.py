@@ -22,7 +22,7 @@ def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
     loader = LOADERS[config.name]
     folder = require(Files(loader, f"{loader}/raw", NAMES), config)
     paths = [folder / name for name in NAMES if name.startswith(PREFIXES[split])]
-    identity = (stamp(paths, folder), torch.__version__)
+    identity = (stamp(paths, folder), config.resize and torch.__version__)
     return Source(identity, partial(_read, config, split, paths))
 
 

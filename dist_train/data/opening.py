@@ -45,6 +45,15 @@ def open_dataset(config: Data, seed: int, world: World) -> Dataset:
     Raises:
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
+    try:
+        return _open(config, seed, world)
+    except OSError as error:
+        raise DataError(
+            f"data.name {config.name}: {error}; check that data.root ({config.root}) can be read"
+        ) from error
+
+
+def _open(config: Data, seed: int, world: World) -> Dataset:
     module = importlib.import_module(f"dist_train.data.{MODULES[config.name]}")
     sources: dict[str, Source] = {split: module.find(config, split, seed) for split in ("train", "test")}
     loader, contents = _read(config, sources, world)

@@ -23,12 +23,10 @@ class Reader:
     """
 
     def __init__(self, samples: Samples, batches: Iterable[list[int]], workers: int, *, pin: bool) -> None:
-        self._batches: Iterator[Tensor | DataError]
-        if workers == 0:
-            self._batches = map(samples.__getitems__, batches)
-        else:
-            self._batches = _start(samples, batches, workers, pin=pin)
-            # Workers ignore SIGTERM, with which multiprocessing would end them at exit.
+        self._workers = _start(samples, batches, workers, pin=pin) if workers else None
+        self._batches: Iterator[Tensor | DataError] = self._workers or map(samples.pictures_at, batches)
+        if workers:
+            # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
             atexit.register(self.close)
 
     def __iter__(self) -> Self:
@@ -42,10 +40,10 @@ class Reader:
 
     def close(self) -> None:
         """End the workers, if there are any, and the stream."""
-        running, self._batches = self._batches, iter(())
-        if not isinstance(running, map):
-            atexit.unregister(self.close)
-            _stop(running)
+        workers, self._workers, self._batches = self._workers, None, iter(())
+        atexit.unregister(self.close)
+        if workers is not None:
+            _stop(workers)
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +62,7 @@ class _Reported(TorchDataset[Any]):
 
     def __getitems__(self, positions: list[int]) -> Tensor | DataError:
         try:
-            return self._samples.__getitems__(positions)
+            return self._samples.pictures_at(positions)
         except DataError as error:
             return error
 
@@ -85,10 +83,10 @@ def _start(samples: Samples, batches: Iterable[list[int]], workers: int, *, pin:
     return iter(loader)
 
 
-def _stop(running: Any) -> None:
-    """End workers and threads of a DataLoader's iterator now; its destructor may come late, after an error's frames."""
-    running._shutdown_workers()
-    for queue in running._index_queues:
+def _stop(workers: Any) -> None:
+    """End workers and threads of a DataLoader's iterator now: its destructor waits for the frames of an error to go."""
+    workers._shutdown_workers()
+    for queue in workers._index_queues:
         queue._thread.join()
 
 

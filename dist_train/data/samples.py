@@ -85,8 +85,8 @@ class Samples:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitems__(self, positions: list[int]) -> Tensor:
-        """Pictures of the samples at these positions in `indices`, uint8 [B, C, H, W]; raises DataError."""
+    def pictures_at(self, positions: list[int]) -> Tensor:
+        """Pictures of the samples at these positions in `indices`, uint8 [B, C, H, W]; raises DataError as `take`."""
         return self.pictures.take(self.indices[torch.tensor(positions, dtype=torch.int64)])
 
 

@@ -39,7 +39,7 @@ FLOAT_AS_TYPED = re.compile(rf"{FLOAT.pattern}|[-+]?[0-9]+[eE][-+]?[0-9]+")
 
 
 class Place(NamedTuple):
-    """Where something was written; `order` sorts complaints as a reader meets them."""
+    """Where something was written; `order` is the line, and beyond every line for the command line."""
 
     order: int
     text: str
@@ -93,9 +93,8 @@ def settings_reference() -> str:
 
 def _refuse(faults: list[Fault]) -> None:
     if faults:
-        lines = [
-            f"{fault.place.text}: {fault.message}" for fault in sorted(faults, key=lambda fault: fault.place.order)
-        ]
+        ordered = sorted(faults, key=lambda fault: fault.place.order)
+        lines = [f"{fault.place.text}: {fault.message}" for fault in ordered]
         more = ["and more of this kind"] if len(lines) > MAX_FAULTS else []
         raise ConfigError("\n".join(lines[:MAX_FAULTS] + more))
 
@@ -199,16 +198,14 @@ def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
-        text = content.decode()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        text = "\0"
     if len(content) > MAX_BYTES:
         raise ConfigError(f"{path}: is larger than {MAX_BYTES // 10**6} MB; that is not a file of settings")
-    if "\0" in text:
-        raise ConfigError(f"{path}: is not text in UTF-8")
-    return text
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8") from None
 
 
 def _compose_file(path: Path, text: str) -> yaml.Node:
@@ -222,7 +219,7 @@ def _compose_file(path: Path, text: str) -> yaml.Node:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
-            f"{path}:{line}: is not text: it holds the control character {error.character:#04x}"
+            f"{path}:{line}: is not text, but holds the control character {error.character:#04x}"
         ) from None
     except (ValueError, OverflowError) as error:  # PyYAML lets them out of "\UFFFFFFFF" and of endless version numbers
         raise ConfigError(f"{path}: is not YAML: {error}") from None
@@ -244,7 +241,7 @@ def _apply_overrides(root: Written, overrides: Sequence[str]) -> Iterator[Fault]
     for number, override in enumerate(overrides):
         place = Place(MAX_BYTES + 1 + number, f"command line: {_short(override)}")
         key, equals, text = override.partition("=")
-        message = _override_message(key, seen) if equals else "is not of the form key=value"
+        message = _override_message(key, seen) if key and equals else "is not of the form key=value"
         if message:
             yield Fault(place, message)
         else:
@@ -257,7 +254,7 @@ def _override_message(key: str, seen: list[str]) -> str | None:
     if key in rivals:
         return f"{key} is set twice on the command line"
     if rivals:
-        return f"{key} and {rivals[0]} are both on the command line, and one is a part of the other"
+        return f"{_short(key)} and {rivals[0]} are both on the command line, and one is a part of the other"
     if key in Config.model_fields:
         return f"{key} is a section; set one of its keys: {', '.join(_siblings(f'{key}.'))}"
     return None if _holders(key) else _unknown(key, _siblings(key[: key.rfind(".") + 1]))
@@ -296,9 +293,9 @@ def _fill_in(root: Written, file: Place, environ: Mapping[str, str]) -> None:
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(file.text).stem).lstrip(".-")
     _fill(root, "run.name", stem or "run", file)
     _fill(root, "run.dir", f"runs/{_at(root, 'run.name').bare()}", file)
-    _fill(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", Place(0, "DIST_TRAIN_DATA"))
+    _fill(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", Place(0, "$DIST_TRAIN_DATA"))
     cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    _fill(root, "data.cache", f"{cache}/dist-train", Place(0, "XDG_CACHE_HOME"))
+    _fill(root, "data.cache", f"{cache}/dist-train", Place(0, "$XDG_CACHE_HOME"))
     _fill(root, "optim.name", "sgd", file)
     if _at(root, "train.max_steps").value is None:
         _fill(root, "train.epochs", 10, file)

@@ -76,6 +76,12 @@ def test_home_is_expanded(load: Load) -> None:
     assert config.run.dir == str(Path.home() / "runs")
 
 
+def test_variable_that_is_no_text_is_named(load: Load) -> None:
+    text = complaint(load, LEAST, DIST_TRAIN_DATA="\udcff", XDG_CACHE_HOME="~nobody-is-called-so")
+    assert "$DIST_TRAIN_DATA: data.root is '\\udcff'; it must be text" in text
+    assert "$XDG_CACHE_HOME: data.cache is '~nobody-is-called-so/dist-train'; nobody knows" in text
+
+
 @pytest.mark.parametrize(
     ("stem", "name"), [("my run (2)", "my-run-2-"), ("..x", "x"), ("-", "run"), ("käse", "k-se"), ("a.b", "a.b")]
 )
@@ -289,7 +295,7 @@ def test_fault_of_a_whole_file(load: Load, text: str, message: str) -> None:
         ),
         ("x.y=3", "x.y is not a setting; allowed: run, data"),
         ("optim.lr", "command line: optim.lr: is not of the form key=value"),
-        ("=3", "is not a setting"),
+        ("=3", "command line: =3: is not of the form key=value"),
         ("optim=3", "command line: optim=3: optim is a section; set one of its keys: optim.name, optim.lr"),
         ("optim.lr=-1", "command line: optim.lr=-1: optim.lr is -1; it must be a number of at least 0"),
         ("optim.lr=0x1", "optim.lr is '0x1'; it must be a number"),
@@ -359,10 +365,11 @@ def test_endless_faults_are_cut(load: Load) -> None:
         (b"# a comment\n", "a.yaml: is empty"),
         (b"---\n", "a.yaml: is empty"),
         (b"null\n", "a.yaml: is empty"),
-        (b"\x7fELF\x02\x01\x00\x00", "a.yaml: is not text in UTF-8"),
+        (b"\x7fELF\x02\x01\x00\x00", "a.yaml:1: is not text, but holds the control character 0x7f"),
+        (b"a: \x00\n", "a.yaml:1: is not text, but holds the control character 0x00"),
         (b"a: \xff\n", "a.yaml: is not text in UTF-8"),
         ("a: 1".encode("utf-16"), "a.yaml: is not text in UTF-8"),
-        (b"a: 1\nb: \x1b[0m\n", "a.yaml:2: is not text: it holds the control character 0x1b"),
+        (b"a: 1\nb: \x1b[0m\n", "a.yaml:2: is not text, but holds the control character 0x1b"),
         (b"#" * 10**7, "a.yaml: is larger than 1 MB; that is not a file of settings"),
         (b"\xff" * 10**7, "a.yaml: is larger than 1 MB"),
         (b"- a\n- b\n", "a.yaml: holds no settings at its top level"),

@@ -89,6 +89,7 @@ class Data(Section):
     cache: Annotated[str, Field(min_length=1)]
     """Where decoded pictures and computed statistics are kept. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`."""
     augment: Augment = Augment()
+    """Random changes of the training pictures; none by default."""
     resize: Positive | None = None
     """Scale the shorter side to this many pixels and cut the middle square."""
     limit_train: Positive | None = None
@@ -187,10 +188,12 @@ class TorchvisionModel(Model):
 
 
 class Optim(Section):
-    """The update of the weights; a subclass holds an optimizer's own arguments, by their names in torch."""
+    """The update of the weights; an optimizer's own arguments go by their names in torch."""
 
+    name: str
+    """The optimizer, by its name in torch in small letters. Default: `sgd`."""
     lr: NonNegative
-    """Learning rate; the peak, where the schedule changes it."""
+    """Learning rate; the peak, where the schedule changes it. Default: the optimizer's own in torch."""
     schedule: Literal["constant", "step", "multistep", "cosine", "onecycle"] = "constant"
     """How the learning rate changes: a function of the step, evaluated before each."""
     warmup_epochs: NonNegative = 0.0
@@ -212,7 +215,7 @@ class Optim(Section):
 
     def arguments(self) -> dict[str, Any]:
         """The optimizer's own arguments, `lr` among them, as its constructor in torch takes them."""
-        own = set(type(self).model_fields) - set(Optim.model_fields) - {"name"} | {"lr"}
+        own = set(type(self).model_fields) - set(Optim.model_fields) | {"lr"}
         return self.model_dump(include=own)
 
 

@@ -161,12 +161,12 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
 
 def _environment(world: World, training: Training) -> dict[str, Any]:
     """Versions and devices; of the process's environment nothing, since it may hold secrets."""
-    packages = ("torch", "torchvision", "numpy", "pillow", "pydantic", "tensorboard")
+    packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
     return {
         "dist_train": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -67,7 +67,8 @@ class World:
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
-        self.sum_(torch.zeros(1, device=self.device))
+        if self.backend is not None:
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     @contextmanager
     def agreement(self) -> Iterator[None]:
@@ -94,9 +95,11 @@ class World:
     def close(self) -> None:
         """Leave the process group together.
 
-        Without the barrier some runs print their result and then die at interpreter exit, because a peer's connection
-        goes away while Gloo's threads still use it. Never call this after a failure of one rank: the others may be in
-        a collective, and leaving would wait for them.
+        Without the barrier some runs print their result and then die of SIGABRT at interpreter exit: a peer's
+        connection goes away while Gloo's threads still use it. The barrier has to be one without a tensor: a thread of
+        Gloo that lets go of a tensor of Python's while the interpreter is being torn down aborts the process too.
+        Never call this after a failure of one rank: the others may be in a collective, and leaving would wait for
+        them.
         """
         if self.backend is not None and dist.is_initialized():
             self.barrier()

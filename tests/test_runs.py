@@ -21,6 +21,7 @@ from dist_train.metrics import read_lines
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parent.parent
 Launch = Callable[..., CompletedProcess[str]]
 
 SMALL = """
@@ -278,7 +279,7 @@ def test_a_hundred_short_runs_exit_with_0(directory: Path, torchrun: Launch) -> 
 def kill_after_a_checkpoint(arguments: list[str], run: Path) -> None:
     """Start two ranks and SIGKILL rank 0 inside the second epoch, where it has neither logged nor saved just now."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    slow = {**os.environ, "DIST_TRAIN_TEST_SLEEP": "0.1"}
+    slow = {**os.environ, "PYTHONPATH": str(ROOT), "DIST_TRAIN_TEST_SLEEP": "0.1"}
     process = subprocess.Popen(
         [*launcher, "tests/ranks/slowly.py", *arguments[2:]],
         env=slow,

@@ -143,6 +143,12 @@ def test_part_of_a_mapping_is_overridden_alone(load: Load) -> None:
     assert load(text, "data.normalize=auto").data.normalize == "auto"
 
 
+def test_parts_on_the_command_line_replace_a_word_of_the_file(load: Load) -> None:
+    text = "data: {name: synthetic, normalize: auto}\nmodel: {name: lenet}\n"
+    config = load(text, "data.normalize.mean=[0.5]", "data.normalize.std=[0.25]")
+    assert config.data.normalize == Normalize(mean=(0.5,), std=(0.25,))
+
+
 @pytest.mark.parametrize("name", ["2024", "1.5", "true", "null-1", "1e3"])
 def test_text_of_a_command_line_needs_no_quotes(load: Load, name: str) -> None:
     assert load(LEAST, f"run.name={name}").run.name == name
@@ -166,6 +172,7 @@ def test_null_is_not_given(load: Load) -> None:
     [
         ("optim:\n  lrr: 1.0", "a.yaml:4: optim.lrr is not a setting. Did you mean optim.lr?"),
         ("train: {lr: 1.0}", "a.yaml:3: train.lr is not a setting. Did you mean optim.lr?"),
+        ("optim: {epochs: 3}", "a.yaml:3: optim.epochs is not a setting. Did you mean train.epochs?"),
         ("lr: 1.0", "a.yaml:3: lr is not a setting. Did you mean optim.lr?"),
         ("optim.lr: 1.0", "a.yaml:3: optim.lr cannot be one key in a file; write lr: under optim:"),
         ("optimizer: {lr: 1.0}", "a.yaml:3: optimizer is not a setting. Did you mean optim?"),
@@ -298,6 +305,7 @@ def test_fault_of_a_whole_file(load: Load, text: str, message: str) -> None:
         ("=3", "command line: =3: is not of the form key=value"),
         ("optim=3", "command line: optim=3: optim is a section; set one of its keys: optim.name, optim.lr"),
         ("optim.lr=-1", "command line: optim.lr=-1: optim.lr is -1; it must be a number of at least 0"),
+        ('optim.lr="\\UFFFFFFFF"', "optim.lr is '\"\\\\UFFFFFFFF\"'; it must be a number"),
         ("optim.lr=0x1", "optim.lr is '0x1'; it must be a number"),
         ("optim.lr=!!python/object:x 1", "optim.lr is '!!python/object:x 1'; it must be a number"),
         ("optim.betas=[0.9, 0.9]", "optim.betas is not a setting of optim.name sgd"),

@@ -103,54 +103,70 @@ class Torchrun(Protocol):
     ) -> "subprocess.CompletedProcess[str]": ...
 
 
+class Python(Protocol):
+    def __call__(
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
+    ) -> "subprocess.CompletedProcess[str]": ...
+
+
 @pytest.fixture(scope="session")
-def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """This process's variables without those of a launcher, and with a cache that belongs to the tests."""
+def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
+    """Run a script or `-m module` in a process of its own, from the root of the repository.
+
+    It has this process's variables without those of a launcher, and a cache that belongs to the tests.
+    """
     launchers = (*VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
-    return {**kept, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
-
-
-@pytest.fixture
-def torchrun(clean_environment: dict[str, str]) -> Torchrun:
-    """Run a script or `-m module` on Gloo ranks under a real torchrun, from the root of the repository."""
+    clean = {**kept, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
     def run(
-        ranks: int, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
+        *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
     ) -> "subprocess.CompletedProcess[str]":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        agent = subprocess.Popen(
-            [*launcher, *arguments],
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
             cwd=ROOT,
-            env={**clean_environment, **(env or {})},
+            env={**clean, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         try:
-            output, errors = agent.communicate(timeout=timeout)
+            output, errors = process.communicate(timeout=timeout)
         except BaseException as error:
-            output, errors = _end(agent)
+            output, errors = _end(process)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            pytest.fail(f"torchrun {' '.join(arguments)} ran over {timeout} s\n{output}\n{errors}")
-        return subprocess.CompletedProcess(agent.args, agent.returncode, output, errors)
+            pytest.fail(f"python {' '.join(arguments)} ran over {timeout} s\n{output}\n{errors}")
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     return run
 
 
-def _end(agent: "subprocess.Popen[str]") -> tuple[str, str]:
-    """End a torchrun with all that it has started; each worker leads a session of its own, so no group holds them."""
-    family = _descendants(agent.pid)
-    agent.terminate()
+@pytest.fixture(scope="session")
+def torchrun(python: Python) -> Torchrun:
+    """Run a script or `-m module` on ranks under a real torchrun, from the root of the repository."""
+
+    def run(
+        ranks: int, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
+    ) -> "subprocess.CompletedProcess[str]":
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
+        return python(*launcher, *arguments, env=env, timeout=timeout)
+
+    return run
+
+
+def _end(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """End a process with all that it has started; torchrun's workers lead sessions of their own, so no group has them."""
+    family = _descendants(process.pid)
+    process.terminate()
     try:
-        output, errors = agent.communicate(timeout=10)
+        output, errors = process.communicate(timeout=10)
     except subprocess.TimeoutExpired:
-        family |= _descendants(agent.pid)
-        agent.kill()
+        family |= _descendants(process.pid)
+        process.kill()
         _kill(family)
-        return agent.communicate()
+        return process.communicate()
     _kill(family)
     return output, errors
 

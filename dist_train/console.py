@@ -3,6 +3,7 @@
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -11,13 +12,12 @@ from dist_train.world import World
 _ROOT = logging.getLogger("dist_train")
 
 
-class _Terminal(logging.Handler):
-    """Lines on standard output that leave a progress bar in one piece."""
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Lines that leave a progress bar in one piece."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(file=sys.stdout):
-            sys.stdout.write(self.format(record) + "\n")
-            sys.stdout.flush()
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 class _Marked(logging.Formatter):
@@ -26,9 +26,9 @@ class _Marked(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
-def log_to_terminal(world: World) -> None:
+def log_to_terminal(world: World, stream: TextIO = sys.stdout) -> None:
     """Show this process's lines if it is rank 0; only warnings of the others, with their rank."""
-    terminal = _Terminal()
+    terminal = _Terminal(stream)
     terminal.setFormatter(_Marked("%(message)s" if world.is_main else f"rank {world}: %(message)s"))
     terminal.setLevel(logging.INFO if world.is_main else logging.WARNING)
     _ROOT.handlers = [terminal]

@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise CheckpointError(f"{run.path}: is no run: it has no config.yaml; give a directory below runs/")
         config = load_config(run.config, options.overrides)
         world = open_world(config.distributed)
-    log_to_terminal(world)
+    log_to_terminal(world, sys.stderr)
     with world.agreement():
         place = checkpoint.find(_checkpoint_path(run, options.checkpoint))
         contents = checkpoint.read(place)

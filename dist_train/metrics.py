@@ -126,7 +126,7 @@ class Curves:
 
         for stale in directory.glob("events.out.tfevents.*"):
             stale.unlink()
-        self._writer = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(directory))
         for line in lines:
             self.write(line)
 
@@ -134,12 +134,10 @@ class Curves:
         names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
         prefix = "train" if line["kind"] == "train" else line["split"]
         for name in names:
-            self._writer.add_scalar(  # type: ignore[no-untyped-call]
-                f"{prefix}/{name}", line[name], line["step"], walltime=line["time"]
-            )
+            self._writer.add_scalar(f"{prefix}/{name}", line[name], line["step"], walltime=line["time"])
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class Metrics:

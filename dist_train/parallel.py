@@ -1,5 +1,8 @@
 """Network -> what is called in a training step of this world."""
 
+from inspect import signature
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -7,6 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 from dist_train.config import Train
 from dist_train.errors import ConfigError
 from dist_train.world import World
+
+# torch 2.15 has renamed the argument, and warns of the name that older ones know.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
 
 
 def place_model(network: nn.Module, train: Train, memory_format: torch.memory_format, world: World) -> nn.Module:
@@ -32,12 +42,10 @@ def parallelize(network: nn.Module, world: World) -> nn.Module:
     """
     if world.backend is None:
         return network
-    return DistributedDataParallel(
-        network,
-        device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-    )
+    options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
+    if world.device.type == "cuda":
+        options["device_ids"] = [world.device.index]
+    return DistributedDataParallel(network, **options)
 
 
 def settle_buckets(model: nn.Module, network: nn.Module, pictures: Tensor) -> None:

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 from dist_train.config import Config
 
 
+def steps_per_epoch(num_train: int, global_batch: int) -> int:
+    """Steps that pass once over `num_train` samples; the last one may hold fewer than `global_batch`."""
+    return -(-num_train // global_batch)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Steps are counted from 1 here: `step` is the number of finished optimizer steps."""
 
     num_train: int
     global_batch: int
+    micro_batch: int | None
     steps_per_epoch: int
     total_steps: int
     log_every: int
@@ -19,18 +25,24 @@ class Plan:
 
     @classmethod
     def of(cls, config: Config, num_train: int) -> "Plan":
-        """The plan for `num_train` training samples; `train.epochs` or `train.max_steps` ends it, whichever is first."""
-        steps_per_epoch = -(-num_train // config.data.global_batch)
-        ends = [config.train.epochs and config.train.epochs * steps_per_epoch, config.train.max_steps]
+        """The plan for `num_train` training samples: `train.epochs` or `train.max_steps` ends it, whichever is less."""
+        per_epoch = steps_per_epoch(num_train, config.data.global_batch)
+        ends = [config.train.epochs and config.train.epochs * per_epoch, config.train.max_steps]
         return cls(
             num_train=num_train,
             global_batch=config.data.global_batch,
-            steps_per_epoch=steps_per_epoch,
+            micro_batch=config.train.micro_batch,
+            steps_per_epoch=per_epoch,
             total_steps=min(end for end in ends if end),
             log_every=config.log.every,
-            save_every=config.checkpoint.every or steps_per_epoch,
-            evaluate_every=config.eval.every_epochs * steps_per_epoch or None,
+            save_every=config.checkpoint.every or per_epoch,
+            evaluate_every=config.eval.every_epochs * per_epoch or None,
         )
+
+    def largest_pass(self, ranks: int) -> int:
+        """Most samples that one of `ranks` ranks takes through one backward pass."""
+        share = -(-min(self.global_batch, self.num_train) // ranks)
+        return min(share, self.micro_batch or share)
 
     def epoch(self, step: int) -> int:
         """Finished epochs after `step`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dist_train import __version__
 from dist_train.config import Config
 from dist_train.console import log_to_file, stop_logging_to_file
 from dist_train.data import Dataset
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 class Report:
     """The report of a rank that is not the first: nothing."""
+
+    def resumed(self, changes: list[str]) -> None: ...
 
     def stepped(self) -> None: ...
 
@@ -52,6 +55,11 @@ class MainReport(Report):
     def status(self, state: State) -> None:
         step = self._training.step
         self._run.write_status(state, step, self._plan.epoch(step), total_steps=self._plan.total_steps)
+
+    def resumed(self, changes: list[str]) -> None:
+        """Warn of what has changed since the checkpoint and may change bits."""
+        if changes:
+            _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes))
 
     def stepped(self) -> None:
         self._metrics.step()
@@ -144,7 +152,7 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
     _log.info(
         "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s, channels_last %s, %d thread(s) a rank",
         world.size, world.device.type, plan.global_batch,
-        min(config.train.micro_batch or plan.global_batch, -(-plan.global_batch // world.size)),
+        plan.largest_pass(world.size),
         choices.precision, "on" if choices.channels_last else "off", choices.threads,
     )  # fmt: skip
     start = f"goes on at step {training.step}" if training.step else "starts at step 0"
@@ -153,8 +161,9 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
 
 def _environment(world: World, training: Training) -> dict[str, Any]:
     """Versions and devices; of the process's environment nothing, since it may hold secrets."""
-    packages = ("dist-train", "torch", "torchvision", "numpy", "pillow", "pydantic", "tensorboard")
+    packages = ("torch", "torchvision", "numpy", "pillow", "pydantic", "tensorboard")
     return {
+        "dist_train": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: version(name) for name in packages},

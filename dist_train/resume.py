@@ -121,14 +121,10 @@ def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
     return {"settings": config.model_dump(), "choices": made.to_dict(), "machine": _machine(made, world)}
 
 
-def warn_of_other_bits(files: Files | None, made: Choices, world: World) -> None:
-    """Say what the bits of the result depend on and has changed since the checkpoint was written."""
-    if not files:
-        return
+def other_bits(files: Files, made: Choices, world: World) -> list[str]:
+    """What the bits of the result depend on and has changed since the checkpoint was written."""
     before, now = files["training.pt"]["machine"], _machine(made, world)
-    changes = [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
-    if changes:
-        _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes))
+    return [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
 
 
 def _machine(made: Choices, world: World) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def train(config: Config, world: World) -> None:
             training.restore(files)
     plan = Plan.of(config, len(dataset.train))
     with open_report(config, run, dataset, training, plan, world) as report:
-        resume.warn_of_other_bits(files, choices, world)
+        if files:
+            report.resumed(resume.other_bits(files, choices, world))
         _Run(config, world, run, dataset, training, plan, report).tell()
 
 
@@ -58,7 +59,7 @@ def train_step(training: Training, batch: Batch) -> Tensor:
     for number, (pictures, labels) in enumerate(pieces, start=1):
         with training.gradients(shared=number == len(pieces)):
             loss = training.loss_sum(pictures, labels)
-            training.scaled(loss).backward(weight)
+            training.scaled(loss).backward(weight)  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     training.update()
     return sum(losses[1:], start=losses[0]) * (batch.share > 0)
@@ -80,7 +81,7 @@ class _Run:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
         training, plan, report = self.training, self.plan, self.report
         with self._batches() as batches:
-            training.start(batches.example())
+            training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
             training.window.start_clock()
             for batch in batches:
                 lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)

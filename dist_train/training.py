@@ -1,5 +1,6 @@
 """The state of a training: what a step changes, and what a checkpoint has to hold for the next step to be the same."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -43,10 +44,10 @@ class Training:
         self.result: dict[str, Any] | None = None
         self.model = self.network
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
-        self._update = self.optimizer.step
+        self._update: Callable[[], object] = self.optimizer.step
 
-    def start(self, pictures: Tensor) -> None:
-        """Compile and wrap for this world; `pictures` is any batch of the shape that steps will have."""
+    def start(self, samples: int, shape: tuple[int, int, int]) -> None:
+        """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
         if self.config.compile == "model":
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
             self.network.compile(dynamic=False)
@@ -54,8 +55,11 @@ class Training:
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
+        pictures = torch.zeros(max(2, samples), *shape, device=self.world.device)
         with self._autocast():
-            parallel.settle_buckets(self.model, self.network, pictures)
+            parallel.settle_buckets(
+                self.model, self.network, pictures.contiguous(memory_format=self.choices.memory_format)
+            )
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -67,7 +71,7 @@ class Training:
     def cut(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """The batch in pieces of at most `train.micro_batch`, one backward pass each."""
         most = self.config.micro_batch or len(batch.labels)
-        return list(zip(batch.pictures.split(most), batch.labels.split(most), strict=True))
+        return list(zip(torch.split(batch.pictures, most), torch.split(batch.labels, most), strict=True))
 
     def loss_weight(self, batch: Batch) -> Tensor:
         """What a sum of losses is multiplied by in the gradient: ranks / samples of the global batch, float [].

@@ -24,7 +24,7 @@ _NOT_OURS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")  # set by pytest,
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """Fail a test that leaves something behind, and clear it away, so that only the guilty test fails."""
+    """Fail a test that leaves something behind, and only that one: the next starts from what it finds."""
     environ, threads, children = _environment(), set(threading.enumerate()), children_of(os.getpid())
     settings = _torch_settings()
     yield
@@ -157,7 +157,7 @@ def torchrun(python: Python) -> Torchrun:
 
 
 def _end(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """End a process with all that it has started; torchrun's workers lead sessions of their own, so no group has them."""
+    """End a process with all that it has started; torchrun's workers lead sessions of their own."""
     family = _descendants(process.pid)
     process.terminate()
     try:

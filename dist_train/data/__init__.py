@@ -1,0 +1,26 @@
+"""Pictures and labels: from files to batches on the device.
+
+    open_dataset     finds, downloads and decodes once a machine (cache), and says what there is: a Dataset
+    TrainBatches     the batches of this rank, all epochs in one stream, from any step on
+    eval_batches     batches cut alike at every world size and dealt out whole
+
+A module for each kind of data set (`mnist`, `cifar`, `digits`, `image_folder`, `synthetic`) finds its files and reads
+them; `opening` holds the table. What a batch holds is a function of the settings, the seed and the step.
+"""
+
+from dist_train.data.batches import Batch, EvalBatch, TrainBatches, eval_batches
+from dist_train.data.opening import open_dataset
+from dist_train.data.sampler import GlobalBatchSampler, steps_per_epoch
+from dist_train.data.samples import Dataset, Samples
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "EvalBatch",
+    "GlobalBatchSampler",
+    "Samples",
+    "TrainBatches",
+    "eval_batches",
+    "open_dataset",
+    "steps_per_epoch",
+]

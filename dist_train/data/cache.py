@@ -1,0 +1,247 @@
+"""What was decoded or computed once a machine, kept under `data.cache` and checked before it is used.
+
+    <name>-<split>-<key>/pictures.u8       uint8 [N, C, H, W], raw
+                         labels.i64        int64 [N], raw
+                         meta.json         shape, classes, count, checksums of both
+    <name>-<split>-<key>.statistics.json   mean and std of each channel
+    <name>.lock                            held while something is downloaded, decoded or computed
+
+The key is a hash of everything that the pictures depend on, so an entry is never out of date. It is written aside and
+renamed; a reader needs no lock. Pictures are mapped: the ranks of a machine share the pages.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from torch import Tensor
+
+from dist_train.config import Data
+from dist_train.data.samples import Resident
+from dist_train.data.source import Contents, Decoded, Source
+from dist_train.errors import DataError
+
+FORMAT = 1
+"""Raised whenever a change of the program changes what an entry would hold."""
+PATIENCE = 5.0
+"""Seconds after which a process says that it waits for another."""
+
+_log = logging.getLogger("dist_train.data")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the cache keeps one split."""
+
+    name: str
+    """Of the data set."""
+    directory: Path
+
+    @property
+    def statistics(self) -> Path:
+        """File of the statistics of the split."""
+        return self.directory.with_name(f"{self.directory.name}.statistics.json")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process of the machine that prepares this data set; raises DataError as `lock` does."""
+        with lock(self.directory.parent, self.name):
+            yield
+
+
+def entry_of(config: Data, split: str, source: Source) -> Entry:
+    """The place of a split in the cache, whether it is there or not."""
+    identity = [FORMAT, config.name, split, config.resize, source.identity]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    return Entry(config.name, Path(config.cache) / f"{config.name}-{split}-{key}")
+
+
+@contextmanager
+def lock(cache: Path, name: str) -> Iterator[None]:
+    """Hold the lock of the data set `name`; says so where that takes some seconds.
+
+    Raises:
+        DataError: the cache cannot be written.
+    """
+    file = filelock.FileLock(cache / f"{name}.lock")
+    with _writing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            held = file.acquire(timeout=PATIENCE)
+        except filelock.Timeout:
+            _log.info("waiting for another process that downloads or decodes %s", name)
+            held = file.acquire()
+    with held:
+        yield
+
+
+def open_contents(entry: Entry, source: Source, *, verify: bool) -> Contents:
+    """The split in memory, from the cache; decoded and stored there before, where it is not.
+
+    Args:
+        verify: compare all pictures with their checksum, which one rank of a machine has to do.
+
+    Raises:
+        DataError: the files cannot be decoded, or the cache cannot be written.
+    """
+    contents = _load(entry.directory)
+    if contents is None:
+        with entry.lock():
+            contents = _load(entry.directory) or _store(entry.directory, source.read)
+    elif verify and not _intact(entry.directory):
+        with entry.lock():
+            _mend(entry.directory, source.read)
+    return contents
+
+
+def remembered(entry: Entry, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The statistics of a split, computed by one process of the machine if nobody has yet.
+
+    Raises:
+        DataError: `compute` does, or the cache cannot be written.
+    """
+    found = _read_json(entry.statistics)
+    if found is None:
+        with entry.lock():
+            found = _read_json(entry.statistics) or _write_json(entry.statistics, compute())
+    return found
+
+
+def _load(directory: Path) -> Contents | None:
+    """The entry, mapped; None where it is missing, incomplete or its labels are damaged."""
+    meta = _read_json(directory / "meta.json")
+    if meta is None:
+        return None
+    pictures, labels = directory / "pictures.u8", directory / "labels.i64"
+    if not _has_size(pictures, meta["count"] * _pixels(meta)):
+        _warn_of(pictures)
+        return None
+    if not _has_size(labels, meta["count"] * 8) or _checksum(labels) != meta["sha256"][labels.name]:
+        _warn_of(labels)
+        return None
+    return _map(directory, meta)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _map(directory: Path, meta: dict[str, Any]) -> Contents:
+    count, shape = meta["count"], meta["shape"]
+    pictures = _mapped(directory / "pictures.u8", count * _pixels(meta)).view(count, *shape)
+    labels = torch.from_file(str(directory / "labels.i64"), shared=False, size=count, dtype=torch.int64)
+    return Contents(Resident(pictures), labels, tuple(meta["classes"]))
+
+
+def _pixels(meta: dict[str, Any]) -> int:
+    channels, height, width = meta["shape"]
+    return int(channels * height * width)
+
+
+def _mapped(path: Path, size: int, *, shared: bool = False) -> Tensor:
+    """The bytes of a file as uint8 [size]; what is written to them reaches the file only if they are `shared`."""
+    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
+
+
+def _store(directory: Path, read: Callable[[], Decoded]) -> Contents:
+    """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock."""
+    _log.info("decoding %s", directory.name)
+    decoded = read()
+    aside, old = directory.with_name(f".{directory.name}.new"), directory.with_name(f".{directory.name}.old")
+    with _writing(directory.parent):
+        for left_over in (aside, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        aside.mkdir()
+        decoded.pictures.numpy().tofile(aside / "pictures.u8")
+        decoded.labels.numpy().tofile(aside / "labels.i64")
+        meta = _write_meta(aside, decoded)
+        if directory.exists():
+            directory.rename(old)
+        aside.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    return _map(directory, meta)
+
+
+def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
+    """Decode the split again and write its pictures over the damaged ones, in place. Needs the lock.
+
+    In place because other ranks have mapped the file already: they see it mended, and take no picture from it before
+    all ranks have opened the data set, this one among them.
+    """
+    if _intact(directory):
+        return
+    _warn_of(directory / "pictures.u8")
+    decoded = read()
+    with _writing(directory.parent):
+        _mapped(directory / "pictures.u8", decoded.pictures.numel(), shared=True).copy_(decoded.pictures.flatten())
+        _write_meta(directory, decoded)
+
+
+def _warn_of(path: Path) -> None:
+    _log.warning("%s is damaged and will be made anew", path)
+
+
+def _intact(directory: Path) -> bool:
+    meta = _read_json(directory / "meta.json")
+    return meta is not None and _checksum(directory / "pictures.u8") == meta["sha256"]["pictures.u8"]
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_meta(directory: Path, decoded: Decoded) -> dict[str, Any]:
+    meta = {
+        "shape": decoded.pictures.shape[1:],
+        "classes": decoded.classes,
+        "count": len(decoded.pictures),
+        "sha256": {name: _checksum(directory / name) for name in ("pictures.u8", "labels.i64")},
+    }
+    return _write_json(directory / "meta.json", meta)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write `content` with its checksum aside, and rename; returns it."""
+    aside = path.with_name(f".{path.name}.new")
+    with _writing(path.parent):
+        aside.write_text(json.dumps({"content": content, "sha256": _checksum_of(content)}))
+        aside.replace(path)
+    return content
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What `_write_json` has written; None where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+        content: dict[str, Any] = found["content"]
+        if found["sha256"] == _checksum_of(content):
+            return content
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    _warn_of(path)
+    return None
+
+
+def _checksum_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"data.cache: cannot write under {directory} ({error}); set data.cache to a directory that can be written"
+        ) from error

@@ -1,0 +1,107 @@
+"""What a data set is once it is open: pictures, labels, and which of them belong to a split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dist_train.config import Normalize
+
+Shape = tuple[int, int, int]
+"""Channels, height and width."""
+
+
+class Pictures(Protocol):
+    """The pictures of one split of the files, by their number in it, all of one shape."""
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of each picture."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The pictures of these numbers.
+
+        Args:
+            indices: int64 [B].
+
+        Returns:
+            uint8 [B, C, H, W].
+
+        Raises:
+            DataError: a file does not hold a picture of the common shape.
+        """
+
+    def pieces(self) -> Iterator[Tensor]:
+        """All pictures in order, uint8 [<=1024, C, H, W] at a time; raises DataError as `take` does."""
+
+
+PIECE = 1024
+"""Pictures that are handled at a time where all of them are."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Pictures in memory, on any device."""
+
+    tensor: Tensor
+    """uint8 [N, C, H, W]."""
+
+    @property
+    def shape(self) -> Shape:
+        """Channels, height and width of each picture."""
+        _, channels, height, width = self.tensor.shape
+        return channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.tensor)
+
+    def take(self, indices: Tensor) -> Tensor:
+        """The pictures of these numbers, int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
+        return self.tensor.index_select(0, indices.to(self.tensor.device, non_blocking=True))
+
+    def pieces(self) -> Iterator[Tensor]:
+        """All pictures in order, a piece at a time."""
+        return iter(torch.split(self.tensor, PIECE))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some samples of one split."""
+
+    split: Literal["train", "validation", "test"]
+    indices: Tensor
+    """int64 [N], ascending: numbers of the samples in the split of the files, which random augmentation is keyed by.
+    Samples of `validation` are numbered in the training split, from which they were taken."""
+    labels: Tensor
+    """int64 [N], in the order of `indices`."""
+    pictures: Pictures
+    """The whole split of the files: `pictures.take(indices)` are those of these samples."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def pictures_at(self, positions: list[int]) -> Tensor:
+        """Pictures of the samples at these positions in `indices`, uint8 [B, C, H, W]; raises DataError as `take`."""
+        return self.pictures.take(self.indices[torch.tensor(positions, dtype=torch.int64)])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An open data set."""
+
+    train: Samples
+    validation: Samples | None
+    test: Samples
+    shape: Shape
+    """Channels, height and width of a picture as the model gets it."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the labels."""
+    normalize: Normalize
+    """The mean and std in use, one number a channel."""
+    loader: Literal["resident", "workers"]
+    """What `data.loader` comes to on this machine."""

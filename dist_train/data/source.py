@@ -1,0 +1,86 @@
+"""What a data set's module hands over: a split that was found, and how to read it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dist_train.data.samples import PIECE, Pictures
+from dist_train.errors import DataError
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A split of the files: its pictures, their labels and the names of the classes."""
+
+    pictures: Pictures
+    labels: Tensor
+    """int64 [N]."""
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The same as it comes out of a file, whole."""
+
+    pictures: Tensor
+    """uint8 [N, C, H, W]."""
+    labels: Tensor
+    """int64 [N]."""
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split that is there and not yet read."""
+
+    identity: tuple[object, ...]
+    """Everything that the decoded pictures depend on, beside the settings; JSON can hold it."""
+    read: Callable[[], Decoded]
+    """Decodes all of it; raises DataError."""
+    lazy: Contents | None = None
+    """The split with pictures that are decoded as they are taken; None where one file holds many."""
+
+
+def stamp(paths: list[Path], root: Path) -> tuple[object, ...]:
+    """Names below `root`, sizes and times of files: what changes when they do. Reads none of them."""
+    found = [(path, path.stat()) for path in paths]
+    return tuple([path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns] for path, status in found)
+
+
+def check_labels(labels: Tensor, classes: tuple[str, ...], where: str) -> None:
+    """Refuse labels that are no numbers of classes, and splits without samples, by the name of the files `where`."""
+    if len(labels) == 0:
+        raise DataError(f"{where}: holds no samples")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= len(classes):
+        raise DataError(
+            f"{where}: holds labels from {low} to {high}, but there are {len(classes)} classes, 0 to "
+            f"{len(classes) - 1}; the file is damaged or of another data set"
+        )
+
+
+def resized(pictures: Tensor, side: int | None) -> Tensor:
+    """Scale the shorter side to `side` pixels and cut the middle square; None changes nothing.
+
+    Args:
+        pictures: uint8 [N, C, H, W].
+
+    Returns:
+        uint8 [N, C, side, side], bilinear with antialiasing. A picture's result is its own, whatever N.
+    """
+    if side is None:
+        return pictures
+    height, width = pictures.shape[-2:]
+    shorter = min(height, width)
+    size = (side * height // shorter, side * width // shorter)
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    parts = []
+    for piece in torch.split(pictures, PIECE):
+        scaled = functional.interpolate(piece.to(torch.float32), size, mode="bilinear", antialias=True)
+        square = scaled[:, :, top : top + side, left : left + side]
+        parts.append(square.round_().clamp_(0, 255).to(torch.uint8))
+    return torch.cat(parts)

@@ -1,0 +1,48 @@
+"""Mean and standard deviation of each channel: known for the well-known sets, computed exactly for others."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dist_train.config import Normalize
+from dist_train.data.samples import Pictures
+
+KNOWN = {
+    "mnist": Normalize(mean=(0.1307,), std=(0.3081,)),
+    "fashion_mnist": Normalize(mean=(0.2860,), std=(0.3530,)),
+    "kmnist": Normalize(mean=(0.1904,), std=(0.3475,)),
+    "cifar10": Normalize(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "cifar100": Normalize(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+}
+"""Of the training splits, as everybody states them."""
+
+Histogram = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def computed(pictures: Pictures) -> dict[str, list[float]]:
+    """`mean` and `std` of each channel over all pictures, in the unit of pictures scaled to 0..1; raises DataError.
+
+    From counts of the 256 values, in integers, so that neither the order nor the number of the pictures costs a bit.
+    """
+    counts = np.zeros((pictures.shape[0], 256), dtype=np.int64)
+    for piece in pictures.pieces():
+        counts += _histogram(piece)
+    moments = [_moments(channel.tolist()) for channel in counts]
+    return {"mean": [mean for mean, _ in moments], "std": [std for _, std in moments]}
+
+
+def _histogram(pictures: Tensor) -> Histogram:
+    """How often each channel of uint8 [N, C, H, W] has each value: int64 [C, 256]."""
+    channels = pictures.transpose(0, 1).flatten(1).numpy()
+    return np.stack([np.bincount(channel, minlength=256) for channel in channels])
+
+
+def _moments(counts: list[int]) -> tuple[float, float]:
+    number = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    deviation = math.sqrt(number * second - first * first) / number / 255
+    # A constant channel has nothing to scale; 1 leaves it at 0 after the mean is subtracted.
+    return first / number / 255, deviation or 1.0

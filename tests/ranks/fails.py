@@ -1,0 +1,23 @@
+"""`python -m dist_train` in which the last rank fails in its third step."""
+
+import sys
+from typing import Any
+
+from torch import Tensor
+
+from dist_train import train
+from dist_train.__main__ import main
+from dist_train.entry import run_guarded
+
+_step = train.train_step
+
+
+def failing_step(training: Any, batch: Any) -> Tensor:
+    if batch.step == 2 and training.world.rank == training.world.size - 1:
+        raise ZeroDivisionError(f"rank {training.world.rank} fails on purpose")
+    return _step(training, batch)
+
+
+if __name__ == "__main__":
+    train.train_step = failing_step
+    sys.exit(run_guarded(main))

@@ -1,0 +1,53 @@
+"""Do several jobs one after the other in one world, which saves starting Python and torch for each.
+
+    torchrun ... tests/ranks/runs.py JOBS.json        (or plain python, for a world of one)
+
+JOBS.json: a list of {"train": [config, overrides...], "dtype": "float64"?} and of
+{"cut": run, "to": run, "step": n}, which leaves a run as a kill right after the save of that step would have.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dist_train.config import Distributed
+from dist_train.loading import load_config
+from dist_train.train import train
+from dist_train.world import World, open_world
+
+
+def cut(source: Path, target: Path, step: int) -> None:
+    """Copy a run without its checkpoints after `step`; the lines of metrics beyond it stay, as after a kill."""
+    shutil.copytree(source, target, symlinks=True)
+    for place in (target / "checkpoints").glob("step_*"):
+        if int(place.name.removeprefix("step_")) > step:
+            shutil.rmtree(place)
+    for link in (target / "checkpoints").iterdir():
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+
+
+def do(job: dict[str, Any], world: World) -> None:
+    if "cut" in job:
+        if world.is_main:
+            cut(Path(job["cut"]), Path(job["to"]), job["step"])
+        world.barrier()
+        return
+    torch.set_default_dtype(getattr(torch, job.get("dtype", "float32")))
+    config, *overrides = job["train"]
+    train(load_config(config, overrides), world)
+
+
+def main() -> None:
+    world = open_world(Distributed(backend="gloo"))
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        do(job, world)
+    world.close()
+
+
+if __name__ == "__main__":
+    main()

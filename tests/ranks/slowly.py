@@ -1,0 +1,24 @@
+"""`python -m dist_train` with a pause after each step, so that a test can end it where it wants."""
+
+import os
+import sys
+import time
+from typing import Any
+
+from torch import Tensor
+
+from dist_train import train
+from dist_train.__main__ import main
+from dist_train.entry import run_guarded
+
+_step = train.train_step
+
+
+def slow_step(training: Any, batch: Any) -> Tensor:
+    time.sleep(float(os.environ["DIST_TRAIN_TEST_SLEEP"]))
+    return _step(training, batch)
+
+
+if __name__ == "__main__":
+    train.train_step = slow_step
+    sys.exit(run_guarded(main))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pytest
 import torch
 import torch.distributed as dist
+from tqdm import TMonitor
 
 from dist_train.world import VARIABLES
 
@@ -88,7 +89,8 @@ def _leaked_settings(before: dict[str, Any]) -> list[str]:
 
 
 def _new_threads(before: set[threading.Thread]) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread not in before]
+    now = [thread for thread in threading.enumerate() if thread not in before]
+    return [thread for thread in now if not isinstance(thread, TMonitor)]  # tqdm keeps one for all bars
 
 
 def _wait_until(condition: Any, seconds: float = 3.0) -> None:

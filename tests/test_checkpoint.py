@@ -248,7 +248,7 @@ def test_a_file_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
 def test_the_hash_of_weights_sees_numbers_not_memory() -> None:
     convolution = nn.Conv2d(3, 4, 3)
     before = checkpoint.weights_sha256(convolution.state_dict())
-    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convolution.to(memory_format=torch.channels_last)
     assert convolution.weight.stride() != convolution.weight.contiguous().stride()
     assert checkpoint.weights_sha256(convolution.state_dict()) == before
 

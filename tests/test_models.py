@@ -188,3 +188,11 @@ def test_a_refusal_without_words_is_still_a_message(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("dist_train.models.lenet.build", build)
     with pytest.raises(DataError, match=r"does not take pictures of 1x32x32 .*: AssertionError\(\)\. Set data\.resize"):
         build_model(LENET, (1, 32, 32), 10, seed=0)
+
+
+def test_the_stem_of_resnet18_keeps_small_pictures_whole() -> None:
+    model = build_model(RESNET, (3, 32, 32), 10, seed=0)
+    sides: list[int] = []
+    model.get_submodule("layer1").register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    model(torch.zeros(2, 3, 32, 32))
+    assert sides == [32]

@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,14 @@ def steps(directory: Path) -> list[int]:
 def prune(directory: Path, keep_last: int) -> None:
     """Remove all but the newest `keep_last`, what the links lead to, and what a killed save has left behind."""
     kept = {f"step_{step:08d}" for step in steps(directory)[-keep_last:]}
-    kept |= {str(entry.readlink()) for entry in directory.iterdir() if entry.is_symlink()}
+    links = [entry for entry in directory.iterdir() if entry.is_symlink()]
+    kept |= {str(link.readlink()) for link in links if not link.name.startswith(".")}
     for entry in directory.iterdir():
         stale = _NAME.fullmatch(entry.name) and entry.name not in kept
-        if (stale or entry.name.startswith(".step_")) and not entry.is_symlink():
+        if entry in links:
+            if entry.name.startswith("."):
+                entry.unlink()
+        elif stale or entry.name.startswith(".step_"):
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -100,11 +105,12 @@ def read(checkpoint: Path) -> dict[str, bytes]:
     """
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
-        contents = {name: (checkpoint / name).read_bytes() for name in manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        hashes = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+        contents = {name: (checkpoint / name).read_bytes() for name in hashes}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: does not load: {error}. {_MEND}") from error
     for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != manifest["files"][name]["sha256"]:
+        if hashlib.sha256(content).hexdigest() != hashes[name]:
             raise CheckpointError(f"{checkpoint / name}: is damaged, its SHA-256 is not that of the manifest. {_MEND}")
     return contents
 
@@ -116,9 +122,12 @@ def decode(content: bytes, name: str) -> dict[str, Any]:
         CheckpointError: it holds something else, or is no file of torch.
     """
     try:
-        loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{name}: does not load: {str(error).splitlines()[0]}. {_MEND}") from error
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, struct.error) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise CheckpointError(f"{name}: does not load: {reason}. {_MEND}") from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{name}: does not load: it holds a {type(loaded).__name__}. {_MEND}")
     return loaded
 
 

@@ -10,6 +10,8 @@ from dist_train.config import Optim
 
 # Those with one fused kernel for all weights, on CPU and on CUDA; the rest update in groups (foreach).
 _FUSED = ("SGD", "Adam", "AdamW")
+# Those that refuse groups when the learning rate is a tensor: they choose for themselves then.
+_NO_GROUPS_COMPILED = ("Adam", "AdamW")
 
 
 def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> torch.optim.Optimizer:
@@ -24,7 +26,10 @@ def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> 
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if compiled:
         arguments["lr"] = torch.tensor(arguments["lr"], device=weights[0].device)
-    arguments["fused" if name in _FUSED and not compiled else "foreach"] = True
+    if name in _FUSED and not compiled:
+        arguments["fused"] = True
+    elif name not in _NO_GROUPS_COMPILED:
+        arguments["foreach"] = True
     return optimizer(weights, **arguments)
 
 

@@ -35,8 +35,9 @@ class RunDir:
         Raises:
             ConfigError: it can't.
         """
-        existing = next(parent for parent in (self.path.absolute(), *self.path.absolute().parents) if parent.exists())
+        path = existing = self.path.absolute()
         try:
+            existing = next(parent for parent in (path, *path.parents) if parent.exists())
             # Asking the permissions is not enough: root has them all, also on a file system that takes nothing.
             with tempfile.TemporaryFile(dir=existing):
                 pass

@@ -35,9 +35,10 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
         model: nn.Module = import_module(f"dist_train.models.{file}").build(config, shape, num_classes)
         _try_one_picture(model, shape, num_classes)
     except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]  # a bare assert says nothing
         raise DataError(
             f"model.name {config.name} does not take pictures of {'x'.join(map(str, shape))} "
-            f"(channels, height, width): {str(error).splitlines()[0]}. Set data.resize or choose another model."
+            f"(channels, height, width): {reason}. Set data.resize or choose another model."
         ) from error
     return model
 

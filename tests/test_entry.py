@@ -1,0 +1,87 @@
+"""How a command ends: its exit code, what it prints, and which rank speaks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dist_train.entry import first_rank_speaks, run_guarded
+from dist_train.errors import ConfigError, DataError, RefusedElsewhereError, UserError
+from tests.conftest import Python
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise ValueError('a fault')", 1, "ValueError: a fault"),
+        ("raise errors.DataError('data.root: nothing there')", 2, "data.root: nothing there"),
+        ("raise errors.RefusedElsewhereError('rank 0 refused')", 2, ""),
+        ("raise KeyboardInterrupt", 130, ""),
+    ],
+)
+def test_a_command_ends_with_its_code(python: Python, body: str, code: int, said: str) -> None:
+    program = (
+        "import sys\nfrom dist_train import errors\nfrom dist_train.entry import run_guarded\n"
+        f"def main():\n    {body}\nsys.exit(run_guarded(main))"
+    )
+    done = python("-c", program)
+    assert done.returncode == code
+    assert done.stdout == ""
+    if code == 1:
+        assert done.stderr.startswith("Traceback")
+        assert done.stderr.endswith(said + "\n")
+    else:
+        assert done.stderr == (f"{said}\n" if said else "")
+
+
+@pytest.fixture
+def error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As torchrun sets it for a rank."""
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    return path
+
+
+@pytest.mark.parametrize("refusal", [ConfigError("optim.lr: no"), KeyboardInterrupt()])
+def test_a_refusal_is_not_recorded_for_torchrun(error_file: Path, refusal: BaseException) -> None:
+    def main() -> None:
+        raise refusal
+
+    assert run_guarded(main) == (2 if isinstance(refusal, UserError) else 130)
+    assert not error_file.exists()
+
+
+def test_a_fault_is_recorded_for_torchrun(error_file: Path) -> None:
+    def main() -> None:
+        raise ZeroDivisionError("a fault")
+
+    with pytest.raises(ZeroDivisionError):
+        run_guarded(main)
+    assert "ZeroDivisionError" in json.loads(error_file.read_text())["message"]["message"]
+
+
+def test_a_success_under_torchrun_records_nothing(error_file: Path) -> None:
+    assert run_guarded(lambda: None) == 0
+    assert not error_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "raised"),
+    [(None, DataError), ("0", DataError), ("1", RefusedElsewhereError), ("7", RefusedElsewhereError)],
+)
+def test_only_the_first_rank_of_a_machine_speaks(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, raised: type[UserError]
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(UserError) as caught, first_rank_speaks():
+        raise DataError("nothing there")
+    assert caught.type is raised
+
+
+def test_a_fault_is_told_by_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ZeroDivisionError), first_rank_speaks():
+        raise ZeroDivisionError

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dist_train.entry import first_rank_speaks, run_guarded
+from dist_train.entry import first_rank_speaks, leave, run_guarded
 from dist_train.loading import load_config, settings_reference, to_yaml
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     with first_rank_speaks():
         world = open_world(config.distributed)
-    log_to_terminal(world)
+    log_to_terminal(world, sys.stdout)
     train(config, world)
     world.close()
 
@@ -52,4 +52,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded(main))
+    leave(run_guarded(main))

@@ -1,7 +1,6 @@
 """Where log lines go: rank 0's to the terminal (around a progress bar) and every rank's own to `logs/`."""
 
 import logging
-import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -26,7 +25,7 @@ class _Marked(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
-def log_to_terminal(world: World, stream: TextIO = sys.stdout) -> None:
+def log_to_terminal(world: World, stream: TextIO) -> None:
     """Show this process's lines if it is rank 0; only warnings of the others, with their rank."""
     terminal = _Terminal(stream)
     terminal.setFormatter(_Marked("%(message)s" if world.is_main else f"rank {world}: %(message)s"))

@@ -23,7 +23,7 @@ from dist_train.config import Data
 from dist_train.console import log_to_terminal
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import eval_batches
-from dist_train.entry import first_rank_speaks, run_guarded
+from dist_train.entry import first_rank_speaks, leave, run_guarded
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
@@ -170,4 +170,4 @@ def _print(run: RunDir, place: Path, step: int, evaluation: Evaluation, as_json:
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded(main))
+    leave(run_guarded(main))

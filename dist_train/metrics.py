@@ -173,6 +173,7 @@ def has_bar(progress: Literal["auto", "on", "off"]) -> bool:
 
 
 def _bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":
+    tqdm.monitor_interval = 0  # no thread beside the training
     return tqdm(
         total=total_steps, initial=step, unit="step", disable=not has_bar(progress), dynamic_ncols=True, leave=False
     )

@@ -95,11 +95,9 @@ class World:
     def close(self) -> None:
         """Leave the process group together.
 
-        Without the barrier some runs print their result and then die of SIGABRT at interpreter exit: a peer's
-        connection goes away while Gloo's threads still use it. The barrier has to be one without a tensor: a thread of
-        Gloo that lets go of a tensor of Python's while the interpreter is being torn down aborts the process too.
-        Never call this after a failure of one rank: the others may be in a collective, and leaving would wait for
-        them.
+        The barrier keeps a peer's connection from going away while Gloo's threads still use it. Never call this after
+        a failure of one rank: the others may be in a collective, and leaving would wait for them. The process then has
+        to end by `entry.leave`, not by the interpreter's own way out.
         """
         if self.backend is not None and dist.is_initialized():
             self.barrier()

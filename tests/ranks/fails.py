@@ -1,13 +1,12 @@
 """`python -m dist_train` in which the last rank fails in its third step."""
 
-import sys
 from typing import Any
 
 from torch import Tensor
 
 from dist_train import train
 from dist_train.__main__ import main
-from dist_train.entry import run_guarded
+from dist_train.entry import leave, run_guarded
 
 _step = train.train_step
 
@@ -20,4 +19,4 @@ def failing_step(training: Any, batch: Any) -> Tensor:
 
 if __name__ == "__main__":
     train.train_step = failing_step
-    sys.exit(run_guarded(main))
+    leave(run_guarded(main))

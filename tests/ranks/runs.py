@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dist_train.config import Distributed
+from dist_train.entry import leave, run_guarded
 from dist_train.loading import load_config
 from dist_train.train import train
 from dist_train.world import World, open_world
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(run_guarded(main))

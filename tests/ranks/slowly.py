@@ -1,7 +1,6 @@
 """`python -m dist_train` with a pause after each step, so that a test can end it where it wants."""
 
 import os
-import sys
 import time
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from dist_train import train
 from dist_train.__main__ import main
-from dist_train.entry import run_guarded
+from dist_train.entry import leave, run_guarded
 
 _step = train.train_step
 
@@ -21,4 +20,4 @@ def slow_step(training: Any, batch: Any) -> Tensor:
 
 if __name__ == "__main__":
     train.train_step = slow_step
-    sys.exit(run_guarded(main))
+    leave(run_guarded(main))

@@ -107,26 +107,27 @@ class Torchrun(Protocol):
 
 class Python(Protocol):
     def __call__(
-        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
+        self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180, cwd: Path = ROOT
     ) -> "subprocess.CompletedProcess[str]": ...
 
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
-    """Run a script or `-m module` in a process of its own, from the root of the repository.
+    """Run a script or `-m module` in a process of its own.
 
-    It has this process's variables without those of a launcher, and a cache that belongs to the tests.
+    By default from the root of the repository. It has this process's variables without those of a launcher, and a
+    cache that belongs to the tests.
     """
     launchers = (*VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     clean = {**kept, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
     def run(
-        *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
+        *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180, cwd: Path = ROOT
     ) -> "subprocess.CompletedProcess[str]":
         process = subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=ROOT,
+            cwd=cwd,
             env={**clean, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,19 +1,17 @@
 """What must be exact, at 1, 2, 3 and 4 real ranks: loss curves, resumed runs, counts of an evaluation."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
 from dist_train.metrics import read_lines
+from tests.conftest import Python, Torchrun
 
 pytestmark = pytest.mark.slow
 
 WORLDS = (1, 2, 3, 4)
-Torchrun = Callable[..., CompletedProcess[str]]
 
 # 100 samples in batches of 30: the last batch of an epoch has 10, and of 3 ranks' shares some are unequal.
 EVERYTHING = """
@@ -89,14 +87,13 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun, python: Torchrun) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun, python: Python) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("exact"))
     for ranks in WORLDS:
         jobs = runs.directory / f"jobs-{ranks}.json"
         jobs.write_text(json.dumps(runs.jobs(ranks)))
-        start = python if ranks == 1 else torchrun
         arguments = ("tests/ranks/runs.py", str(jobs))
-        done = start(*arguments, timeout=300) if ranks == 1 else start(ranks, *arguments, timeout=300)
+        done = python(*arguments, timeout=300) if ranks == 1 else torchrun(ranks, *arguments, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     return runs
 
@@ -131,7 +128,7 @@ def test_the_runs_are_not_all_alike(runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", ["curve", "batchnorm"])
 def test_an_evaluation_counts_the_same_integers_at_any_number_of_ranks(
-    runs: Runs, torchrun: Torchrun, python: Torchrun, name: str
+    runs: Runs, torchrun: Torchrun, python: Python, name: str
 ) -> None:
     results = []
     for ranks in WORLDS:

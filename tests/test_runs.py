@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -18,11 +16,10 @@ import torch
 
 from dist_train.loading import load_config
 from dist_train.metrics import read_lines
+from tests.conftest import ROOT, Python, Torchrun
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
-Launch = Callable[..., CompletedProcess[str]]
 
 SMALL = """
 data: {name: synthetic, num_train: 96, num_test: 40, global_batch: 16, validation: 0.25}
@@ -47,7 +44,7 @@ def command(directory: Path, name: str, *overrides: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(directory: Path, torchrun: Launch) -> tuple[Path, str]:
+def finished(directory: Path, torchrun: Torchrun) -> tuple[Path, str]:
     """A run of two ranks, and what it printed."""
     done = torchrun(2, *command(directory, "finished"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,7 +134,7 @@ class TestWhatARunLeaves:
 
 class TestResume:
     def test_a_finished_run_has_nothing_left_to_do(
-        self, directory: Path, finished: tuple[Path, str], python: Launch
+        self, directory: Path, finished: tuple[Path, str], python: Python
     ) -> None:
         before = (finished[0] / "metrics.jsonl").read_text()
         done = python(*command(directory, "finished"))
@@ -147,7 +144,7 @@ class TestResume:
         assert (finished[0] / "metrics.jsonl").read_text() == before
 
     def test_a_killed_run_ends_with_the_same_bits(
-        self, directory: Path, finished: tuple[Path, str], torchrun: Launch
+        self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
     ) -> None:
         run = directory / "killed"
         kill_after_a_checkpoint(command(directory, "killed"), run)
@@ -159,7 +156,7 @@ class TestResume:
         assert timeless(run) == timeless(finished[0])
         assert curve(run, "train/loss") == curve(finished[0], "train/loss")
 
-    def test_more_epochs_go_on_from_the_end(self, directory: Path, finished: tuple[Path, str], python: Launch) -> None:
+    def test_more_epochs_go_on_from_the_end(self, directory: Path, finished: tuple[Path, str], python: Python) -> None:
         shutil.copytree(finished[0], directory / "longer", symlinks=True)
         done = python(*command(directory, "longer", "train.epochs=5", "optim.lr=0.01"))
         assert done.returncode == 0, done.stderr
@@ -181,7 +178,7 @@ class TestResume:
         ],
     )
     def test_what_makes_another_training_is_refused_by_name(
-        self, directory: Path, finished: tuple[Path, str], python: Launch, override: str, named: str
+        self, directory: Path, finished: tuple[Path, str], python: Python, override: str, named: str
     ) -> None:
         done = python(*command(directory, finished[0].name, "train.epochs=9", override))
         assert done.returncode == 2
@@ -189,7 +186,7 @@ class TestResume:
         assert "run.resume=never" in done.stderr
         assert "Traceback" not in done.stderr
 
-    def test_never_moves_the_old_run_aside(self, directory: Path, finished: tuple[Path, str], python: Launch) -> None:
+    def test_never_moves_the_old_run_aside(self, directory: Path, finished: tuple[Path, str], python: Python) -> None:
         shutil.copytree(finished[0], directory / "again", symlinks=True)
         for number in (1, 2):
             done = python(*command(directory, "again", "run.resume=never", "train.max_steps=3"))
@@ -199,7 +196,7 @@ class TestResume:
         assert json.loads((directory / "again" / "status.json").read_text())["step"] == 3
 
     def test_a_run_starts_from_a_checkpoint_of_another(
-        self, directory: Path, finished: tuple[Path, str], python: Launch
+        self, directory: Path, finished: tuple[Path, str], python: Python
     ) -> None:
         source = finished[0] / "checkpoints" / "step_00000018"
         for _ in range(2):  # the second start goes on from the run's own
@@ -209,7 +206,7 @@ class TestResume:
         steps = [line["step"] for line in read_lines(directory / "fork" / "metrics.jsonl") if line["kind"] == "train"]
         assert steps == [STEPS]
 
-    def test_a_damaged_checkpoint_is_named(self, directory: Path, finished: tuple[Path, str], python: Launch) -> None:
+    def test_a_damaged_checkpoint_is_named(self, directory: Path, finished: tuple[Path, str], python: Python) -> None:
         shutil.copytree(finished[0], directory / "damaged", symlinks=True)
         model = directory / "damaged" / "checkpoints" / "step_00000020" / "model.pt"
         content = bytearray(model.read_bytes())
@@ -222,7 +219,7 @@ class TestResume:
 
 
 class TestEvaluate:
-    def test_splits_and_checkpoints(self, finished: tuple[Path, str], python: Launch) -> None:
+    def test_splits_and_checkpoints(self, finished: tuple[Path, str], python: Python) -> None:
         lines = [line for line in read_lines(finished[0] / "metrics.jsonl") if line["kind"] == "eval"]
         for split, checkpoint in (("test", "latest"), ("validation", "best")):
             done = python(
@@ -233,7 +230,7 @@ class TestEvaluate:
             same = [line for line in lines if (line["split"], line["step"]) == (split, result["step"])]
             assert [(line["correct"], line["count"]) for line in same] == [(result["correct"], result["count"])]
 
-    def test_what_is_not_there_is_named(self, directory: Path, finished: tuple[Path, str], python: Launch) -> None:
+    def test_what_is_not_there_is_named(self, directory: Path, finished: tuple[Path, str], python: Python) -> None:
         for arguments, said in (
             ([str(directory / "nowhere")], "nowhere"),
             ([str(finished[0]), "--checkpoint", "7"], "step_00000007"),
@@ -246,32 +243,32 @@ class TestEvaluate:
 
 
 class TestFailures:
-    def test_the_traceback_of_a_rank_is_shown(self, directory: Path, torchrun: Launch) -> None:
+    def test_the_traceback_of_a_rank_is_shown(self, directory: Path, torchrun: Torchrun) -> None:
         done = torchrun(2, "tests/ranks/fails.py", *command(directory, "fails")[2:])
         assert done.returncode == 1
         assert "ZeroDivisionError: rank 1 fails on purpose" in done.stdout + done.stderr
         assert "in failing_step" in done.stdout + done.stderr
 
-    def test_a_failure_of_rank_0_is_in_the_status(self, directory: Path, python: Launch) -> None:
+    def test_a_failure_of_rank_0_is_in_the_status(self, directory: Path, python: Python) -> None:
         done = python("tests/ranks/fails.py", *command(directory, "fails-alone")[2:])
         assert done.returncode == 1
         assert "Traceback" in done.stderr
         assert json.loads((directory / "fails-alone" / "status.json").read_text())["state"] == "failed"
 
 
-def short_runs(directory: Path, torchrun: Launch, number: int) -> None:
+def short_runs(directory: Path, torchrun: Torchrun, number: int) -> None:
     for attempt in range(number):
         overrides = ("train.max_steps=2", "log.tensorboard=false", "run.resume=never")
         done = torchrun(2, *command(directory, "short", *overrides))
         assert done.returncode == 0, f"run {attempt}: {done.stdout}{done.stderr}"
 
 
-def test_short_runs_exit_with_0(directory: Path, torchrun: Launch) -> None:
+def test_short_runs_exit_with_0(directory: Path, torchrun: Torchrun) -> None:
     short_runs(directory, torchrun, 10)
 
 
 @pytest.mark.long
-def test_a_hundred_short_runs_exit_with_0(directory: Path, torchrun: Launch) -> None:
+def test_a_hundred_short_runs_exit_with_0(directory: Path, torchrun: Torchrun) -> None:
     short_runs(directory, torchrun, 100)
 
 

@@ -1,0 +1,122 @@
+"""Bad input ends with exit code 2 and a message: no traceback, no run directory, and no rank that hangs.
+
+What a file of settings can get wrong is in test_loading, what data can get wrong in test_data; here are whole commands.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Python, Torchrun
+
+pytestmark = pytest.mark.slow
+
+
+CONFIG = """
+data: {name: synthetic, limit_train: 32, limit_test: 16, global_batch: 16}
+model: {name: mnist_cnn}
+train: {max_steps: 2}
+log: {tensorboard: false}
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "mnist" / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "test").mkdir()
+    return tmp_path
+
+
+CASES = [
+    (["train.epoch=2"], "Did you mean train.epochs?"),
+    (["data.global_batch=0"], "command line: data.global_batch"),
+    (["data.name=mnist", "data.download=false", "data.root={}/mnist"], "train-images-idx3-ubyte"),
+    (["data.name=image_folder", "data.root={}/nowhere"], "{}/nowhere"),
+    (["data.name=image_folder", "data.root={}/empty"], "{}/empty/train"),
+    (["data.normalize.mean=[0.5, 0.5]", "data.normalize.std=[0.5, 0.5]"], "data.normalize"),
+    (["model.num_classes=3"], "model.num_classes is 3"),
+    (["model.name=lenet", "data.shape=[1, 8, 8]"], "model.name lenet does not take pictures of 1x8x8"),
+    (["model.name=torchvision/vgg11"], "model.name torchvision/vgg11 does not take pictures of 1x28x28"),
+    (["run.dir={}/a file/run"], "run.dir {}/a file/run: can't be written"),
+    (["run.dir=/proc/run"], "run.dir /proc/run: can't be written"),
+    (["run.resume={}/nowhere"], "{}/nowhere: no checkpoint there"),
+    (["train.sync_batchnorm=true"], "train.sync_batchnorm is on, but torch has it for GPUs only"),
+    (["data.validation=0.999"], "data.validation"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "said"), CASES, ids=[" ".join(overrides) for overrides, _ in CASES])
+def test_a_command_ends_with_2_and_a_message(directory: Path, python: Python, overrides: list[str], said: str) -> None:
+    overrides = [f"run.dir={directory / 'run'}", *(override.format(directory) for override in overrides)]
+    if any(override.startswith("run.dir") for override in overrides[1:]):
+        del overrides[0]
+    done = python("-m", "dist_train", str(directory / "config.yaml"), *overrides)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert said.format(directory) in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) <= 6
+    assert not (directory / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "0"}, "RANK set, but WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}, "MASTER_ADDR, MASTER_PORT set, but RANK"),
+    ],
+)
+def test_half_set_variables_are_refused_by_name(
+    directory: Path, python: Python, environment: dict[str, str], said: str
+) -> None:
+    run = directory / "run"
+    done = python("-m", "dist_train", str(directory / "config.yaml"), f"run.dir={run}", env=environment)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not run.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nccl_without_a_gpu_is_refused(directory: Path, python: Python) -> None:
+    run = directory / "run"
+    done = python("-m", "dist_train", str(directory / "config.yaml"), f"run.dir={run}", "distributed.backend=nccl")
+    assert done.returncode == 2
+    assert "distributed.backend is nccl, but torch finds no GPU" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.epoch=2"], "train.epoch is not a setting"),
+        (["data.name=mnist", "data.download=false", "data.root={}/mnist"], "data.root"),
+        (["run.dir={}/a file/run"], "can't be written"),
+        (["train.sync_batchnorm=true"], "train.sync_batchnorm is on"),
+    ],
+)
+def test_two_ranks_refuse_together_and_one_says_why(
+    directory: Path, torchrun: Torchrun, overrides: list[str], said: str
+) -> None:
+    formatted = [override.format(directory) for override in overrides]
+    if not formatted[0].startswith("run.dir"):
+        formatted.append(f"run.dir={directory / 'run'}")
+    done = torchrun(2, "-m", "dist_train", str(directory / "config.yaml"), *formatted, timeout=60)
+    assert done.returncode == 1  # torchrun's own
+    assert done.stderr.count(said) == 1
+    assert 'dist_train/__main__.py", line' not in done.stderr
+    assert not (directory / "run").exists()
+
+
+def test_a_checkpoint_that_rank_0_refuses_ends_both_ranks(directory: Path, python: Python, torchrun: Torchrun) -> None:
+    command = ("-m", "dist_train", str(directory / "config.yaml"), f"run.dir={directory / 'run'}")
+    assert python(*command).returncode == 0
+    manifest = directory / "run" / "checkpoints" / "latest" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"]["model.pt"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content))
+    done = torchrun(2, *command, "train.max_steps=4", timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count("is damaged") == 1

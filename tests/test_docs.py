@@ -1,0 +1,88 @@
+"""Documents stay true: their commands run, their links lead somewhere, their tables are what the code says."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dist_train.config import KNOWN_CLASSES
+from dist_train.loading import load_config, settings_reference
+from tests.conftest import ROOT, Python
+
+DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".pytest_cache"} & set(path.parts))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+# What makes a command of the README short, without a network and without a trace in the checkout.
+SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_test=40", "train.max_steps=2"]
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def test_the_reference_of_settings_is_that_of_the_code() -> None:
+    written = (ROOT / "configs" / "README.md").read_text()
+    assert settings_reference().strip() in written, "python -m dist_train --settings has changed: paste it in"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_every_recipe_opens_with_its_command_and_its_score(config: Path) -> None:
+    head = [line for line in config.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    assert config.name in text
+    for word in ("Hardware:", "Time:", "Score:", "Command:"):
+        assert word in text, word
+    load_config(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_every_recipe_trains(config: Path, tmp_path: Path, python: Python) -> None:
+    """Two steps of each, on made pictures in the shape of its own data."""
+    colour = load_config(config).data.name not in KNOWN_CLASSES or "cifar" in load_config(config).data.name
+    shape = [3, 32, 32] if colour else [1, 28, 28]
+    overrides = [
+        "data.name=synthetic", f"data.shape={shape}", "data.limit_train=64", "data.limit_test=32",
+        "train.max_steps=2", f"run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    done = python("-m", "dist_train", str(config), *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+
+
+def as_run(command: str) -> list[str] | None:
+    """Arguments of Python that do what a command of the README does; None for the command that runs these tests."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        words = shlex.split(made.stdout.splitlines()[-1])
+        words[0] = Path(words[0]).name
+    if "pytest" in words:
+        return None
+    if words[0] == "tensorboard":
+        return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
+    short = SHORT if "dist_train" in words and "--settings" not in words else []
+    return [*(["-m", "torch.distributed.run"] if words[0] == "torchrun" else []), *words[1:], *short]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
+    """In the order of the README, in a directory of its own, each training cut short."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    ran = [as_run(command) for command in commands()]
+    for command, arguments in zip(commands(), ran, strict=True):
+        if arguments is not None:
+            done = python(*arguments, cwd=tmp_path)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert len(ran) == 9
+    assert ran.count(None) == 1
+    assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()

@@ -1,0 +1,86 @@
+"""Every precision and way of compiling trains, resumes with the same bits, and differs from plain fp32 no more than it
+should."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dist_train.metrics import read_lines
+from tests.conftest import Python, Torchrun
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+data: {name: synthetic, num_train: 72, num_test: 40, global_batch: 24}
+model: {name: mnist_cnn}
+optim: {name: adam, lr: 0.002, schedule: onecycle}
+train: {max_steps: 6}
+checkpoint: {every: 2, keep_last: 9}
+log: {every: 1, tensorboard: false}
+"""
+MODES = {
+    "fp32": [],
+    "bf16": ["train.precision=bf16"],
+    "fp16": ["train.precision=fp16", "train.max_grad_norm=5.0"],
+    "model": ["train.compile=model"],
+    "step": ["train.compile=step"],
+    "contiguous": ["train.channels_last=off"],
+    "deterministic": ["run.deterministic=true"],
+}
+
+
+def jobs(directory: Path, modes: list[str]) -> Path:
+    """Train in each mode, and again from the checkpoint of step 4."""
+    (directory / "config.yaml").write_text(CONFIG)
+    todo: list[dict[str, object]] = []
+    for mode in modes:
+        command = [str(directory / "config.yaml"), f"data.cache={directory / 'cache'}", *MODES[mode]]
+        resumed = directory / f"{mode}-resumed"
+        todo.append({"train": [*command, f"run.dir={directory / mode}"]})
+        todo.append({"cut": str(directory / mode), "to": str(resumed), "step": 4})
+        todo.append({"train": [*command, f"run.dir={resumed}"]})
+    path = directory / "jobs.json"
+    path.write_text(json.dumps(todo))
+    return path
+
+
+def weights(run: Path) -> str:
+    return str(json.loads((run / "checkpoints" / "latest" / "manifest.json").read_text())["weights_sha256"])
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Path:
+    directory = tmp_path_factory.mktemp("modes")
+    done = python("tests/ranks/runs.py", str(jobs(directory, list(MODES))), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_resumes_with_the_same_bits(alone: Path, mode: str) -> None:
+    assert weights(alone / f"{mode}-resumed") == weights(alone / mode)
+    assert losses(alone / f"{mode}-resumed") == losses(alone / mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tolerance"),
+    [("bf16", 2e-2), ("fp16", 5e-3), ("model", 1e-4), ("step", 1e-4), ("contiguous", 1e-4), ("deterministic", 1e-6)],
+)
+def test_each_mode_stays_close_to_fp32(alone: Path, mode: str, tolerance: float) -> None:
+    assert losses(alone / mode) == pytest.approx(losses(alone / "fp32"), rel=tolerance)
+    if mode != "deterministic":
+        assert weights(alone / mode) != weights(alone / "fp32"), "the setting changed nothing at all"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
+def test_two_ranks_compile(tmp_path: Path, torchrun: Torchrun) -> None:
+    done = torchrun(2, "tests/ranks/runs.py", str(jobs(tmp_path, ["fp32", "step"])), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert weights(tmp_path / "step-resumed") == weights(tmp_path / "step")
+    assert losses(tmp_path / "step") == pytest.approx(losses(tmp_path / "fp32"), rel=1e-4)

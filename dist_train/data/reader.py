@@ -23,9 +23,10 @@ class Reader:
     """
 
     def __init__(self, samples: Samples, batches: Iterable[list[int]], workers: int, *, pin: bool) -> None:
-        self._workers = _start(samples, batches, workers, pin=pin) if workers else None
-        self._batches: Iterator[Tensor | DataError] = self._workers or map(samples.pictures_at, batches)
+        self._workers: Iterator[Tensor | DataError] | None = None
+        self._batches: Iterator[Tensor | DataError] = map(samples.pictures_at, batches)
         if workers:
+            self._batches = self._workers = _start(samples, batches, workers, pin=pin)
             # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
             atexit.register(self.close)
 

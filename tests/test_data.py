@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -30,7 +31,18 @@ from PIL import Image
 from torch import Tensor
 
 from dist_train.config import Augment, Data, Normalize, StoredData, SyntheticData
-from dist_train.data import Batch, Dataset, TrainBatches, eval_batches, image_folder, memory, open_dataset, statistics
+from dist_train.data import (
+    Batch,
+    Dataset,
+    TrainBatches,
+    download,
+    eval_batches,
+    image_folder,
+    memory,
+    open_dataset,
+    reader,
+    statistics,
+)
 from dist_train.data import cache as cache_module
 from dist_train.data.batches import EVAL_BATCH
 from dist_train.data.cifar import LAYOUTS
@@ -210,9 +222,10 @@ def test_image_folder_reads_as_torchvision(settings: Settings, root: Path) -> No
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     write_images(root)
-    deeper = root / "train" / "class1" / "a"
-    deeper.mkdir()
-    Image.new("L", (10, 8), 77).save(deeper / "GREY.JPG")
+    for number, name in enumerate("zmakbq"):
+        deeper = root / "train" / "class1" / name
+        deeper.mkdir()
+        Image.new("L", (10, 8), 7 * number).save(deeper / "GREY.JPG")
     (root / "train" / "class1" / "notes.txt").write_text("no picture")
     theirs = ImageFolder(str(root / "train"))
     dataset = opened(settings("image_folder"))
@@ -386,9 +399,10 @@ def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None
     assert torch.equal(torch.cat([batch.labels for batch in alone]), samples.labels)
     for size in (2, 3, 4):
         worlds = [World(rank=rank, size=size) for rank in range(size)]
-        dealt = {b.number: b for world in worlds for b in eval_batches(samples, dataset, config, world)}
-        assert sorted(dealt) == list(range(len(alone)))
-        assert all(torch.equal(dealt[batch.number].pictures, batch.pictures) for batch in alone)
+        dealt = [batch for world in worlds for batch in eval_batches(samples, dataset, config, world)]
+        dealt.sort(key=lambda batch: batch.number)
+        assert [batch.number for batch in dealt] == list(range(len(alone)))
+        assert all(torch.equal(one.pictures, other.pictures) for one, other in zip(dealt, alone, strict=True))
 
 
 def test_eval_batches_by_workers_are_the_same(settings: Settings, root: Path) -> None:
@@ -488,6 +502,11 @@ def test_workers_end_with_their_rank(tmp_path: Path, root: Path, end: str) -> No
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_worker_that_starts_after_its_rank_was_killed_ends() -> None:
+    with pytest.raises(SystemExit):
+        reader._enter_worker(os.getpid(), 0)
 
 
 def is_running(pid: int) -> bool:
@@ -599,8 +618,9 @@ def test_an_unwritable_cache_is_named(settings: Settings, tmp_path: Path) -> Non
     assert "set data.cache to a directory" in refusal(settings("digits", cache=str(tmp_path / "file" / "cache")))
 
 
-def open_in_process(config: Data, log: str) -> None:
+def open_in_process(config: Data, log: str, together: Barrier) -> None:
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
+    together.wait()
     opened(config)
 
 
@@ -609,7 +629,8 @@ def test_concurrent_processes_decode_once(settings: Settings, root: Path, tmp_pa
     write_images(root, each=200)
     config, log = settings("image_folder", loader="resident"), tmp_path / "log"
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=open_in_process, args=(config, str(log))) for _ in range(3)]
+    together = context.Barrier(3)
+    processes = [context.Process(target=open_in_process, args=(config, str(log), together)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -884,6 +905,18 @@ def test_a_download_leaves_the_files_and_nothing_else(
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-batches-py"]
     assert len(list((tmp_path / "root" / "cifar-10-batches-py").iterdir())) == 7
     assert "not the original" not in caplog.text
+
+
+def test_only_one_process_downloads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the lock meanwhile."""
+
+    def deliver(_: object, config: Data, folder: Path) -> None:
+        with (Path(config.cache) / "mnist.lock").open("r+") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_idx(folder.parent.parent)
+
+    monkeypatch.setattr(download, "_download", deliver)
+    assert len(opened(settings("mnist", download=True)).train) == 12
 
 
 def test_a_damaged_download_leaves_nothing(settings: Settings, tmp_path: Path, archive: Path) -> None:

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100, from the batches in Python's pickle format."""
 
+import codecs
 import hashlib
 import io
 import logging
@@ -107,8 +108,13 @@ def _unpickled(path: Path) -> dict[str, Any]:
     return content
 
 
-_ARRAY_PARTS: dict[str, Any] = {"_reconstruct": np.empty(0).__reduce__()[0], "ndarray": np.ndarray, "dtype": np.dtype}
-"""All that the pickle of an array of bytes names."""
+_ARRAY_PARTS: dict[str, Any] = {
+    "_reconstruct": np.empty(0).__reduce__()[0],
+    "_frombuffer": np.empty(0).__reduce_ex__(5)[0],
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+}
+"""All that the pickle of an array of bytes names, whatever the protocol."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -118,6 +124,8 @@ class _PlainUnpickler(pickle.Unpickler):
         """What builds an array, in whatever module the numpy that wrote the file had it; refuses all else."""
         if module.split(".")[0] == "numpy" and name in _ARRAY_PARTS:
             return _ARRAY_PARTS[name]
+        if (module, name) == ("_codecs", "encode"):  # bytes, in protocol 2
+            return codecs.encode
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of data")
 
 

@@ -1,8 +1,11 @@
 """Pictures of one batch after another, read in this process or ahead of it by worker processes."""
 
 import atexit
+import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,9 +26,10 @@ class Reader:
     """
 
     def __init__(self, samples: Samples, batches: Iterable[list[int]], workers: int, *, pin: bool) -> None:
-        self._workers = _start(samples, batches, workers, pin=pin) if workers else None
-        self._batches: Iterator[Tensor | DataError] = self._workers or map(samples.pictures_at, batches)
+        self._workers: Iterator[Tensor | DataError] | None = None
+        self._batches: Iterator[Tensor | DataError] = map(samples.pictures_at, batches)
         if workers:
+            self._batches = self._workers = _start(samples, batches, workers, pin=pin)
             # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
             atexit.register(self.close)
 
@@ -74,7 +78,7 @@ def _start(samples: Samples, batches: Iterable[list[int]], workers: int, *, pin:
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=partial(_enter_worker, os.getpid()),
         # A fork shares the mapped pictures; anything else would send a copy to each worker.
         multiprocessing_context="fork",
         # Without one of its own, an iterator draws from torch's global generator.
@@ -94,10 +98,13 @@ def _as_is(found: Any) -> Any:
     return found
 
 
-def _ignore_signals(worker: int) -> None:  # noqa: ARG001
-    """Signals that reach the whole process group are for the rank: it finishes its step and then ends its workers.
+def _enter_worker(rank: int, worker: int) -> None:  # noqa: ARG001
+    """Bind a worker's life to that of the process `rank`.
 
-    If the rank is killed, its workers notice within seconds and end.
+    Signals that reach the whole process group are for the rank: it finishes its step and then ends its workers. If the
+    rank is killed, torch's workers notice within seconds, but not if that was before they had looked at whose they are.
     """
+    if os.getppid() != rank:
+        sys.exit(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -109,6 +109,8 @@ def read(checkpoint: Path) -> dict[str, bytes]:
         contents = {name: (checkpoint / name).read_bytes() for name in hashes}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: does not load: {error}. {_MEND}") from error
+    if missing := {"model.pt", "training.pt"} - set(contents):
+        raise CheckpointError(f"{checkpoint}: does not load: it has no {' and no '.join(sorted(missing))}. {_MEND}")
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != hashes[name]:
             raise CheckpointError(f"{checkpoint / name}: is damaged, its SHA-256 is not that of the manifest. {_MEND}")

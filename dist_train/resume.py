@@ -12,7 +12,7 @@ from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.errors import CheckpointError
 from dist_train.rundir import RunDir
-from dist_train.training import Files
+from dist_train.training import NEEDED, Files
 from dist_train.world import World
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,10 @@ def _source(config: Config, run: RunDir) -> Path | None:
 
 
 def _decode(contents: dict[str, bytes]) -> Files:
-    return {name: checkpoint.decode(content, name) for name, content in contents.items()}
+    files = {name: checkpoint.decode(content, name) for name, content in contents.items()}
+    if missing := NEEDED - set(files["training.pt"]):
+        raise CheckpointError(f"training.pt: lacks {', '.join(sorted(missing))}; another program wrote it")
+    return files
 
 
 def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None:

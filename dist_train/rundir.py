@@ -49,12 +49,13 @@ class RunDir:
 
     def move_aside(self) -> Path | None:
         """Rename an earlier run to the first free `<dir>.old-<n>`; None where there is no earlier run."""
-        if not self.path.exists():
+        path = self.path.resolve()
+        if not path.exists():
             return None
         number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+        while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
             number += 1
-        self.path.rename(aside)
+        path.rename(aside)
         return aside
 
     def make(self) -> None:

@@ -19,6 +19,11 @@ from dist_train.optim import Average, build_optimizer
 from dist_train.world import World
 
 Files = dict[str, dict[str, Any]]
+# What `training.pt` has to hold for `Training.restore`, and what `resume` compares.
+NEEDED = {
+    *("epoch", "step", "optimizer_state_dict", "scaler_state_dict", "loss", "window", "best_accuracy", "result"),
+    *("settings", "choices", "machine"),
+}
 
 
 class Training:
@@ -70,8 +75,12 @@ class Training:
 
     def cut(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """The batch in pieces of at most `train.micro_batch`, one backward pass each."""
-        most = self.config.micro_batch or len(batch.labels)
-        return list(zip(torch.split(batch.pictures, most), torch.split(batch.labels, most), strict=True))
+        pictures, labels = batch.pictures, batch.labels
+        if self.config.sync_batchnorm and batch.share == 0:
+            # The statistics are over all ranks then, and would count a stand-in; torch takes an empty batch for none.
+            pictures, labels = pictures[:0], labels[:0]
+        most = self.config.micro_batch or max(1, len(labels))
+        return list(zip(torch.split(pictures, most), torch.split(labels, most), strict=True))
 
     def loss_weight(self, batch: Batch) -> Tensor:
         """What a sum of losses is multiplied by in the gradient: ranks / samples of the global batch, float [].

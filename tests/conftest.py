@@ -20,7 +20,8 @@ from dist_train.world import VARIABLES
 ROOT = Path(__file__).resolve().parents[1]
 _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"  # Python keeps it for as long as the process lives
 
-_NOT_OURS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")  # set by pytest, and by torch on an import of its own
+# Set by pytest, and by torch and scikit-learn when they are imported.
+_NOT_OURS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
 
 @pytest.fixture(autouse=True)

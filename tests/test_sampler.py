@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dist_train import seeds
-from dist_train.data.sampler import GlobalBatchSampler, Share, steps_per_epoch
+from dist_train.data.sampler import GlobalBatchSampler, Share
+from dist_train.plan import steps_per_epoch
 
 lengths = st.integers(1, 300)
 batches = st.integers(1, 400)

@@ -10,7 +10,7 @@ them; `opening` holds the table. What a batch holds is a function of the setting
 
 from dist_train.data.batches import Batch, EvalBatch, TrainBatches, eval_batches
 from dist_train.data.opening import open_dataset
-from dist_train.data.sampler import GlobalBatchSampler, steps_per_epoch
+from dist_train.data.sampler import GlobalBatchSampler
 from dist_train.data.samples import Dataset, Samples
 
 __all__ = [
@@ -22,5 +22,4 @@ __all__ = [
     "TrainBatches",
     "eval_batches",
     "open_dataset",
-    "steps_per_epoch",
 ]

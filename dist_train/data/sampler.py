@@ -10,11 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import DistributedSampler
 
 from dist_train import seeds
-
-
-def steps_per_epoch(num_train: int, global_batch: int) -> int:
-    """Steps that pass once over `num_train` samples; the last one may hold fewer than `global_batch`."""
-    return -(-num_train // global_batch)
+from dist_train.plan import steps_per_epoch
 
 
 @dataclass(frozen=True)

@@ -112,10 +112,10 @@ class _Run:
         )
 
     def _pause(self) -> None:
-        """Evaluate and save between two steps, as far as either is due; the best so far is saved in any case."""
+        """Evaluate and save between two steps, as far as either is due; the best yet is saved if it is to be kept."""
         step = self.training.step
         is_best = self.plan.is_evaluated(step) and self._evaluate_while_training()
-        if self.plan.is_saved(step) or is_best:
+        if self.plan.is_saved(step) or (is_best and self.config.checkpoint.keep_best):
             self._save(is_best)
 
     def _conclude(self) -> None:

@@ -25,8 +25,8 @@ log: {every: 3, tensorboard: false}
 """
 # 22 samples in batches of 10: the last batch has 2, so at 3 and 4 ranks some rank has none.
 BATCHNORM = """
-data: {name: synthetic, shape: [3, 8, 8], num_train: 22, num_test: 20, global_batch: 10, validation: 0.1}
-model: {name: resnet18}
+data: {name: synthetic, shape: [3, 32, 32], num_train: 22, num_test: 20, global_batch: 10, validation: 0.1}
+model: {name: torchvision/shufflenet_v2_x0_5}
 optim: {name: adam, lr: 0.001}
 train: {epochs: 2}
 checkpoint: {every: 1, keep_last: 100}

@@ -1,0 +1,146 @@
+"""The state of a training: how a batch is cut and weighted, and what a checkpoint holds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dist_train import resume
+from dist_train.choices import choose
+from dist_train.config import Config
+from dist_train.data import Batch
+from dist_train.errors import CheckpointError, ConfigError
+from dist_train.loading import load_config
+from dist_train.models import build_model
+from dist_train.train import train_step
+from dist_train.training import NEEDED, Training
+from dist_train.world import World
+
+SHAPE = (1, 12, 12)
+
+
+def configured(tmp_path: Path, *overrides: str) -> Config:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data: {{name: synthetic, shape: {list(SHAPE)}, num_classes: 4}}\nmodel: {{name: mnist_cnn}}\n")
+    return load_config(path, ["optim.lr=0.1", *overrides])
+
+
+def started(config: Config, world: World | None = None) -> Training:
+    world = world or World()
+    network = build_model(config.model, SHAPE, 4, config.run.seed)
+    return Training(config, network, choose(config.train, config.distributed, world, network, None), world)
+
+
+def batch(size: int, share: int | None = None, count: int | None = None) -> Batch:
+    generator = torch.Generator().manual_seed(size)
+    pictures = torch.randn(size, *SHAPE, generator=generator)
+    labels = torch.randint(0, 4, (size,), generator=generator)
+    share = size if share is None else share
+    return Batch(pictures, labels, share, count or size, step=0, epoch=0, indices=torch.arange(share))
+
+
+def gradients(training: Training) -> list[Tensor]:
+    return [weight.grad.clone() for weight in training.network.parameters() if weight.grad is not None]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_step_in_pieces_has_the_gradient_of_a_whole_one(tmp_path: Path) -> None:
+    whole, pieces = started(configured(tmp_path)), started(configured(tmp_path, "train.micro_batch=3"))
+    assert [len(labels) for _, labels in pieces.cut(batch(8))] == [3, 3, 2]
+    losses = [train_step(training, batch(8)) for training in (whole, pieces)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    for one, other in zip(gradients(whole), gradients(pieces), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
+    """DDP takes the mean over ranks, so a rank's gradient is ranks / samples of its sum."""
+    alone, third = started(configured(tmp_path)), started(configured(tmp_path), World(rank=1, size=3))
+    train_step(alone, batch(4))
+    train_step(third, batch(4, count=10))
+    for one, other in zip(gradients(alone), gradients(third), strict=True):
+        torch.testing.assert_close(other, one * 4 * 3 / 10, rtol=1e-4, atol=1e-6)
+
+
+def test_a_stand_in_weighs_nothing(tmp_path: Path) -> None:
+    training = started(configured(tmp_path))
+    assert train_step(training, batch(2, share=0, count=1)).item() == 0
+    assert all((gradient == 0).all() for gradient in gradients(training))
+
+
+def test_synchronised_statistics_see_no_stand_in(tmp_path: Path) -> None:
+    training = started(configured(tmp_path))
+    training.config = configured(tmp_path, "train.sync_batchnorm=true").train
+    assert [len(labels) for _, labels in training.cut(batch(2, share=0, count=1))] == [0]
+    assert [len(labels) for _, labels in training.cut(batch(2))] == [2]
+    assert train_step(training, batch(2, share=0, count=1)).item() == 0
+    assert all((gradient == 0).all() for gradient in gradients(training))
+
+
+def test_synchronised_statistics_are_refused_on_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.sync_batchnorm"):
+        started(configured(tmp_path, "train.sync_batchnorm=true"))
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    training = started(configured(tmp_path, "train.max_grad_norm=0.01"))
+    train_step(training, batch(8))
+    assert torch.cat([gradient.flatten() for gradient in gradients(training)]).norm().item() == pytest.approx(
+        0.01, rel=1e-3
+    )
+
+
+def test_only_a_better_accuracy_is_the_best(tmp_path: Path) -> None:
+    training = started(configured(tmp_path))
+    assert [training.is_best(accuracy) for accuracy in (0.0, 0.5, 0.5, 0.4, 0.6)] == [True, True, False, False, True]
+
+
+def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path: Path) -> None:
+    config = configured(tmp_path, "optim.momentum=0.9", "train.ema_decay=0.9")
+    first = started(config)
+    for size in (8, 6):
+        first.window.add(train_step(first, batch(size)), size)
+        first.step += 1
+    files = first.files(steps_per_epoch=2, about=resume.about(config, first.choices, first.world))
+    assert set(files) == {"model.pt", "average.pt", "training.pt"}
+    assert set(files["training.pt"]) == NEEDED
+    second = started(config)
+    second.restore(files)
+    for training in (first, second):
+        train_step(training, batch(5))
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], tensor)
+        assert torch.equal(second.evaluated.state_dict()[name], first.evaluated.state_dict()[name])
+        assert not torch.equal(second.evaluated.state_dict()[name], tensor)
+
+
+def test_a_changed_argument_of_the_optimizer_is_taken(tmp_path: Path) -> None:
+    config = configured(tmp_path, "optim.momentum=0.9")
+    first = started(config)
+    train_step(first, batch(4))
+    files = first.files(1, resume.about(config, first.choices, first.world))
+    second = started(configured(tmp_path, "optim.momentum=0.5", "optim.weight_decay=0.1"))
+    second.restore(files)
+    assert (second.optimizer.param_groups[0]["momentum"], second.optimizer.param_groups[0]["weight_decay"]) == (
+        0.5,
+        0.1,
+    )
+    assert len(second.optimizer.state) == len(list(second.network.parameters()))
+
+
+def test_a_checkpoint_of_another_network_names_what_differs(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    training = started(config)
+    files = training.files(1, resume.about(config, training.choices, training.world))
+    files["model.pt"]["fc1.weight"] = torch.zeros(4, 7)
+    del files["model.pt"]["conv2.bias"]
+    with pytest.raises(CheckpointError, match=r"conv2\.bias.*fc1\.weight"):
+        started(config).restore(files)

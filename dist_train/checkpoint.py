@@ -56,11 +56,6 @@ def save(directory: Path, step: int, files: Mapping[str, Mapping[str, Any]], lin
     return place
 
 
-def point_at(directory: Path, link: str, step: int) -> None:
-    """Let `link` lead to the checkpoint of `step`."""
-    _point(directory / link, f"step_{step:08d}")
-
-
 def steps(directory: Path) -> list[int]:
     """The steps of all finished checkpoints, rising."""
     if not directory.is_dir():
@@ -71,16 +66,17 @@ def steps(directory: Path) -> list[int]:
 
 def prune(directory: Path, keep_last: int) -> None:
     """Remove all but the newest `keep_last`, what the links lead to, and what a killed save has left behind."""
+    for entry in list(directory.iterdir()):
+        if entry.name.startswith(".") and entry.is_symlink():
+            entry.unlink()
     kept = {f"step_{step:08d}" for step in steps(directory)[-keep_last:]}
-    links = [entry for entry in directory.iterdir() if entry.is_symlink()]
-    kept |= {str(link.readlink()) for link in links if not link.name.startswith(".")}
-    for entry in directory.iterdir():
-        stale = _NAME.fullmatch(entry.name) and entry.name not in kept
-        if entry in links:
-            if entry.name.startswith("."):
-                entry.unlink()
-        elif stale or entry.name.startswith(".step_"):
-            shutil.rmtree(entry, ignore_errors=True)
+    kept |= {str(entry.readlink()) for entry in directory.iterdir() if entry.is_symlink()}
+    for entry in list(directory.iterdir()):
+        if _NAME.fullmatch(entry.name) and entry.name not in kept and not entry.is_symlink():
+            # A kill in the middle of the removal must not leave what looks like a checkpoint.
+            entry.rename(directory / f".{entry.name}.old")
+    for entry in directory.glob(".step_*"):
+        shutil.rmtree(entry, ignore_errors=True)
 
 
 def find(path: Path) -> Path:

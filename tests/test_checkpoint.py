@@ -91,8 +91,6 @@ def test_links_follow(tmp_path: Path) -> None:
     assert (tmp_path / "best").readlink() == Path("step_00000001")
     save(tmp_path, 3, link="best")
     assert (tmp_path / "latest").resolve() == (tmp_path / "best").resolve() == tmp_path / "step_00000003"
-    checkpoint.point_at(tmp_path, "best", 2)
-    assert (tmp_path / "best").readlink() == Path("step_00000002")
 
 
 def test_a_save_of_a_step_that_is_there_keeps_it(tmp_path: Path) -> None:
@@ -157,6 +155,17 @@ def test_prune_keeps_the_newest_and_what_links_lead_to(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").exists()
     checkpoint.prune(tmp_path, keep_last=2)
     assert checkpoint.steps(tmp_path) == [2, 100, 1000]
+
+
+def test_a_removal_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1, 2)
+    monkeypatch.setattr("shutil.rmtree", lambda path, **_: (path / "model.pt").unlink())
+    checkpoint.prune(tmp_path, keep_last=1)
+    assert not (tmp_path / ".step_00000001.old" / "model.pt").exists()
+    assert checkpoint.steps(tmp_path) == [2]
+    monkeypatch.undo()
+    checkpoint.prune(tmp_path, keep_last=1)
+    assert names(tmp_path) == ["latest", "step_00000002"]
 
 
 def test_steps_are_sorted_by_number(tmp_path: Path) -> None:

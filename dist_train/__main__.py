@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dist_train.entry import first_rank_speaks, leave, run_guarded
+from dist_train.entry import first_rank_speaks, is_first_rank, leave, run_guarded
 from dist_train.loading import load_config, settings_reference, to_yaml
 
 
@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with first_rank_speaks():
         config = load_config(options.config, options.overrides)
     if options.print_config:
-        print(to_yaml(config), end="")
+        if is_first_rank():
+            print(to_yaml(config), end="")
         return
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
     from dist_train.console import log_to_terminal

@@ -20,9 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_train.errors import CheckpointError
+
+# What `training.pt` has to hold for a training to go on, and for `resume` to compare.
+NEEDED = {
+    *("epoch", "step", "optimizer_state_dict", "scaler_state_dict", "loss", "window", "best_accuracy", "best_step"),
+    *("settings", "choices", "machine"),
+}
 
 _NAME = re.compile(r"step_(\d{8,})")
 
@@ -127,6 +133,32 @@ def decode(content: bytes, name: str) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{name}: does not load: it holds a {type(loaded).__name__}. {_MEND}")
     return loaded
+
+
+def decode_training(content: bytes) -> dict[str, Any]:
+    """The content of `training.pt`; raises CheckpointError as `decode` does, and where something is missing."""
+    loaded = decode(content, "training.pt")
+    if missing := NEEDED - set(loaded):
+        raise CheckpointError(f"training.pt: lacks {', '.join(sorted(missing))}; another program wrote it. {_MEND}")
+    return loaded
+
+
+def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> None:
+    """Put the state_dict of the file `name` into a network; raises CheckpointError where it is of another one."""
+    try:
+        network.load_state_dict(state_dict)
+    except RuntimeError as error:
+        differences = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise CheckpointError(f"{name}: is of another network: {differences}") from error
+
+
+def mend_links(directory: Path, best_step: int | None) -> None:
+    """Let `latest` and `best` lead where a kill after a save kept them from leading."""
+    there = steps(directory)
+    if there:
+        _point(directory / "latest", f"step_{there[-1]:08d}")
+    if best_step in there:
+        _point(directory / "best", f"step_{best_step:08d}")
 
 
 _MEND = "Move it away to go on from the one before, or start anew with run.resume=never."

@@ -4,6 +4,7 @@ A checkpoint keeps the choices and a resumed run takes them over: another precis
 sums in another order, and the run would no longer end with the same bits.
 """
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def apply_to_process(choices: Choices, deterministic: bool, device: torch.device
         # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa.
         torch.backends.cudnn.allow_tf32 = False
     if deterministic:
+        if device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is refused in this mode without it
         torch.use_deterministic_algorithms(True)
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 Auto = Literal["auto"]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Side = Annotated[int, Field(ge=1, le=10**4)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Above = Annotated[float, Field(gt=0)]
@@ -49,7 +50,7 @@ class Augment(Section):
     """Pad each side with this many black pixels and cut a random window of the original size. 0: off."""
     flip: bool = False
     """Mirror left to right with probability 1/2."""
-    cutout: Annotated[int, Field(ge=0)] = 0
+    cutout: Annotated[int, Field(ge=0, le=10**4)] = 0
     """Side in pixels of a random square set to the mean (DeVries and Taylor, arXiv:1708.04552). 0: off."""
 
 
@@ -90,7 +91,7 @@ class Data(Section):
     """Where decoded pictures and computed statistics are kept. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`."""
     augment: Augment = Augment()
     """Random changes of the training pictures; none by default."""
-    resize: Positive | None = None
+    resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
     """Scale the shorter side to this many pixels and cut the middle square."""
     limit_train: Positive | None = None
     """Use only this many training samples, evenly spaced over the split."""
@@ -108,13 +109,13 @@ class SyntheticData(Data):
     """Pictures made from the seed: a pattern for each class, and noise."""
 
     name: Literal["synthetic"]
-    shape: tuple[Positive, Positive, Positive] = (1, 28, 28)
+    shape: tuple[Side, Side, Side] = (1, 28, 28)
     """Channels, height and width."""
     num_classes: Annotated[int, Field(ge=2)] = 10
     """How many classes there are."""
-    num_train: Positive = 1024
+    num_train: Annotated[int, Field(ge=1, le=10**8)] = 1024
     """Samples in the training split."""
-    num_test: Positive = 256
+    num_test: Annotated[int, Field(ge=1, le=10**8)] = 256
     """Samples in the test split."""
 
 
@@ -142,7 +143,7 @@ class CifarTutorial(Model):
     name: Literal["cifar_tutorial"]
     dropout: Fraction = 0.0
     """Probability with which an input of the last layer is dropped."""
-    width: Positive = 1
+    width: Annotated[int, Field(ge=1, le=256)] = 1
     """Multiplies the channels of both convolutions and the units of both hidden layers."""
 
 
@@ -196,11 +197,11 @@ class Optim(Section):
     """Learning rate; the peak, where the schedule changes it. Default: the optimizer's own in torch."""
     schedule: Literal["constant", "step", "multistep", "cosine", "onecycle"] = "constant"
     """How the learning rate changes: a function of the step, evaluated before each."""
-    warmup_epochs: NonNegative = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 0.0
     """Epochs over which the learning rate rises linearly to that of the schedule."""
-    step_size: Above = 30.0
+    step_size: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """Schedule `step`: multiply by `gamma` every this many epochs."""
-    milestones: tuple[Above, ...] = ()
+    milestones: tuple[Annotated[float, Field(gt=0, le=10**6)], ...] = ()
     """Schedule `multistep`: multiply by `gamma` at each of these epochs."""
     gamma: Above = 0.1
     """Schedules `step` and `multistep`: the factor."""
@@ -368,9 +369,9 @@ class Distributed(Section):
 
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """`nccl` trains on GPUs, `gloo` on CPU. `auto`: nccl where there is a GPU."""
-    timeout_minutes: Above = 30.0
+    timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """How long a rank waits for the others in one operation."""
-    threads: Auto | Positive = "auto"
+    threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """Threads per rank. `auto`: the cores this process may use, divided by the ranks on this machine."""
 
 

@@ -1,6 +1,8 @@
-"""Where log lines go: rank 0's to the terminal (around a progress bar) and every rank's own to `logs/`."""
+"""Where log lines go: rank 0's to the terminal, around a progress bar, and to `logs/`; of the others only warnings."""
 
 import logging
+import sys
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +20,12 @@ class _Terminal(logging.StreamHandler[TextIO]):
         with tqdm.external_write_mode(file=self.stream):
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            _ROOT.removeHandler(self)  # whoever read has gone, as in `... | head`; the run goes on
+        else:
+            super().handleError(record)
+
 
 class _Marked(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
@@ -30,17 +38,19 @@ def log_to_terminal(world: World, stream: TextIO) -> None:
     terminal = _Terminal(stream)
     terminal.setFormatter(_Marked("%(message)s" if world.is_main else f"rank {world}: %(message)s"))
     terminal.setLevel(logging.INFO if world.is_main else logging.WARNING)
-    _ROOT.handlers = [terminal]
+    _ROOT.handlers = [terminal, MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)]
     _ROOT.setLevel(logging.INFO)
     _ROOT.propagate = False
 
 
-def log_to_file(directory: Path, world: World) -> logging.Handler:
-    """Also append the lines to `rank_<rank>.log`, which appears with its first line."""
-    file = logging.FileHandler(directory / f"rank_{world.rank}.log", delay=True)
+def log_to_file(directory: Path) -> logging.Handler:
+    """Also append this process's lines to `rank_0.log`, with those from before there was a directory for them."""
+    file = logging.FileHandler(directory / "rank_0.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    if not world.is_main:
-        file.setLevel(logging.WARNING)
+    for early in [handler for handler in _ROOT.handlers if isinstance(handler, MemoryHandler)]:
+        early.setTarget(file)
+        early.flush()
+        _ROOT.removeHandler(early)
     _ROOT.addHandler(file)
     return file
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from dist_train.errors import RefusedElsewhereError, UserError
 
+PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read our output has gone, as in `... | head`
@@ -24,6 +26,7 @@ def run_guarded(main: Callable[[], None]) -> int:
     try:
         _recorded(main)()
     except RefusedElsewhereError as refused:
+        time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
         return refused.exit_code
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
@@ -54,13 +57,22 @@ def leave(code: int) -> NoReturn:
 
 @contextmanager
 def first_rank_speaks() -> Iterator[None]:
-    """Let only the first rank of each machine say what all of them find before they know of each other."""
+    """Let the first rank of each machine say what its ranks find before they know of each other.
+
+    The launcher ends the others as soon as the first has left. One that is still there after a while has found a
+    fault of its own, and says it.
+    """
     try:
         yield
-    except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            raise RefusedElsewhereError("the first rank of this machine refused") from error
+    except UserError:
+        if not is_first_rank():
+            time.sleep(PATIENCE)
         raise
+
+
+def is_first_rank() -> bool:
+    """Whether this is the first rank of its machine, or a process without a launcher."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _recorded(main: Callable[[], None]) -> Callable[[], None]:

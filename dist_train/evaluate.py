@@ -116,12 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with world.agreement():
         place = checkpoint.find(_checkpoint_path(run, options.checkpoint))
         contents = checkpoint.read(place)
-        training = checkpoint.decode(contents["training.pt"], "training.pt")
+        training = checkpoint.decode_training(contents["training.pt"])
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
-    name = "average.pt" if "average.pt" in contents else "model.pt"
-    network.load_state_dict(checkpoint.decode(contents[name], name))
+        name = "average.pt" if "average.pt" in contents else "model.pt"
+        checkpoint.load_weights(network, checkpoint.decode(contents[name], name), name)
     choices = Choices(**training["choices"])
     apply_to_process(choices, config.run.deterministic, world.device)
     network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]
@@ -140,7 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint", default="latest", help="latest (default), best, a step's number, or a checkpoint's directory"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _checkpoint_path(run: RunDir, wanted: str) -> Path:

@@ -105,13 +105,16 @@ class MetricsFile:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a `metrics.jsonl`; a last one that a kill has cut short is left out."""
+    """The lines of a `metrics.jsonl`, up to one that a kill has cut short or that is none of ours."""
     lines: list[Line] = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not {"kind", "step", "time"} <= set(line):
+            break
+        lines.append(line)
     return lines
 
 
@@ -145,7 +148,8 @@ class Metrics:
 
     def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int) -> None:
         self._file = MetricsFile(path, step)
-        self._curves = Curves(curves, self._file.lines) if config.tensorboard else None
+        self.earlier = self._file.lines
+        self._curves = Curves(curves, self.earlier) if config.tensorboard else None
         self._bar = _bar(config.progress, step, total_steps)
 
     def step(self) -> None:

@@ -44,6 +44,14 @@ class Plan:
         share = -(-min(self.global_batch, self.num_train) // ranks)
         return min(share, self.micro_batch or share)
 
+    def smallest_pass(self, ranks: int) -> int:
+        """Fewest samples that one of `ranks` ranks takes through one backward pass, of those that take any."""
+        passes = []
+        for batch in {min(self.global_batch, self.num_train), self.num_train % self.global_batch or self.global_batch}:
+            share = max(1, batch // ranks)
+            passes.append(share // -(-share // (self.micro_batch or share)))
+        return min(passes)
+
     def epoch(self, step: int) -> int:
         """Finished epochs after `step`."""
         return step // self.steps_per_epoch

@@ -3,9 +3,11 @@
 import json
 import logging
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ _log = logging.getLogger(__name__)
 class Report:
     """The report of a rank that is not the first: nothing."""
 
+    def moved_aside(self, earlier: Path) -> None: ...
+
     def resumed(self, changes: list[str]) -> None: ...
 
     def stepped(self) -> None: ...
@@ -38,7 +42,9 @@ class Report:
 
     def saved(self) -> None: ...
 
-    def nothing_left(self, result: dict[str, Any]) -> None: ...
+    def tested(self, step: int) -> dict[str, Any] | None: ...
+
+    def nothing_left(self, test: dict[str, Any]) -> None: ...
 
     def done(self, test: Evaluation) -> None: ...
 
@@ -50,11 +56,14 @@ class MainReport(Report):
         self._run, self._plan, self._training = run, plan, training
         self._name = config.run.name
         self._metrics = Metrics(run.metrics, run.curves, config.log, training.step, plan.total_steps)
-        self._tells_steps = not has_bar(config.log.progress)
+        self._tells_steps = not (has_bar(config.log.progress) and sys.stdout.isatty())
 
     def status(self, state: State) -> None:
         step = self._training.step
         self._run.write_status(state, step, self._plan.epoch(step), total_steps=self._plan.total_steps)
+
+    def moved_aside(self, earlier: Path) -> None:
+        _log.info("the earlier run %s is now %s", self._run.path, earlier)
 
     def resumed(self, changes: list[str]) -> None:
         """Warn of what has changed since the checkpoint and may change bits."""
@@ -84,12 +93,17 @@ class MainReport(Report):
     def saved(self) -> None:
         self.status("running")
 
-    def nothing_left(self, result: dict[str, Any]) -> None:
+    def tested(self, step: int) -> dict[str, Any] | None:
+        """The line of the test evaluation at `step` that an earlier start has left."""
+        lines = [line for line in self._metrics.earlier if line["kind"] == "eval" and line["split"] == "test"]
+        return lines[-1] if lines and lines[-1]["step"] == step else None
+
+    def nothing_left(self, test: dict[str, Any]) -> None:
         _log.info(
             "%s: nothing left to do: finished at step %d of %d with %s accuracy %.2f %% (%d of %d). More epochs: "
             "train.epochs=...; start anew: run.resume=never",
             self._name, self._training.step, self._plan.total_steps,
-            result["split"], 100 * result["accuracy"], result["correct"], result["count"],
+            test["split"], 100 * test["accuracy"], test["correct"], test["count"],
         )  # fmt: skip
         self._where()
 
@@ -97,7 +111,7 @@ class MainReport(Report):
         """The summary."""
         step, window = self._training.step, self._training.window
         _log.info("%s: done, %d steps, %d epochs", self._name, step, self._plan.epoch(step))
-        _log.info("test accuracy %.2f %% (%d of %d), loss %.4f", *_numbers(test))
+        _log.info("%s", test)
         _log.info("per class: %s", _per_class(test))
         if window.overall:
             _log.info("%s samples/s while training", f"{window.overall:,.0f}")
@@ -116,14 +130,11 @@ class MainReport(Report):
 def open_report(
     config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World
 ) -> Iterator[Report]:
-    """Make the run's directory and report into it until the run is done or fails."""
+    """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     if not world.is_main:
         yield Report()
         return
-    if config.run.resume == "never" and (aside := run.move_aside()):
-        _log.info("the earlier run %s is now %s", run.path, aside)
-    run.make()
-    file = log_to_file(run.logs, world)
+    file = log_to_file(run.logs)
     write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
     write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
     report = MainReport(config, run, training, plan)
@@ -132,12 +143,15 @@ def open_report(
     try:
         yield report
         report.status("done")
-    except BaseException:
+    except BaseException as error:
         report.status("failed")
+        if isinstance(error, KeyboardInterrupt):
+            _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", training.step)
         raise
     finally:
         report.close()
         stop_logging_to_file(file)
+        run.release()
 
 
 def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World) -> None:
@@ -168,16 +182,12 @@ def _environment(world: World, training: Training) -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
         "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "backend": world.backend,
         "world_size": world.size,
         "choices": training.choices.to_dict(),
     }
-
-
-def _numbers(evaluation: Evaluation) -> tuple[float, int, int, float]:
-    return 100 * evaluation.accuracy, sum(evaluation.correct), sum(evaluation.count), evaluation.loss
 
 
 def _per_class(evaluation: Evaluation, most: int = 20) -> str:

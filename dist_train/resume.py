@@ -12,7 +12,7 @@ from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.errors import CheckpointError
 from dist_train.rundir import RunDir
-from dist_train.training import NEEDED, Files
+from dist_train.training import Files
 from dist_train.world import World
 
 _log = logging.getLogger(__name__)
@@ -48,20 +48,19 @@ def load(config: Config, run: RunDir, world: World) -> Files | None:
         CheckpointError: `run.resume` leads to no checkpoint, it is damaged, or its settings can't be changed so.
     """
     contents: dict[str, bytes] = {}
-    files: Files | None = None
+    is_own = True
     with world.agreement():
         source = _source(config, run) if world.is_main else None
         if source:
             contents = checkpoint.read(source)
-            files = _decode(contents)
-            _check_settings(files["training.pt"]["settings"], config, source)
-            if source.parent.resolve() != run.checkpoints.resolve():
-                files["training.pt"].update(best_accuracy=None, result=None)  # those are the other run's
-    names = json.loads(world.broadcast_bytes(json.dumps(list(contents)).encode() if world.is_main else None))
-    sent = {name: world.broadcast_bytes(contents.get(name)) for name in names}
-    if not names or files is not None:
-        return files
-    return _decode(sent)
+            is_own = source.parent.resolve() == run.checkpoints.resolve()
+            _check_settings(_decode(contents)["training.pt"]["settings"], config, source)
+    about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
+    sent = json.loads(world.broadcast_bytes(about if world.is_main else None))
+    files = _decode({name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]})
+    if files and not sent["is_own"]:
+        files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
+    return files or None
 
 
 def _source(config: Config, run: RunDir) -> Path | None:
@@ -82,10 +81,10 @@ def _source(config: Config, run: RunDir) -> Path | None:
 
 
 def _decode(contents: dict[str, bytes]) -> Files:
-    files = {name: checkpoint.decode(content, name) for name, content in contents.items()}
-    if missing := NEEDED - set(files["training.pt"]):
-        raise CheckpointError(f"training.pt: lacks {', '.join(sorted(missing))}; another program wrote it")
-    return files
+    if not contents:
+        return {}
+    weights = {name: checkpoint.decode(content, name) for name, content in contents.items() if name != "training.pt"}
+    return {**weights, "training.pt": checkpoint.decode_training(contents["training.pt"])}
 
 
 def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None:
@@ -93,14 +92,19 @@ def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
     fixed = [key for key in changed if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
     if fixed:
-        lines = [f"  {key}: {before.get(key)} in the checkpoint, {now.get(key)} now" for key in fixed]
+        lines = [f"  {key}: {_shown(before, key)} in the checkpoint, {_shown(now, key)} now" for key in fixed]
         raise CheckpointError(
             f"{source}: was trained with other settings, which a resumed run can't change:\n" + "\n".join(lines) + "\n"
             "Set them back, give the run another name (run.name=...), or start it anew (run.resume=never, which moves "
             "the old one aside)."
         )
     for key in changed:
-        _log.info("setting changed: %s: %s -> %s", key, before.get(key), now.get(key))
+        _log.info("setting changed: %s: %s -> %s", key, _shown(before, key), _shown(now, key))
+
+
+def _shown(settings: dict[str, Any], key: str) -> str:
+    """A value as YAML has it."""
+    return json.dumps(settings[key]).strip('"') if key in settings else "not set"
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,8 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
+
 from dist_train.errors import ConfigError
 
+PATIENCE = 10.0  # seconds; workers of a killed run's loader hold its lock until they notice
 State = Literal["running", "done", "preempted", "failed"]
 
 
@@ -28,40 +31,79 @@ class RunDir:
         self.curves = self.path / "tb"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
+        self.lock = self.path / "run.lock"
+        self._held = filelock.FileLock(self.lock)
 
-    def check_writable(self) -> None:
-        """Find out without leaving a trace whether the directory can be made and written.
+    def check_usable(self) -> None:
+        """Find out without leaving a trace whether the directory can be made and written, and is this program's.
 
         Raises:
-            ConfigError: it can't.
+            ConfigError: it can't, or it holds something else.
         """
         path = existing = self.path.absolute()
         try:
+            if path.is_dir() and any(path.iterdir()) and not (self.status.exists() or self.checkpoints.exists()):
+                raise ConfigError(f"run.dir {self.path}: holds files and no run. Set run.dir to another directory")
             existing = next(parent for parent in (path, *path.parents) if parent.exists())
             # Asking the permissions is not enough: root has them all, also on a file system that takes nothing.
-            with tempfile.TemporaryFile(dir=existing):
-                pass
+            with tempfile.TemporaryFile(dir=existing) as file:
+                file.write(bytes(2**16))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            raise ConfigError(
-                f"run.dir {self.path}: can't be written: {error.strerror} ({existing}). Set run.dir to a directory "
-                "that you may write"
-            ) from error
+            raise self._refused(error, existing) from error
 
-    def move_aside(self) -> Path | None:
-        """Rename an earlier run to the first free `<dir>.old-<n>`; None where there is no earlier run."""
-        path = self.path.resolve()
-        if not path.exists():
-            return None
-        number = 1
-        while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
-            number += 1
-        path.rename(aside)
+    def claim(self, anew: bool) -> Path | None:
+        """Make the directory and be the only process that writes in it, until `release`.
+
+        Args:
+            anew: move an earlier run aside first, to the first free `<dir>.old-<n>`.
+
+        Returns:
+            Where the earlier run lies now, None where none was moved.
+
+        Raises:
+            ConfigError: another process trains there, or the directory can't be made or moved.
+        """
+        try:
+            aside = self._move_aside() if anew and self.path.exists() else None
+            for directory in (self.path, self.logs, self.checkpoints):
+                directory.mkdir(parents=True, exist_ok=True)
+            self._lock()
+        except OSError as error:
+            raise self._refused(error, self.path) from error
         return aside
 
-    def make(self) -> None:
-        """Make the directory and those inside it."""
-        for directory in (self.path, self.logs, self.checkpoints):
-            directory.mkdir(parents=True, exist_ok=True)
+    def release(self) -> None:
+        """Let another process claim the directory."""
+        self._held.release()
+
+    def _lock(self) -> None:
+        """Hold `run.lock`, which the system lets go of when this process ends, however it ends."""
+        try:
+            self._held.acquire(timeout=PATIENCE)
+        except filelock.Timeout:
+            holder = self.lock.read_text().strip()
+            raise ConfigError(
+                f"run.dir {self.path}: another process trains there: {holder}. Wait for its end, or give this run "
+                "another name (run.name=...)"
+            ) from None
+        self.lock.write_text(f"host {socket.gethostname()}, pid {os.getpid()}\n")
+
+    def _move_aside(self) -> Path:
+        self._lock()
+        number = 1
+        while (aside := self.path.absolute().with_name(f"{self.path.absolute().name}.old-{number}")).exists():
+            number += 1
+        self.path.rename(aside)
+        self._held.release()
+        return aside
+
+    def _refused(self, error: OSError, place: Path) -> ConfigError:
+        return ConfigError(
+            f"run.dir {self.path}: can't be written: {error.strerror or error} ({place}). Set run.dir to a directory "
+            "that you may write"
+        )
 
     def write_status(self, state: State, step: int, epoch: int, **more: Any) -> None:
         """Say how the run is doing; `updated` is UTC."""
@@ -75,10 +117,6 @@ class RunDir:
             **more,
         }
         write_whole(self.status, json.dumps(status) + "\n")
-
-    def read_status(self) -> dict[str, Any]:
-        """The newest status, empty where there is none."""
-        return dict(json.loads(self.status.read_text())) if self.status.exists() else {}
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,8 @@
 """The story of a run: `train`, and `train_step`, which it tells again and again."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
 from dist_train.evaluate import Evaluation, evaluate
-from dist_train.models import build_model
+from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
 from dist_train.plan import Plan
 from dist_train.report import Report, open_report
@@ -24,13 +26,15 @@ def train(config: Config, world: World) -> None:
     """Train what `config` says, from where the run's newest checkpoint left off.
 
     Raises:
-        UserError: settings, data, run directory or checkpoint do not go together; nothing was written then.
+        UserError: settings, data, run directory or checkpoint do not go together, and nothing was written; or, with
+            the loader `workers`, a picture can't be read.
     """
     run = RunDir(config.run.dir)
     with world.agreement():
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
-        run.check_writable()
+        if world.is_main:
+            run.check_usable()
     files = resume.load(config, run, world)
     with world.agreement():
         choices = choose(config.train, config.distributed, world, network, resume.choices(files))
@@ -38,8 +42,13 @@ def train(config: Config, world: World) -> None:
         training = Training(config, network, choices, world)
         if files:
             training.restore(files)
-    plan = Plan.of(config, len(dataset.train))
+        plan = Plan.of(config, len(dataset.train))
+        check_passes(network, dataset.shape, plan.smallest_pass(world.size))
+    with world.agreement():
+        aside = run.claim(anew=config.run.resume == "never") if world.is_main else None
     with open_report(config, run, dataset, training, plan, world) as report:
+        if aside:
+            report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, choices, world))
         _Run(config, world, run, dataset, training, plan, report).tell()
@@ -80,6 +89,8 @@ class _Run:
     def tell(self) -> None:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
         training, plan, report = self.training, self.plan, self.report
+        if self.world.is_main:
+            checkpoint.mend_links(self.directory.checkpoints, training.best_step)
         with self._batches() as batches:
             training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
             training.window.start_clock()
@@ -95,8 +106,8 @@ class _Run:
                 if plan.is_evaluated(training.step) or plan.is_saved(training.step):
                     with training.window.stopped_clock():
                         self._pause()
-        if training.result and training.result["step"] == training.step:
-            report.nothing_left(training.result)
+        if tested := self._tested():
+            report.nothing_left(tested)
         else:
             self._conclude()
 
@@ -126,9 +137,13 @@ class _Run:
         else:
             test = self._evaluate(self.dataset.test)
             is_best = self.training.is_best(test.accuracy)
-        self.training.result = {"step": self.training.step, **test.to_dict()}
         self._save(is_best)
         self.report.done(test)
+
+    def _tested(self) -> dict[str, Any] | None:
+        """The test evaluation at this very step that an earlier start has made, the same on every rank."""
+        found = json.dumps(self.report.tested(self.training.step)).encode() if self.world.is_main else None
+        return json.loads(self.world.broadcast_bytes(found))  # type: ignore[no-any-return]
 
     def _evaluate_while_training(self) -> bool:
         """Evaluate what the best checkpoint is chosen by; says whether this is the best yet."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from dist_train import parallel
+from dist_train import checkpoint, parallel
 from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.data.batches import Batch
@@ -19,11 +19,6 @@ from dist_train.optim import Average, build_optimizer
 from dist_train.world import World
 
 Files = dict[str, dict[str, Any]]
-# What `training.pt` has to hold for `Training.restore`, and what `resume` compares.
-NEEDED = {
-    *("epoch", "step", "optimizer_state_dict", "scaler_state_dict", "loss", "window", "best_accuracy", "result"),
-    *("settings", "choices", "machine"),
-}
 
 
 class Training:
@@ -46,7 +41,7 @@ class Training:
         self.step = 0
         self.last_loss: float | None = None
         self.best_accuracy: float | None = None
-        self.result: dict[str, Any] | None = None
+        self.best_step: int | None = None
         self.model = self.network
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
         self._update: Callable[[], object] = self.optimizer.step
@@ -74,13 +69,13 @@ class Training:
                 group["lr"] = lr
 
     def cut(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """The batch in pieces of at most `train.micro_batch`, one backward pass each."""
+        """The batch in equal pieces of at most `train.micro_batch`, one backward pass each."""
         pictures, labels = batch.pictures, batch.labels
         if self.config.sync_batchnorm and batch.share == 0:
             # The statistics are over all ranks then, and would count a stand-in; torch takes an empty batch for none.
             pictures, labels = pictures[:0], labels[:0]
-        most = self.config.micro_batch or max(1, len(labels))
-        return list(zip(torch.split(pictures, most), torch.split(labels, most), strict=True))
+        pieces = -(-len(labels) // (self.config.micro_batch or len(labels))) if len(labels) else 1
+        return list(zip(torch.tensor_split(pictures, pieces), torch.tensor_split(labels, pieces), strict=True))
 
     def loss_weight(self, batch: Batch) -> Tensor:
         """What a sum of losses is multiplied by in the gradient: ranks / samples of the global batch, float [].
@@ -129,7 +124,7 @@ class Training:
         """Whether this is better than all before; remembers it if so."""
         if self.best_accuracy is not None and accuracy <= self.best_accuracy:
             return False
-        self.best_accuracy = accuracy
+        self.best_accuracy, self.best_step = accuracy, self.step
         return True
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -168,7 +163,7 @@ class Training:
             "loss": self.last_loss,
             "window": window,
             "best_accuracy": self.best_accuracy,
-            "result": self.result,
+            "best_step": self.best_step,
             **about,
         }
         return files
@@ -180,9 +175,9 @@ class Training:
             CheckpointError: it is of another network or optimizer.
         """
         saved = files["training.pt"]
-        _load(self.network, files["model.pt"], "model.pt")
+        checkpoint.load_weights(self.network, files["model.pt"], "model.pt")
         if self.average:
-            _load(self.average.network, files.get("average.pt", files["model.pt"]), "average.pt")
+            checkpoint.load_weights(self.average.network, files.get("average.pt", files["model.pt"]), "average.pt")
         try:
             self.optimizer.load_state_dict(_as_now(saved["optimizer_state_dict"], self.optimizer))
         except (ValueError, KeyError) as error:
@@ -192,7 +187,7 @@ class Training:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
         self.window.load_state_dict(saved["window"], self.world)
         self.step, self.last_loss = saved["step"], saved["loss"]
-        self.best_accuracy, self.result = saved["best_accuracy"], saved["result"]
+        self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
 
     def _restore_layout(self) -> None:
         """Give the optimizer's tensors the strides of their weights: fused kernels walk both as one block."""
@@ -220,11 +215,3 @@ def _plain(content: Any) -> Any:
     if isinstance(content, list):
         return [_plain(value) for value in content]
     return content
-
-
-def _load(network: nn.Module, state_dict: dict[str, Any], name: str) -> None:
-    try:
-        network.load_state_dict(state_dict)
-    except RuntimeError as error:
-        differences = "; ".join(line.strip() for line in str(error).splitlines()[1:])
-        raise CheckpointError(f"{name}: is of another network: {differences}") from error

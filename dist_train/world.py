@@ -183,7 +183,7 @@ def _device(config: Distributed, local_rank: int, local_size: int) -> torch.devi
         if config.backend == "nccl":
             raise WorldError("distributed.backend is nccl, but torch finds no GPU here; use auto or gloo")
         return torch.device("cpu")
-    if local_rank >= count:
+    if local_size > count:  # on every rank alike, so that none waits for one that has refused
         raise WorldError(
             f"{local_size} ranks were started on a machine with {count} GPU(s): start one rank per GPU "
             f"(--nproc_per_node={count}), or train on CPU with distributed.backend=gloo"

@@ -51,14 +51,27 @@ def test_a_second_start_in_a_process_says_nothing_twice() -> None:
     assert stream.getvalue().count("take care") == 1
 
 
-@pytest.mark.parametrize(("rank", "levels"), [(0, ["INFO", "WARNING"]), (1, ["WARNING"])])
-def test_each_rank_has_a_file(tmp_path: Path, rank: int, levels: list[str]) -> None:
-    world = World(rank=rank, size=2)
-    log_to_terminal(world, io.StringIO())
-    file = log_to_file(tmp_path, world)
-    assert list(tmp_path.iterdir()) == []  # it comes with its first line
+def test_the_file_has_all_lines_also_those_from_before_it(tmp_path: Path) -> None:
+    log_to_terminal(World(), io.StringIO())
+    say()
+    file = log_to_file(tmp_path)
     say()
     stop_logging_to_file(file)
     say()
-    written = (tmp_path / f"rank_{rank}.log").read_text().splitlines()
-    assert [re.sub(r"^\S+ \S+ (\w+) .*", r"\1", line) for line in written] == levels
+    written = (tmp_path / "rank_0.log").read_text().splitlines()
+    assert [re.sub(r"^\S+ \S+ (\w+) .*", r"\1", line) for line in written] == ["INFO", "WARNING"] * 2
+
+
+def test_a_reader_that_has_gone_stops_the_lines_and_not_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(text)
+
+    log_to_terminal(World(), Gone())
+    file = log_to_file(tmp_path)
+    say()
+    stop_logging_to_file(file)
+    assert len((tmp_path / "rank_0.log").read_text().splitlines()) == 2
+    assert capsys.readouterr().err == ""

@@ -63,7 +63,8 @@ def as_run(command: str) -> list[str] | None:
     """Arguments of Python that do what a command of the README does; None for the command that runs these tests."""
     words = shlex.split(command)
     if words[0] == "make":
-        made = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        ask = ["make", "--no-print-directory", "-n", *words[1:]]
+        made = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True)
         words = shlex.split(made.stdout.splitlines()[-1])
         words[0] = Path(words[0]).name
     if "pytest" in words:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.entry import first_rank_speaks, run_guarded
+from dist_train.entry import PATIENCE, first_rank_speaks, run_guarded
 from dist_train.errors import ConfigError, DataError, RefusedElsewhereError, UserError
 from tests.conftest import Python
 
@@ -16,7 +16,6 @@ from tests.conftest import Python
         ("pass", 0, ""),
         ("raise ValueError('a fault')", 1, "ValueError: a fault"),
         ("raise errors.DataError('data.root: nothing there')", 2, "data.root: nothing there"),
-        ("raise errors.RefusedElsewhereError('rank 0 refused')", 2, ""),
         ("raise KeyboardInterrupt", 130, ""),
     ],
 )
@@ -65,22 +64,30 @@ def test_a_success_under_torchrun_records_nothing(error_file: Path) -> None:
     assert not error_file.exists()
 
 
-@pytest.mark.parametrize(
-    ("local_rank", "raised"),
-    [(None, DataError), ("0", DataError), ("1", RefusedElsewhereError), ("7", RefusedElsewhereError)],
-)
-def test_only_the_first_rank_of_a_machine_speaks(
-    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, raised: type[UserError]
+@pytest.mark.parametrize(("local_rank", "waits"), [(None, False), ("0", False), ("1", True), ("7", True)])
+def test_the_first_rank_of_a_machine_speaks_before_the_others(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, waits: bool
 ) -> None:
+    """The launcher ends the others meanwhile; one that is left has a fault of its own, and says it."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-    with pytest.raises(UserError) as caught, first_rank_speaks():
+    with pytest.raises(DataError, match="nothing there"), first_rank_speaks():
         raise DataError("nothing there")
-    assert caught.type is raised
+    assert slept == ([PATIENCE] if waits else [])
 
 
-def test_a_fault_is_told_by_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ZeroDivisionError), first_rank_speaks():
-        raise ZeroDivisionError
+def test_a_rank_that_was_refused_elsewhere_leaves_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+
+    def main() -> None:
+        raise RefusedElsewhereError("rank 0 refused")
+
+    assert run_guarded(main) == 2
+    assert slept == [PATIENCE]
+    assert capsys.readouterr().err == ""

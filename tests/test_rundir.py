@@ -1,79 +1,131 @@
 """The directory of a run: refused before anything is written, moved aside and never lost, never half written."""
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from dist_train import rundir
 from dist_train.errors import ConfigError
 from dist_train.rundir import RunDir, write_whole
+from tests.conftest import ROOT
+
+
+@contextmanager
+def claimed(path: Path, anew: bool = False) -> Iterator[tuple[RunDir, Path | None]]:
+    run = RunDir(path)
+    aside = run.claim(anew)
+    yield run, aside
+    run.release()
 
 
 def test_a_status_says_how_the_run_is_doing(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "runs" / "digits")
-    run.make()
-    assert run.read_status() == {}
-    run.write_status("running", 0, 0)
-    run.write_status("preempted", 12, 3, signal="SIGTERM")
-    status = run.read_status()
+    with claimed(tmp_path / "runs" / "digits") as (run, _):
+        run.write_status("running", 0, 0)
+        run.write_status("preempted", 12, 3, signal="SIGTERM")
+    status = json.loads(run.status.read_text())
     assert (status["state"], status["step"], status["epoch"], status["signal"]) == ("preempted", 12, 3, "SIGTERM")
     assert status["pid"] == os.getpid()
     assert status["host"]
     assert status["updated"].endswith("+00:00")
 
 
-def test_make_makes_what_is_missing(tmp_path: Path) -> None:
-    run = RunDir(str(tmp_path / "runs" / "digits"))
-    run.make()
-    run.make()
-    assert run.logs.is_dir()
-    assert run.checkpoints.is_dir()
+def test_a_claim_makes_what_is_missing(tmp_path: Path) -> None:
+    for _ in range(2):
+        with claimed(tmp_path / "runs" / "digits") as (run, aside):
+            assert aside is None
+            assert run.logs.is_dir()
+            assert run.checkpoints.is_dir()
 
 
 def test_an_earlier_run_is_moved_to_the_first_free_number(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "digits")
-    assert run.move_aside() is None
-    for number in (1, 2, 3):
-        run.make()
-        run.config.write_text(f"run {number}")
-        assert run.move_aside() == tmp_path / f"digits.old-{number}"
-        assert not run.path.exists()
-    found = {path.parent.name: path.read_text() for path in tmp_path.glob("*/config.yaml")}
+    for number in range(4):
+        with claimed(tmp_path / "digits", anew=True) as (run, aside):
+            assert aside == (tmp_path / f"digits.old-{number}" if number else None)
+            assert not run.config.exists()
+            run.config.write_text(f"run {number + 1}")
+    found = {path.parent.name: path.read_text() for path in tmp_path.glob("*.old-*/config.yaml")}
     assert found == {f"digits.old-{number}": f"run {number}" for number in (1, 2, 3)}
 
 
+def test_a_link_to_a_run_is_moved_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    with claimed(tmp_path / "scratch"):
+        pass
+    (tmp_path / "digits").symlink_to(tmp_path / "scratch")
+    with claimed(tmp_path / "digits", anew=True) as (run, aside):
+        assert aside == tmp_path / "digits.old-1"
+        assert not run.path.is_symlink()
+    assert (tmp_path / "digits.old-1").readlink() == tmp_path / "scratch"
+    assert (tmp_path / "scratch" / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_second_process_is_refused_by_the_name_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+) -> None:
+    monkeypatch.setattr(rundir, "PATIENCE", 0.1)
+    hold = (
+        "import sys, time; from dist_train.rundir import RunDir\n"
+        "RunDir(sys.argv[1]).claim(False); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=rf"another process trains there: host .*, pid {holder.pid}\. Wait"):
+            RunDir(tmp_path / "run").claim(anew)
+        holder.kill()
+    with claimed(tmp_path / "run", anew):  # the system has let go of what the killed one held
+        pass
+    assert (tmp_path / "run.old-1").exists() == anew
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("the user's")
+    with pytest.raises(ConfigError, match="holds files and no run"):
+        RunDir(tmp_path).check_usable()
+    (tmp_path / "empty").mkdir()
+    RunDir(tmp_path / "empty").check_usable()
+
+
 def test_asking_leaves_no_trace(tmp_path: Path) -> None:
-    RunDir(tmp_path / "runs" / "digits").check_writable()
+    RunDir(tmp_path / "runs" / "digits").check_usable()
     assert list(tmp_path.iterdir()) == []
-    run = RunDir(tmp_path / "there")
-    run.make()
+    with claimed(tmp_path / "there") as (run, _):
+        pass
     before = sorted(run.path.rglob("*"))
-    run.check_writable()
+    run.check_usable()
     assert sorted(run.path.rglob("*")) == before
 
 
 def test_a_relative_directory_is_asked_about_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    RunDir("runs/digits").check_writable()
+    RunDir("runs/digits").check_usable()
 
 
 @pytest.mark.parametrize("below", ["", "digits", "deep/digits"])
 def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("the user's")
     with pytest.raises(ConfigError, match=rf"^run\.dir {tmp_path / 'file' / below}: can't be written: Not a directory"):
-        RunDir(tmp_path / "file" / below).check_writable()
+        RunDir(tmp_path / "file" / below).check_usable()
     assert (tmp_path / "file").read_text() == "the user's"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that even root can't write")
 def test_a_file_system_that_takes_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^run\.dir /proc/digits: can't be written: .* \(/proc\)\. Set run\.dir"):
-        RunDir("/proc/digits").check_writable()
+        RunDir("/proc/digits").check_usable()
 
 
 def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't be written: File name too long"):
-        RunDir(tmp_path / ("a" * 300)).check_writable()
+        RunDir(tmp_path / ("a" * 300)).check_usable()
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 
@@ -58,7 +59,16 @@ def weights(run: Path, checkpoint: str = "latest") -> str:
 class TestWhatARunLeaves:
     def test_every_file_is_there_and_nothing_else(self, finished: tuple[Path, str]) -> None:
         names = {path.name for path in finished[0].iterdir()}
-        assert names == {"config.yaml", "status.json", "metrics.jsonl", "env.json", "tb", "logs", "checkpoints"}
+        assert names == {
+            "config.yaml",
+            "status.json",
+            "metrics.jsonl",
+            "env.json",
+            "tb",
+            "logs",
+            "checkpoints",
+            "run.lock",
+        }
 
     def test_status(self, finished: tuple[Path, str]) -> None:
         status = json.loads((finished[0] / "status.json").read_text())
@@ -114,10 +124,9 @@ class TestWhatARunLeaves:
         assert list(model) == [f"{layer}.{part}" for layer in ("conv1", "conv2", "fc1") for part in ("weight", "bias")]
 
     def test_the_settings_load_again(self, finished: tuple[Path, str], directory: Path) -> None:
-        overrides = [f"run.dir={finished[0]}"]
-        assert load_config(finished[0] / "config.yaml") == load_config(
-            directory / "small.yaml", [*overrides, "run.name=small"]
-        )
+        written = load_config(finished[0] / "config.yaml")
+        given = [f"run.dir={finished[0]}", "run.name=small", f"data.cache={written.data.cache}"]
+        assert written == load_config(directory / "small.yaml", given)
 
     def test_the_environment_holds_no_variables(self, finished: tuple[Path, str]) -> None:
         text = (finished[0] / "env.json").read_text()
@@ -217,8 +226,61 @@ class TestResume:
         assert str(model) in done.stderr
         assert "damaged" in done.stderr
 
+    def test_two_ranks_start_from_a_checkpoint_of_another(
+        self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
+    ) -> None:
+        """The other run's best accuracy is not this one's, on either rank: else one would save and one would not."""
+        source = finished[0] / "checkpoints" / "step_00000018"
+        overrides = ("train.epochs=6", "optim.lr=0.0", f"run.resume={source}")
+        done = torchrun(2, *command(directory, "fork-2", *overrides), timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (directory / "fork-2" / "checkpoints" / "best").readlink().name == "step_00000020"
+
+    def test_links_that_a_kill_left_behind_are_mended(
+        self, directory: Path, finished: tuple[Path, str], python: Python
+    ) -> None:
+        shutil.copytree(finished[0], directory / "links", symlinks=True)
+        best = (finished[0] / "checkpoints" / "best").readlink()
+        for name in ("latest", "best"):
+            (directory / "links" / "checkpoints" / name).unlink()
+        done = python(*command(directory, "links"))
+        assert done.returncode == 0, done.stderr
+        assert (directory / "links" / "checkpoints" / "latest").readlink().name == "step_00000020"
+        assert (directory / "links" / "checkpoints" / "best").readlink() == best
+
+    def test_a_run_that_ends_at_a_checkpoint_of_a_longer_one_ends_once(
+        self, directory: Path, finished: tuple[Path, str], python: Python
+    ) -> None:
+        shutil.copytree(finished[0], directory / "shorter", symlinks=True)
+        shutil.rmtree(directory / "shorter" / "checkpoints" / "step_00000020")
+        for said in ("done, 18 steps", "nothing left to do: finished at step 18 of 10"):
+            done = python(
+                *command(directory, "shorter", "train.max_steps=18" if "18 steps" in said else "train.max_steps=10")
+            )
+            assert said in done.stdout, done.stdout + done.stderr
+        lines = read_lines(directory / "shorter" / "metrics.jsonl")
+        assert [(line["step"], line["split"]) for line in lines if line["kind"] == "eval"][-2:] == [
+            (18, "validation"),
+            (18, "test"),
+        ]
+
+    def test_a_second_start_of_a_run_is_refused(
+        self, directory: Path, finished: tuple[Path, str], python: Python
+    ) -> None:
+        with filelock.FileLock(finished[0] / "run.lock"):
+            done = python(*command(directory, finished[0].name))
+        assert done.returncode == 2
+        assert "another process trains there" in done.stderr
+
 
 class TestEvaluate:
+    def test_settings_may_be_overridden(self, finished: tuple[Path, str], python: Python) -> None:
+        done = python("-m", "dist_train.evaluate", str(finished[0]), "--json", "data.limit_test=10")
+        assert json.loads(done.stdout)["count"] == 10
+        done = python("-m", "dist_train.evaluate", str(finished[0]), "model.name=lenet")
+        assert done.returncode == 2
+        assert "model.pt: is of another network" in done.stderr
+
     def test_splits_and_checkpoints(self, finished: tuple[Path, str], python: Python) -> None:
         lines = [line for line in read_lines(finished[0] / "metrics.jsonl") if line["kind"] == "eval"]
         for split, checkpoint in (("test", "latest"), ("validation", "best")):

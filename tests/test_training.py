@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dist_train import resume
+from dist_train.checkpoint import NEEDED
 from dist_train.choices import choose
 from dist_train.config import Config
 from dist_train.data import Batch
@@ -15,7 +16,7 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
 from dist_train.train import train_step
-from dist_train.training import NEEDED, Training
+from dist_train.training import Training
 from dist_train.world import World
 
 SHAPE = (1, 12, 12)

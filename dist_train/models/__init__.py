@@ -4,6 +4,7 @@ Each file has `build(config, shape, num_classes) -> nn.Module`, whose module tak
 returns logits [N, num_classes].
 """
 
+import copy
 from importlib import import_module
 
 import torch
@@ -41,6 +42,30 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
             f"(channels, height, width): {reason}. Set data.resize or choose another model."
         ) from error
     return model
+
+
+def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -> None:
+    """Refuse before the first step what batch normalisation would refuse in the middle of an epoch.
+
+    Args:
+        fewest: samples of the smallest backward pass of the training.
+
+    Raises:
+        ConfigError: it is one sample, and a layer can't normalise over a single value.
+    """
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not those synchronised over ranks
+    if fewest > 1 or not any(isinstance(layer, kinds) for layer in network.modules()):
+        return
+    weight = next(network.parameters())
+    try:
+        with torch.no_grad():
+            copy.deepcopy(network).train()(torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device))
+    except ValueError as error:
+        raise ConfigError(
+            "data.global_batch: some rank gets a single sample in some backward pass, which this model's batch "
+            "normalisation can't take. Change data.global_batch, data.limit_train or train.micro_batch so that no rank "
+            "gets one, or start fewer ranks"
+        ) from error
 
 
 def _try_one_picture(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from dist_train.entry import first_rank_speaks, is_first_rank, leave, run_guarded
-from dist_train.loading import load_config, settings_reference, to_yaml
+from dist_train.loading import load_config, to_yaml
+from dist_train.reference import settings_reference
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

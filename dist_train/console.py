@@ -16,13 +16,16 @@ _ROOT = logging.getLogger("dist_train")
 class _Terminal(logging.StreamHandler[TextIO]):
     """Lines that leave a progress bar in one piece."""
 
+    is_read = True
+
     def emit(self, record: logging.LogRecord) -> None:
-        with tqdm.external_write_mode(file=self.stream):
-            super().emit(record)
+        if self.is_read:
+            with tqdm.external_write_mode(file=self.stream):
+                super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            _ROOT.removeHandler(self)  # whoever read has gone, as in `... | head`; the run goes on
+            self.is_read = False  # whoever read has gone, as in `... | head`; the run goes on
         else:
             super().handleError(record)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dist_train.config import KNOWN_CLASSES
-from dist_train.loading import load_config, settings_reference
+from dist_train.loading import load_config
+from dist_train.reference import settings_reference
 from tests.conftest import ROOT, Python
 
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".pytest_cache"} & set(path.parts))

@@ -12,7 +12,8 @@ PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors"),
     ("config", "rundir"),
-    ("loading", "plan"),
+    ("wording",),
+    ("loading", "reference", "plan"),
     ("seeds", "world"),  # torch begins here
     ("choices", "entry", "console"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics"),  # parts: never each other
@@ -22,7 +23,7 @@ LAYERS = (
     ("train",),
     ("__main__",),
 )
-WITHOUT_TORCH = ("errors", "config", "rundir", "loading", "plan", "entry", "__main__")
+WITHOUT_TORCH = ("errors", "config", "rundir", "wording", "loading", "reference", "plan", "entry", "__main__")
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

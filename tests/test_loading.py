@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 
 from dist_train.config import SCHEDULE_SETTINGS, Config, Normalize, Section, keys_of, sections
 from dist_train.errors import ConfigError
-from dist_train.loading import load_config, settings_reference, to_yaml
+from dist_train.loading import load_config, to_yaml
+from dist_train.reference import settings_reference
 
 LEAST = "data: {name: synthetic}\nmodel: {name: lenet}\n"
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -70,8 +70,8 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(
 ) -> None:
     monkeypatch.setattr(rundir, "PATIENCE", 0.1)
     hold = (
-        "import sys, time; from dist_train.rundir import RunDir\n"
-        "RunDir(sys.argv[1]).claim(False); print('held', flush=True); sys.stdin.read()"
+        "import sys; from dist_train.rundir import RunDir\n"
+        "run = RunDir(sys.argv[1]); run.claim(False); print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", hold, str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

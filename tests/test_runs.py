@@ -58,17 +58,8 @@ def weights(run: Path, checkpoint: str = "latest") -> str:
 
 class TestWhatARunLeaves:
     def test_every_file_is_there_and_nothing_else(self, finished: tuple[Path, str]) -> None:
-        names = {path.name for path in finished[0].iterdir()}
-        assert names == {
-            "config.yaml",
-            "status.json",
-            "metrics.jsonl",
-            "env.json",
-            "tb",
-            "logs",
-            "checkpoints",
-            "run.lock",
-        }
+        expected = {"config.yaml", "status.json", "metrics.jsonl", "env.json", "tb", "logs", "checkpoints", "run.lock"}
+        assert {path.name for path in finished[0].iterdir()} == expected
 
     def test_status(self, finished: tuple[Path, str]) -> None:
         status = json.loads((finished[0] / "status.json").read_text())
@@ -253,10 +244,8 @@ class TestResume:
     ) -> None:
         shutil.copytree(finished[0], directory / "shorter", symlinks=True)
         shutil.rmtree(directory / "shorter" / "checkpoints" / "step_00000020")
-        for said in ("done, 18 steps", "nothing left to do: finished at step 18 of 10"):
-            done = python(
-                *command(directory, "shorter", "train.max_steps=18" if "18 steps" in said else "train.max_steps=10")
-            )
+        for steps, said in ((18, "done, 18 steps"), (10, "nothing left to do: finished at step 18 of 10")):
+            done = python(*command(directory, "shorter", f"train.max_steps={steps}"))
             assert said in done.stdout, done.stdout + done.stderr
         lines = read_lines(directory / "shorter" / "metrics.jsonl")
         assert [(line["step"], line["split"]) for line in lines if line["kind"] == "eval"][-2:] == [

@@ -48,7 +48,7 @@ CASES = [
     (["train.sync_batchnorm=true"], "train.sync_batchnorm is on, but torch has it for GPUs only"),
     (["data.validation=0.999"], "data.validation"),
     (["model.name=torchvision/resnet18", "data.limit_train=17"], "data.global_batch: some rank gets a single sample"),
-    (["train.micro_batch=100000000000"], "train.micro_batch"),
+    (["distributed.threads=100000"], "distributed.threads is 100000"),
 ]
 
 

@@ -118,6 +118,20 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def check_newest(run: RunDir, step: int) -> None:
+    """Refuse if another process has saved in the run's directory after `load` and before this one had claimed it.
+
+    Raises:
+        CheckpointError: the newest checkpoint is not that of `step`.
+    """
+    own = checkpoint.steps(run.checkpoints)
+    if own and own[-1] != step:
+        raise CheckpointError(
+            f"run.dir {run.path}: another process has trained there meanwhile, to step {own[-1]}; give the same command "
+            "again"
+        )
+
+
 def choices(files: Files | None) -> dict[str, Any] | None:
     """What the checkpoint has chosen where the settings say `auto`."""
     return dict(files["training.pt"]["choices"]) if files else None

@@ -46,6 +46,8 @@ def train(config: Config, world: World) -> None:
         check_passes(network, dataset.shape, plan.smallest_pass(world.size))
     with world.agreement():
         aside = run.claim(anew=config.run.resume == "never") if world.is_main else None
+        if world.is_main:
+            resume.check_newest(run, training.step)
     with open_report(config, run, dataset, training, plan, world) as report:
         if aside:
             report.moved_aside(aside)
@@ -90,7 +92,8 @@ class _Run:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
         training, plan, report = self.training, self.plan, self.report
         if self.world.is_main:
-            checkpoint.mend_links(self.directory.checkpoints, training.best_step)
+            best_step = training.best_step if self.config.checkpoint.keep_best else None
+            checkpoint.mend_links(self.directory.checkpoints, best_step)
         with self._batches() as batches:
             training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
             training.window.start_clock()

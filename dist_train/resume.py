@@ -127,8 +127,8 @@ def check_newest(run: RunDir, step: int) -> None:
     own = checkpoint.steps(run.checkpoints)
     if own and own[-1] != step:
         raise CheckpointError(
-            f"run.dir {run.path}: another process has trained there meanwhile, to step {own[-1]}; give the same command "
-            "again"
+            f"run.dir {run.path}: another process has trained there meanwhile, to step {own[-1]}; give the same "
+            "command again"
         )
 
 

@@ -34,15 +34,20 @@ class RunDir:
         self.lock = self.path / "run.lock"
         self._held = filelock.FileLock(self.lock)
 
-    def check_usable(self) -> None:
+    def check_usable(self, anew: bool) -> None:
         """Find out without leaving a trace whether the directory can be made and written, and is this program's.
+
+        Args:
+            anew: whether `claim` is going to move aside what is there.
 
         Raises:
             ConfigError: it can't, or it holds something else.
         """
         path = existing = self.path.absolute()
         try:
-            if path.is_dir() and any(path.iterdir()) and not (self.status.exists() or self.checkpoints.exists()):
+            # Files beside a run's are nobody's loss; a config.yaml would be overwritten, and all of it moved aside.
+            is_at_stake = self.config.exists() or (anew and path.is_dir() and any(path.iterdir()))
+            if is_at_stake and not (self.status.exists() or self.checkpoints.exists()):
                 raise ConfigError(f"run.dir {self.path}: holds files and no run. Set run.dir to another directory")
             existing = next(parent for parent in (path, *path.parents) if parent.exists())
             # Asking the permissions is not enough: root has them all, also on a file system that takes nothing.

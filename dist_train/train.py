@@ -29,12 +29,12 @@ def train(config: Config, world: World) -> None:
         UserError: settings, data, run directory or checkpoint do not go together, and nothing was written; or, with
             the loader `workers`, a picture can't be read.
     """
-    run = RunDir(config.run.dir)
+    run, anew = RunDir(config.run.dir), config.run.resume == "never"
     with world.agreement():
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
-            run.check_usable()
+            run.check_usable(anew)
     files = resume.load(config, run, world)
     with world.agreement():
         choices = choose(config.train, config.distributed, world, network, resume.choices(files))
@@ -45,7 +45,7 @@ def train(config: Config, world: World) -> None:
         plan = Plan.of(config, len(dataset.train))
         check_passes(network, dataset.shape, plan.smallest_pass(world.size))
     with world.agreement():
-        aside = run.claim(anew=config.run.resume == "never") if world.is_main else None
+        aside = run.claim(anew) if world.is_main else None
         if world.is_main:
             resume.check_newest(run, training.step)
     with open_report(config, run, dataset, training, plan, world) as report:

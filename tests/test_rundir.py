@@ -86,46 +86,50 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(
     assert (tmp_path / "run.old-1").exists() == anew
 
 
-def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_directory_whose_files_are_at_stake_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "slurm-12.out").write_text("the user's")
+    RunDir(tmp_path).check_usable(anew=False)
+    with pytest.raises(ConfigError, match="holds files and no run"):
+        RunDir(tmp_path).check_usable(anew=True)
     (tmp_path / "config.yaml").write_text("the user's")
     with pytest.raises(ConfigError, match="holds files and no run"):
-        RunDir(tmp_path).check_usable()
+        RunDir(tmp_path).check_usable(anew=False)
     (tmp_path / "empty").mkdir()
-    RunDir(tmp_path / "empty").check_usable()
+    RunDir(tmp_path / "empty").check_usable(anew=True)
 
 
 def test_asking_leaves_no_trace(tmp_path: Path) -> None:
-    RunDir(tmp_path / "runs" / "digits").check_usable()
+    RunDir(tmp_path / "runs" / "digits").check_usable(anew=False)
     assert list(tmp_path.iterdir()) == []
     with claimed(tmp_path / "there") as (run, _):
         pass
     before = sorted(run.path.rglob("*"))
-    run.check_usable()
+    run.check_usable(anew=False)
     assert sorted(run.path.rglob("*")) == before
 
 
 def test_a_relative_directory_is_asked_about_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    RunDir("runs/digits").check_usable()
+    RunDir("runs/digits").check_usable(anew=False)
 
 
 @pytest.mark.parametrize("below", ["", "digits", "deep/digits"])
 def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("the user's")
     with pytest.raises(ConfigError, match=rf"^run\.dir {tmp_path / 'file' / below}: can't be written: Not a directory"):
-        RunDir(tmp_path / "file" / below).check_usable()
+        RunDir(tmp_path / "file" / below).check_usable(anew=False)
     assert (tmp_path / "file").read_text() == "the user's"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that even root can't write")
 def test_a_file_system_that_takes_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^run\.dir /proc/digits: can't be written: .* \(/proc\)\. Set run\.dir"):
-        RunDir("/proc/digits").check_usable()
+        RunDir("/proc/digits").check_usable(anew=False)
 
 
 def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't be written: File name too long"):
-        RunDir(tmp_path / ("a" * 300)).check_usable()
+        RunDir(tmp_path / ("a" * 300)).check_usable(anew=False)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

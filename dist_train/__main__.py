@@ -11,17 +11,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dist_train.entry import first_rank_speaks, is_first_rank, leave, run_guarded
+from dist_train.entry import Parser, first_rank_speaks, is_first_rank, leave, run_guarded
 from dist_train.loading import load_config, to_yaml
 from dist_train.reference import settings_reference
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parse(arguments)
-    if options.settings:
-        print(settings_reference())
-        return
     with first_rank_speaks():
+        options = _parse(arguments)
+        if options.settings:
+            if is_first_rank():
+                print(settings_reference())
+            return
         config = load_config(options.config, options.overrides)
     if options.print_config:
         if is_first_rank():
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dist_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", nargs="?", help="file of settings, e.g. configs/digits.yaml")

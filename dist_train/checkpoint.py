@@ -153,12 +153,17 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
 
 
 def mend_links(directory: Path, best_step: int | None) -> None:
-    """Let `latest` and `best` lead where a kill after a save kept them from leading."""
+    """Let `latest` and `best` lead where a kill after a save kept them from leading; a newer best stays."""
     there = steps(directory)
-    if there:
-        _point(directory / "latest", f"step_{there[-1]:08d}")
-    if best_step in there:
-        _point(directory / "best", f"step_{best_step:08d}")
+    for name, step in (("latest", there[-1] if there else None), ("best", best_step)):
+        if step in there and _led_to(directory / name) < step:
+            _point(directory / name, f"step_{step:08d}")
+
+
+def _led_to(link: Path) -> int:
+    """The step of the checkpoint that a link leads to, -1 where it leads to none."""
+    name = _NAME.fullmatch(str(link.readlink())) if link.is_symlink() and link.exists() else None
+    return int(name[1]) if name else -1
 
 
 _MEND = "Move it away to go on from the one before, or start anew with run.resume=never."

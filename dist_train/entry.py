@@ -1,5 +1,6 @@
 """How a command of this package ends: its exit code, and what is printed and by whom."""
 
+import argparse
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import RefusedElsewhereError, UserError
+from dist_train.errors import ConfigError, RefusedElsewhereError, UserError
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
 FAILED = 1
@@ -53,6 +54,13 @@ def leave(code: int) -> NoReturn:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a command; a fault in them is a ConfigError, so that only one rank prints it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from dist_train.config import Data
 from dist_train.console import log_to_terminal
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import eval_batches
-from dist_train.entry import first_rank_speaks, leave, run_guarded
+from dist_train.entry import Parser, first_rank_speaks, leave, run_guarded
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
@@ -105,9 +105,9 @@ def _logits(network: nn.Module, pictures: Tensor, choices: Choices, world: World
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate a checkpoint of a run and print the result."""
-    options = _parse(arguments)
-    run = RunDir(options.run)
     with first_rank_speaks():
+        options = _parse(arguments)
+        run = RunDir(options.run)
         if not run.config.exists():
             raise CheckpointError(f"{run.path}: is no run: it has no config.yaml; give a directory below runs/")
         config = load_config(run.config, options.overrides)
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dist_train.evaluate", description=main.__doc__)
+    parser = Parser(prog="python -m dist_train.evaluate", description=main.__doc__)
     parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")

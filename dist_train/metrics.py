@@ -1,6 +1,7 @@
 """Numbers -> `metrics.jsonl`, TensorBoard's `tb/`, and the terminal. Rank 0 holds these; the others hold none."""
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from dist_train.config import Log
 from dist_train.world import World
 
 Line = dict[str, Any]
+_NUMBERS = {
+    "train": ("step", "epoch", "loss", "lr", "samples_per_second", "time"),
+    "eval": ("step", "epoch", "loss", "accuracy", "correct", "count", "time"),
+}
+_log = logging.getLogger(__name__)
 
 
 class LossWindow:
@@ -105,17 +111,23 @@ class MetricsFile:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a `metrics.jsonl`, up to one that a kill has cut short or that is none of ours."""
-    lines: list[Line] = []
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break
-        if not isinstance(line, dict) or not {"kind", "step", "time"} <= set(line):
-            break
-        lines.append(line)
+    """The lines of a `metrics.jsonl`, without one that a kill has cut short and others that are none of ours."""
+    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = [line for text in texts if (line := _line(text)) is not None]
+    if len(lines) < len(texts) - 1:
+        _log.warning("%s: %d damaged lines are left out", path, len(texts) - len(lines))
     return lines
+
+
+def _line(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or line.get("kind") not in _NUMBERS:
+        return None
+    is_whole = all(type(line.get(name)) in (int, float) for name in _NUMBERS[line["kind"]])
+    return line if is_whole and (line["kind"] == "train" or isinstance(line.get("split"), str)) else None
 
 
 class Curves:

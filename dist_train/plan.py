@@ -46,11 +46,11 @@ class Plan:
 
     def smallest_pass(self, ranks: int) -> int:
         """Fewest samples that one of `ranks` ranks takes through one backward pass, of those that take any."""
-        passes = []
-        for batch in {min(self.global_batch, self.num_train), self.num_train % self.global_batch or self.global_batch}:
-            share = max(1, batch // ranks)
-            passes.append(share // -(-share // (self.micro_batch or share)))
-        return min(passes)
+        batches = {min(self.global_batch, self.num_train)}
+        if self.total_steps >= self.steps_per_epoch:
+            batches.add(self.num_train % self.global_batch or self.global_batch)
+        shares = {share for batch in batches for share in (batch // ranks, -(-batch // ranks)) if share}
+        return min(share // -(-share // (self.micro_batch or share)) for share in shares)
 
     def epoch(self, step: int) -> int:
         """Finished epochs after `step`."""

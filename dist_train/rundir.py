@@ -45,9 +45,7 @@ class RunDir:
         """
         path = existing = self.path.absolute()
         try:
-            # Files beside a run's are nobody's loss; a config.yaml would be overwritten, and all of it moved aside.
-            is_at_stake = self.config.exists() or (anew and path.is_dir() and any(path.iterdir()))
-            if is_at_stake and not (self.status.exists() or self.checkpoints.exists()):
+            if self._would_harm(anew):
                 raise ConfigError(f"run.dir {self.path}: holds files and no run. Set run.dir to another directory")
             existing = next(parent for parent in (path, *path.parents) if parent.exists())
             # Asking the permissions is not enough: root has them all, also on a file system that takes nothing.
@@ -57,6 +55,15 @@ class RunDir:
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._refused(error, existing) from error
+
+    def _would_harm(self, anew: bool) -> bool:
+        """Whether the directory is no run of ours and has files that a run would overwrite or move aside."""
+        is_run = self.lock.exists() or any(self.checkpoints.glob("step_*/manifest.json"))
+        ours = (self.config, self.status, self.metrics, self.environment, self.curves, self.logs, self.checkpoints)
+        return not is_run and (any(path.exists() for path in ours) or (anew and self._has_files()))
+
+    def _has_files(self) -> bool:
+        return self.path.is_dir() and any(self.path.iterdir())
 
     def claim(self, anew: bool) -> Path | None:
         """Make the directory and be the only process that writes in it, until `release`.
@@ -71,7 +78,7 @@ class RunDir:
             ConfigError: another process trains there, or the directory can't be made or moved.
         """
         try:
-            aside = self._move_aside() if anew and self.path.exists() else None
+            aside = self._move_aside() if anew and self._has_files() else None
             for directory in (self.path, self.logs, self.checkpoints):
                 directory.mkdir(parents=True, exist_ok=True)
             self._lock()

@@ -31,6 +31,7 @@ class Training:
     def __init__(self, config: Config, network: nn.Module, choices: Choices, world: World) -> None:
         """Raises ConfigError where a setting does not go with this rank's device."""
         self.config = config.train
+        self._optim = config.optim
         self.choices = choices
         self.world = world
         self.network = parallel.place_model(network, config.train, choices.memory_format, world)
@@ -48,10 +49,12 @@ class Training:
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
         """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
+        called = self.network
         if self.config.compile == "model":
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
-            self.network.compile(dynamic=False)
-        self.model = parallel.parallelize(self.network, self.world)
+            # A module around the network: in torch 2.11 `Module.compile` leaves it as it was.
+            called = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
+        self.model = parallel.parallelize(called, self.world)
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
@@ -182,12 +185,27 @@ class Training:
             self.optimizer.load_state_dict(_as_now(saved["optimizer_state_dict"], self.optimizer))
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"training.pt: its optimizer does not fit: {error}") from error
+        self._complete_state()
         self._restore_layout()
         if self.scaler and saved["scaler_state_dict"]:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
         self.window.load_state_dict(saved["window"], self.world)
         self.step, self.last_loss = saved["step"], saved["loss"]
         self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
+
+    def _complete_state(self) -> None:
+        """Add what a changed argument (`amsgrad`, `centered`, a momentum) keeps for each weight and was not saved.
+
+        Which that is, one step of the same optimizer on a weight of its own tells; torch starts all of it at zero.
+        """
+        probe = nn.Linear(1, 1, bias=False)
+        optimizer = build_optimizer(self._optim, probe)
+        probe.weight.grad = torch.zeros_like(probe.weight)
+        optimizer.step()
+        for weight, state in self.optimizer.state.items():
+            for name, value in optimizer.state[probe.weight].items():
+                if isinstance(value, Tensor) and state.get(name) is None:
+                    state[name] = torch.zeros_like(weight)
 
     def _restore_layout(self) -> None:
         """Give the optimizer's tensors the strides of their weights: fused kernels walk both as one block."""

@@ -93,6 +93,20 @@ def test_links_follow(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve() == (tmp_path / "best").resolve() == tmp_path / "step_00000003"
 
 
+def test_links_are_mended_and_a_newer_best_stays(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3)
+    (tmp_path / "latest").unlink()
+    checkpoint.mend_links(tmp_path, best_step=2)
+    assert [(tmp_path / name).readlink().name for name in ("latest", "best")] == ["step_00000003", "step_00000002"]
+    checkpoint.mend_links(tmp_path, best_step=1)
+    assert (tmp_path / "best").readlink().name == "step_00000002"
+    checkpoint.mend_links(tmp_path, best_step=7)
+    assert (tmp_path / "best").readlink().name == "step_00000002"
+    (tmp_path / "best").unlink()
+    checkpoint.mend_links(tmp_path, best_step=None)
+    assert not (tmp_path / "best").is_symlink()
+
+
 def test_a_save_of_a_step_that_is_there_keeps_it(tmp_path: Path) -> None:
     place = save(tmp_path, 1)
     before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.iterdir()}

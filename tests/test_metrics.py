@@ -33,8 +33,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+EVALUATED = {"split": "test", "accuracy": 0.5, "correct": 1, "count": 2}
+
+
 def line(step: int, kind: str = "train") -> dict[str, Any]:
-    values = {"lr": 0.1, "samples_per_second": 10.0} if kind == "train" else {"split": "test", "accuracy": 0.5}
+    values = {"lr": 0.1, "samples_per_second": 10.0} if kind == "train" else EVALUATED
     return {"kind": kind, "step": step, "epoch": 0, "loss": 1.0 / step, **values, "time": 1000.0 + step}
 
 
@@ -165,3 +168,21 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
     written.close()
     assert ("3/10" in stream.getvalue()) == expected
     assert expected or stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "5",
+        "garbage",
+        '{"kind": "train", "step": "5", "time": 1}',
+        '{"kind": "eval", "step": 2, "time": 1}',
+        "[]",
+        "\\udcff",
+    ],
+)
+def test_a_damaged_line_costs_no_other(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = [line("train", 1), line("eval", 2)]
+    path.write_text("\n".join([damage, json.dumps(good[0]), damage, json.dumps(good[1])]) + "\n")
+    assert read_lines(path) == good

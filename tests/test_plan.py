@@ -64,3 +64,19 @@ def test_evaluation_may_be_left_to_the_end() -> None:
 def test_the_largest_pass_is_of_a_share_or_a_micro_batch(ranks: int, micro_batch: int | None, largest: int) -> None:
     assert plan(micro_batch=micro_batch).largest_pass(ranks) == largest
     assert plan(num_train=5).largest_pass(2) == 3
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro_batch", "max_steps", "fewest"),
+    [
+        (1, None, None, 10),  # the last batch of an epoch
+        (1, None, 3, 30),  # which is not reached
+        (3, None, None, 3),
+        (11, None, None, 1),
+        (2, 3, 3, 3),  # 15 is cut in five threes
+        (4, 3, 3, 2),  # shares of 8 and 7: 3 + 3 + 2
+        (2, 2, 3, 1),
+    ],
+)
+def test_the_smallest_pass(ranks: int, micro_batch: int | None, max_steps: int | None, fewest: int) -> None:
+    assert plan(micro_batch=micro_batch, max_steps=max_steps).smallest_pass(ranks) == fewest

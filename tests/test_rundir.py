@@ -86,16 +86,33 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(
     assert (tmp_path / "run.old-1").exists() == anew
 
 
-def test_a_directory_whose_files_are_at_stake_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "status.json", "metrics.jsonl", "env.json", "tb/events", "logs/log", "checkpoints/my.bin"]
+)
+def test_a_directory_whose_files_are_at_stake_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("the user's")
+    for anew in (False, True):
+        with pytest.raises(ConfigError, match="holds files and no run"):
+            RunDir(tmp_path).check_usable(anew)
+
+
+def test_a_directory_with_files_of_no_account_is_taken_and_not_moved(tmp_path: Path) -> None:
     (tmp_path / "slurm-12.out").write_text("the user's")
     RunDir(tmp_path).check_usable(anew=False)
     with pytest.raises(ConfigError, match="holds files and no run"):
         RunDir(tmp_path).check_usable(anew=True)
-    (tmp_path / "config.yaml").write_text("the user's")
-    with pytest.raises(ConfigError, match="holds files and no run"):
-        RunDir(tmp_path).check_usable(anew=False)
+
+
+def test_a_run_and_an_empty_directory_are_usable(tmp_path: Path) -> None:
+    with claimed(tmp_path / "run"):
+        pass
     (tmp_path / "empty").mkdir()
-    RunDir(tmp_path / "empty").check_usable(anew=True)
+    for anew in (False, True):
+        RunDir(tmp_path / "run").check_usable(anew)
+        RunDir(tmp_path / "empty").check_usable(anew)
+    with claimed(tmp_path / "empty", anew=True) as (_, aside):
+        assert aside is None
 
 
 def test_asking_leaves_no_trace(tmp_path: Path) -> None:

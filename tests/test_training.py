@@ -149,6 +149,27 @@ def test_a_changed_argument_of_the_optimizer_is_taken(tmp_path: Path) -> None:
     assert len(second.optimizer.state) == len(list(second.network.parameters()))
 
 
+@pytest.mark.parametrize(
+    ("before", "changed"),
+    [
+        ("adam", {"amsgrad": "true"}),
+        ("rmsprop", {"momentum": "0.9", "centered": "true"}),
+        ("sgd", {"momentum": "0.9"}),
+    ],
+)
+def test_an_argument_that_keeps_more_state_is_taken(tmp_path: Path, before: str, changed: dict[str, str]) -> None:
+    config = configured(tmp_path, f"optim.name={before}")
+    first = started(config)
+    train_step(first, batch(4))
+    files = first.files(1, resume.about(config, first.choices, first.world))
+    more = [f"optim.{name}={value}" for name, value in changed.items()]
+    second = started(configured(tmp_path, f"optim.name={before}", *more))
+    second.restore(files)
+    weights = [weight.clone() for weight in second.network.parameters()]
+    train_step(second, batch(4))
+    assert all(not torch.equal(*pair) for pair in zip(weights, second.network.parameters(), strict=True))
+
+
 def test_a_checkpoint_of_another_network_names_what_differs(tmp_path: Path) -> None:
     config = configured(tmp_path)
     training = started(config)

@@ -2,6 +2,8 @@
 
     torchrun ... tests/ranks/runs.py JOBS.json        (or plain python, for a world of one)
 
+Leaves the number of graphs that torch has compiled for a run in its `compiled_graphs`.
+
 JOBS.json: a list of {"train": [config, overrides...], "dtype": "float64"?} and of
 {"cut": run, "to": run, "step": n}, which leaves a run as a kill right after the save of that step would have.
 """
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
+import torch._dynamo.utils
 
 from dist_train.config import Distributed
 from dist_train.entry import leave, run_guarded
@@ -39,8 +43,14 @@ def do(job: dict[str, Any], world: World) -> None:
         world.barrier()
         return
     torch.set_default_dtype(getattr(torch, job.get("dtype", "float32")))
-    config, *overrides = job["train"]
-    train(load_config(config, overrides), world)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    name, *overrides = job["train"]
+    config = load_config(name, overrides)
+    train(config, world)
+    if world.is_main:
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        (Path(config.run.dir) / "compiled_graphs").write_text(str(graphs))
 
 
 def main() -> None:

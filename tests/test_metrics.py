@@ -26,14 +26,14 @@ class Clock:
         return self.now
 
 
+EVALUATED = {"split": "test", "accuracy": 0.5, "correct": 1, "count": 2}
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("dist_train.metrics.time.perf_counter", clock)
     return clock
-
-
-EVALUATED = {"split": "test", "accuracy": 0.5, "correct": 1, "count": 2}
 
 
 def line(step: int, kind: str = "train") -> dict[str, Any]:
@@ -183,6 +183,6 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
 )
 def test_a_damaged_line_costs_no_other(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "metrics.jsonl"
-    good = [line("train", 1), line("eval", 2)]
+    good = [line(1), line(2, "eval")]
     path.write_text("\n".join([damage, json.dumps(good[0]), damage, json.dumps(good[1])]) + "\n")
     assert read_lines(path) == good

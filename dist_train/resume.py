@@ -66,17 +66,17 @@ def load(config: Config, run: RunDir, world: World) -> Files | None:
 def _source(config: Config, run: RunDir) -> Path | None:
     """The checkpoint to go on from. A run that has one of its own never goes back to where it was forked from."""
     own = checkpoint.steps(run.checkpoints) if config.run.resume != "never" else []
-    given = None if config.run.resume in ("auto", "never") else checkpoint.find(Path(config.run.resume))
+    given = None if config.run.resume in ("auto", "never") else Path(config.run.resume)
     if not own:
-        return given
+        return checkpoint.find(given) if given else None
     newest = run.checkpoints / f"step_{own[-1]:08d}"
-    if given and given.parent.resolve() == run.checkpoints.resolve() and given.resolve() != newest.resolve():
+    if given and given.resolve().parent == run.checkpoints.resolve() and given.resolve() != newest.resolve():
         raise CheckpointError(
             f"run.resume is {given}, but this run goes on from its newest checkpoint, {newest.name}. To go back, start "
             f"another run from it: run.name={config.run.name}-2 run.resume={given}"
         )
-    if given and given.resolve() != newest.resolve():
-        _log.info("run.resume=%s was the start of this run; it goes on from its own %s", given, newest.name)
+    if given:
+        _log.info("run.resume=%s is where a run starts; this one goes on from its own %s", given, newest.name)
     return newest
 
 

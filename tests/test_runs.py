@@ -198,10 +198,12 @@ class TestResume:
     def test_a_run_starts_from_a_checkpoint_of_another(
         self, directory: Path, finished: tuple[Path, str], python: Python
     ) -> None:
-        source = finished[0] / "checkpoints" / "step_00000018"
-        for _ in range(2):  # the second start goes on from the run's own
+        source = directory / "source"
+        shutil.copytree(finished[0] / "checkpoints" / "step_00000018", source)
+        for _ in range(2):
             done = python(*command(directory, "fork", f"run.resume={source}"))
             assert done.returncode == 0, done.stderr
+            shutil.rmtree(source, ignore_errors=True)  # the second start goes on from the run's own
         assert "nothing left to do" in done.stdout
         steps = [line["step"] for line in read_lines(directory / "fork" / "metrics.jsonl") if line["kind"] == "train"]
         assert steps == [STEPS]
@@ -216,6 +218,12 @@ class TestResume:
         assert done.returncode == 2
         assert str(model) in done.stderr
         assert "damaged" in done.stderr
+
+    def test_to_go_back_is_another_run(self, finished: tuple[Path, str], directory: Path, python: Python) -> None:
+        older = finished[0] / "checkpoints" / "step_00000018"
+        done = python(*command(directory, finished[0].name, f"run.resume={older}"))
+        assert done.returncode == 2
+        assert "goes on from its newest checkpoint, step_00000020" in done.stderr
 
     def test_two_ranks_start_from_a_checkpoint_of_another(
         self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun

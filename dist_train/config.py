@@ -38,6 +38,13 @@ class Run(Section):
     resume: Annotated[str, Field(min_length=1)] = "auto"
     """`auto`: go on from the newest checkpoint, if there is one. `never`: start anew, and move an earlier run of this
     name aside to `<dir>.old-1`. A path: a run, or a checkpoint of another run, to start from."""
+    reproducible: Literal["elastic", "bitwise"] = "elastic"
+    """What stays the same when the number of ranks changes. `elastic`: samples, order, augmentation and learning rate;
+    the loss to float tolerance. `bitwise`: every bit of the weights too, on the same kind of hardware, at any number of
+    ranks that divides `distributed.shards`; it costs speed."""
+    time_limit_minutes: Above | None = None
+    """Finish the step, save and stop, with exit code 75, this long after the launcher has started. Default: no
+    limit."""
     deterministic: bool = False
     """Let torch use deterministic kernels only (`torch.use_deterministic_algorithms`), and fail where it has none.
     On CPU the supplied models are exact without it; on a GPU it costs speed."""
@@ -362,6 +369,8 @@ class Checkpoint(Section):
     """How many of the newest checkpoints stay."""
     keep_best: bool = True
     """Save and keep the checkpoint of the best accuracy, under the link `best`."""
+    asynchronous: bool = True
+    """Write checkpoints in a thread: training waits for a copy of the tensors only."""
 
 
 class Distributed(Section):
@@ -372,7 +381,13 @@ class Distributed(Section):
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """How long a rank waits for the others in one operation."""
     threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
-    """Threads per rank. `auto`: the cores this process may use, divided by the ranks on this machine."""
+    """Threads per rank. `auto`: the cores this process may use, divided by the ranks on this machine; 1 where
+    `run.reproducible` is `bitwise`, because the number must not depend on that of the ranks."""
+    shards: Annotated[int, Field(ge=1, le=2**16)] | None = None
+    """`run.reproducible: bitwise` cuts every global batch into this many virtual ranks, a power of two; each rank
+    computes an equal number of them one after another. Default: 8 where it is needed."""
+    stall_minutes: Annotated[float, Field(gt=0, le=10**6)] | None = 10.0
+    """End the run, with the stacks of all ranks, when a rank has made no progress for this long. null: never."""
 
 
 class Log(Section):
@@ -384,6 +399,11 @@ class Log(Section):
     """Write curves for TensorBoard to `tb/`."""
     progress: Literal["auto", "on", "off"] = "auto"
     """A progress bar. `auto`: on a terminal only."""
+    ledger: bool = True
+    """Write to `ledger.jsonl` what `dist-train diff` compares: of each step the hash of its samples, the bits of the
+    loss and of the gradient's norm, and the learning rate."""
+    weights_every: Positive = 100
+    """Steps between two hashes of the weights in `ledger.jsonl`."""
 
 
 AnyData = Annotated[StoredData | SyntheticData, Discriminator("name")]
@@ -434,9 +454,24 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     optim = config.optim
     if isinstance(optim, SGD) and optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
         yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")
+    yield from _shard_contradictions(config)
     if config.train.sync_batchnorm and config.distributed.backend == "gloo":
         yield Contradiction(
             "train.sync_batchnorm", "is on, but torch has it for GPUs only, and distributed.backend is gloo"
+        )
+
+
+def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
+    shards = config.distributed.shards
+    if config.run.reproducible == "elastic" and shards is not None:
+        yield Contradiction(
+            "distributed.shards", f"is {shards}, but belongs to run.reproducible bitwise, which is elastic"
+        )
+    if shards is not None and shards & (shards - 1):
+        yield Contradiction("distributed.shards", f"is {shards}; it must be a power of two, such as 8")
+    if config.run.reproducible == "bitwise" and config.train.sync_batchnorm:
+        yield Contradiction(
+            "train.sync_batchnorm", "is on, but run.reproducible bitwise has statistics of a shard's own samples only"
         )
 
 

@@ -27,7 +27,7 @@ from dist_train.errors import CheckpointError
 # What `training.pt` has to hold for a training to go on, and for `resume` to compare.
 NEEDED = {
     *("epoch", "step", "optimizer_state_dict", "scaler_state_dict", "loss", "window", "best_accuracy", "best_step"),
-    *("settings", "choices", "machine"),
+    *("evaluated_step", "settings", "choices", "machine"),
 }
 
 _NAME = re.compile(r"step_(\d{8,})")

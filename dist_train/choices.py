@@ -41,12 +41,18 @@ class Choices:
 
 
 def choose(
-    train: Train, distributed: Distributed, world: World, network: nn.Module, stored: dict[str, Any] | None
+    train: Train,
+    distributed: Distributed,
+    world: World,
+    network: nn.Module,
+    stored: dict[str, Any] | None,
+    shards: int | None = None,
 ) -> Choices:
     """Decide every `auto`; what `stored`, the choices of the checkpoint, has decided stays decided.
 
     Threads are decided anew only where the number of ranks on a machine has changed: the old number would then leave
-    cores idle or fight over them, and another number of ranks sums in another order anyway.
+    cores idle or fight over them, and another number of ranks sums in another order anyway. With `shards` it does not,
+    and one thread is all that every number of ranks can have.
 
     Raises:
         CheckpointError: another precision is asked for than the checkpoint was trained in.
@@ -65,8 +71,10 @@ def choose(
         channels_last = before.channels_last if before else _gains_by_channels_last(network, precision, world)
     if distributed.threads != "auto":
         threads = distributed.threads
-    elif before and before.local_size == world.local_size:
+    elif before and (shards or before.local_size == world.local_size):
         threads = before.threads
+    elif shards:
+        threads = 1
     else:
         threads = max(1, cores() // world.local_size)
     return Choices(precision, channels_last, threads, world.local_size)

@@ -426,6 +426,11 @@ class Config(Section):
     distributed: Distributed = Distributed()
     log: Log = Log()
 
+    @property
+    def shards(self) -> int | None:
+        """Virtual ranks of a global batch, None where every rank is one: `distributed.shards` with its default."""
+        return (self.distributed.shards or 8) if self.run.reproducible == "bitwise" else None
+
 
 KNOWN_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "cifar10": 10, "cifar100": 100, "digits": 10}
 SCHEDULE_SETTINGS = {

@@ -5,7 +5,10 @@
     ├── DataError        files that are missing, damaged or do not fit the model
     ├── CheckpointError  a checkpoint that does not load or does not fit the settings
     ├── WorldError       the process was started with variables or devices that do not fit
+    ├── LedgerError      a ledger that is not there
     └── RefusedElsewhereError   another rank has refused, and says why
+
+    NonFiniteError       exit code 4: the loss or a gradient is no number any more
 
 Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
 A message says where, what is, what is allowed and what to do.
@@ -34,5 +37,20 @@ class WorldError(UserError):
     """Variables of the launcher that are half set or contradict each other, or too few devices."""
 
 
+class LedgerError(UserError):
+    """A run without a ledger, where one is to be compared."""
+
+
 class RefusedElsewhereError(UserError):
     """Another rank has refused the run and prints why; this one ends in silence."""
+
+
+class NonFiniteError(Exception):
+    """The loss or the gradients are infinite or not a number; nothing of that step was saved."""
+
+    exit_code = 4
+
+    def __init__(self, text: str, is_own: bool = True) -> None:
+        """`is_own`: whether it came up on this rank, and not only on another."""
+        super().__init__(text)
+        self.is_own = is_own

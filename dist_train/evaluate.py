@@ -28,6 +28,7 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
 from dist_train.rundir import RunDir
+from dist_train.stop import Stop, StopRequested
 from dist_train.world import World, open_world
 
 
@@ -70,26 +71,41 @@ class Evaluation:
 
 
 def evaluate(
-    network: nn.Module, samples: Samples, dataset: Dataset, config: Data, choices: Choices, world: World
+    network: nn.Module,
+    samples: Samples,
+    dataset: Dataset,
+    config: Data,
+    choices: Choices,
+    world: World,
+    stop: Stop | None = None,
 ) -> Evaluation:
     """Evaluate the plain `network` (no DDP around it) in evaluation mode, and leave it in training mode.
 
     The batches are cut the same way at every number of ranks and dealt out whole, so that a near tie falls the same
     way, and each loss lands in a place of its own before they are added in a fixed order.
+
+    Raises:
+        StopRequested: on every rank, if one was asked to stop meanwhile.
     """
     classes = len(dataset.classes)
     correct, count = (torch.zeros(classes, dtype=torch.int64, device=world.device) for _ in range(2))
+    stops = torch.zeros((), dtype=torch.int64, device=world.device)
     losses = torch.zeros(len(samples), dtype=torch.float64, device=world.device)
     network.eval()
     for batch in eval_batches(samples, dataset, config, world, choices.memory_format):
+        if stop and stop.reason:
+            stops += 1
+            break
         logits = _logits(network, batch.pictures, choices, world)
         losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
         right = batch.labels[logits.argmax(dim=1) == batch.labels]
         correct += torch.bincount(right, minlength=classes)
         count += torch.bincount(batch.labels, minlength=classes)
     network.train()
-    for tensor in (correct, count, losses):
+    for tensor in (stops, correct, count, losses):
         world.sum_(tensor)
+    if stops:
+        raise StopRequested
     loss = losses.sum().item() / len(samples)
     return Evaluation(samples.split, loss, tuple(correct.tolist()), tuple(count.tolist()), dataset.classes)
 

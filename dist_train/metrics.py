@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dist_train.config import Log
-from dist_train.world import World
 
 Line = dict[str, Any]
 _NUMBERS = {
@@ -25,13 +22,10 @@ _log = logging.getLogger(__name__)
 
 
 class LossWindow:
-    """Loss, samples and time of the training steps since the last line of metrics.
+    """Loss, samples and time of the training steps since the last line of metrics, the same on every rank."""
 
-    The loss stays on the device, so that a step waits for nothing; the sum over ranks is taken when it is read.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    def __init__(self) -> None:
+        self.loss_sum = 0.0
         self.samples = 0
         self._seconds = 0.0
         self._timed_samples = 0
@@ -39,8 +33,8 @@ class LossWindow:
         self._all_seconds = 0.0
         self._all_samples = 0
 
-    def add(self, loss_sum: Tensor, count: int) -> None:
-        """Count a step: the sum of losses over this rank's share, and the samples of the whole global batch."""
+    def add(self, loss_sum: float, count: int) -> None:
+        """Count a step: the sum of losses over the whole global batch, and its samples."""
         self.loss_sum += loss_sum
         self.samples += count
         self._timed_samples += count
@@ -63,43 +57,32 @@ class LossWindow:
         """Samples per second of all windows that were read in this process, None before the first."""
         return self._all_samples / self._all_seconds if self._all_seconds else None
 
-    def fold(self, world: World) -> Tensor:
-        """Sum over all ranks and leave the sum with rank 0; returns it on every rank.
-
-        Saving folds too: a window that is saved and one that goes on then add the same numbers in the same order.
-        """
-        total = world.sum_(self.loss_sum.clone())
-        self.loss_sum = total.clone() if world.is_main else torch.zeros_like(total)
-        return total
-
-    def read(self, world: World) -> tuple[float, float]:
+    def read(self) -> tuple[float, float]:
         """Mean loss a sample over whole global batches, and samples per second; starts the next window."""
-        loss = self.fold(world).item() / self.samples
-        self.stop_clock()  # after the loss, for which a GPU has to finish its steps
+        loss = self.loss_sum / self.samples
+        self.stop_clock()
         rate = self._timed_samples / self._seconds
         self._all_seconds += self._seconds
         self._all_samples += self._timed_samples
-        self.loss_sum.zero_()
+        self.loss_sum = 0.0
         self.samples, self._timed_samples, self._seconds = 0, 0, 0.0
         self.start_clock()
         return loss, rate
 
-    def state_dict(self, world: World) -> dict[str, float | int]:
-        return {"loss_sum": self.fold(world).item(), "samples": self.samples}
+    def state_dict(self) -> dict[str, float | int]:
+        return {"loss_sum": self.loss_sum, "samples": self.samples}
 
-    def load_state_dict(self, state: dict[str, Any], world: World) -> None:
-        self.loss_sum.fill_(state["loss_sum"] if world.is_main else 0.0)
-        self.samples = state["samples"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss_sum, self.samples = state["loss_sum"], state["samples"]
 
 
 class MetricsFile:
     """`metrics.jsonl`: one JSON object a line, written through at once."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        """Open for appending after cutting the lines beyond `step`, which a resumed run is about to make again."""
-        self.lines = [line for line in read_lines(path) if line["step"] <= step]
+    def __init__(self, path: Path, lines: list[Line]) -> None:
+        """Open for appending after `lines`, which replace what is there."""
         aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
         aside.replace(path)
         self._file = path.open("a", buffering=1)
 
@@ -117,6 +100,12 @@ def read_lines(path: Path) -> list[Line]:
     if len(lines) < len(texts) - 1:
         _log.warning("%s: %d damaged lines are left out", path, len(texts) - len(lines))
     return lines
+
+
+def test_at(lines: list[Line], step: int) -> Line | None:
+    """The line of the test evaluation after `step`."""
+    found = [line for line in lines if line["kind"] == "eval" and line["split"] == "test" and line["step"] == step]
+    return found[-1] if found else None
 
 
 def _line(text: str) -> Line | None:
@@ -155,12 +144,27 @@ class Curves:
         self._writer.close()
 
 
+def standing(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:
+    """The lines that a run that goes on at `step` is not about to make again.
+
+    Args:
+        is_evaluated: whether the evaluation after `step` was finished, so that it is not made again.
+    """
+    return [
+        line
+        for line in lines
+        if line["step"] < step or (line["step"] == step and (is_evaluated or line["kind"] == "train"))
+    ]
+
+
 class Metrics:
     """Where a line of metrics goes: the file, the curves, and the progress bar's right end."""
 
-    def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int) -> None:
-        self._file = MetricsFile(path, step)
-        self.earlier = self._file.lines
+    def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
+        lines = read_lines(path)
+        is_evaluated = evaluated_step == step or (step == total_steps and test_at(lines, step) is not None)
+        self.earlier = standing(lines, step, is_evaluated)
+        self._file = MetricsFile(path, self.earlier)
         self._curves = Curves(curves, self.earlier) if config.tensorboard else None
         self._bar = _bar(config.progress, step, total_steps)
 

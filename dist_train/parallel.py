@@ -1,5 +1,15 @@
-"""Network -> what is called in a training step of this world."""
+"""How the gradients that ranks compute become the mean over the global batch, on every rank.
 
+`Alone`   one process: its gradients are that mean already.
+`Average` DistributedDataParallel over the ranks: equal to float tolerance at any number of ranks.
+`Tree`    a fixed binary tree over virtual ranks: the same bits at any number of ranks.
+
+With the gradients goes a note of three numbers that every rank has to know after each step, so that knowing them costs
+no reduction of its own: the sum of losses over the global batch, how many ranks want to stop, and how many had no data.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any
 
@@ -10,6 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from dist_train.config import Train
 from dist_train.errors import ConfigError
 from dist_train.world import World
+
+LOSS, STOPS, VOIDS = range(3)
+"""Positions in a note."""
 
 # torch 2.15 has renamed the argument, and warns of the name that older ones know.
 _SYNC_BUFFERS = next(
@@ -33,37 +46,226 @@ def place_model(network: nn.Module, train: Train, memory_format: torch.memory_fo
     return network.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
 
 
-def parallelize(network: nn.Module, world: World) -> nn.Module:
-    """Wrap the network so that a backward pass leaves the mean over ranks in the gradients.
+class Alone:
+    """The gradients of one process, and what the other two have in common with it."""
+
+    averaged_over = 1
+    """What the sum of all ranks' gradients is divided by."""
+
+    def __init__(self, model: nn.Module, network: nn.Module, world: World) -> None:
+        """`model` is what a step calls: `network`, compiled perhaps."""
+        self.model = model
+        self._network = network
+        self._weights = [weight for weight in network.parameters() if weight.requires_grad]
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
+        self._note = self._yes_no[0].expand(3)
+        self._own_loss: Tensor | None = None
+
+    def begin(self, *, stop: bool, void: bool) -> None:
+        """Before the first backward pass of a step: what this rank has to say to the others."""
+        for weight in self._weights:
+            weight.grad = None
+        self._note = torch.stack((self._yes_no[0], self._yes_no[stop], self._yes_no[void]))
+
+    def shard(self, counts: bool) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Around the backward passes of one shard; `counts`: whether it has any sample."""
+        return nullcontext()
+
+    def backward_pass(self, last: bool) -> AbstractContextManager[Any]:  # noqa: ARG002
+        """Around one backward pass; the ranks' gradients come together in the last of a step."""
+        return nullcontext()
+
+    def noted(self, loss: Tensor, counts: bool) -> Tensor:
+        """The loss [], whose value has been added to the note if it `counts`."""
+        self._own_loss = loss.detach()
+        if counts:
+            self._note[LOSS] += self._own_loss
+        return loss
+
+    def is_own_loss_finite(self) -> bool:
+        """Whether the loss of this rank's last backward pass was a number."""
+        return self._own_loss is None or bool(self._own_loss.isfinite())
+
+    def finish(self) -> Tensor:
+        """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
+        return self._note
+
+
+class Average(Alone):
+    """The mean over ranks, which DistributedDataParallel takes while the backward pass goes on.
+
+    The note rides along as the gradient of a parameter of its own.
 
     Buffers are not sent at each forward pass: only rank 0's are ever used, and `share_buffers` sends those where they
     are read. So batch normalisation is DDP's (statistics of a rank's own share, running statistics of rank 0) at no
     cost a step.
     """
-    if world.backend is None:
-        return network
-    options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
-    if world.device.type == "cuda":
-        options["device_ids"] = [world.device.index]
-    return DistributedDataParallel(network, **options)
+
+    def __init__(self, model: nn.Module, network: nn.Module, world: World, pictures: Tensor) -> None:
+        """Wrap `model` and take a first pass over `pictures`, [B, C, H, W], whose effects are undone.
+
+        Raises:
+            ConfigError: some weights of the network take no part in its output.
+        """
+        self.averaged_over = world.size
+        options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
+        if world.device.type == "cuda":
+            options["device_ids"] = [world.device.index]
+        with_rider = _WithRider(model, world.device)
+        self._rider = with_rider.rider
+        self._ddp = DistributedDataParallel(with_rider, **options)
+        super().__init__(self._ddp, network, world)
+        self._settle_buckets(pictures)
+
+    def begin(self, *, stop: bool, void: bool) -> None:
+        super().begin(stop=stop, void=void)
+        self._rider.grad = None
+
+    def backward_pass(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if last else self._ddp.no_sync()
+
+    def noted(self, loss: Tensor, counts: bool) -> Tensor:
+        super().noted(loss, counts)
+        loss = _Ride.apply(loss, self._rider, self._note.to(self._rider.dtype))
+        self._note = torch.zeros_like(self._note)  # the gradients of several passes are added up
+        return loss
+
+    def finish(self) -> Tensor:
+        return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
+
+    def _settle_buckets(self, pictures: Tensor) -> None:
+        """Let DDP sort its buckets before the first step, by passes whose effects are undone.
+
+        DDP sorts them after its first backward pass, by the order in which gradients became ready. With three or more
+        ranks the order of a sum changes its bits, so the first step after a resume would differ from the same step of
+        an undisturbed run. With a pass before the first step of every start, both have sorted buckets.
+        """
+        buffers = [buffer.clone() for buffer in self._network.buffers()]
+        for _ in range(2):  # the sorting happens at the start of the second
+            self.begin(stop=False, void=False)
+            self.noted(self.model(pictures).sum(), counts=True).backward()  # type: ignore[no-untyped-call]
+            self._check_all_used()
+        for buffer, before in zip(self._network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+        self.begin(stop=False, void=False)
+
+    def _check_all_used(self) -> None:
+        """DDP would wait for their gradients, and name numbers only."""
+        weights = self._network.named_parameters()
+        unused = [name for name, weight in weights if weight.requires_grad and weight.grad is None]
+        if unused:
+            raise ConfigError(
+                f"model: {', '.join(unused)} take no part in the output, so that several ranks can't average their "
+                "gradients. Use them in forward(), remove them, or set requires_grad to False"
+            )
 
 
-def settle_buckets(model: nn.Module, network: nn.Module, pictures: Tensor) -> None:
-    """Let DDP sort its buckets before the first step, by a pass whose effects are undone.
+class _WithRider(nn.Module):
+    """A network beside a parameter of three numbers, which no forward pass uses."""
 
-    DDP sorts them after its first backward pass, by the order in which gradients became ready. With three or more
-    ranks the order of a sum changes its bits, so the first step after a resume would differ from the same step of an
-    undisturbed run. With a pass before the first step of every start, both have sorted buckets.
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self.rider = nn.Parameter(torch.zeros(3, device=device))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network(pictures)  # type: ignore[no-any-return]
+
+
+class _Ride(torch.autograd.Function):
+    """A loss as it was; in the backward pass `note` becomes the gradient of `rider`."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, rider: Tensor, note: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.note = note
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], ctx.note, None
+
+
+class Tree(Alone):
+    """Sums in one fixed binary tree over the shards of a global batch, whichever ranks compute them.
+
+    Rank r of W computes shards [r S/W, (r+1) S/W) one after another and adds them pair by pair; then ranks whose
+    numbers differ in one bit exchange their sums, the lowest bit first. A sum of two is the same in either order, so
+    all ranks end with the bits that one rank alone would have. Floating-point buffers (running statistics) are the mean
+    over shards, each having started from those before the step. The idea of virtual ranks: EasyScale (Li et al., SC23).
     """
-    if not isinstance(model, DistributedDataParallel):
-        return
-    buffers = [buffer.clone() for buffer in network.buffers()]
-    for _ in range(2):  # the sorting happens at the start of the second
-        model(pictures).sum().backward()
-    for buffer, before in zip(network.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    for weight in network.parameters():
-        weight.grad = None
+
+    def __init__(self, model: nn.Module, network: nn.Module, world: World) -> None:
+        super().__init__(model, network, world)
+        self._world = world
+        self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self._counters = [buffer for buffer in network.buffers() if not buffer.is_floating_point()]
+        tensors = [*self._weights, *self._buffers]
+        # One tensor: gradients, buffers, the note, and the number of shards that have samples.
+        self._flat = torch.zeros(
+            sum(tensor.numel() for tensor in tensors) + 4, dtype=self._yes_no[0].dtype, device=world.device
+        )
+        views = _views(self._flat, tensors)
+        self._gradients, self._statistics = views[: len(self._weights)], views[len(self._weights) :]
+        self._tail = self._flat[-4:]
+        self._before: list[Tensor] = []
+        self._said = (False, False)
+        self._sums: list[tuple[int, Tensor]] = []
+
+    def begin(self, *, stop: bool, void: bool) -> None:
+        self._sums = []
+        self._said = (stop, void)
+        self._before = [buffer.clone() for buffer in (*self._buffers, *self._counters)]
+        for weight, gradient in zip(self._weights, self._gradients, strict=True):
+            weight.grad = gradient
+
+    @contextmanager
+    def shard(self, counts: bool) -> Iterator[None]:
+        self._flat.zero_()
+        for buffer, before in zip((*self._buffers, *self._counters), self._before, strict=True):
+            buffer.copy_(before)
+        yield
+        if counts:
+            self._tail[3] = 1
+            for view, buffer in zip(self._statistics, self._buffers, strict=True):
+                view.copy_(buffer)
+        self._add(self._flat.clone())
+
+    def noted(self, loss: Tensor, counts: bool) -> Tensor:
+        self._own_loss = loss.detach()
+        if counts:
+            self._tail[LOSS] += self._own_loss
+        return loss
+
+    def finish(self) -> Tensor:
+        total = self._sums[0][1] if self._sums else torch.zeros_like(self._flat)  # a rank without data has no shards
+        stop, void = self._said
+        total[-3], total[-2] = float(stop), float(void)
+        distance = 1
+        while distance < self._world.size:
+            total = total + self._world.exchange(total, self._world.rank ^ distance)
+            distance *= 2
+        self._flat.copy_(total)
+        for buffer, view in zip(self._buffers, self._statistics, strict=True):
+            buffer.copy_(view / self._tail[3])
+        return self._tail[:3].clone()
+
+    def _add(self, leaf: Tensor) -> None:
+        """Add the next shard's sum to the tree: sums of equally many shards are added at once."""
+        level = 0
+        while self._sums and self._sums[-1][0] == level:
+            leaf = self._sums.pop()[1] + leaf
+            level += 1
+        self._sums.append((level, leaf))
+
+
+def _views(flat: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """Parts of `flat` in the shapes and memory formats of `tensors`, one behind the other."""
+    views, start = [], 0
+    for tensor in tensors:
+        views.append(flat.as_strided(tensor.size(), tensor.stride(), start))
+        start += tensor.numel()
+    return views
 
 
 def share_buffers(network: nn.Module, world: World) -> None:

@@ -22,6 +22,9 @@ class Plan:
     log_every: int
     save_every: int
     evaluate_every: int | None
+    weights_every: int
+    shards: int | None
+    """Into how many a global batch is cut; None: one a rank."""
 
     @classmethod
     def of(cls, config: Config, num_train: int) -> "Plan":
@@ -37,19 +40,22 @@ class Plan:
             log_every=config.log.every,
             save_every=config.checkpoint.every or per_epoch,
             evaluate_every=config.eval.every_epochs * per_epoch or None,
+            weights_every=config.log.weights_every,
+            shards=config.shards,
         )
 
     def largest_pass(self, ranks: int) -> int:
         """Most samples that one of `ranks` ranks takes through one backward pass."""
-        share = -(-min(self.global_batch, self.num_train) // ranks)
+        share = -(-min(self.global_batch, self.num_train) // (self.shards or ranks))
         return min(share, self.micro_batch or share)
 
     def smallest_pass(self, ranks: int) -> int:
         """Fewest samples that one of `ranks` ranks takes through one backward pass, of those that take any."""
+        parts = self.shards or ranks
         batches = {min(self.global_batch, self.num_train)}
         if self.total_steps >= self.steps_per_epoch:
             batches.add(self.num_train % self.global_batch or self.global_batch)
-        shares = {share for batch in batches for share in (batch // ranks, -(-batch // ranks)) if share}
+        shares = {share for batch in batches for share in (batch // parts, -(-batch // parts)) if share}
         return min(share // -(-share // (self.micro_batch or share)) for share in shares)
 
     def epoch(self, step: int) -> int:
@@ -58,6 +64,14 @@ class Plan:
 
     def is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.total_steps
+
+    def is_told(self, step: int) -> bool:
+        """Whether all numbers of this step have to be known before the next."""
+        return self.is_logged(step) or self.is_saved(step) or self.is_evaluated(step) or self.is_hashed(step)
+
+    def is_hashed(self, step: int) -> bool:
+        """Whether the ledger's line of this step has a hash of the weights."""
+        return step % self.weights_every == 0 or step == self.total_steps
 
     def is_saved(self, step: int) -> bool:
         """Whether a checkpoint is due before the one at the end, which every run has."""

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 from dist_train import __version__
+from dist_train.checkpoint import weights_sha256
 from dist_train.config import Config
 from dist_train.console import log_to_file, stop_logging_to_file
 from dist_train.data import Dataset
 from dist_train.evaluate import Evaluation
+from dist_train.facts import Fact
+from dist_train.ledger import Ledger
 from dist_train.loading import to_yaml
-from dist_train.metrics import Metrics, has_bar
+from dist_train.metrics import Metrics, has_bar, test_at
 from dist_train.plan import Plan
 from dist_train.rundir import RunDir, State, write_whole
 from dist_train.training import Training
@@ -40,7 +43,13 @@ class Report:
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None: ...
 
+    def learned(self, fact: Fact) -> None: ...
+
+    def saving(self) -> None: ...
+
     def saved(self) -> None: ...
+
+    def stopped(self, reason: str | None) -> None: ...
 
     def tested(self, step: int) -> dict[str, Any] | None: ...
 
@@ -55,10 +64,15 @@ class MainReport(Report):
     def __init__(self, config: Config, run: RunDir, training: Training, plan: Plan) -> None:
         self._run, self._plan, self._training = run, plan, training
         self._name = config.run.name
-        self._metrics = Metrics(run.metrics, run.curves, config.log, training.step, plan.total_steps)
+        self.state: State = "running"
+        self._metrics = Metrics(
+            run.metrics, run.curves, config.log, training.step, plan.total_steps, training.evaluated_step
+        )
+        self._ledger = Ledger(run.ledger, training.step) if config.log.ledger else None
         self._tells_steps = not (has_bar(config.log.progress) and sys.stdout.isatty())
 
     def status(self, state: State) -> None:
+        self.state = state
         step = self._training.step
         self._run.write_status(state, step, self._plan.epoch(step), total_steps=self._plan.total_steps)
 
@@ -90,13 +104,31 @@ class MainReport(Report):
         self._metrics.write("eval", step=step, epoch=self._plan.epoch(step), **evaluation.to_dict())
         _log.info("step %d  %s", step, evaluation)
 
+    def learned(self, fact: Fact) -> None:
+        """The ledger's line of a step."""
+        if self._ledger:
+            weights = weights_sha256(self._training.network.state_dict()) if self._plan.is_hashed(fact.step) else None
+            loss = fact.loss_sum / len(fact.samples)
+            self._ledger.add(fact.step, fact.samples.numpy().data, loss, fact.grad_norm, fact.lr, weights)
+
+    def saving(self) -> None:
+        """A checkpoint is never ahead of the ledger."""
+        if self._ledger:
+            self._ledger.flush()
+
     def saved(self) -> None:
         self.status("running")
 
+    def stopped(self, reason: str | None) -> None:
+        self.status("preempted")
+        _log.info(
+            "%s: stopped by %s after step %d of %d and saved; the same command goes on",
+            self._name, reason or "another rank", self._training.step, self._plan.total_steps,
+        )  # fmt: skip
+
     def tested(self, step: int) -> dict[str, Any] | None:
         """The line of the test evaluation at `step` that an earlier start has left."""
-        lines = [line for line in self._metrics.earlier if line["kind"] == "eval" and line["split"] == "test"]
-        return lines[-1] if lines and lines[-1]["step"] == step else None
+        return test_at(self._metrics.earlier, step)
 
     def nothing_left(self, test: dict[str, Any]) -> None:
         _log.info(
@@ -124,6 +156,8 @@ class MainReport(Report):
 
     def close(self) -> None:
         self._metrics.close()
+        if self._ledger:
+            self._ledger.close()
 
 
 @contextmanager
@@ -142,7 +176,8 @@ def open_report(
     report.status("running")
     try:
         yield report
-        report.status("done")
+        if report.state == "running":
+            report.status("done")
     except BaseException as error:
         report.status("failed")
         if isinstance(error, KeyboardInterrupt):

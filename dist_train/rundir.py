@@ -1,6 +1,6 @@
 """The directory of a run: where each thing lies, and how it is written so that nothing is ever half there.
 
-config.yaml  status.json  metrics.jsonl  env.json  tb/  logs/  checkpoints/
+config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/
 """
 
 import json
@@ -27,6 +27,7 @@ class RunDir:
         self.config = self.path / "config.yaml"
         self.status = self.path / "status.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.ledger = self.path / "ledger.jsonl"
         self.environment = self.path / "env.json"
         self.curves = self.path / "tb"
         self.logs = self.path / "logs"
@@ -59,7 +60,8 @@ class RunDir:
     def _would_harm(self, anew: bool) -> bool:
         """Whether the directory is no run of ours and has files that a run would overwrite or move aside."""
         is_run = self.lock.exists() or any(self.checkpoints.glob("step_*/manifest.json"))
-        ours = (self.config, self.status, self.metrics, self.environment, self.curves, self.logs, self.checkpoints)
+        files = (self.config, self.status, self.metrics, self.ledger, self.environment)
+        ours = (*files, self.curves, self.logs, self.checkpoints)
         return not is_run and (any(path.exists() for path in ours) or (anew and self._has_files()))
 
     def _has_files(self) -> bool:

@@ -1,7 +1,7 @@
 """Randomness as a function, never a state.
 
 Every random number of a run is a function of the run's seed, of what it is for, and of where in the run it is used:
-the order of samples of (seed, epoch), an augmentation of (seed, epoch, sample index), dropout of (seed, step, rank).
+the order of samples of (seed, epoch), an augmentation of (seed, epoch, sample index), dropout of (seed, step, shard).
 Nothing random has to be saved, the number of loader workers changes nothing, and to resume is to go on at a step.
 """
 
@@ -45,9 +45,9 @@ def random_bits(seed: int, purpose: str, epoch: int, indices: Tensor) -> Tensor:
     return _shift_right(z ^ _shift_right(z, 31), 33)
 
 
-def seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
-    """Put torch's global generator of `device` in the state for one step on one rank (dropout draws from it)."""
-    value = derive(seed, "step", step, rank)
+def seed_step(seed: int, step: int, shard: int, device: torch.device) -> None:
+    """Put torch's global generator of `device` in the state for one shard of one step (dropout draws from it)."""
+    value = derive(seed, "step", step, shard)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(value)
     else:

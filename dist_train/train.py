@@ -1,7 +1,9 @@
 """The story of a run: `train`, and `train_step`, which it tells again and again."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from torch import Tensor
@@ -11,34 +13,47 @@ from dist_train.choices import apply_to_process, choose
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
+from dist_train.errors import ConfigError, NonFiniteError
 from dist_train.evaluate import Evaluation, evaluate
+from dist_train.facts import Fact, Facts
 from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
+from dist_train.parallel import VOIDS
 from dist_train.plan import Plan
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.stop import Stop, StopRequested
 from dist_train.training import Training
 from dist_train.world import World
 
 
-def train(config: Config, world: World) -> None:
+def train(config: Config, world: World, stop: Stop | None = None) -> bool:
     """Train what `config` says, from where the run's newest checkpoint left off.
+
+    Returns:
+        Whether the run is done; if not, a rank was asked to stop, and the same command goes on.
 
     Raises:
         UserError: settings, data, run directory or checkpoint do not go together, and nothing was written; or, with
             the loader `workers`, a picture can't be read.
+        NonFiniteError: the loss or a gradient is no number any more.
     """
+    stop = stop or Stop()
+    if config.run.time_limit_minutes is not None:
+        stop.limit(config.run.time_limit_minutes)
     run, anew = RunDir(config.run.dir), config.run.resume == "never"
     with world.agreement():
+        _check_shards(config.shards, world)
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
             run.check_usable(anew)
     files = resume.load(config, run, world)
     with world.agreement():
-        choices = choose(config.train, config.distributed, world, network, resume.choices(files))
-        apply_to_process(choices, config.run.deterministic, world.device)
+        choices = choose(config.train, config.distributed, world, network, resume.choices(files), config.shards)
+        deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
+        apply_to_process(choices, deterministic, world.device)
         training = Training(config, network, choices, world)
         if files:
             training.restore(files)
@@ -53,27 +68,43 @@ def train(config: Config, world: World) -> None:
             report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, choices, world))
-        _Run(config, world, run, dataset, training, plan, report).tell()
+        return _Run(config, world, run, dataset, training, plan, report, stop).tell()
 
 
-def train_step(training: Training, batch: Batch) -> Tensor:
-    """One optimizer step on a global batch; returns the sum of losses over this rank's share, float32 [].
+def train_step(training: Training, batch: Batch, stop: bool = False) -> Tensor | None:
+    """One optimizer step on a global batch; returns the note of all ranks (`parallel`), float [3].
 
-    The gradient is the mean over the global batch at any number of ranks: a rank's sum of losses is divided by the
-    samples of the whole batch, and multiplied by the number of ranks because DDP takes the mean over them. So shares
-    may be unequal, and a rank without a sample takes part with a stand-in that weighs nothing.
+    None if a rank had no data: then no rank makes the step. The gradient is the mean over the global batch at any
+    number of ranks: a shard's sum of losses is divided by the samples of the whole batch, and multiplied by the number
+    of ranks where the mean over them is taken. So shards may be unequal, and a rank without a sample takes part with a
+    stand-in that weighs nothing.
     """
-    training.optimizer.zero_grad(set_to_none=True)
-    weight = training.loss_weight(batch)
-    pieces = training.cut(batch)
-    losses = []
-    for number, (pictures, labels) in enumerate(pieces, start=1):
-        with training.gradients(shared=number == len(pieces)):
-            loss = training.loss_sum(pictures, labels)
-            training.scaled(loss).backward(weight)  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
+    reduction = training.reduction
+    reduction.begin(stop=stop, void=batch.void)
+    for shard in batch.shards:
+        seed_step(training.seed, batch.step, shard.number, training.world.device)
+        weight = training.loss_weight(shard, batch.count)
+        pieces = training.cut(shard)
+        with reduction.shard(counts=shard.share > 0):
+            for number, (pictures, labels) in enumerate(pieces, start=1):
+                with reduction.backward_pass(last=number == len(pieces)):
+                    loss = training.loss_sum(pictures, labels)
+                    noted = reduction.noted(loss, counts=shard.share > 0)
+                    training.scaled(noted).backward(weight)  # type: ignore[no-untyped-call]
+    note = reduction.finish()
+    if note.device.type == "cpu" and note[VOIDS]:
+        return None
     training.update()
-    return sum(losses[1:], start=losses[0]) * (batch.share > 0)
+    return note
+
+
+def _check_shards(shards: int | None, world: World) -> None:
+    if shards is not None and shards % world.size:
+        allowed = [str(size) for size in range(1, shards + 1) if shards % size == 0]
+        raise ConfigError(
+            f"distributed.shards is {shards}, which {world.size} ranks can't share equally (run.reproducible is "
+            f"bitwise): start {', '.join(allowed[:-1])} or {allowed[-1]} ranks, or change distributed.shards"
+        )
 
 
 @dataclass(frozen=True)
@@ -87,32 +118,90 @@ class _Run:
     training: Training
     plan: Plan
     report: Report
+    stop: Stop
 
-    def tell(self) -> None:
+    def tell(self) -> bool:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
-        training, plan, report = self.training, self.plan, self.report
         if self.world.is_main:
-            best_step = training.best_step if self.config.checkpoint.keep_best else None
+            best_step = self.training.best_step if self.config.checkpoint.keep_best else None
             checkpoint.mend_links(self.directory.checkpoints, best_step)
+        try:
+            self._train()
+            if tested := self._tested():
+                self.report.nothing_left(tested)
+            else:
+                self._conclude()
+        except StopRequested:  # on every rank, after the same step
+            self._save(is_best=False)
+            self.report.stopped(self.stop.reason)
+            return False
+        return True
+
+    def _train(self) -> None:
+        training, plan = self.training, self.plan
+        facts = Facts(self.world.device)
         with self._batches() as batches:
-            training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
+            training.start(plan.largest_pass(self.world.size), self.dataset.shape)
+            self.stop.begun()
+            if plan.is_evaluated(training.step) and training.evaluated_step != training.step:
+                self._pause()  # an earlier start was stopped in it
             training.window.start_clock()
-            for batch in batches:
-                lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)
-                training.set_lr(lr)
-                seed_step(self.config.run.seed, training.step, self.world.rank, self.world.device)
-                training.window.add(train_step(training, batch), batch.count)
-                training.step += 1
-                report.stepped()
-                if plan.is_logged(training.step):
-                    report.trained(training.step, lr, *training.window.read(self.world))
-                if plan.is_evaluated(training.step) or plan.is_saved(training.step):
-                    with training.window.stopped_clock():
-                        self._pause()
-        if tested := self._tested():
-            report.nothing_left(tested)
-        else:
-            self._conclude()
+            while training.step < plan.total_steps:
+                self._step(batches, facts)
+
+    def _step(self, batches: TrainBatches, facts: Facts) -> None:
+        """One step, and what is due after it."""
+        training, plan = self.training, self.plan
+        batch = self._next(batches)
+        lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)
+        training.set_lr(lr)
+        note = train_step(training, batch, self.stop.reason is not None)
+        if note is None:
+            raise StopRequested
+        training.step += 1
+        step = training.step
+        is_last = self._learn(facts.add(step, lr, batch.samples, note, training.grad_norm))
+        if plan.is_told(step):
+            is_last |= self._learn(facts.rest())
+        self.report.stepped()
+        if plan.is_logged(step):
+            self.report.trained(step, lr, *training.window.read())
+        if plan.is_evaluated(step) or plan.is_saved(step):
+            with training.window.stopped_clock():
+                self._pause()
+        if is_last:
+            raise StopRequested
+
+    def _next(self, batches: TrainBatches) -> Batch:
+        """The next batch; a rank that is asked to stop while it waits for it takes part in a step that nobody makes."""
+        if self.world.device.type == "cuda":
+            return next(batches)  # what a rank says of a step is known there when the step has been made
+        try:
+            with self.stop.waiting():
+                return next(batches)
+        except StopRequested:
+            return batches.stand_in(self.training.step)
+
+    def _learn(self, facts: Iterable[Fact]) -> bool:
+        """Take in what is known of some steps by now; says whether a rank was asked to stop."""
+        is_scaled = self.training.scaler is not None  # an infinite gradient is how its factor is found
+        stops = 0.0
+        for fact in facts:
+            if not isfinite(fact.loss_sum) or not (is_scaled or isfinite(fact.grad_norm or 0)):
+                raise self._non_finite(fact)
+            self.training.window.add(fact.loss_sum, len(fact.samples))
+            self.report.learned(fact)
+            stops += fact.stops
+        return stops > 0
+
+    def _non_finite(self, fact: Fact) -> NonFiniteError:
+        is_own = self.world.device.type == "cuda" or not self.training.reduction.is_own_loss_finite()
+        norm = "not measured (log.ledger is false)" if fact.grad_norm is None else fact.grad_norm
+        return NonFiniteError(
+            f"the loss of step {fact.step} is {fact.loss_sum / len(fact.samples)}, the gradient norm {norm}, at the "
+            f"learning rate {fact.lr:g}; samples {fact.samples.tolist()}",
+            is_own,
+        )
 
     def _batches(self) -> TrainBatches:
         return TrainBatches(
@@ -123,12 +212,14 @@ class _Run:
             start_step=self.training.step,
             stop_step=self.plan.total_steps,
             memory_format=self.training.choices.memory_format,
+            shards=self.config.shards,
         )
 
     def _pause(self) -> None:
         """Evaluate and save between two steps, as far as either is due; the best yet is saved if it is to be kept."""
         step = self.training.step
         is_best = self.plan.is_evaluated(step) and self._evaluate_while_training()
+        self.training.evaluated_step = step
         if self.plan.is_saved(step) or (is_best and self.config.checkpoint.keep_best):
             self._save(is_best)
 
@@ -140,6 +231,7 @@ class _Run:
         else:
             test = self._evaluate(self.dataset.test)
             is_best = self.training.is_best(test.accuracy)
+        self.training.evaluated_step = self.training.step
         self._save(is_best)
         self.report.done(test)
 
@@ -156,8 +248,9 @@ class _Run:
     def _evaluate(self, samples: Samples) -> Evaluation:
         self.training.share_buffers()
         evaluation = evaluate(
-            self.training.evaluated, samples, self.dataset, self.config.data, self.training.choices, self.world
-        )
+            self.training.evaluated, samples, self.dataset, self.config.data, self.training.choices, self.world,
+            self.stop,
+        )  # fmt: skip
         self.report.evaluated(self.training.step, evaluation)
         return evaluation
 
@@ -166,6 +259,7 @@ class _Run:
             self.plan.steps_per_epoch, resume.about(self.config, self.training.choices, self.world)
         )
         if self.world.is_main:
+            self.report.saving()
             link = "best" if is_best and self.config.checkpoint.keep_best else None
             checkpoint.save(self.directory.checkpoints, self.training.step, files, link)
             checkpoint.prune(self.directory.checkpoints, self.config.checkpoint.keep_last)

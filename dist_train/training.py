@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from dist_train import checkpoint, parallel
 from dist_train.choices import Choices
 from dist_train.config import Config
-from dist_train.data.batches import Batch
+from dist_train.data.batches import Shard
 from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
 from dist_train.optim import Average, build_optimizer
@@ -31,6 +30,8 @@ class Training:
     def __init__(self, config: Config, network: nn.Module, choices: Choices, world: World) -> None:
         """Raises ConfigError where a setting does not go with this rank's device."""
         self.config = config.train
+        self.seed = config.run.seed
+        self.shards = config.shards
         self._optim = config.optim
         self.choices = choices
         self.world = world
@@ -38,12 +39,17 @@ class Training:
         self.optimizer = build_optimizer(config.optim, self.network, compiled=config.train.compile == "step")
         self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
         self.average = Average(self.network, config.train.ema_decay) if config.train.ema_decay is not None else None
-        self.window = LossWindow(world.device)
+        self.window = LossWindow()
         self.step = 0
+        self.grad_norm: Tensor | None = None
+        """2-norm of the step's gradients over all weights before they are clipped, float []; None: not asked for."""
+        self._measures_norm = config.log.ledger
         self.last_loss: float | None = None
         self.best_accuracy: float | None = None
         self.best_step: int | None = None
-        self.model = self.network
+        self.evaluated_step = 0
+        """The newest step whose evaluation is finished, if one was due."""
+        self.reduction = parallel.Alone(self.network, self.network, world)
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
         self._update: Callable[[], object] = self.optimizer.step
 
@@ -54,14 +60,20 @@ class Training:
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
             # A module around the network: in torch 2.11 `Module.compile` leaves it as it was.
             called = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
-        self.model = parallel.parallelize(called, self.world)
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
-        pictures = torch.zeros(max(2, samples), *shape, device=self.world.device)
+        self.reduction = self._reduction(called, max(2, samples), shape)
+
+    def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
+        if self.shards:
+            return parallel.Tree(model, self.network, self.world)
+        if self.world.backend is None:
+            return parallel.Alone(model, self.network, self.world)
+        pictures = torch.zeros(samples, *shape, device=self.world.device)
         with self._autocast():
-            parallel.settle_buckets(
-                self.model, self.network, pictures.contiguous(memory_format=self.choices.memory_format)
+            return parallel.Average(
+                model, self.network, self.world, pictures.contiguous(memory_format=self.choices.memory_format)
             )
 
     def set_lr(self, lr: float) -> None:
@@ -71,23 +83,23 @@ class Training:
             else:
                 group["lr"] = lr
 
-    def cut(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        """The batch in equal pieces of at most `train.micro_batch`, one backward pass each."""
-        pictures, labels = batch.pictures, batch.labels
-        if self.config.sync_batchnorm and batch.share == 0:
+    def cut(self, shard: Shard) -> list[tuple[Tensor, Tensor]]:
+        """The shard in equal pieces of at most `train.micro_batch`, one backward pass each."""
+        pictures, labels = shard.pictures, shard.labels
+        if self.config.sync_batchnorm and shard.share == 0:
             # The statistics are over all ranks then, and would count a stand-in; torch takes an empty batch for none.
             pictures, labels = pictures[:0], labels[:0]
         pieces = -(-len(labels) // (self.config.micro_batch or len(labels))) if len(labels) else 1
         return list(zip(torch.tensor_split(pictures, pieces), torch.tensor_split(labels, pieces), strict=True))
 
-    def loss_weight(self, batch: Batch) -> Tensor:
-        """What a sum of losses is multiplied by in the gradient: ranks / samples of the global batch, float [].
+    def loss_weight(self, shard: Shard, count: int) -> Tensor:
+        """What a sum of losses is multiplied by in the gradient, float []: ranks averaged over / samples of the batch.
 
         It is the gradient that the backward pass starts from, and kept on the device: there are few sizes of batches.
         """
-        key = (batch.count, batch.share > 0)
+        key = (count, shard.share > 0)
         if key not in self._loss_weights:
-            weight = self.world.size / batch.count if batch.share else 0.0
+            weight = self.reduction.averaged_over / count if shard.share else 0.0
             dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
             self._loss_weights[key] = torch.tensor(weight, dtype=dtype, device=self.world.device)
         return self._loss_weights[key]
@@ -96,25 +108,22 @@ class Training:
         """Sum of the cross-entropies of a batch, float32 []."""
         with self._autocast():
             return functional.cross_entropy(
-                self.model(pictures), labels, reduction="sum", label_smoothing=self.config.label_smoothing
+                self.reduction.model(pictures), labels, reduction="sum", label_smoothing=self.config.label_smoothing
             )
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss, in fp16 times the factor that keeps small gradients above zero."""
         return self.scaler.scale(loss) if self.scaler else loss
 
-    def gradients(self, shared: bool) -> AbstractContextManager[Any]:
-        """Around a backward pass: whether its gradients, and those before, are averaged over the ranks."""
-        if shared or not isinstance(self.model, DistributedDataParallel):
-            return nullcontext()
-        return self.model.no_sync()
-
     def update(self) -> None:
         """Change the weights by the gradients that lie there."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
         if self.config.max_grad_norm is not None:
-            if self.scaler:
-                self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+            self.grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
+        elif self._measures_norm:
+            gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+            self.grad_norm = nn.utils.get_total_norm(gradients)
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -152,7 +161,7 @@ class Training:
             about: what else `training.pt` is to say: settings, choices, versions.
         """
         self.share_buffers()
-        window = self.window.state_dict(self.world)
+        window = self.window.state_dict()
         if window["samples"]:
             self.last_loss = window["loss_sum"] / window["samples"]
         files = {"model.pt": _plain(self.network.state_dict())}
@@ -167,6 +176,7 @@ class Training:
             "window": window,
             "best_accuracy": self.best_accuracy,
             "best_step": self.best_step,
+            "evaluated_step": self.evaluated_step,
             **about,
         }
         return files
@@ -189,7 +199,8 @@ class Training:
         self._restore_layout()
         if self.scaler and saved["scaler_state_dict"]:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
-        self.window.load_state_dict(saved["window"], self.world)
+        self.window.load_state_dict(saved["window"])
+        self.evaluated_step = saved["evaluated_step"]
         self.step, self.last_loss = saved["step"], saved["loss"]
         self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
 

@@ -46,6 +46,15 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def exchange(self, tensor: Tensor, partner: int) -> Tensor:
+        """Send `tensor` to rank `partner`, which calls this with its own at the same time; returns the partner's."""
+        received = torch.empty_like(tensor)
+        if self.backend is not None:
+            both = [dist.P2POp(dist.isend, tensor, partner), dist.P2POp(dist.irecv, received, partner)]
+            for work in dist.batch_isend_irecv(both):
+                work.wait()
+        return received
+
     def broadcast_(self, tensors: list[Tensor], source: int = 0) -> None:
         """Overwrite `tensors` with those of rank `source`; shapes and dtypes are the same on all ranks."""
         if self.backend is not None:

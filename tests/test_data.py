@@ -17,6 +17,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Barrier
@@ -82,9 +83,27 @@ def opened(config: Data, world: World | None = None) -> Dataset:
     return open_dataset(config, SEED, world or World())
 
 
-def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Batch]:
+@dataclass(frozen=True)
+class Trained:
+    """A batch and its only shard."""
+
+    pictures: torch.Tensor
+    labels: torch.Tensor
+    share: int
+    indices: torch.Tensor
+    count: int
+    step: int
+    epoch: int
+
+
+def flat(batch: Batch) -> Trained:
+    (shard,) = batch.shards
+    return Trained(shard.pictures, shard.labels, shard.share, shard.indices, batch.count, batch.step, batch.epoch)
+
+
+def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Trained]:
     with TrainBatches(dataset, config, SEED, world, start, stop) as batches:
-        return list(batches)
+        return [flat(batch) for batch in batches]
 
 
 def write_images(root: Path, classes: int = 3, each: int = 6, size: tuple[int, int] = (8, 10)) -> None:
@@ -337,7 +356,7 @@ def test_loaders_give_the_same_batches(settings: Settings, root: Path, size: int
             assert_equal(trained(opened(config, world), config, world, 4, 9), expected[4:])
 
 
-def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+def assert_equal(found: list[Trained], expected: list[Trained]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert (one.share, one.count, one.step, one.epoch) == (other.share, other.count, other.step, other.epoch)
@@ -420,7 +439,7 @@ def test_float64_and_channels_last(settings: Settings) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with TrainBatches(dataset, config, SEED, World(), 0, 1, torch.channels_last) as batches:
-            batch = next(batches)
+            batch = flat(next(batches))
     finally:
         torch.set_default_dtype(torch.float32)
     assert batch.pictures.dtype == torch.float64
@@ -984,7 +1003,7 @@ def test_real_image_folder(settings: Settings, real: str) -> None:
     torch.testing.assert_close(batches[0].pictures[0], (pixels - mean) / std, atol=1e-5, rtol=0)
 
 
-def image_path(dataset: Dataset, batch: Batch) -> str:
+def image_path(dataset: Dataset, batch: Trained) -> str:
     pictures = dataset.train.pictures
     assert isinstance(pictures, image_folder.FilePictures)
     return pictures.paths[int(batch.indices[0])]

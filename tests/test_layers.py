@@ -11,19 +11,31 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors"),
-    ("config", "rundir"),
+    ("config", "rundir", "stop", "ledger"),
     ("wording",),
     ("loading", "reference", "plan"),
     ("seeds", "world"),  # torch begins here
     ("choices", "entry", "console"),
-    ("models", "data", "optim", "parallel", "checkpoint", "metrics"),  # parts: never each other
+    ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
     ("resume",),
     ("report",),
     ("train",),
     ("__main__",),
 )
-WITHOUT_TORCH = ("errors", "config", "rundir", "wording", "loading", "reference", "plan", "entry", "__main__")
+WITHOUT_TORCH = (
+    "errors",
+    "stop",
+    "ledger",
+    "config",
+    "rundir",
+    "wording",
+    "loading",
+    "reference",
+    "plan",
+    "entry",
+    "__main__",
+)
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -11,10 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_train.config import Log
-from dist_train.metrics import Curves, LossWindow, Metrics, MetricsFile, has_bar, read_lines
-from dist_train.world import World
-
-CPU, ALONE = torch.device("cpu"), World()
+from dist_train.metrics import Curves, LossWindow, Metrics, MetricsFile, has_bar, read_lines, standing
 
 
 class Clock:
@@ -42,57 +39,57 @@ def line(step: int, kind: str = "train") -> dict[str, Any]:
 
 
 def test_a_window_has_the_mean_loss_of_a_sample_and_starts_anew(clock: Clock) -> None:
-    window = LossWindow(CPU)
-    window.add(torch.tensor(6.0), 4)
-    window.add(torch.tensor(3.0), 2)
+    window = LossWindow()
+    window.add(6.0, 4)
+    window.add(3.0, 2)
     clock.now += 2
-    assert window.read(ALONE) == (1.5, 3.0)
-    window.add(torch.tensor(1.0), 10)
+    assert window.read() == (1.5, 3.0)
+    window.add(1.0, 10)
     clock.now += 1
-    assert window.read(ALONE) == (0.1, 10.0)
+    assert window.read() == (0.1, 10.0)
     assert window.overall == 16 / 3
 
 
 def test_evaluation_and_saving_take_none_of_the_window_s_time(clock: Clock) -> None:
-    window = LossWindow(CPU)
+    window = LossWindow()
     assert window.overall is None
     clock.now += 50  # before the first step
     window.start_clock()
-    window.add(torch.tensor(1.0), 8)
+    window.add(1.0, 8)
     clock.now += 2
     with window.stopped_clock():
         clock.now += 1000
     clock.now += 2
-    assert window.read(ALONE)[1] == 2.0
+    assert window.read()[1] == 2.0
 
 
 def test_a_saved_window_goes_on_with_the_same_bits() -> None:
-    losses = torch.rand(20, generator=torch.Generator().manual_seed(0)) / 3
-    undisturbed, saved, resumed = (LossWindow(CPU) for _ in range(3))
+    losses = (torch.rand(20, generator=torch.Generator().manual_seed(0)) / 3).tolist()
+    undisturbed, saved, resumed = (LossWindow() for _ in range(3))
     for loss in losses[:7]:
         undisturbed.add(loss, 3)
         saved.add(loss, 3)
-    state = json.loads(json.dumps(saved.state_dict(ALONE)))
-    resumed.load_state_dict(state, ALONE)
+    state = json.loads(json.dumps(saved.state_dict()))
+    resumed.load_state_dict(state)
     for loss in losses[7:]:
         for window in (undisturbed, saved, resumed):
             window.add(loss, 3)
-    expected = undisturbed.read(ALONE)[0]
-    assert saved.read(ALONE)[0] == resumed.read(ALONE)[0] == expected
-    assert expected == pytest.approx(losses.double().sum().item() / 60, rel=1e-12)
+    expected = undisturbed.read()[0]
+    assert saved.read()[0] == resumed.read()[0] == expected
+    assert expected == pytest.approx(sum(losses) / 60, rel=1e-12)
 
 
 def test_samples_from_before_a_resume_are_not_in_its_rate(clock: Clock) -> None:
-    window = LossWindow(CPU)
-    window.load_state_dict({"loss_sum": 5.0, "samples": 10}, ALONE)
-    window.add(torch.tensor(1.0), 2)
+    window = LossWindow()
+    window.load_state_dict({"loss_sum": 5.0, "samples": 10})
+    window.add(1.0, 2)
     clock.now += 1
-    assert window.read(ALONE) == (0.5, 2.0)
+    assert window.read() == (0.5, 2.0)
 
 
 def test_lines_are_written_through_at_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    file = MetricsFile(path, step=0)
+    file = MetricsFile(path, [])
     file.write(line(1))
     assert read_lines(path) == [line(1)]
     file.close()
@@ -103,8 +100,10 @@ def test_a_resume_cuts_lines_beyond_its_step_and_half_a_line(tmp_path: Path) -> 
     written = [line(1), line(2), line(2, "eval"), line(3)]
     path.write_text("".join(json.dumps(one) + "\n" for one in written) + json.dumps(line(4))[:-9])
     assert read_lines(path) == written
-    file = MetricsFile(path, step=2)
-    assert file.lines == written[:3]
+    assert standing(written, 2, is_evaluated=False) == written[:2]
+    kept = standing(read_lines(path), 2, is_evaluated=True)
+    assert kept == written[:3]
+    file = MetricsFile(path, kept)
     file.write(line(3))
     file.close()
     assert [json.loads(text) for text in path.read_text().splitlines()] == written
@@ -135,7 +134,7 @@ def test_curves_are_made_anew_without_overlap(tmp_path: Path) -> None:
 def test_metrics_go_to_the_file_and_to_the_curves(tmp_path: Path) -> None:
     path, curves = tmp_path / "metrics.jsonl", tmp_path / "tb"
     for step in (0, 1):
-        written = Metrics(path, curves, Log(progress="off"), step, total_steps=2)
+        written = Metrics(path, curves, Log(progress="off"), step, total_steps=2, evaluated_step=step)
         written.step()
         written.write("train", step=step + 1, epoch=0, loss=0.5, lr=0.1, samples_per_second=1.0)
         written.close()
@@ -144,7 +143,7 @@ def test_metrics_go_to_the_file_and_to_the_curves(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_there_are_no_curves(tmp_path: Path) -> None:
-    Metrics(tmp_path / "metrics.jsonl", tmp_path / "tb", Log(tensorboard=False, progress="off"), 0, 2).close()
+    Metrics(tmp_path / "metrics.jsonl", tmp_path / "tb", Log(tensorboard=False, progress="off"), 0, 2, 0).close()
     assert not (tmp_path / "tb").exists()
 
 
@@ -163,7 +162,7 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
     stream = _Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     assert has_bar(progress) == expected
-    written = Metrics(tmp_path / "metrics.jsonl", tmp_path, Log(tensorboard=False, progress=progress), 3, 10)
+    written = Metrics(tmp_path / "metrics.jsonl", tmp_path, Log(tensorboard=False, progress=progress), 3, 10, 0)
     written.step()
     written.close()
     assert ("3/10" in stream.getvalue()) == expected

@@ -11,10 +11,11 @@ from dist_train import checkpoint, resume
 from dist_train.checkpoint import NEEDED
 from dist_train.choices import choose
 from dist_train.config import Config
-from dist_train.data import Batch
+from dist_train.data.batches import Batch, Shard
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
+from dist_train.parallel import LOSS
 from dist_train.rundir import RunDir
 from dist_train.train import train_step
 from dist_train.training import Training
@@ -40,7 +41,14 @@ def batch(size: int, share: int | None = None, count: int | None = None) -> Batc
     pictures = torch.randn(size, *SHAPE, generator=generator)
     labels = torch.randint(0, 4, (size,), generator=generator)
     share = size if share is None else share
-    return Batch(pictures, labels, share, count or size, step=0, epoch=0, indices=torch.arange(share))
+    shard = Shard(pictures, labels, share, number=0, indices=torch.arange(share))
+    return Batch((shard,), count or size, step=0, epoch=0, samples=torch.arange(count or size))
+
+
+def loss_of(training: Training, batch: Batch) -> float:
+    note = train_step(training, batch)
+    assert note is not None
+    return note[LOSS].item()
 
 
 def gradients(training: Training) -> list[Tensor]:
@@ -56,9 +64,9 @@ def threads() -> Iterator[None]:
 
 def test_a_step_in_pieces_has_the_gradient_of_a_whole_one(tmp_path: Path) -> None:
     whole, pieces = started(configured(tmp_path)), started(configured(tmp_path, "train.micro_batch=3"))
-    assert [len(labels) for _, labels in pieces.cut(batch(8))] == [3, 3, 2]
-    losses = [train_step(training, batch(8)) for training in (whole, pieces)]
-    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    assert [len(labels) for _, labels in pieces.cut(batch(8).shards[0])] == [3, 3, 2]
+    losses = [loss_of(training, batch(8)) for training in (whole, pieces)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for one, other in zip(gradients(whole), gradients(pieces), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -66,6 +74,7 @@ def test_a_step_in_pieces_has_the_gradient_of_a_whole_one(tmp_path: Path) -> Non
 def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
     """DDP takes the mean over ranks, so a rank's gradient is ranks / samples of its sum."""
     alone, third = started(configured(tmp_path)), started(configured(tmp_path), World(rank=1, size=3))
+    third.reduction.averaged_over = 3
     train_step(alone, batch(4))
     train_step(third, batch(4, count=10))
     for one, other in zip(gradients(alone), gradients(third), strict=True):
@@ -74,16 +83,16 @@ def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
 
 def test_a_stand_in_weighs_nothing(tmp_path: Path) -> None:
     training = started(configured(tmp_path))
-    assert train_step(training, batch(2, share=0, count=1)).item() == 0
+    assert loss_of(training, batch(2, share=0, count=1)) == 0
     assert all((gradient == 0).all() for gradient in gradients(training))
 
 
 def test_synchronised_statistics_see_no_stand_in(tmp_path: Path) -> None:
     training = started(configured(tmp_path))
     training.config = configured(tmp_path, "train.sync_batchnorm=true").train
-    assert [len(labels) for _, labels in training.cut(batch(2, share=0, count=1))] == [0]
-    assert [len(labels) for _, labels in training.cut(batch(2))] == [2]
-    assert train_step(training, batch(2, share=0, count=1)).item() == 0
+    assert [len(labels) for _, labels in training.cut(batch(2, share=0, count=1).shards[0])] == [0]
+    assert [len(labels) for _, labels in training.cut(batch(2).shards[0])] == [2]
+    assert loss_of(training, batch(2, share=0, count=1)) == 0
     assert all((gradient == 0).all() for gradient in gradients(training))
 
 
@@ -109,7 +118,7 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path: Path) -> None
     config = configured(tmp_path, "optim.momentum=0.9", "train.ema_decay=0.9")
     first = started(config)
     for size in (8, 6):
-        first.window.add(train_step(first, batch(size)), size)
+        first.window.add(loss_of(first, batch(size)), size)
         first.step += 1
     files = first.files(steps_per_epoch=2, about=resume.about(config, first.choices, first.world))
     assert set(files) == {"model.pt", "average.pt", "training.pt"}

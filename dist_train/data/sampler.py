@@ -18,7 +18,11 @@ class Share:
     """What one rank takes of one global batch."""
 
     positions: Tensor
-    """int64 [S], in the order of the global batch; empty where it has fewer samples than there are ranks."""
+    """int64 [S], in the order of the global batch; empty where it has fewer samples than there are shards."""
+    parts: list[int]
+    """How many of the positions, from the first on, belong to each of this rank's shards."""
+    whole: Tensor
+    """int64 [count], the positions of the whole global batch."""
     stand_in: Tensor
     """int64 [2]: the first samples of the global batch, the only one twice, for a rank that has none of its own."""
     count: int
@@ -31,9 +35,10 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
     """The positions that one rank takes at each step of [start_step, stop_step), across epochs.
 
     The order of an epoch is a permutation drawn from (seed, epoch) alone. A global batch is the next `global_batch` of
-    it, fewer at the end of an epoch, and each rank takes a contiguous share of that; shares differ by one sample at
-    most, the larger ones first, so rank 0 always has some. Nothing is padded and nothing dropped, at any number of
-    ranks. The epoch follows from the step: nobody has to call `set_epoch`.
+    it, fewer at the end of an epoch. It is cut into `shards` contiguous parts, which differ by one sample at most, the
+    larger ones first, and each rank takes equally many of them in a row: one, if there are as many shards as ranks. So
+    rank 0 always has some samples, and nothing is padded and nothing dropped, at any number of ranks. The epoch follows
+    from the step: nobody has to call `set_epoch`.
 
     Usable as the `batch_sampler` of a DataLoader; a rank without samples in a step gets an empty list there.
     """
@@ -48,12 +53,15 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         seed: int,
         start_step: int,
         stop_step: int,
+        shards: int | None = None,
     ) -> None:
+        """`shards`: a multiple of `num_replicas`; default: as many."""
         # DistributedSampler asks its data set for the length only.
         super().__init__(cast("TorchDataset[object]", dataset), num_replicas=num_replicas, rank=rank, seed=seed)
         self.global_batch = global_batch
         self.start_step = start_step
         self.stop_step = stop_step
+        self.shards = shards or num_replicas
         self._length = len(dataset)
 
     def __len__(self) -> int:
@@ -79,7 +87,14 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         return torch.randperm(self._length, generator=seeds.generator(self.seed, "order", epoch))
 
     def _share(self, batch: Tensor, step: int, epoch: int) -> Share:
-        each, more = divmod(len(batch), self.num_replicas)
-        first = self.rank * each + min(self.rank, more)
-        last = first + each + (self.rank < more)
-        return Share(batch[first:last], batch[:2].repeat(2)[:2], len(batch), step, epoch)
+        each, more = divmod(len(batch), self.shards)
+        mine = self.shards // self.num_replicas
+        numbers = range(self.rank * mine, (self.rank + 1) * mine)
+        first = numbers.start * each + min(numbers.start, more)
+        parts = [each + (number < more) for number in numbers]
+        return Share(batch[first : first + sum(parts)], parts, batch, batch[:2].repeat(2)[:2], len(batch), step, epoch)
+
+    def whole(self, step: int) -> Tensor:
+        """int64 [count], the positions of the whole global batch of a step."""
+        epoch, within = divmod(step, steps_per_epoch(self._length, self.global_batch))
+        return self._order(epoch)[within * self.global_batch : (within + 1) * self.global_batch]

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from dist_train.config import Distributed
 from dist_train.entry import run_guarded
 from dist_train.errors import ConfigError, DataError, UserError
-from dist_train.metrics import LossWindow
 from dist_train.world import World, open_world
 
 
@@ -32,6 +31,7 @@ def collectives(world: World) -> dict[str, Any]:
         "main": world.is_main,
         "sum": world.sum_(mine).tolist(),
         "in place": mine.tolist(),
+        "exchanged": world.exchange(torch.tensor([world.rank]), world.rank ^ 1).tolist() if world.size == 2 else [],
         "empty": len(world.broadcast_bytes(b"" if world.is_main else None)),
         "text": world.broadcast_bytes(b"from the last" if world.rank == last else None, last).decode(),
         "big": hashlib.sha256(world.broadcast_bytes(big)).hexdigest(),
@@ -40,27 +40,6 @@ def collectives(world: World) -> dict[str, Any]:
     world.barrier()
     with world.agreement():
         result["broadcast"] = [tensor.tolist() for tensor in tensors]
-    world.close()
-    return result
-
-
-def window(world: World) -> dict[str, Any]:
-    """A window of losses that is saved on its way, one that goes on from what was saved, and one never saved."""
-    going_on, resumed, undisturbed = (LossWindow(world.device) for _ in range(3))
-    losses = torch.rand(8, dtype=torch.float64, generator=torch.Generator().manual_seed(world.rank)) / 3
-    for loss in losses[:5]:
-        going_on.add(loss, 7)
-        undisturbed.add(loss, 7)
-    resumed.load_state_dict(going_on.state_dict(world), world)
-    for loss in losses[5:]:
-        for each in (going_on, resumed, undisturbed):
-            each.add(loss, 7)
-    result = {
-        "going on": going_on.read(world)[0].hex(),
-        "resumed": resumed.read(world)[0].hex(),
-        "undisturbed": undisturbed.read(world)[0],
-        "own": losses.sum().item(),
-    }
     world.close()
     return result
 
@@ -94,7 +73,7 @@ def fail(world: World) -> dict[str, Any]:
     return {}
 
 
-WHAT = {"collectives": collectives, "window": window, "one": refuse(1), "two": refuse(1, 2), "fail": fail}
+WHAT = {"collectives": collectives, "one": refuse(1), "two": refuse(1, 2), "fail": fail}
 
 
 def main() -> int:

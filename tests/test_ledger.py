@@ -29,12 +29,12 @@ def test_a_line_holds_the_bits_of_a_step(tmp_path: Path) -> None:
     ledger = Ledger(path, 0)
     samples = torch.tensor([5, 3, 4])
     ledger.add(1, samples.numpy().data, 0.1, None, 1e-3, None)
-    ledger.add(2, samples.flip(0).numpy().data, 0.1 + 1e-17, 2.0, 1e-3, "cd" * 32)
+    ledger.add(2, samples.flip(0).numpy().data, 0.25, 2.0, 1e-3, "cd" * 32)
     ledger.close()
     first, second = (json.loads(text) for text in path.read_text().splitlines())
     assert first["samples"] != second["samples"], "the order counts"
     assert (first["loss"], first["grad_norm"], first["lr"]) == ("3fb999999999999a", None, 0.001)
-    assert (value(second["loss"]), value(second["grad_norm"]), second["weights"]) == (0.1, 2.0, "cd" * 32)
+    assert (value(second["loss"]), value(second["grad_norm"]), second["weights"]) == (0.25, 2.0, "cd" * 32)
     assert "weights" not in first
 
 

@@ -4,8 +4,11 @@
     ├── ConfigError      a setting, or the file that holds it
     ├── DataError        files that are missing, damaged or do not fit the model
     ├── CheckpointError  a checkpoint that does not load or does not fit the settings
+    │   └── DamagedError     its files are not what was written; one before it may be whole
     ├── WorldError       the process was started with variables or devices that do not fit
     └── RefusedElsewhereError   another rank has refused, and says why
+
+    SaveError            exit code 1, a message and no traceback: the run's last checkpoint is not on disk
 
 Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
 A message says where, what is, what is allowed and what to do.
@@ -30,9 +33,17 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or written under other settings."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are missing or are not what was written: one before it may be whole."""
+
+
 class WorldError(UserError):
     """Variables of the launcher that are half set or contradict each other, or too few devices."""
 
 
 class RefusedElsewhereError(UserError):
     """Another rank has refused the run and prints why; this one ends in silence."""
+
+
+class SaveError(Exception):
+    """The last checkpoint of a run could not be written: what it has trained since the one before is lost."""

@@ -16,6 +16,7 @@ from dist_train import __version__
 from dist_train.config import Config
 from dist_train.console import log_to_file, stop_logging_to_file
 from dist_train.data import Dataset
+from dist_train.errors import UserError
 from dist_train.evaluate import Evaluation
 from dist_train.loading import to_yaml
 from dist_train.metrics import Metrics, has_bar
@@ -58,9 +59,11 @@ class MainReport(Report):
         self._metrics = Metrics(run.metrics, run.curves, config.log, training.step, plan.total_steps)
         self._tells_steps = not (has_bar(config.log.progress) and sys.stdout.isatty())
 
-    def status(self, state: State) -> None:
+    def status(self, state: State, resumable: bool) -> None:
         step = self._training.step
-        self._run.write_status(state, step, self._plan.epoch(step), total_steps=self._plan.total_steps)
+        self._run.write_status(
+            state, step, self._plan.epoch(step), resumable=resumable, total_steps=self._plan.total_steps
+        )
 
     def moved_aside(self, earlier: Path) -> None:
         _log.info("the earlier run %s is now %s", self._run.path, earlier)
@@ -79,7 +82,7 @@ class MainReport(Report):
         self._metrics.write(
             "train", step=step, epoch=epoch, loss=loss, lr=lr, samples_per_second=round(samples_per_second, 1)
         )
-        self.status("running")
+        self.status("running", resumable=True)
         if self._tells_steps:
             _log.info(
                 "step %d of %d  loss %.4f  lr %.3g  %s samples/s",
@@ -91,7 +94,7 @@ class MainReport(Report):
         _log.info("step %d  %s", step, evaluation)
 
     def saved(self) -> None:
-        self.status("running")
+        self.status("running", resumable=True)
 
     def tested(self, step: int) -> dict[str, Any] | None:
         """The line of the test evaluation at `step` that an earlier start has left."""
@@ -139,12 +142,12 @@ def open_report(
     write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
     report = MainReport(config, run, training, plan)
     _introduce(config, dataset, training, plan, world)
-    report.status("running")
+    report.status("running", resumable=True)
     try:
         yield report
-        report.status("done")
+        report.status("done", resumable=False)
     except BaseException as error:
-        report.status("failed")
+        report.status("failed", resumable=not isinstance(error, UserError))
         if isinstance(error, KeyboardInterrupt):
             _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", training.step)
         raise

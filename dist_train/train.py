@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dist_train import checkpoint, resume
+from dist_train import resume
+from dist_train.checkpoint import Saver
 from dist_train.choices import apply_to_process, choose
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
@@ -18,6 +19,7 @@ from dist_train.plan import Plan
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.store import Store
 from dist_train.training import Training
 from dist_train.world import World
 
@@ -27,7 +29,8 @@ def train(config: Config, world: World) -> None:
 
     Raises:
         UserError: settings, data, run directory or checkpoint do not go together, and nothing was written; or, with
-            the loader `workers`, a picture can't be read.
+            the loader `workers`, a picture can't be read, or another process has taken the run over.
+        SaveError: the last checkpoint could not be written.
     """
     run, anew = RunDir(config.run.dir), config.run.resume == "never"
     with world.agreement():
@@ -47,13 +50,19 @@ def train(config: Config, world: World) -> None:
     with world.agreement():
         aside = run.claim(anew) if world.is_main else None
         if world.is_main:
-            resume.check_newest(run, training.step)
-    with open_report(config, run, dataset, training, plan, world) as report:
+            resume.set_aside_damaged(run, training.step)
+    saver = Saver(
+        Store(run.checkpoints),
+        keep_last=config.checkpoint.keep_last,
+        asynchronous=config.checkpoint.asynchronous,
+        check=run.check_attempt,
+    )
+    with open_report(config, run, dataset, training, plan, world) as report, saver:
         if aside:
             report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, choices, world))
-        _Run(config, world, run, dataset, training, plan, report).tell()
+        _Run(config, world, run, dataset, training, plan, report, saver).tell()
 
 
 def train_step(training: Training, batch: Batch) -> Tensor:
@@ -87,13 +96,14 @@ class _Run:
     training: Training
     plan: Plan
     report: Report
+    saver: Saver
 
     def tell(self) -> None:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
         training, plan, report = self.training, self.plan, self.report
         if self.world.is_main:
             best_step = training.best_step if self.config.checkpoint.keep_best else None
-            checkpoint.mend_links(self.directory.checkpoints, best_step)
+            self.saver.mend_links(best_step)
         with self._batches() as batches:
             training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
             training.window.start_clock()
@@ -141,6 +151,7 @@ class _Run:
             test = self._evaluate(self.dataset.test)
             is_best = self.training.is_best(test.accuracy)
         self._save(is_best)
+        self.saver.finish()
         self.report.done(test)
 
     def _tested(self) -> dict[str, Any] | None:
@@ -167,6 +178,5 @@ class _Run:
         )
         if self.world.is_main:
             link = "best" if is_best and self.config.checkpoint.keep_best else None
-            checkpoint.save(self.directory.checkpoints, self.training.step, files, link)
-            checkpoint.prune(self.directory.checkpoints, self.config.checkpoint.keep_last)
+            self.saver.save(self.training.step, files, link)
         self.report.saved()

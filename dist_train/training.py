@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_train import checkpoint, parallel
+from dist_train.checkpoint import Files
 from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.data.batches import Batch
@@ -17,8 +18,6 @@ from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
 from dist_train.optim import Average, build_optimizer
 from dist_train.world import World
-
-Files = dict[str, dict[str, Any]]
 
 
 class Training:

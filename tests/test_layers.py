@@ -11,7 +11,8 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors"),
-    ("config", "rundir"),
+    ("config", "store", "lines", "process"),
+    ("rundir",),
     ("wording",),
     ("loading", "reference", "plan"),
     ("seeds", "world"),  # torch begins here
@@ -23,7 +24,10 @@ LAYERS = (
     ("train",),
     ("__main__",),
 )
-WITHOUT_TORCH = ("errors", "config", "rundir", "wording", "loading", "reference", "plan", "entry", "__main__")
+WITHOUT_TORCH = (
+    *("errors", "config", "store", "lines", "process", "rundir"),
+    *("wording", "loading", "reference", "plan", "entry", "__main__"),
+)
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

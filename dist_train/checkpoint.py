@@ -1,28 +1,25 @@
-"""Checkpoints on disk: written aside and renamed, read by rank 0 only, never unpickled beyond tensors and plain types.
-
-checkpoints/step_00001200/model.pt       state_dict of the network, plain names
-                          average.pt     the same of the moving average, where there is one
-                          training.pt    epoch, step, optimizer_state_dict, loss, and the rest
-                          manifest.json  {"step", "weights_sha256", "files": {name: {"sha256", "bytes"}}}
-checkpoints/latest -> step_00001200      checkpoints/best -> step_00000900
-"""
+"""What a checkpoint holds: tensors and plain types, encoded for the store, and never unpickled beyond those."""
 
 import hashlib
 import io
-import json
-import os
+import logging
 import pickle
-import re
-import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dist_train.errors import CheckpointError
+from dist_train import store
+from dist_train.errors import CheckpointError, DamagedError
+from dist_train.store import Store
+
+Files = dict[str, dict[str, Any]]
 
 # What `training.pt` has to hold for a training to go on, and for `resume` to compare.
 NEEDED = {
@@ -30,7 +27,7 @@ NEEDED = {
     *("evaluated_step", "settings", "choices", "machine"),
 }
 
-_NAME = re.compile(r"step_(\d{8,})")
+_log = logging.getLogger(__name__)
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -42,165 +39,214 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save(directory: Path, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None = None) -> Path:
-    """Write the checkpoint of `step` and point `latest` (and `link`) at it; one that is there already is kept.
-
-    Args:
-        directory: the run's `checkpoints/`.
-        files: content of each file by its name; `model.pt` among them. Tensors and plain types only.
-    """
-    place = directory / f"step_{step:08d}"
-    if not (place / "manifest.json").exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        aside = directory / f".{place.name}.{os.getpid()}"
-        shutil.rmtree(aside, ignore_errors=True)
-        _write(aside, step, files)
-        aside.rename(place)
-        _sync(directory)
-    for name in ("latest", *([link] if link else [])):
-        _point(directory / name, place.name)
-    return place
-
-
-def steps(directory: Path) -> list[int]:
-    """The steps of all finished checkpoints, rising."""
-    if not directory.is_dir():
-        return []
-    names = (_NAME.fullmatch(entry.name) for entry in directory.iterdir() if (entry / "manifest.json").exists())
-    return sorted(int(name[1]) for name in names if name and not (directory / name[0]).is_symlink())
-
-
-def prune(directory: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last`, what the links lead to, and what a killed save has left behind."""
-    for entry in list(directory.iterdir()):
-        if entry.name.startswith(".") and entry.is_symlink():
-            entry.unlink()
-    kept = {f"step_{step:08d}" for step in steps(directory)[-keep_last:]}
-    kept |= {str(entry.readlink()) for entry in directory.iterdir() if entry.is_symlink()}
-    for entry in list(directory.iterdir()):
-        if _NAME.fullmatch(entry.name) and entry.name not in kept and not entry.is_symlink():
-            # A kill in the middle of the removal must not leave what looks like a checkpoint.
-            entry.rename(directory / f".{entry.name}.old")
-    for entry in directory.glob(".step_*"):
-        shutil.rmtree(entry, ignore_errors=True)
-
-
-def find(path: Path) -> Path:
-    """The checkpoint that a user means: its directory, or the newest of a run or of a `checkpoints/`.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    for directory in (path, path / "checkpoints"):
-        if (directory / "manifest.json").exists():
-            return directory
-        if newest := steps(directory):
-            return directory / f"step_{newest[-1]:08d}"
-    raise CheckpointError(f"{path}: no checkpoint there; give a run's directory or one of its checkpoints/step_*")
-
-
-def read(checkpoint: Path) -> dict[str, bytes]:
-    """The files of a checkpoint, each checked against the manifest.
-
-    Raises:
-        CheckpointError: a file is missing or is not what was written.
-    """
-    try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        hashes = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-        contents = {name: (checkpoint / name).read_bytes() for name in hashes}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{checkpoint}: does not load: {error}. {_MEND}") from error
-    if missing := {"model.pt", "training.pt"} - set(contents):
-        raise CheckpointError(f"{checkpoint}: does not load: it has no {' and no '.join(sorted(missing))}. {_MEND}")
-    for name, content in contents.items():
-        if hashlib.sha256(content).hexdigest() != hashes[name]:
-            raise CheckpointError(f"{checkpoint / name}: is damaged, its SHA-256 is not that of the manifest. {_MEND}")
-    return contents
+def encode(content: Mapping[str, Any]) -> memoryview:
+    """The bytes of one file, as `torch.save` writes them."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def decode(content: bytes, name: str) -> dict[str, Any]:
     """The content of one file, tensors on the CPU; nothing but tensors and plain types is ever built.
 
     Raises:
-        CheckpointError: it holds something else, or is no file of torch.
+        DamagedError: it holds something else, or is no file of torch.
     """
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, struct.error) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise CheckpointError(f"{name}: does not load: {reason}. {_MEND}") from error
+        raise DamagedError(f"{name}: does not load: {reason}") from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{name}: does not load: it holds a {type(loaded).__name__}. {_MEND}")
+        raise DamagedError(f"{name}: does not load: it holds a {type(loaded).__name__}")
     return loaded
 
 
 def decode_training(content: bytes) -> dict[str, Any]:
-    """The content of `training.pt`; raises CheckpointError as `decode` does, and where something is missing."""
+    """The content of `training.pt`.
+
+    Raises:
+        DamagedError: as `decode`.
+        CheckpointError: it lacks something that a training needs to go on.
+    """
     loaded = decode(content, "training.pt")
     if missing := NEEDED - set(loaded):
-        raise CheckpointError(f"training.pt: lacks {', '.join(sorted(missing))}; another program wrote it. {_MEND}")
+        raise CheckpointError(
+            f"training.pt: lacks {', '.join(sorted(missing))}; another program wrote it. Start from another "
+            "checkpoint, or anew with run.resume=never"
+        )
     return loaded
 
 
+def decode_files(contents: Mapping[str, bytes]) -> Files:
+    """The content of all files of a checkpoint; raises what `decode_training` does."""
+    weights = {name: decode(content, name) for name, content in contents.items() if name != "training.pt"}
+    return {**weights, "training.pt": decode_training(contents["training.pt"])}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that is whole: the bytes that lie at `place`, and what they mean."""
+
+    place: Path
+    contents: dict[str, bytes]
+    files: Files
+
+
+def load(place: Path) -> Checkpoint:
+    """Read a checkpoint, verify it and decode it.
+
+    Raises:
+        DamagedError: it is not what was written, or holds more than tensors and plain types.
+        CheckpointError: another program wrote it.
+    """
+    stored = store.read(place)
+    try:
+        files = decode_files(stored.files)
+        weights = weights_sha256(files["model.pt"])
+    except CheckpointError as error:
+        raise type(error)(f"{place}: {error}") from error
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise DamagedError(f"{place}: model.pt: holds more than tensors") from error
+    if weights != stored.weights_sha256:
+        raise DamagedError(f"{place}: model.pt: its weights are not those whose SHA-256 the manifest has")
+    if files["training.pt"]["step"] != stored.step:
+        raise DamagedError(f"{place}: training.pt: is of step {files['training.pt']['step']}, not {stored.step}")
+    return Checkpoint(place, stored.files, files)
+
+
 def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> None:
-    """Put the state_dict of the file `name` into a network; raises CheckpointError where it is of another one."""
-    try:
-        network.load_state_dict(state_dict)
-    except RuntimeError as error:
-        differences = "; ".join(line.strip() for line in str(error).splitlines()[1:])
-        raise CheckpointError(f"{name}: is of another network: {differences}") from error
+    """Put the state_dict of the file `name` into a network.
+
+    Raises:
+        CheckpointError: it is of another network, or has values that are not finite; the network is as it was.
+    """
+    if differences := _differences(network.state_dict(), state_dict):
+        raise CheckpointError(f"{name}: is of another network: {_shortened(differences)}")
+    if broken := not_finite(state_dict):
+        raise CheckpointError(
+            f"{name}: has values that are not finite: {_shortened(broken)}. Start from an earlier checkpoint "
+            "(run.resume=... under another run.name), or anew with run.resume=never"
+        )
+    network.load_state_dict(state_dict)
 
 
-def mend_links(directory: Path, best_step: int | None) -> None:
-    """Let `latest` and `best` lead where a kill after a save kept them from leading; a newer best stays."""
-    there = steps(directory)
-    for name, step in (("latest", there[-1] if there else None), ("best", best_step)):
-        if step in there and _led_to(directory / name) < step:
-            _point(directory / name, f"step_{step:08d}")
+def not_finite(state_dict: Mapping[str, Tensor]) -> list[str]:
+    """The tensors that hold infinities or NaN, and how many."""
+    counts = {name: int((~torch.isfinite(tensor)).sum()) for name, tensor in state_dict.items()}
+    return [f"{name} ({count} of {state_dict[name].numel()})" for name, count in counts.items() if count]
 
 
-def _led_to(link: Path) -> int:
-    """The step of the checkpoint that a link leads to, -1 where it leads to none."""
-    name = _NAME.fullmatch(str(link.readlink())) if link.is_symlink() and link.exists() else None
-    return int(name[1]) if name else -1
+def _differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
+    """What keeps the tensors `found` from being those of a network that has `own`."""
+    missing = [f"{name} is missing" for name in own if name not in found]
+    unexpected = [f"{name} is not in the model" for name in found if name not in own]
+    both = [(name, own[name], found[name]) for name in own if name in found]
+    kinds = [f"{name} is a {type(value).__name__}" for name, _, value in both if not isinstance(value, Tensor)]
+    shapes = [
+        f"{name} is {list(value.shape)}, in the model {list(tensor.shape)}"
+        for name, tensor, value in both
+        if isinstance(value, Tensor) and value.shape != tensor.shape
+    ]
+    return [*missing, *unexpected, *kinds, *shapes]
 
 
-_MEND = "Move it away to go on from the one before, or start anew with run.resume=never."
+def _shortened(differences: list[str], most: int = 20) -> str:
+    more = [f"and {len(differences) - most} more"] if len(differences) > most else []
+    return "; ".join(differences[:most] + more)
 
 
-def _write(aside: Path, step: int, files: Mapping[str, Mapping[str, Any]]) -> None:
-    aside.mkdir()
-    manifest: dict[str, Any] = {"step": step, "weights_sha256": weights_sha256(files["model.pt"]), "files": {}}
-    for name, content in files.items():
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        _write_synced(aside / name, buffer.getbuffer())
-        digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
-        manifest["files"][name] = {"sha256": digest, "bytes": buffer.getbuffer().nbytes}
-    # The manifest comes last: a directory that has one is whole.
-    _write_synced(aside / "manifest.json", json.dumps(manifest, indent=2).encode())
-    _sync(aside)
+class Saver:
+    """Writes a run's checkpoints, by default in a thread while the training goes on; a context manager.
 
+    A save that the disk does not take is warned of and the run goes on; what was saved before stays. Any other error
+    of a save is raised by the next call. Only rank 0 saves.
+    """
 
-def _write_synced(path: Path, content: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    def __init__(
+        self, target: Store, *, keep_last: int, asynchronous: bool, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        Args:
+            keep_last: how many of the newest checkpoints stay.
+            check: called right before a checkpoint gets its name; it raises where another process has the run now.
+        """
+        self.last_failed: str | None = None
+        """Why the last finished save failed; None where it did not."""
+        self._store, self._keep_last, self._check = target, keep_last, check
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
+        self._running: Future[None] | None = None
 
+    def mend_links(self, best_step: int | None) -> None:
+        """Let `latest` and `best` lead where a kill after a save kept them from leading."""
+        try:
+            self._store.mend_links(best_step)
+        except OSError as error:
+            _log.warning("%s: links can't be mended: %s", self._store.directory, error.strerror or error)
 
-def _sync(directory: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def save(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None = None) -> None:
+        """Save the checkpoint of `step` and let `latest` (and `link`) lead to it.
 
+        Args:
+            files: content of each file by its name: plain types, and tensors on the CPU that nobody changes any more.
+        """
+        self.wait()
+        if self._thread:
+            self._running = self._thread.submit(self._save, step, files, link)
+        else:
+            self._save(step, files, link)
 
-def _point(link: Path, target: str) -> None:
-    aside = link.with_name(f".{link.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(target)
-    aside.replace(link)
+    def wait(self) -> None:
+        """Wait for a save that is still being written."""
+        running, self._running = self._running, None
+        if running:
+            running.result()
+
+    def finish(self) -> str | None:
+        """Wait for the last save; returns why it failed, None where it did not."""
+        self.wait()
+        return self.last_failed
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            if self._thread:
+                self._thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as later:
+            if error is None:
+                raise
+            _log.warning("the last save failed too: %s", later)  # what ends the run is the error before
+
+    def _save(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None) -> None:
+        self.last_failed = self._fault(step, files, link)
+        if self.last_failed:
+            _log.warning("%s. The run goes on, and the checkpoints before it stay", self.last_failed)
+            return
+        try:
+            self._store.prune(self._keep_last)
+        except OSError as error:
+            _log.warning("%s: old checkpoints can't be removed: %s", self._store.directory, error.strerror or error)
+
+    def _fault(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None) -> str | None:
+        """Write a checkpoint; why it was not written, None where it was."""
+        place = self._store.place(step)
+        for name in set(files) - {"training.pt"}:
+            if broken := not_finite(files[name]):
+                return f"{place}: was not saved: {name} has values that are not finite: {_shortened(broken)}"
+        encoded = {name: encode(content) for name, content in files.items()}
+        try:
+            self._store.save(step, encoded, weights_sha256(files["model.pt"]), link, self._check)
+        except OSError as error:
+            return f"{place}: was not saved: {error.strerror or error}"
+        return None

@@ -8,6 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from dist_train.lines import Lines
 from dist_train.world import World
 
 _ROOT = logging.getLogger("dist_train")
@@ -30,6 +31,21 @@ class _Terminal(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
+class _File(logging.Handler):
+    """Lines appended to a file; on a full disk they wait."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._lines = Lines(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.write(f"{self.format(record)}\n")
+
+    def close(self) -> None:
+        self._lines.close()
+        super().close()
+
+
 class _Marked(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -48,7 +64,7 @@ def log_to_terminal(world: World, stream: TextIO) -> None:
 
 def log_to_file(directory: Path) -> logging.Handler:
     """Also append this process's lines to `rank_0.log`, with those from before there was a directory for them."""
-    file = logging.FileHandler(directory / "rank_0.log")
+    file = _File(directory / "rank_0.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     for early in [handler for handler in _ROOT.handlers if isinstance(handler, MemoryHandler)]:
         early.setTarget(file)

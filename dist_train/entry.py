@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import ConfigError, RefusedElsewhereError, UserError
+from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
 FAILED = 1
@@ -21,8 +21,8 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read our output has gone, as in `...
 def run_guarded(main: Callable[[], None]) -> int:
     """Run a command; returns its exit code.
 
-    A UserError is printed as it stands, any other exception with its traceback; under torchrun that is also recorded
-    where torchrun looks for the first failure of a group.
+    A UserError and a SaveError are printed as they stand, any other exception with its traceback; under torchrun that
+    is also recorded where torchrun looks for the first failure of a group.
     """
     try:
         _recorded(main)()
@@ -32,6 +32,9 @@ def run_guarded(main: Callable[[], None]) -> int:
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
+    except SaveError as error:
+        print(error, file=sys.stderr, flush=True)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -4,11 +4,13 @@
     ├── ConfigError      a setting, or the file that holds it
     ├── DataError        files that are missing, damaged or do not fit the model
     ├── CheckpointError  a checkpoint that does not load or does not fit the settings
+    │   └── DamagedError     its files are not what was written; one before it may be whole
     ├── WorldError       the process was started with variables or devices that do not fit
     ├── LedgerError      a ledger that is not there
     └── RefusedElsewhereError   another rank has refused, and says why
 
     NonFiniteError       exit code 4: the loss or a gradient is no number any more
+    SaveError            exit code 1, a message and no traceback: the run's last checkpoint is not on disk
 
 Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
 A message says where, what is, what is allowed and what to do.
@@ -33,6 +35,10 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, or written under other settings."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are missing or are not what was written: one before it may be whole."""
+
+
 class WorldError(UserError):
     """Variables of the launcher that are half set or contradict each other, or too few devices."""
 
@@ -54,3 +60,7 @@ class NonFiniteError(Exception):
         """`is_own`: whether it came up on this rank, and not only on another."""
         super().__init__(text)
         self.is_own = is_own
+
+
+class SaveError(Exception):
+    """The last checkpoint of a run could not be written: what it has trained since the one before is lost."""

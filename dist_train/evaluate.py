@@ -29,6 +29,7 @@ from dist_train.loading import load_config
 from dist_train.models import build_model
 from dist_train.rundir import RunDir
 from dist_train.stop import Stop, StopRequested
+from dist_train.store import find
 from dist_train.world import World, open_world
 
 
@@ -130,14 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stderr)
     with world.agreement():
-        place = checkpoint.find(_checkpoint_path(run, options.checkpoint))
-        contents = checkpoint.read(place)
-        training = checkpoint.decode_training(contents["training.pt"])
+        place = find(_checkpoint_path(run, options.checkpoint))
+        files = checkpoint.load(place).files
+        training = files["training.pt"]
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
-        name = "average.pt" if "average.pt" in contents else "model.pt"
-        checkpoint.load_weights(network, checkpoint.decode(contents[name], name), name)
+        name = "average.pt" if "average.pt" in files else "model.pt"
+        checkpoint.load_weights(network, files[name], name)
     choices = Choices(**training["choices"])
     apply_to_process(choices, config.run.deterministic, world.device)
     network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]

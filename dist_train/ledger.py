@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.errors import LedgerError
+from dist_train.lines import Lines
 
 Line = dict[str, Any]
 _BLOCK = 64
@@ -36,7 +37,7 @@ class Ledger:
         aside = path.with_name(f".{path.name}")
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         aside.replace(path)
-        self._file = path.open("a")
+        self._file = Lines(path)
         self._block: list[str] = []
 
     def add(
@@ -55,8 +56,11 @@ class Ledger:
     def flush(self) -> None:
         """Hand what was added to the system."""
         self._file.write("".join(self._block))
-        self._file.flush()
         self._block.clear()
+
+    def sync(self) -> None:
+        """Make what was handed over survive a power cut."""
+        self._file.sync()
 
     def close(self) -> None:
         self.flush()

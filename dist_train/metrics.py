@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from dist_train.config import Log
+from dist_train.lines import Lines
 
 Line = dict[str, Any]
 _NUMBERS = {
@@ -77,14 +80,14 @@ class LossWindow:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, written through at once."""
+    """`metrics.jsonl`: one JSON object a line, written through at once as far as the disk takes it."""
 
     def __init__(self, path: Path, lines: list[Line]) -> None:
         """Open for appending after `lines`, which replace what is there."""
         aside = path.with_name(f".{path.name}")
         aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
         aside.replace(path)
-        self._file = path.open("a", buffering=1)
+        self._file = Lines(path)
 
     def write(self, line: Line) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -126,22 +129,34 @@ class Curves:
     """
 
     def __init__(self, directory: Path, lines: list[Line]) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
+        # TensorBoard's own writer has a thread that dies of a full disk, and whoever writes next with it.
+        from tensorboard.summary.writer.record_writer import RecordWriter  # only rank 0 needs it
 
+        directory.mkdir(exist_ok=True)
         for stale in directory.glob("events.out.tfevents.*"):
             stale.unlink()
-        self._writer = SummaryWriter(str(directory))
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = Lines(directory / name)
+        self._records = RecordWriter(self._file)
+        self._add(time.time(), file_version="brain.Event:2")
         for line in lines:
             self.write(line)
 
     def write(self, line: Line) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
         prefix = "train" if line["kind"] == "train" else line["split"]
-        for name in names:
-            self._writer.add_scalar(f"{prefix}/{name}", line[name], line["step"], walltime=line["time"])
+        values = [Summary.Value(tag=f"{prefix}/{name}", simple_value=line[name]) for name in names]
+        self._add(line["time"], step=line["step"], summary=Summary(value=values))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _add(self, wall_time: float, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=wall_time, **content).SerializeToString())
 
 
 def standing(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:

@@ -17,6 +17,7 @@ from dist_train.checkpoint import weights_sha256
 from dist_train.config import Config
 from dist_train.console import log_to_file, stop_logging_to_file
 from dist_train.data import Dataset
+from dist_train.errors import UserError
 from dist_train.evaluate import Evaluation
 from dist_train.facts import Fact
 from dist_train.ledger import Ledger
@@ -47,6 +48,8 @@ class Report:
 
     def saving(self) -> None: ...
 
+    def sync(self) -> None: ...
+
     def saved(self) -> None: ...
 
     def stopped(self, reason: str | None) -> None: ...
@@ -71,10 +74,12 @@ class MainReport(Report):
         self._ledger = Ledger(run.ledger, training.step) if config.log.ledger else None
         self._tells_steps = not (has_bar(config.log.progress) and sys.stdout.isatty())
 
-    def status(self, state: State) -> None:
+    def status(self, state: State, resumable: bool) -> None:
         self.state = state
         step = self._training.step
-        self._run.write_status(state, step, self._plan.epoch(step), total_steps=self._plan.total_steps)
+        self._run.write_status(
+            state, step, self._plan.epoch(step), resumable=resumable, total_steps=self._plan.total_steps
+        )
 
     def moved_aside(self, earlier: Path) -> None:
         _log.info("the earlier run %s is now %s", self._run.path, earlier)
@@ -93,7 +98,7 @@ class MainReport(Report):
         self._metrics.write(
             "train", step=step, epoch=epoch, loss=loss, lr=lr, samples_per_second=round(samples_per_second, 1)
         )
-        self.status("running")
+        self.status("running", resumable=True)
         if self._tells_steps:
             _log.info(
                 "step %d of %d  loss %.4f  lr %.3g  %s samples/s",
@@ -112,15 +117,20 @@ class MainReport(Report):
             self._ledger.add(fact.step, fact.samples.numpy().data, loss, fact.grad_norm, fact.lr, weights)
 
     def saving(self) -> None:
-        """A checkpoint is never ahead of the ledger."""
+        """Hand over what the ledger holds back: a checkpoint is never ahead of it."""
         if self._ledger:
             self._ledger.flush()
 
+    def sync(self) -> None:
+        """Make the ledger survive a power cut; called from the thread that saves."""
+        if self._ledger:
+            self._ledger.sync()
+
     def saved(self) -> None:
-        self.status("running")
+        self.status("running", resumable=True)
 
     def stopped(self, reason: str | None) -> None:
-        self.status("preempted")
+        self.status("preempted", resumable=True)
         _log.info(
             "%s: stopped by %s after step %d of %d and saved; the same command goes on",
             self._name, reason or "another rank", self._training.step, self._plan.total_steps,
@@ -173,13 +183,13 @@ def open_report(
     write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
     report = MainReport(config, run, training, plan)
     _introduce(config, dataset, training, plan, world)
-    report.status("running")
+    report.status("running", resumable=True)
     try:
         yield report
         if report.state == "running":
-            report.status("done")
+            report.status("done", resumable=False)
     except BaseException as error:
-        report.status("failed")
+        report.status("failed", resumable=not isinstance(error, UserError))
         if isinstance(error, KeyboardInterrupt):
             _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", training.step)
         raise

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from dist_train import checkpoint
+from dist_train.checkpoint import Checkpoint, Files
 from dist_train.choices import Choices
 from dist_train.config import Config
-from dist_train.errors import CheckpointError
+from dist_train.errors import CheckpointError, DamagedError
 from dist_train.rundir import RunDir
-from dist_train.training import Files
+from dist_train.store import Store, find
 from dist_train.world import World
 
 _log = logging.getLogger(__name__)
@@ -45,31 +46,32 @@ def load(config: Config, run: RunDir, world: World) -> Files | None:
     Only rank 0 reads, so no disk has to be shared.
 
     Raises:
-        CheckpointError: `run.resume` leads to no checkpoint, it is damaged, or its settings can't be changed so.
+        CheckpointError: `run.resume` leads to no checkpoint, none is whole, or its settings can't be changed so.
     """
     contents: dict[str, bytes] = {}
     is_own = True
     with world.agreement():
         source = _source(config, run) if world.is_main else None
         if source:
-            contents = checkpoint.read(source)
-            is_own = source.parent.resolve() == run.checkpoints.resolve()
-            _check_settings(_decode(contents)["training.pt"]["settings"], config, source)
+            contents = source.contents
+            is_own = source.place.parent.resolve() == run.checkpoints.resolve()
+            _check_settings(source.files["training.pt"]["settings"], config, source.place)
     about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
     sent = json.loads(world.broadcast_bytes(about if world.is_main else None))
-    files = _decode({name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]})
+    received = {name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]}
+    files = checkpoint.decode_files(received) if received else None
     if files and not sent["is_own"]:
         files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
-    return files or None
+    return files
 
 
-def _source(config: Config, run: RunDir) -> Path | None:
+def _source(config: Config, run: RunDir) -> Checkpoint | None:
     """The checkpoint to go on from. A run that has one of its own never goes back to where it was forked from."""
-    own = checkpoint.steps(run.checkpoints) if config.run.resume != "never" else []
+    own = _newest_own(run) if config.run.resume != "never" else None
     given = None if config.run.resume in ("auto", "never") else Path(config.run.resume)
-    if not own:
-        return checkpoint.find(given) if given else None
-    newest = run.checkpoints / f"step_{own[-1]:08d}"
+    if own is None:
+        return _given(given) if given else None
+    newest = own.place
     if given and given.resolve().parent == run.checkpoints.resolve() and given.resolve() != newest.resolve():
         raise CheckpointError(
             f"run.resume is {given}, but this run goes on from its newest checkpoint, {newest.name}. To go back, start "
@@ -77,14 +79,31 @@ def _source(config: Config, run: RunDir) -> Path | None:
         )
     if given:
         _log.info("run.resume=%s is where a run starts; this one goes on from its own %s", given, newest.name)
-    return newest
+    return own
 
 
-def _decode(contents: dict[str, bytes]) -> Files:
-    if not contents:
-        return {}
-    weights = {name: checkpoint.decode(content, name) for name, content in contents.items() if name != "training.pt"}
-    return {**weights, "training.pt": checkpoint.decode_training(contents["training.pt"])}
+def _newest_own(run: RunDir) -> Checkpoint | None:
+    """The run's newest checkpoint that is whole, None where there is none at all.
+
+    Those that are damaged stay where they are: the run is not claimed yet, and another process may be saving there.
+    """
+    found, faults = Store(run.checkpoints).newest(checkpoint.load)
+    if faults and found is None:
+        raise CheckpointError(
+            f"run.dir {run.path}: has checkpoints, and none of them loads:\n"
+            + "".join(f"  {error}\n" for error in faults.values())
+            + "Put back whole ones, or start anew with run.resume=never, which moves the old run aside."
+        )
+    for error in faults.values():
+        _log.warning("%s. The checkpoint before it is used", error)
+    return found
+
+
+def _given(path: Path) -> Checkpoint:
+    try:
+        return checkpoint.load(find(path))
+    except DamagedError as error:
+        raise CheckpointError(f"{error}. Set run.resume to a checkpoint that is whole") from error
 
 
 def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None:
@@ -118,18 +137,32 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_newest(run: RunDir, step: int) -> None:
-    """Refuse if another process has saved in the run's directory after `load` and before this one had claimed it.
+def set_aside_damaged(run: RunDir, step: int) -> None:
+    """Move to quarantine what `load` has passed over to get to the checkpoint of `step`. The run has to be claimed.
 
     Raises:
-        CheckpointError: the newest checkpoint is not that of `step`.
+        CheckpointError: another process has saved in the run's directory after `load` and before it was claimed.
     """
-    own = checkpoint.steps(run.checkpoints)
-    if own and own[-1] != step:
-        raise CheckpointError(
-            f"run.dir {run.path}: another process has trained there meanwhile, to step {own[-1]}; give the same "
-            "command again"
-        )
+    own = Store(run.checkpoints)
+    for later in reversed(own.steps()):
+        if later == step:
+            return
+        try:
+            checkpoint.load(own.place(later))
+        except DamagedError as error:
+            _quarantine(own, later, str(error))
+        else:
+            raise CheckpointError(
+                f"run.dir {run.path}: another process has trained there meanwhile, to step {later}; give the same "
+                "command again"
+            )
+
+
+def _quarantine(own: Store, step: int, reason: str) -> None:
+    try:
+        _log.warning("%s is now %s", own.place(step), own.quarantine(step, reason))
+    except OSError as error:
+        _log.warning("%s: can't be moved to quarantine: %s", own.place(step), error.strerror)
 
 
 def choices(files: Files | None) -> dict[str, Any] | None:

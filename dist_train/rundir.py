@@ -3,20 +3,26 @@
 config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/
 """
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import socket
 import tempfile
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-
 from dist_train.errors import ConfigError
 
-PATIENCE = 10.0  # seconds; workers of a killed run's loader hold its lock until they notice
+PATIENCE = 2.0  # seconds; a killed run's lock is free when the last worker of its loader has gone too
 State = Literal["running", "done", "preempted", "failed"]
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
+_log = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -33,7 +39,10 @@ class RunDir:
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
         self.lock = self.path / "run.lock"
-        self._held = filelock.FileLock(self.lock)
+        self.attempt = 0
+        """How often this run was started, this start included; 0 before `claim`."""
+        self._descriptor: int | None = None
+        self._has_warned = False
 
     def check_usable(self, anew: bool) -> None:
         """Find out without leaving a trace whether the directory can be made and written, and is this program's.
@@ -42,10 +51,11 @@ class RunDir:
             anew: whether `claim` is going to move aside what is there.
 
         Raises:
-            ConfigError: it can't, or it holds something else.
+            ConfigError: it can't, or it holds something else, or another process trains there.
         """
         path = existing = self.path.absolute()
         try:
+            self._wait_for_holder()
             if self._would_harm(anew):
                 raise ConfigError(f"run.dir {self.path}: holds files and no run. Set run.dir to another directory")
             existing = next(parent for parent in (path, *path.parents) if parent.exists())
@@ -70,6 +80,9 @@ class RunDir:
     def claim(self, anew: bool) -> Path | None:
         """Make the directory and be the only process that writes in it, until `release`.
 
+        The system lets go of the lock when this process ends, however it ends. Where the file system knows no locks,
+        `check_attempt` keeps all but the last start from saving.
+
         Args:
             anew: move an earlier run aside first, to the first free `<dir>.old-<n>`.
 
@@ -83,34 +96,91 @@ class RunDir:
             aside = self._move_aside() if anew and self._has_files() else None
             for directory in (self.path, self.logs, self.checkpoints):
                 directory.mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._descriptor = self._locked()
+            self._sign(self._descriptor)
         except OSError as error:
             raise self._refused(error, self.path) from error
         return aside
 
     def release(self) -> None:
         """Let another process claim the directory."""
-        self._held.release()
+        if self._descriptor is not None:
+            _unlock(self._descriptor)
+            self._descriptor = None
 
-    def _lock(self) -> None:
-        """Hold `run.lock`, which the system lets go of when this process ends, however it ends."""
-        try:
-            self._held.acquire(timeout=PATIENCE)
-        except filelock.Timeout:
-            holder = self.lock.read_text().strip()
+    def check_attempt(self) -> None:
+        """Find out whether this process is still the last that has claimed the directory.
+
+        Raises:
+            ConfigError: another one is, or the directory has been moved away.
+            OSError: that can't be read.
+        """
+        holder = _read_object(self.lock)
+        if holder != self._signature():
+            now = _shown(holder) if holder else "whoever has moved its run.lock away"
             raise ConfigError(
-                f"run.dir {self.path}: another process trains there: {holder}. Wait for its end, or give this run "
-                "another name (run.name=...)"
-            ) from None
-        self.lock.write_text(f"host {socket.gethostname()}, pid {os.getpid()}\n")
+                f"run.dir {self.path}: was taken over by {now}; this process ({_shown(self._signature())}) saves "
+                "nothing more. Let only one of them train there"
+            )
+
+    def _sign(self, descriptor: int) -> None:
+        """Write down who holds the lock, in place: the lock belongs to the file, not to its name."""
+        attempts = [known.get("attempt") for known in (_read_object(self.lock), _read_object(self.status)) if known]
+        self.attempt = 1 + max((attempt for attempt in attempts if isinstance(attempt, int)), default=0)
+        text = json.dumps(self._signature()).encode() + b"\n"
+        os.pwrite(descriptor, text, 0)
+        os.ftruncate(descriptor, len(text))
+        os.fsync(descriptor)
+
+    def _signature(self) -> dict[str, Any]:
+        return {"host": socket.gethostname(), "pid": os.getpid(), "job_id": job_id(), "attempt": self.attempt}
+
+    def _locked(self) -> int:
+        """A descriptor that holds `run.lock`; raises ConfigError naming the holder if that does not end in time."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
+            # Whoever held it may have moved the whole run aside, and this would be the lock of that.
+            if _lock(descriptor) is not False and os.path.samestat(os.fstat(descriptor), self.lock.stat()):
+                return descriptor
+            os.close(descriptor)
+            if time.monotonic() > deadline:
+                raise self._held()
+            time.sleep(0.05)
+
+    def _wait_for_holder(self) -> None:
+        """Give a process that holds the lock a moment to end; raises ConfigError naming it if it does not."""
+        deadline = time.monotonic() + PATIENCE
+        while self._is_held():
+            if time.monotonic() > deadline:
+                raise self._held()
+            time.sleep(0.05)
+
+    def _is_held(self) -> bool | None:
+        """Whether a process of this machine holds the lock, this one included; None where there are no locks."""
+        if not self.lock.is_file():
+            return False
+        descriptor = os.open(self.lock, os.O_RDONLY)
+        is_free = _lock(descriptor, shared=True)
+        _unlock(descriptor)
+        return None if is_free is None else not is_free
+
+    def _held(self) -> ConfigError:
+        holder = _read_object(self.lock)
+        return ConfigError(
+            f"run.dir {self.path}: another process trains there: {_shown(holder) if holder else 'it gives no name'}. "
+            "Wait for its end, or give this run another name (run.name=...)"
+        )
 
     def _move_aside(self) -> Path:
-        self._lock()
+        descriptor = self._locked()
         number = 1
         while (aside := self.path.absolute().with_name(f"{self.path.absolute().name}.old-{number}")).exists():
             number += 1
-        self.path.rename(aside)
-        self._held.release()
+        try:
+            self.path.rename(aside)
+        finally:
+            _unlock(descriptor)
         return aside
 
     def _refused(self, error: OSError, place: Path) -> ConfigError:
@@ -119,22 +189,87 @@ class RunDir:
             "that you may write"
         )
 
-    def write_status(self, state: State, step: int, epoch: int, **more: Any) -> None:
-        """Say how the run is doing; `updated` is UTC."""
+    def write_status(self, state: State, step: int, epoch: int, *, resumable: bool, **more: Any) -> None:
+        """Say how the run is doing; `updated` is UTC. A disk that takes nothing is told of once, and the run goes on.
+
+        Args:
+            resumable: whether the same command would go on from here.
+        """
         status = {
             "state": state,
             "step": step,
             "epoch": epoch,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **self._signature(),
+            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            "resumable": resumable,
             **more,
         }
-        write_whole(self.status, json.dumps(status) + "\n")
+        try:
+            write_whole(self.status, json.dumps(status) + "\n")
+        except OSError as error:
+            if not self._has_warned:
+                _log.warning("%s: can't be written: %s; the run goes on", self.status, error.strerror or error)
+            self._has_warned = True
+
+    def read_status(self) -> dict[str, Any] | None:
+        """The content of `status.json`, None where there is none; `state` is `dead` where the writer was killed.
+
+        Of a writer on another machine that can't be told, nor where the file system knows no locks.
+        """
+        status = _read_object(self.status)
+        is_here = status is not None and status.get("host") == socket.gethostname()
+        if status and is_here and status.get("state") == "running" and self._is_held() is False:
+            return {**status, "state": "dead"}
+        return status
+
+
+def job_id() -> str | None:
+    """The scheduler's name of the job that this process belongs to, if it is told one."""
+    return os.environ.get("DIST_TRAIN_JOB_ID") or os.environ.get("SLURM_JOB_ID")
 
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file so that a reader sees the old text or the new, never a part."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            aside.unlink()
+        raise
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in the first line of a file, None where there is none; raises OSError if it can't be read."""
+    try:
+        found = json.loads(path.read_bytes().split(b"\n")[0])
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _shown(holder: dict[str, Any]) -> str:
+    job = f", job {holder['job_id']}" if holder.get("job_id") else ""
+    return f"host {holder.get('host')}, pid {holder.get('pid')}{job}, attempt {holder.get('attempt')}"
+
+
+def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Whether the lock of an open file could be had at once; None where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    """Let go of a lock, also if a fork shares the open file, and close it."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from dist_train import checkpoint, resume
+from dist_train import resume
+from dist_train.checkpoint import Saver
 from dist_train.choices import apply_to_process, choose
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
-from dist_train.errors import ConfigError, NonFiniteError
+from dist_train.errors import ConfigError, NonFiniteError, SaveError
 from dist_train.evaluate import Evaluation, evaluate
 from dist_train.facts import Fact, Facts
 from dist_train.models import build_model, check_passes
@@ -24,6 +25,7 @@ from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.stop import Stop, StopRequested
+from dist_train.store import Store
 from dist_train.training import Training
 from dist_train.world import World
 
@@ -36,12 +38,11 @@ def train(config: Config, world: World, stop: Stop | None = None) -> bool:
 
     Raises:
         UserError: settings, data, run directory or checkpoint do not go together, and nothing was written; or, with
-            the loader `workers`, a picture can't be read.
+            the loader `workers`, a picture can't be read, or another process has taken the run over.
         NonFiniteError: the loss or a gradient is no number any more.
+        SaveError: the last checkpoint could not be written.
     """
     stop = stop or Stop()
-    if config.run.time_limit_minutes is not None:
-        stop.limit(config.run.time_limit_minutes)
     run, anew = RunDir(config.run.dir), config.run.resume == "never"
     with world.agreement():
         _check_shards(config.shards, world)
@@ -62,13 +63,26 @@ def train(config: Config, world: World, stop: Stop | None = None) -> bool:
     with world.agreement():
         aside = run.claim(anew) if world.is_main else None
         if world.is_main:
-            resume.check_newest(run, training.step)
-    with open_report(config, run, dataset, training, plan, world) as report:
+            resume.set_aside_damaged(run, training.step)
+    with open_report(config, run, dataset, training, plan, world) as report, _open_saver(config, run, report) as saver:
         if aside:
             report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, choices, world))
-        return _Run(config, world, run, dataset, training, plan, report, stop).tell()
+        return _Run(config, world, run, dataset, training, plan, report, saver, stop).tell()
+
+
+def _open_saver(config: Config, run: RunDir, report: Report) -> Saver:
+    def check() -> None:
+        run.check_attempt()
+        report.sync()  # no checkpoint is ahead of the ledger, after a power cut either
+
+    return Saver(
+        Store(run.checkpoints),
+        keep_last=config.checkpoint.keep_last,
+        asynchronous=config.checkpoint.asynchronous,
+        check=check,
+    )
 
 
 def train_step(training: Training, batch: Batch, stop: bool = False) -> Tensor | None:
@@ -118,13 +132,14 @@ class _Run:
     training: Training
     plan: Plan
     report: Report
+    saver: Saver
     stop: Stop
 
     def tell(self) -> bool:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
         if self.world.is_main:
             best_step = self.training.best_step if self.config.checkpoint.keep_best else None
-            checkpoint.mend_links(self.directory.checkpoints, best_step)
+            self.saver.mend_links(best_step)
         try:
             self._train()
             if tested := self._tested():
@@ -133,6 +148,7 @@ class _Run:
                 self._conclude()
         except StopRequested:  # on every rank, after the same step
             self._save(is_best=False)
+            self._finish_saving()
             self.report.stopped(self.stop.reason)
             return False
         return True
@@ -233,6 +249,7 @@ class _Run:
             is_best = self.training.is_best(test.accuracy)
         self.training.evaluated_step = self.training.step
         self._save(is_best)
+        self._finish_saving()
         self.report.done(test)
 
     def _tested(self) -> dict[str, Any] | None:
@@ -261,6 +278,11 @@ class _Run:
         if self.world.is_main:
             self.report.saving()
             link = "best" if is_best and self.config.checkpoint.keep_best else None
-            checkpoint.save(self.directory.checkpoints, self.training.step, files, link)
-            checkpoint.prune(self.directory.checkpoints, self.config.checkpoint.keep_last)
+            self.saver.save(self.training.step, files, link)
         self.report.saved()
+
+    def _finish_saving(self) -> None:
+        """Wait until the last checkpoint is on disk, and fail on every rank if it is not."""
+        fault = (self.saver.finish() or "").encode() if self.world.is_main else None
+        if found := self.world.broadcast_bytes(fault).decode():
+            raise SaveError(f"{found}. It was the last one; the same command trains again what it held")

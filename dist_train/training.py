@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_train import checkpoint, parallel
+from dist_train.checkpoint import Files
 from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.data.batches import Shard
@@ -16,8 +17,6 @@ from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
 from dist_train.optim import Average, build_optimizer
 from dist_train.world import World
-
-Files = dict[str, dict[str, Any]]
 
 
 class Training:

@@ -1,9 +1,12 @@
-"""Checkpoints on disk: whole or not there, the same bytes that were written, and nothing in them that runs."""
+"""What a checkpoint holds: the tensors that were saved, and nothing that runs; and the thread that writes it."""
 
-import hashlib
+import errno
 import json
+import logging
 import os
 import pickle
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +15,35 @@ import torch
 from torch import nn
 
 from dist_train import checkpoint
-from dist_train.errors import CheckpointError
+from dist_train.checkpoint import NEEDED, Saver
+from dist_train.errors import CheckpointError, ConfigError, DamagedError
+from dist_train.store import Store
 
 
 def content(step: int) -> dict[str, dict[str, Any]]:
     weights = torch.arange(6.0).view(2, 3) + step
+    training: dict[str, Any] = dict.fromkeys(NEEDED)
+    state = {"state": {0: {"exp_avg": weights / 7}}}
     return {
         "model.pt": {"conv1.weight": weights, "conv1.bias": torch.tensor([0.5])},
-        "training.pt": {"step": step, "optimizer_state_dict": {"state": {0: {"exp_avg": weights / 7}}}, "loss": 0.25},
+        "training.pt": {**training, "step": step, "optimizer_state_dict": state, "loss": 0.25},
     }
 
 
-def save(directory: Path, *steps: int, link: str | None = None) -> Path:
-    return [checkpoint.save(directory, step, content(step), link) for step in steps][-1]
+def save(directory: Path, *steps: int, files: dict[str, dict[str, Any]] | None = None) -> Path:
+    with Saver(Store(directory), keep_last=9, asynchronous=False) as saver:
+        for step in steps:
+            saver.save(step, files or content(step))
+    return Store(directory).place(steps[-1])
 
 
-def names(directory: Path) -> list[str]:
-    return sorted(entry.name for entry in directory.iterdir())
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it."""
-
-
-def killed_save(directory: Path, step: int, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Save, and die when so many files were written."""
-    written = 0
-
-    def fsync(descriptor: int) -> None:  # noqa: ARG001
-        nonlocal written
-        written += 1
-        if written > after:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        with pytest.raises(Killed):
-            save(directory, step)
-
-
-def test_what_was_saved_is_read(tmp_path: Path) -> None:
-    place = save(tmp_path / "checkpoints", 1200)
-    assert place == tmp_path / "checkpoints" / "step_00001200"
-    contents = checkpoint.read(place)
-    assert set(contents) == {"model.pt", "training.pt"}
-    decoded = {name: checkpoint.decode(file, name) for name, file in contents.items()}
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    loaded = checkpoint.load(save(tmp_path, 1200))
+    assert loaded.place == tmp_path / "step_00001200"
+    assert set(loaded.contents) == set(loaded.files) == {"model.pt", "training.pt"}
     for name, tensor in content(1200)["model.pt"].items():
-        assert torch.equal(decoded["model.pt"][name], tensor)
-    training = decoded["training.pt"]
+        assert torch.equal(loaded.files["model.pt"][name], tensor)
+    training = loaded.files["training.pt"]
     assert (training["step"], training["loss"]) == (1200, 0.25)
     assert torch.equal(
         training["optimizer_state_dict"]["state"][0]["exp_avg"], (torch.arange(6.0).view(2, 3) + 1200) / 7
@@ -73,163 +57,173 @@ def test_both_files_load_with_torch_alone(tmp_path: Path) -> None:
     assert torch.load(place / "training.pt", weights_only=True)["step"] == 3
 
 
-def test_the_manifest_is_true(tmp_path: Path) -> None:
+def test_the_manifest_has_the_hash_of_the_weights(tmp_path: Path) -> None:
     place = save(tmp_path, 3)
     manifest = json.loads((place / "manifest.json").read_text())
-    assert set(manifest) == {"step", "weights_sha256", "files"}
-    assert manifest["step"] == 3
     assert manifest["weights_sha256"] == checkpoint.weights_sha256(content(3)["model.pt"])
-    for name in ("model.pt", "training.pt"):
-        written = (place / name).read_bytes()
-        assert manifest["files"][name] == {"sha256": hashlib.sha256(written).hexdigest(), "bytes": len(written)}
-
-
-def test_links_follow(tmp_path: Path) -> None:
-    save(tmp_path, 1, link="best")
-    save(tmp_path, 2)
-    assert (tmp_path / "latest").readlink() == Path("step_00000002")
-    assert (tmp_path / "best").readlink() == Path("step_00000001")
-    save(tmp_path, 3, link="best")
-    assert (tmp_path / "latest").resolve() == (tmp_path / "best").resolve() == tmp_path / "step_00000003"
-
-
-def test_links_are_mended_and_a_newer_best_stays(tmp_path: Path) -> None:
-    save(tmp_path, 1, 2, 3)
-    (tmp_path / "latest").unlink()
-    checkpoint.mend_links(tmp_path, best_step=2)
-    assert [(tmp_path / name).readlink().name for name in ("latest", "best")] == ["step_00000003", "step_00000002"]
-    checkpoint.mend_links(tmp_path, best_step=1)
-    assert (tmp_path / "best").readlink().name == "step_00000002"
-    checkpoint.mend_links(tmp_path, best_step=7)
-    assert (tmp_path / "best").readlink().name == "step_00000002"
-    (tmp_path / "best").unlink()
-    checkpoint.mend_links(tmp_path, best_step=None)
-    assert not (tmp_path / "best").is_symlink()
-
-
-def test_a_save_of_a_step_that_is_there_keeps_it(tmp_path: Path) -> None:
-    place = save(tmp_path, 1)
-    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.iterdir()}
-    save(tmp_path, 2)
-    assert checkpoint.save(tmp_path, 1, content(9), "best") == place
-    assert {path.name: (path.stat().st_ino, path.read_bytes()) for path in place.iterdir()} == before
-    assert (tmp_path / "best").readlink() == (tmp_path / "latest").readlink() == Path("step_00000001")
-
-
-def test_a_save_under_way_has_a_hidden_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-    real = os.fsync
-
-    def fsync(descriptor: int) -> None:
-        seen.append(names(tmp_path))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    save(tmp_path, 1)
-    hidden = [listing for listing in seen if any(name.startswith(".step_00000001") for name in listing)]
-    assert len(hidden) == 4  # model.pt, training.pt, manifest.json, and the directory of the three
-    assert all(not name.startswith("step_") for listing in hidden for name in listing)
-    assert names(tmp_path) == ["latest", "step_00000001"]
-
-
-@pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_what_a_killed_save_leaves_is_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
-    save(tmp_path, 1)
-    killed_save(tmp_path, 2, monkeypatch, after)
-    assert any(name.startswith(".step_00000002") for name in names(tmp_path))
-    assert checkpoint.steps(tmp_path) == [1]
-    assert checkpoint.find(tmp_path) == tmp_path / "step_00000001"
-    checkpoint.prune(tmp_path, keep_last=3)
-    assert names(tmp_path) == ["latest", "step_00000001"]
-    assert checkpoint.read(save(tmp_path, 2))
-
-
-def test_the_same_process_saves_over_its_own_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    killed_save(tmp_path, 2, monkeypatch, after=1)
-    assert checkpoint.read(save(tmp_path, 2))
-    assert names(tmp_path) == ["latest", "step_00000002"]
-
-
-def test_a_link_that_a_kill_left_half_made_keeps_nothing(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    (tmp_path / ".latest.4711").symlink_to("step_00000001")
-    save(tmp_path, 2)
-    checkpoint.prune(tmp_path, keep_last=1)
-    assert names(tmp_path) == ["latest", "step_00000002"]
-
-
-def test_prune_keeps_the_newest_and_what_links_lead_to(tmp_path: Path) -> None:
-    save(tmp_path, 1, 2, link="best")
-    save(tmp_path, 10, 100, 1000)
-    (tmp_path / "notes.txt").write_text("the user's")
-    checkpoint.prune(tmp_path, keep_last=2)
-    assert checkpoint.steps(tmp_path) == [2, 100, 1000]
-    assert (tmp_path / "notes.txt").exists()
-    checkpoint.prune(tmp_path, keep_last=2)
-    assert checkpoint.steps(tmp_path) == [2, 100, 1000]
-
-
-def test_a_removal_that_is_cut_short_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, 1, 2)
-    monkeypatch.setattr("shutil.rmtree", lambda path, **_: (path / "model.pt").unlink())
-    checkpoint.prune(tmp_path, keep_last=1)
-    assert not (tmp_path / ".step_00000001.old" / "model.pt").exists()
-    assert checkpoint.steps(tmp_path) == [2]
-    monkeypatch.undo()
-    checkpoint.prune(tmp_path, keep_last=1)
-    assert names(tmp_path) == ["latest", "step_00000002"]
-
-
-def test_steps_are_sorted_by_number(tmp_path: Path) -> None:
-    save(tmp_path, 123_456_789, 99_999_999, 5)
-    (tmp_path / "step_00000007").mkdir()  # somebody else's, without a manifest
-    assert checkpoint.steps(tmp_path) == [5, 99_999_999, 123_456_789]
-    assert checkpoint.steps(tmp_path / "nowhere") == []
-
-
-def test_find_takes_a_run_a_directory_of_checkpoints_a_checkpoint_and_a_link(tmp_path: Path) -> None:
-    checkpoints = tmp_path / "checkpoints"
-    save(checkpoints, 1, link="best")
-    newest = save(checkpoints, 2)
-    assert checkpoint.find(tmp_path) == checkpoint.find(checkpoints) == checkpoint.find(newest) == newest
-    assert checkpoint.find(checkpoints / "best").resolve() == checkpoints / "step_00000001"
-
-
-def test_where_there_is_none_find_says_so(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match=f"^{path}: no checkpoint there"):
-            checkpoint.find(path)
-
-
-@pytest.mark.parametrize("name", ["model.pt", "training.pt"])
-@pytest.mark.parametrize("damage", ["a bit", "the end", "all"])
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: str) -> None:
-    path = save(tmp_path, 1) / name
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    path.write_bytes({"a bit": bytes(whole), "the end": path.read_bytes()[:-1], "all": b""}[damage])
-    with pytest.raises(CheckpointError, match=rf"^{path}: is damaged, its SHA-256"):
-        checkpoint.read(path.parent)
-
-
-@pytest.mark.parametrize("name", ["model.pt", "training.pt", "manifest.json"])
-def test_a_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    place = save(tmp_path, 1)
-    (place / name).unlink()
-    with pytest.raises(CheckpointError, match=rf"^{place}: does not load: .*No such file.*{name}"):
-        checkpoint.read(place)
 
 
 @pytest.mark.parametrize(
-    "manifest", ["", "{", "[]", "{}", '{"files": ["model.pt"]}', '{"files": {"model.pt": {}}}', '{"files": 1}', "\xff"]
+    ("files", "said"),
+    [
+        ({"model.pt": content(7)["model.pt"]}, r"model\.pt: its weights are not those whose SHA-256"),
+        ({"model.pt": {"conv1.weight": 1}}, r"model\.pt: holds more than tensors"),
+        ({"training.pt": content(7)["training.pt"]}, r"training\.pt: is of step 7, not 3"),
+    ],
 )
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path, manifest: str) -> None:
-    place = save(tmp_path, 1)
-    (place / "manifest.json").write_bytes(manifest.encode("latin-1"))
-    with pytest.raises(CheckpointError, match=rf"^{place}: does not load"):
-        checkpoint.read(place)
+def test_files_that_do_not_belong_together_are_damaged(
+    tmp_path: Path, files: dict[str, dict[str, Any]], said: str
+) -> None:
+    encoded = {name: checkpoint.encode(part) for name, part in {**content(3), **files}.items()}
+    place = Store(tmp_path).save(3, encoded, checkpoint.weights_sha256(content(3)["model.pt"]))
+    with pytest.raises(DamagedError, match=f"^{place}: {said}"):
+        checkpoint.load(place)
+
+
+def test_a_checkpoint_of_another_program_is_refused_and_not_damaged(tmp_path: Path) -> None:
+    files = content(3)
+    del files["training.pt"]["window"]
+    place = save(tmp_path, 3, files=files)
+    with pytest.raises(CheckpointError, match=f"^{place}: training\\.pt: lacks window; another program") as caught:
+        checkpoint.load(place)
+    assert not isinstance(caught.value, DamagedError)
+
+
+class TestSaver:
+    def test_saves_go_on_in_a_thread_until_they_are_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_go, real = threading.Event(), os.fsync
+        told: list[str] = []
+
+        def fsync(descriptor: int) -> None:
+            told.append(threading.current_thread().name)
+            assert may_go.wait(10)
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with Saver(Store(tmp_path), keep_last=2, asynchronous=True) as saver:
+            saver.save(1, content(1))
+            assert Store(tmp_path).steps() == []
+            may_go.set()
+            saver.wait()
+            assert Store(tmp_path).steps() == [1]
+            saver.save(2, content(2), "best")
+            saver.save(3, content(3))
+            assert Store(tmp_path).steps() in ([1, 2], [2, 3])
+            saver.finish()
+        assert set(told) == {"checkpoint_0"}
+        assert checkpoint.load(tmp_path / "best").files["training.pt"]["step"] == 2
+        assert Store(tmp_path).steps() == [2, 3]
+
+    def test_without_a_thread_a_save_is_done_when_it_returns(self, tmp_path: Path) -> None:
+        before = threading.active_count()
+        with Saver(Store(tmp_path), keep_last=1, asynchronous=False) as saver:
+            for step in (1, 2):
+                saver.save(step, content(step))
+                assert Store(tmp_path).steps() == [step]
+                assert threading.active_count() == before
+
+    @pytest.mark.parametrize("asynchronous", [True, False])
+    def test_a_full_disk_is_told_of_and_the_next_save_tries_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asynchronous: bool
+    ) -> None:
+        with Saver(Store(tmp_path), keep_last=3, asynchronous=asynchronous) as saver:
+            saver.save(1, content(1))
+            saver.wait()
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", full)
+                saver.save(2, content(2))
+                saver.wait()
+            assert saver.last_failed == f"{tmp_path / 'step_00000002'}: was not saved: No space left on device"
+            assert [record.levelno for record in caplog.records] == [logging.WARNING]
+            assert "step_00000002: was not saved: No space left on device. The run goes on" in caplog.text
+            assert saver.finish() == saver.last_failed
+            saver.save(3, content(3))
+            assert saver.finish() is None
+        assert Store(tmp_path).steps() == [1, 3]
+
+    def test_weights_that_are_not_finite_are_not_saved(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        broken = content(2)
+        broken["model.pt"]["conv1.weight"][0, :2] = torch.tensor([float("nan"), float("inf")])
+        with Saver(Store(tmp_path), keep_last=3, asynchronous=True) as saver:
+            saver.save(1, content(1))
+            saver.save(2, broken)
+            assert "model.pt has values that are not finite: conv1.weight (2 of 6)" in str(saver.finish())
+        assert "was not saved" in caplog.text
+        assert Store(tmp_path).steps() == [1]
+
+    @pytest.mark.parametrize("then", ["save", "wait", "finish", "close"])
+    def test_a_fault_that_is_not_the_disk_s_ends_the_run(self, tmp_path: Path, then: str) -> None:
+        def check() -> None:
+            raise ConfigError("taken over")
+
+        saver = Saver(Store(tmp_path), keep_last=3, asynchronous=True, check=check)
+        saver.save(1, content(1))
+        with pytest.raises(ConfigError, match="taken over"):
+            getattr(saver, then)(*([2, content(2)] if then == "save" else []))
+        saver.close()
+        assert Store(tmp_path).steps() == []
+
+    def test_what_ended_the_run_is_not_hidden_by_a_later_fault(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def check() -> None:
+            raise ConfigError("taken over")
+
+        def fail() -> None:
+            with Saver(Store(tmp_path), keep_last=3, asynchronous=True, check=check) as saver:
+                saver.save(1, content(1))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert "the last save failed too: taken over" in caplog.text
+
+    def test_a_removal_that_fails_is_told_of_and_fails_no_save(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(Store, "prune", full)
+        with Saver(Store(tmp_path), keep_last=1, asynchronous=True) as saver:
+            saver.save(1, content(1))
+            saver.finish()
+        assert "old checkpoints can't be removed: No space left on device" in caplog.text
+
+
+def full(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class TestLoadWeights:
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+    def refusal(self, changes: Mapping[str, Any], without: str = "") -> str:
+        before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        state = {name: tensor + 1 for name, tensor in before.items() if name != without}
+        with pytest.raises(CheckpointError, match=r"^model\.pt: ") as caught:
+            checkpoint.load_weights(self.network, {**state, **changes}, "model.pt")
+        assert not isinstance(caught.value, DamagedError)
+        for name, tensor in self.network.state_dict().items():
+            assert torch.equal(tensor, before[name]), "a refusal changes nothing"
+        return str(caught.value)
+
+    def test_another_network_is_named_by_what_differs(self) -> None:
+        said = self.refusal(
+            {"0.weight": torch.zeros(4, 3), "2.weight": torch.zeros(1), "1.bias": "text"}, without="0.bias"
+        )
+        assert said == (
+            "model.pt: is of another network: 0.bias is missing; 2.weight is not in the model; 1.bias is a str; "
+            "0.weight is [4, 3], in the model [2, 3]"
+        )
+
+    def test_of_many_differences_the_first_are_told(self) -> None:
+        said = self.refusal({f"more.{number}": torch.zeros(1) for number in range(30)})
+        assert said.endswith("more.19 is not in the model; and 10 more")
+
+    def test_values_that_are_not_finite_are_counted(self) -> None:
+        broken = torch.tensor([[0.0, float("nan"), 1.0], [float("inf"), float("-inf"), 2.0]])
+        said = self.refusal({"0.weight": broken})
+        assert "has values that are not finite: 0.weight (3 of 6). Start from an earlier checkpoint" in said
 
 
 class Trap:
@@ -249,7 +243,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, as_torch: bool) -
         torch.save({"weight": Trap(mark)}, crafted)
     else:
         crafted.write_bytes(pickle.dumps({"weight": Trap(mark)}, protocol=2))
-    with pytest.raises(CheckpointError, match=r"^training\.pt: does not load"):
+    with pytest.raises(DamagedError, match=r"^training\.pt: does not load"):
         checkpoint.decode(crafted.read_bytes(), "training.pt")
     assert not mark.exists()
     pickle.loads(pickle.dumps(Trap(mark)))  # noqa: S301 - the trap does work
@@ -258,13 +252,13 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, as_torch: bool) -
 
 @pytest.mark.parametrize("damaged", [b"", b"text\n", b"PK\x03\x04", b"\x80\x02", bytes(300), b"\x80\x02}q\x00."])
 def test_bytes_that_are_no_checkpoint_are_refused(damaged: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"^model\.pt: "):
+    with pytest.raises(DamagedError, match=r"^model\.pt: "):
         checkpoint.decode(damaged, "model.pt")
 
 
 def test_a_file_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
-    with pytest.raises(CheckpointError, match=r"^model\.pt: does not load: it holds a Tensor"):
+    with pytest.raises(DamagedError, match=r"^model\.pt: does not load: it holds a Tensor"):
         checkpoint.decode((tmp_path / "tensor.pt").read_bytes(), "model.pt")
 
 

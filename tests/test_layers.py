@@ -11,7 +11,8 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors"),
-    ("config", "rundir", "stop", "ledger"),
+    ("config", "store", "lines", "process", "stop"),
+    ("rundir", "ledger"),
     ("wording",),
     ("loading", "reference", "plan"),
     ("seeds", "world"),  # torch begins here
@@ -24,17 +25,8 @@ LAYERS = (
     ("__main__",),
 )
 WITHOUT_TORCH = (
-    "errors",
-    "stop",
-    "ledger",
-    "config",
-    "rundir",
-    "wording",
-    "loading",
-    "reference",
-    "plan",
-    "entry",
-    "__main__",
+    *("errors", "config", "store", "lines", "process", "stop", "rundir", "ledger"),
+    *("wording", "loading", "reference", "plan", "entry", "__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))

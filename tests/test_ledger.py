@@ -90,7 +90,7 @@ def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pa
 
 
 def test_what_one_of_them_did_not_measure_is_no_difference() -> None:
-    other = lines(weights_every=3, grad_norm={step: None for step in range(1, 6)})
+    other = lines(weights_every=3, grad_norm=dict.fromkeys(range(1, 6)))
     assert compare(lines(), other) == Comparison(5, None)
 
 

@@ -1,12 +1,17 @@
 """The directory of a run: refused before anything is written, moved aside and never lost, never half written."""
 
+import errno
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,13 +31,121 @@ def claimed(path: Path, anew: bool = False) -> Iterator[tuple[RunDir, Path | Non
 
 def test_a_status_says_how_the_run_is_doing(tmp_path: Path) -> None:
     with claimed(tmp_path / "runs" / "digits") as (run, _):
-        run.write_status("running", 0, 0)
-        run.write_status("preempted", 12, 3, signal="SIGTERM")
+        run.write_status("running", 0, 0, resumable=True)
+        run.write_status("preempted", 12, 3, resumable=True, signal="SIGTERM")
     status = json.loads(run.status.read_text())
     assert (status["state"], status["step"], status["epoch"], status["signal"]) == ("preempted", 12, 3, "SIGTERM")
     assert status["pid"] == os.getpid()
     assert status["host"]
     assert status["updated"].endswith("+00:00")
+    assert (status["attempt"], status["restarts"], status["job_id"], status["resumable"]) == (1, 0, None, True)
+
+
+@pytest.fixture(autouse=True)
+def outside_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DIST_TRAIN_JOB_ID", "SLURM_JOB_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_status_names_the_job_and_counts_restarts_and_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    for attempt in (1, 2, 3):
+        if attempt == 3:
+            monkeypatch.setenv("DIST_TRAIN_JOB_ID", "digits-3")
+            (tmp_path / "run" / "run.lock").write_text("")  # as a power cut may leave it
+        with claimed(tmp_path / "run") as (run, _):
+            run.write_status("done", 1, 1, resumable=False)
+        status = run.read_status()
+        assert status is not None
+        job = "digits-3" if attempt == 3 else "4711"
+        assert [status[name] for name in ("attempt", "restarts", "job_id", "resumable")] == [attempt, 2, job, False]
+        holder = json.loads(run.lock.read_text())
+        assert holder == {"host": status["host"], "pid": os.getpid(), "job_id": job, "attempt": attempt}
+    assert "attempt" in run.lock.read_text()
+
+
+def test_a_new_run_is_the_first_attempt(tmp_path: Path) -> None:
+    for _ in range(2):
+        with claimed(tmp_path / "run", anew=True) as (run, _):
+            assert run.attempt == 1
+
+
+def test_whoever_has_lost_the_run_finds_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_locks(monkeypatch)
+    first, second = RunDir(tmp_path / "run"), RunDir(tmp_path / "run")
+    first.claim(anew=False)
+    first.check_attempt()
+    second.claim(anew=False)
+    second.check_attempt()
+    with pytest.raises(ConfigError, match=r"taken over by host .*, pid \d+, attempt 2; this process .*attempt 1\)"):
+        first.check_attempt()
+    second.lock.unlink()
+    with pytest.raises(ConfigError, match=r"taken over by whoever has moved its run\.lock away"):
+        second.check_attempt()
+    for run in (first, second):
+        run.release()
+
+
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system of a network that has none."""
+
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_a_killed_writer_is_recognised_as_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path / "run")
+    assert run.read_status() is None
+    with holding(run.path) as holder:
+        assert state_of(run) == "running"
+        holder.kill()
+    deadline = time.monotonic() + 10
+    while state_of(run) == "running":  # the worker shares the lock, and takes a moment to end
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert state_of(run) == "dead"
+    with monkeypatch.context() as patch:
+        no_locks(patch)
+        assert state_of(run) == "running", "nobody can tell"
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "gethostname", lambda: "another")
+        assert state_of(run) == "running", "nobody can tell"
+    with claimed(run.path) as (again, _):
+        again.write_status("failed", 3, 0, resumable=True)
+    assert state_of(run) == "failed"
+
+
+def state_of(run: RunDir) -> Any:
+    status = run.read_status()
+    assert status is not None
+    return status["state"]
+
+
+def test_a_disk_that_takes_no_status_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_text(path: Path, text: str, **_: Any) -> int:
+        path.write_bytes(text.encode()[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with claimed(tmp_path / "run") as (run, _):
+        run.write_status("running", 1, 0, resumable=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", write_text)
+            for step in (2, 3):
+                run.write_status("running", step, 0, resumable=True)
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{run.status}: can't be written: No space left on device; the run goes on"
+        ]
+        assert json.loads(run.status.read_text())["step"] == 1
+        assert not list(run.path.glob(".status.json*"))
+        run.write_status("running", 4, 0, resumable=True)
+        assert json.loads(run.status.read_text())["step"] == 4
 
 
 def test_a_claim_makes_what_is_missing(tmp_path: Path) -> None:
@@ -64,22 +177,34 @@ def test_a_link_to_a_run_is_moved_and_not_what_it_leads_to(tmp_path: Path) -> No
     assert (tmp_path / "scratch" / "checkpoints").is_dir()
 
 
+@contextmanager
+def holding(path: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """A process that holds a run, with a forked worker that does not know of it."""
+    hold = (
+        "import os, sys, time; from dist_train.rundir import RunDir; from dist_train.process import die_with_parent\n"
+        "run = RunDir(sys.argv[1]); run.claim(False); run.write_status('running', 1, 0, resumable=True)\n"
+        "parent = os.getpid()\n"
+        "if os.fork() == 0: die_with_parent(parent); time.sleep(60)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DIST_TRAIN_JOB_ID": "12"}
+    command = [sys.executable, "-c", hold, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield holder
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_second_process_is_refused_by_the_name_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
 ) -> None:
     monkeypatch.setattr(rundir, "PATIENCE", 0.1)
-    hold = (
-        "import sys; from dist_train.rundir import RunDir\n"
-        "run = RunDir(sys.argv[1]); run.claim(False); print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(tmp_path / "run")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match=rf"another process trains there: host .*, pid {holder.pid}\. Wait"):
-            RunDir(tmp_path / "run").claim(anew)
+    said = r"another process trains there: host .*, pid {}, job 12, attempt 1\. Wait"
+    with holding(tmp_path / "run") as holder:
+        for start in (RunDir.claim, RunDir.check_usable):
+            with pytest.raises(ConfigError, match=said.format(holder.pid)):
+                start(RunDir(tmp_path / "run"), anew)
         holder.kill()
     with claimed(tmp_path / "run", anew):  # the system has let go of what the killed one held
         pass

@@ -208,16 +208,33 @@ class TestResume:
         steps = [line["step"] for line in read_lines(directory / "fork" / "metrics.jsonl") if line["kind"] == "train"]
         assert steps == [STEPS]
 
-    def test_a_damaged_checkpoint_is_named(self, directory: Path, finished: tuple[Path, str], python: Python) -> None:
+    def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+        self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
+    ) -> None:
         shutil.copytree(finished[0], directory / "damaged", symlinks=True)
-        model = directory / "damaged" / "checkpoints" / "step_00000020" / "model.pt"
-        content = bytearray(model.read_bytes())
-        content[len(content) // 2] ^= 1
-        model.write_bytes(content)
-        done = python(*command(directory, "damaged", "train.epochs=5"))
+        checkpoints = directory / "damaged" / "checkpoints"
+        damage(checkpoints / "step_00000020")
+        done = torchrun(2, *command(directory, "damaged"))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("step_00000020/model.pt: is damaged") == 1
+        assert "goes on at step 18" in done.stdout
+        reason = checkpoints / "quarantine" / "step_00000020" / "reason.txt"
+        assert "is damaged" in reason.read_text()
+        assert weights(directory / "damaged") == weights(finished[0])
+        assert timeless(directory / "damaged") == timeless(finished[0])
+
+    def test_a_run_whose_checkpoints_are_all_damaged_is_refused(
+        self, directory: Path, finished: tuple[Path, str], python: Python
+    ) -> None:
+        shutil.copytree(finished[0], directory / "ruined", symlinks=True)
+        steps = sorted(path for path in (directory / "ruined" / "checkpoints").glob("step_*"))
+        for place in steps:
+            damage(place)
+        done = python(*command(directory, "ruined"))
         assert done.returncode == 2
-        assert str(model) in done.stderr
-        assert "damaged" in done.stderr
+        assert all(f"{place / 'model.pt'}: is damaged" in done.stderr for place in steps)
+        assert "run.resume=never" in done.stderr
+        assert not (directory / "ruined" / "checkpoints" / "quarantine").exists()
 
     def test_to_go_back_is_another_run(self, finished: tuple[Path, str], directory: Path, python: Python) -> None:
         older = finished[0] / "checkpoints" / "step_00000018"
@@ -268,6 +285,31 @@ class TestResume:
             done = python(*command(directory, finished[0].name))
         assert done.returncode == 2
         assert "another process trains there" in done.stderr
+
+
+class TestFullDisk:
+    def run(self, directory: Path, python: Python, name: str, first: int, last: int) -> Any:
+        full = {"DIST_TRAIN_TEST_FULL_FROM": str(first), "DIST_TRAIN_TEST_FULL_TO": str(last)}
+        return python("tests/ranks/on_a_full_disk.py", *command(directory, name)[2:], env=full)
+
+    def test_a_run_goes_on_and_saves_when_there_is_room(self, directory: Path, python: Python) -> None:
+        done = self.run(directory, python, "full", 4, 18)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("was not saved: No space left on device. The run goes on") >= 7
+        assert (directory / "full" / "checkpoints" / "latest").readlink().name == "step_00000020"
+
+    def test_a_last_save_that_fails_fails_the_run(self, directory: Path, python: Python) -> None:
+        done = self.run(directory, python, "full-at-last", 20, 20)
+        assert done.returncode == 1
+        assert "step_00000020: was not saved: No space left on device. It was the last one" in done.stderr
+        assert "Traceback" not in done.stderr
+        status = json.loads((directory / "full-at-last" / "status.json").read_text())
+        assert (status["state"], status["resumable"]) == ("failed", True)
+        done = python(*command(directory, "full-at-last"))
+        assert done.returncode == 0, done.stderr
+        assert "goes on at step 18" in done.stdout
+        status = json.loads((directory / "full-at-last" / "status.json").read_text())
+        assert (status["state"], status["resumable"], status["attempt"]) == ("done", False, 2)
 
 
 class TestEvaluate:
@@ -349,6 +391,13 @@ def kill_after_a_checkpoint(arguments: list[str], run: Path) -> None:
     time.sleep(0.15)
     os.kill(json.loads((run / "status.json").read_text())["pid"], signal.SIGKILL)
     assert process.wait(60) != 0
+
+
+def damage(checkpoint: Path) -> None:
+    """Turn one bit of the weights."""
+    content = bytearray((checkpoint / "model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (checkpoint / "model.pt").write_bytes(content)
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:

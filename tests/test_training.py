@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_train import checkpoint, resume
+from dist_train import resume
 from dist_train.checkpoint import NEEDED
 from dist_train.choices import choose
 from dist_train.config import Config
@@ -16,7 +16,6 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
 from dist_train.parallel import LOSS
-from dist_train.rundir import RunDir
 from dist_train.train import train_step
 from dist_train.training import Training
 from dist_train.world import World
@@ -131,17 +130,6 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path: Path) -> None
         assert torch.equal(second.network.state_dict()[name], tensor)
         assert torch.equal(second.evaluated.state_dict()[name], first.evaluated.state_dict()[name])
         assert not torch.equal(second.evaluated.state_dict()[name], tensor)
-
-
-def test_a_checkpoint_that_came_meanwhile_is_not_overlooked(tmp_path: Path) -> None:
-    config, run = configured(tmp_path), RunDir(tmp_path / "run")
-    resume.check_newest(run, step=0)
-    training = started(config)
-    files = training.files(1, resume.about(config, training.choices, training.world))
-    checkpoint.save(run.checkpoints, 4, files)
-    resume.check_newest(run, step=4)
-    with pytest.raises(CheckpointError, match=r"trained there meanwhile, to step 4"):
-        resume.check_newest(run, step=2)
 
 
 def test_a_changed_argument_of_the_optimizer_is_taken(tmp_path: Path) -> None:

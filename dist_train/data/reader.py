@@ -3,7 +3,6 @@
 import atexit
 import os
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 from types import TracebackType
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dist_train.data.samples import Samples
 from dist_train.errors import DataError
+from dist_train.process import die_with_parent
 
 
 class Reader:
@@ -102,9 +102,8 @@ def _enter_worker(rank: int, worker: int) -> None:  # noqa: ARG001
     """Bind a worker's life to that of the process `rank`.
 
     Signals that reach the whole process group are for the rank: it finishes its step and then ends its workers. If the
-    rank is killed, torch's workers notice within seconds, but not if that was before they had looked at whose they are.
+    rank is killed they end with it, and let go of the run's lock, which a fork shares.
     """
-    if os.getppid() != rank:
-        sys.exit(1)
+    die_with_parent(rank)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

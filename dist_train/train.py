@@ -18,11 +18,12 @@ from dist_train.plan import Plan
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.stop import Stop
 from dist_train.training import Training
 from dist_train.world import World
 
 
-def train(config: Config, world: World) -> None:
+def train(config: Config, world: World, stop: Stop | None = None) -> None:  # noqa: ARG001
     """Train what `config` says, from where the run's newest checkpoint left off.
 
     Raises:

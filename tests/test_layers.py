@@ -10,7 +10,7 @@ from tests.conftest import ROOT, Python
 
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
-    ("__init__", "errors"),
+    ("__init__", "errors", "process", "stop"),
     ("config", "rundir"),
     ("wording",),
     ("loading", "reference", "plan"),
@@ -22,8 +22,12 @@ LAYERS = (
     ("report",),
     ("train",),
     ("__main__",),
+    ("agent",),
 )
-WITHOUT_TORCH = ("errors", "config", "rundir", "wording", "loading", "reference", "plan", "entry", "__main__")
+WITHOUT_TORCH = (
+    *("errors", "process", "stop", "config", "rundir", "wording", "loading", "reference", "plan"),
+    *("entry", "__main__"),
+)
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

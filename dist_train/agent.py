@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch._dynamo  # the first optimizer imports it
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -124,7 +124,7 @@ class Agent(LocalElasticAgent):
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         """Fork the ranks. A signal waits meanwhile: here until they are known, there until they listen to it."""
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-        pids = super()._start_workers(worker_group)
+        pids: dict[int, Any] = super()._start_workers(worker_group)
         for worker in worker_group.workers:
             worker.id = pids[worker.local_rank]
         for each, handler in self._handlers.items():  # torch has just set its own
@@ -138,7 +138,8 @@ class Agent(LocalElasticAgent):
             rank = min(ended, key=lambda each: _weight(ended[each]))
             self._judge(rank, ended[rank])
             self._wait_for_the_others(PATIENCE_TO_SAVE if ended[rank] == PREEMPTED else PATIENCE)
-        return super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
+        return result
 
     def _ended(self) -> dict[int, int]:
         """Exit codes of the ranks that have ended and not with 0; of one that was killed, minus the signal."""
@@ -202,7 +203,7 @@ class Loopback(RendezvousHandler):
         listening = socket.create_server((LOOPBACK, 0))
         port = listening.getsockname()[1]
         store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
-        return RendezvousInfo(PrefixStore("agent", store), 0, 1, RendezvousStoreInfo(LOOPBACK, port))
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(LOOPBACK, port))
 
     def get_backend(self) -> str:
         return "loopback"

@@ -87,7 +87,7 @@ def _recorded(main: Callable[[], int | None]) -> Callable[[], int | None]:
         return main
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    def unless_refused() -> int | None | UserError | KeyboardInterrupt:
+    def unless_refused() -> int | UserError | KeyboardInterrupt | None:
         # torchrun would print the traceback of what it records, and a refusal has none to show.
         try:
             return main()

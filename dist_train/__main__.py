@@ -8,6 +8,7 @@ traceback; 2: something that you can mend, with a message; 75: stopped from outs
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -39,11 +40,16 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
     from dist_train.console import log_to_terminal
     from dist_train.train import train
-    from dist_train.world import open_world
+    from dist_train.world import open_world, restart_may_hang
 
     with first_rank_speaks():
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stdout)
+    if world.is_main and restart_may_hang(os.environ):
+        logging.getLogger("dist_train").warning(
+            "a restart in place may hang: torchrun keeps what lost ranks have left in its store. Set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
+        )
     train(config, world, stop)
     world.close()
     return 0

@@ -53,7 +53,7 @@ PASSED_ON = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the ranks to their end; returns the exit code of the run."""
     options = _parse(arguments)
-    _stay_on_this_machine()
+    _prepare_environment()
     _silence_elastic()
     ranks = _count_gpus() if options.nproc == "auto" else int(options.nproc)
     agent = Agent(ranks, options.max_restarts, (options.config, *options.overrides))
@@ -72,10 +72,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _stay_on_this_machine() -> None:
+def _prepare_environment() -> None:
+    """Set what all ranks inherit: they keep to this machine, and know that `Loopback` makes restarts safe."""
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # the handlers are ours
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other check makes CUDA unusable in a fork
 
 
@@ -116,20 +119,20 @@ class Agent(LocalElasticAgent):
         self.exit_code = 0
         self._interrupted = False
         self._is_stopping = False
-        # Someone who starts us under nohup wants SIGHUP ignored.
-        self._handlers = {
-            each: signal.SIG_IGN if signal.getsignal(each) is signal.SIG_IGN else self._pass_on for each in PASSED_ON
-        }
+        for each in PASSED_ON:
+            if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+                signal.signal(each, self._pass_on)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        """Fork the ranks. A signal waits meanwhile: here until they are known, there until they listen to it."""
+        """Fork the ranks, which inherit that signals are blocked until they listen to them."""
+        self.exit_code = 0
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         pids: dict[int, Any] = super()._start_workers(worker_group)
         for worker in worker_group.workers:
             worker.id = pids[worker.local_rank]
-        for each, handler in self._handlers.items():  # torch has just set its own
-            signal.signal(each, handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+        if self._is_stopping:  # what came meanwhile has not reached all of them
+            self._send(signal.SIGTERM)
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -188,7 +191,7 @@ class Agent(LocalElasticAgent):
             os.kill(pid, number)
 
     def _pids(self) -> list[int]:
-        return [worker.id for worker in self._worker_group.workers]
+        return [worker.id for worker in self._worker_group.workers if worker.id is not None]
 
 
 class Loopback(RendezvousHandler):

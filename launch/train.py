@@ -49,11 +49,11 @@ def run(options: argparse.Namespace) -> int:
     from dist_train.loading import load_config, to_yaml
 
     config = load_config(options.config, options.overrides)
-    if options.print_config:
-        print(to_yaml(config), end="")
-        return 0
-    ranks = _resolved(options.nproc, config.distributed, os.environ)
-    _become(command_line(options, ranks), environment(ranks, os.environ))
+    if not options.print_config:
+        ranks = resolved(options.nproc, config.distributed, os.environ)
+        _become(command_line(options, ranks), environment(ranks, os.environ))
+    print(to_yaml(config), end="")
+    return 0
 
 
 def command_line(options: argparse.Namespace, ranks: int | None) -> list[str]:
@@ -77,7 +77,7 @@ def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
     os.execve(command[0], command, environ)  # noqa: S606 (there is no shell, and the program is this Python)
 
 
-def _resolved(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
+def resolved(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
     """The number of ranks; None: there are GPUs, and torch has to count them."""
     if isinstance(nproc, int):
         return nproc

@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch._dynamo  # the first optimizer imports it
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
@@ -136,18 +136,17 @@ class Agent(LocalElasticAgent):
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        """Look for ranks that have ended otherwise than done, before torch does, which would signal the others."""
-        if ended := self._ended():
-            rank = min(ended, key=lambda each: _weight(ended[each]))
-            self._judge(rank, ended[rank])
-            self._wait_for_the_others(PATIENCE_TO_SAVE if ended[rank] == PREEMPTED else PATIENCE)
-        result: RunResult = super()._monitor_workers(worker_group)
-        return result
-
-    def _ended(self) -> dict[int, int]:
-        """Exit codes of the ranks that have ended and not with 0; of one that was killed, minus the signal."""
-        codes = {worker.global_rank: _exit_code(worker.id) for worker in self._worker_group.workers}
-        return {rank: code for rank, code in codes.items() if code}
+        """Look at exit codes and at nothing else; torch's own look would signal the other ranks when one is lost."""
+        codes = {worker.global_rank: _exit_code(worker.id) for worker in worker_group.workers}
+        if all(code == 0 for code in codes.values()):
+            return RunResult(WorkerState.SUCCEEDED, return_values=dict.fromkeys(codes))
+        ended = {rank: code for rank, code in codes.items() if code}
+        if not ended:
+            return RunResult(WorkerState.HEALTHY)
+        rank = min(ended, key=lambda each: _weight(ended[each]))
+        self._judge(rank, ended[rank])
+        self._wait_for_the_others(PATIENCE_TO_SAVE if ended[rank] == PREEMPTED else PATIENCE)
+        return RunResult(WorkerState.FAILED)
 
     def _judge(self, rank: int, code: int) -> None:
         """Decide what the end of a rank means for the run: starting anew, or an exit code."""
@@ -227,35 +226,30 @@ class Loopback(RendezvousHandler):
         return True
 
 
-def _rank(agent: int, arguments: tuple[str, ...]) -> None:
+def _rank(agent: int, arguments: tuple[str, ...]) -> NoReturn:
     """What a forked rank does. It leads a session of its own: Ctrl-C is for the agent, which passes it on once."""
     die_with_parent(agent)
     os.setsid()
     stop = Stop.install()
-    for each in PASSED_ON.keys() & {signal.SIGHUP, signal.SIGQUIT}:
+    for each in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(each, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-    if code := run_guarded(lambda: train_main(arguments, stop)):
-        leave(code)
-    stop.begun()  # it is done: nothing may end it now before the agent has heard of it
+    leave(run_guarded(lambda: train_main(arguments, stop)))
 
 
 def _exit_code(pid: int) -> int | None:
-    """How a child has ended, minus the signal where one killed it; None: it runs, or its end was taken notice of."""
+    """How a rank has ended, minus the signal where one killed it; None while it runs. It stays to be asked again."""
     try:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
+    except ChildProcessError:  # dead before the next rank was forked, at which Python forgets dead children
+        return FAILED
     if ended is None:
         return None
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 def _is_running(pid: int) -> bool:
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:
-        return False
+    return _exit_code(pid) is None
 
 
 def _weight(code: int) -> int:

@@ -241,8 +241,9 @@ class TestARun:
 
 def interrupt_twice(directory: Path) -> None:
     """As from a terminal, the second when the first was heard."""
+    deadline = time.monotonic() + 30
     for file in ("parent.1", "heard"):
-        while not (directory / file).exists():
+        while not (directory / file).exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.2)
         os.kill(int((directory / "parent.1").read_text()), signal.SIGINT)

@@ -4,40 +4,63 @@
     torchrun --standalone --nproc_per_node=4 -m dist_train configs/digits.yaml [key=value ...]   four ranks
 
 The same command goes on where an earlier start of the same run was stopped. Exit code 0: done; 1: a failure, with a
-traceback; 2: something that you can mend, with a message.
+traceback; 2: something that you can mend, with a message; 75: stopped from outside, and the same command goes on.
 """
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dist_train.entry import Parser, first_rank_speaks, is_first_rank, leave, run_guarded
-from dist_train.loading import load_config, to_yaml
-from dist_train.reference import settings_reference
+from dist_train.process import die_with_parent
+from dist_train.stop import PREEMPTED, Stop
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
+    """Train, or print what was asked for; returns the exit code."""
+    from dist_train.loading import load_config, to_yaml
+    from dist_train.reference import settings_reference
+
     with first_rank_speaks():
         options = _parse(arguments)
         if options.settings:
             if is_first_rank():
                 print(settings_reference())
-            return
+            return 0
         config = load_config(options.config, options.overrides)
     if options.print_config:
         if is_first_rank():
             print(to_yaml(config), end="")
-        return
+        return 0
+    if stop is not None and config.run.time_limit_minutes is not None:
+        stop.limit(config.run.time_limit_minutes)
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
     from dist_train.console import log_to_terminal
     from dist_train.train import train
-    from dist_train.world import open_world
+    from dist_train.world import open_world, restart_may_hang
 
     with first_rank_speaks():
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stdout)
-    train(config, world)
+    if world.is_main and restart_may_hang(os.environ):
+        logging.getLogger("dist_train").warning(
+            "a restart in place may hang: torchrun keeps what lost ranks have left in its store. Set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
+        )
+    is_done = train(config, world, stop)
     world.close()
+    return 0 if is_done else PREEMPTED
+
+
+def start(arguments: Sequence[str] | None = None) -> NoReturn:
+    """What a process of its own does: listens for stops before it reads anything else, trains, and ends."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()
+    stop = Stop.install()
+    leave(run_guarded(lambda: main(arguments, stop)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -55,4 +78,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    leave(run_guarded(main))
+    start()

@@ -18,14 +18,14 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read our output has gone, as in `... | head`
 
 
-def run_guarded(main: Callable[[], None]) -> int:
-    """Run a command; returns its exit code.
+def run_guarded(main: Callable[[], int | None]) -> int:
+    """Run a command; returns its exit code, which is what `main` returns where nothing is raised, and None is 0.
 
     A UserError and a SaveError are printed as they stand, any other exception with its traceback; under torchrun that
     is also recorded where torchrun looks for the first failure of a group.
     """
     try:
-        _recorded(main)()
+        return _recorded(main)() or 0
     except RefusedElsewhereError as refused:
         time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
         return refused.exit_code
@@ -42,7 +42,6 @@ def run_guarded(main: Callable[[], None]) -> int:
     except Exception:
         traceback.print_exc()
         return FAILED
-    return 0
 
 
 def leave(code: int) -> NoReturn:
@@ -86,21 +85,21 @@ def is_first_rank() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _recorded(main: Callable[[], None]) -> Callable[[], None]:
+def _recorded(main: Callable[[], int | None]) -> Callable[[], int | None]:
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return main
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    def unless_refused() -> UserError | KeyboardInterrupt | None:
+    def unless_refused() -> int | UserError | KeyboardInterrupt | None:
         # torchrun would print the traceback of what it records, and a refusal has none to show.
         try:
-            main()
+            return main()
         except (UserError, KeyboardInterrupt) as refusal:
             return refusal
-        return None
 
-    def recorded() -> None:
-        if (refusal := record(unless_refused)()) is not None:
-            raise refusal
+    def recorded() -> int | None:
+        if isinstance(ended := record(unless_refused)(), UserError | KeyboardInterrupt):
+            raise ended
+        return ended
 
     return recorded

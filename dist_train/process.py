@@ -1,24 +1,25 @@
-"""What binds one process to another."""
+"""What a process asks of the system for itself."""
 
 import ctypes
 import os
 import signal
 import sys
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with_parent(parent: int) -> None:
-    """End this process as soon as its parent does, however that ends; at once if the process `parent` has gone.
+def die_with_parent(parent: int | None = None) -> None:
+    """Let the system kill this process when its parent ends, however that ends; only Linux can.
 
-    On Linux the system sees to it. Elsewhere only a parent that has gone by now is noticed.
+    A rank whose launcher was killed would train on, unseen, and hold the run's lock and its GPU.
+
+    Args:
+        parent: the process that has to be the parent, by default the one that is now. If it has ended already, this
+            process ends here.
     """
-    _end_without(parent)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _end_without(parent)  # it may have gone between the two
-
-
-def _end_without(parent: int) -> None:
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid() if parent is None else parent
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(1)
+        os._exit(1)

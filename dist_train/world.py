@@ -173,6 +173,18 @@ def read_place(environ: Mapping[str, str]) -> Place | None:
     return Place(rank, size, local_rank, local_size)
 
 
+def restart_may_hang(environ: Mapping[str, str]) -> bool:
+    """Whether torchrun is going to start these ranks anew with a store that holds what dead ranks have left in it.
+
+    New ranks then connect to old ones: seen with torch 2.15, in about every second restart of two ranks.
+    """
+    return (
+        int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+        and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        and environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1"
+    )
+
+
 def cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,8 +10,8 @@ from tests.conftest import ROOT, Python
 
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
-    ("__init__", "errors"),
-    ("config", "store", "lines", "process", "stop"),
+    ("__init__", "errors", "process", "stop"),
+    ("config", "store", "lines"),
     ("rundir", "ledger"),
     ("wording",),
     ("loading", "reference", "plan"),
@@ -23,9 +23,10 @@ LAYERS = (
     ("report",),
     ("train",),
     ("__main__",),
+    ("agent",),
 )
 WITHOUT_TORCH = (
-    *("errors", "config", "store", "lines", "process", "stop", "rundir", "ledger"),
+    *("errors", "process", "stop", "config", "store", "lines", "rundir", "ledger"),
     *("wording", "loading", "reference", "plan", "entry", "__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

@@ -58,7 +58,17 @@ def weights(run: Path, checkpoint: str = "latest") -> str:
 
 class TestWhatARunLeaves:
     def test_every_file_is_there_and_nothing_else(self, finished: tuple[Path, str]) -> None:
-        expected = {"config.yaml", "status.json", "metrics.jsonl", "ledger.jsonl", "env.json", "tb", "logs", "checkpoints", "run.lock"}
+        expected = {
+            "config.yaml",
+            "status.json",
+            "metrics.jsonl",
+            "ledger.jsonl",
+            "env.json",
+            "tb",
+            "logs",
+            "checkpoints",
+            "run.lock",
+        }
         assert {path.name for path in finished[0].iterdir()} == expected
 
     def test_status(self, finished: tuple[Path, str]) -> None:

@@ -1,0 +1,55 @@
+"""The command `dist-train`.
+
+A subcommand is a module of this package with `add_arguments(parser)` and `run(options) -> int`, the exit code, and a
+line in `COMMANDS`. It is imported when it is asked for, and imports nothing heavy before `run`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from importlib import import_module
+
+from dist_train.entry import Parser, run_guarded
+
+COMMANDS = {
+    "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
+}
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    failure, with a traceback
+  2    something that you can mend, with a message
+  3    the doctor found something wrong
+  4    the training became non-finite
+  75   stopped from outside (a signal, the time limit); the same command goes on
+  130  interrupted twice: ended at once
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `dist-train` with the arguments of this process or these; returns the exit code."""
+    return run_guarded(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    chosen = _chooser().parse_args(arguments)
+    command = import_module(f"launch.{chosen.command}")
+    parser = Parser(
+        prog=f"dist-train {chosen.command}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_intermixed_args(chosen.arguments)))
+
+
+def _chooser() -> Parser:
+    listed = "\n".join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())
+    parser = Parser(
+        prog="dist-train",
+        description="Distributed training from one YAML file.",
+        epilog=f"commands, each with a --help of its own:\n{listed}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
+    return parser

@@ -1,0 +1,111 @@
+"""Train what a file of settings says; the same command goes on where an earlier start of the run was stopped.
+
+    dist-train train configs/digits.yaml                              all GPUs, or one process where there is none
+    dist-train train configs/digits.yaml --nproc 2 --max-restarts 3 optim.lr=0.1
+
+On several machines, start `torchrun --nnodes=... --rdzv-endpoint=... -m dist_train CONFIG` on each.
+"""
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from dist_train.stop import SIGNALS
+
+if TYPE_CHECKING:
+    from dist_train.config import Distributed
+
+AUTO = "auto"
+DEVICES = Path("/dev")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument(
+        "--nproc",
+        type=_ranks,
+        default=AUTO,
+        metavar="N|auto",
+        help="number of ranks; auto (the default): one a GPU of this machine, and one process where there is none",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=_restarts,
+        default=0,
+        metavar="K",
+        help="how often the ranks are started anew, from the newest checkpoint, when one is killed or fails; default 0",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the settings, then become the process that trains or the agent that starts ranks."""
+    from dist_train.loading import load_config, to_yaml
+
+    config = load_config(options.config, options.overrides)
+    if not options.print_config:
+        ranks = resolved(options.nproc, config.distributed, os.environ)
+        _become(command_line(options, ranks), environment(ranks, os.environ))
+    print(to_yaml(config), end="")
+    return 0
+
+
+def command_line(options: argparse.Namespace, ranks: int | None) -> list[str]:
+    """What is started for this many ranks, None where only torch can count the GPUs."""
+    settings = [options.config, *options.overrides]
+    if ranks == 1 and options.max_restarts == 0:
+        return [sys.executable, "-m", "dist_train", *settings]
+    where = ["--nproc", AUTO if ranks is None else str(ranks), "--max-restarts", str(options.max_restarts)]
+    return [sys.executable, "-m", "dist_train.agent", *where, *settings]
+
+
+def environment(ranks: int | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of what is started: OMP_NUM_THREADS, unless it is set, shares the cores between the ranks."""
+    shared = ranks or len(_device_files()) or 1
+    return {"OMP_NUM_THREADS": str(max(1, _cores() // shared)), **environ}
+
+
+def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
+    """Replace this process. A signal between here and the handlers of what starts now waits for them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.execve(command[0], command, environ)  # noqa: S606 (there is no shell, and the program is this Python)
+
+
+def resolved(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
+    """The number of ranks; None: there are GPUs, and torch has to count them."""
+    if isinstance(nproc, int):
+        return nproc
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = visible is not None and visible.strip() in ("", "-1")
+    return 1 if distributed.backend == "gloo" or hidden or not _device_files() else None
+
+
+def _device_files() -> list[Path]:
+    """What stands for GPUs on this machine: NVIDIA's each has a file, AMD's and those of WSL share one."""
+    if not DEVICES.is_dir():
+        return []
+    return [path for path in DEVICES.iterdir() if re.fullmatch(r"nvidia\d+|kfd|dxg", path.name)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _ranks(text: str) -> int | str:
+    if text == AUTO:
+        return AUTO
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"is {text!r}; it must be auto or a number from 1 up")
+    return int(text)
+
+
+def _restarts(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a number from 0 up")
+    return int(text)

@@ -72,8 +72,9 @@ def as_run(command: str) -> list[str] | None:
         return None
     if words[0] == "tensorboard":
         return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
-    short = SHORT if "dist_train" in words and "--settings" not in words else []
-    return [*(["-m", "torch.distributed.run"] if words[0] == "torchrun" else []), *words[1:], *short]
+    short = SHORT if {"dist_train", "dist-train"} & set(words) and "--settings" not in words else []
+    modules = {"torchrun": ["-m", "torch.distributed.run"], "dist-train": ["-m", "launch"]}
+    return [*modules.get(words[0], []), *words[1:], *short]
 
 
 @pytest.mark.slow
@@ -85,6 +86,6 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
         if arguments is not None:
             done = python(*arguments, cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(ran) == 9
+    assert len(ran) == 11
     assert ran.count(None) == 1
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()

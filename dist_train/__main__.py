@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         stop.limit(config.run.time_limit_minutes)
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
     from dist_train.console import log_to_terminal
+    from dist_train.spoiled import spoil_as_asked
     from dist_train.train import train
     from dist_train.world import open_world, restart_may_hang
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
             "a restart in place may hang: torchrun keeps what lost ranks have left in its store. Set "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
         )
+    spoil_as_asked()
     is_done = train(config, world, stop)
     world.close()
     return 0 if is_done else PREEMPTED

@@ -25,7 +25,7 @@ Line = dict[str, Any]
 _BLOCK = 64
 _FIELDS = {"step", "samples", "loss", "grad_norm", "lr"}
 # What differs first, in the order in which a step computes it.
-_PHASES = {"samples": "data", "loss": "forward", "grad_norm": "reduction", "lr": "update", "weights": "update"}
+PHASES = {"samples": "data", "loss": "forward", "grad_norm": "reduction", "lr": "update", "weights": "update"}
 
 
 class Ledger:
@@ -119,7 +119,7 @@ class Comparison:
     parting: Parting | None
 
 
-def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tuple(_PHASES)) -> Comparison:
+def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tuple(PHASES)) -> Comparison:
     """Compare two ledgers step by step, in the order in which a step computes its `fields`."""
     a, b = ({line["step"]: line for line in lines} for lines in (first, second))
     both = sorted(a.keys() & b.keys())
@@ -140,7 +140,7 @@ def _partings(a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[s
                     f"; or in the update of step {step - 1}, after which the weights were not hashed "
                     "(log.weights_every=1 would tell)"
                 )
-            yield Parting(step, _PHASES[field], what)
+            yield Parting(step, PHASES[field], what)
 
 
 def _same_weights_before(a: dict[int, Line], b: dict[int, Line], step: int) -> bool:

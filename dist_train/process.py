@@ -22,4 +22,4 @@ def die_with_parent(parent: int | None = None) -> None:
     parent = os.getppid() if parent is None else parent
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        os._exit(1)
+        sys.exit(1)

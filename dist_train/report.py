@@ -68,6 +68,7 @@ class MainReport(Report):
         self._run, self._plan, self._training = run, plan, training
         self._name = config.run.name
         self.state: State = "running"
+        self._started_step = training.step
         self._metrics = Metrics(
             run.metrics, run.curves, config.log, training.step, plan.total_steps, training.evaluated_step
         )
@@ -78,7 +79,8 @@ class MainReport(Report):
         self.state = state
         step = self._training.step
         self._run.write_status(
-            state, step, self._plan.epoch(step), resumable=resumable, total_steps=self._plan.total_steps
+            state, step, self._plan.epoch(step), resumable=resumable, total_steps=self._plan.total_steps,
+            started_step=self._started_step,
         )
 
     def moved_aside(self, earlier: Path) -> None:

@@ -12,6 +12,10 @@ from dist_train.entry import Parser, run_guarded
 
 COMMANDS = {
     "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
+    "drill": "break a run in every way there is, and compare the weights that it ends with",
+    "diff": "name the first step at which two runs part, and what differs",
+    "postmortem": "say what ended a run",
+    "ckpt": "list, verify or remove the checkpoints of a run",
 }
 EXIT_CODES = """\
 exit codes:

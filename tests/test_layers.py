@@ -19,7 +19,7 @@ LAYERS = (
     ("choices", "entry", "console"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
-    ("resume",),
+    ("resume", "spoiled"),
     ("report",),
     ("train",),
     ("__main__",),

@@ -1,0 +1,26 @@
+"""The one fault of a drill that nothing outside of a rank can cause: pictures that are not numbers."""
+
+import math
+import os
+from collections.abc import Mapping
+
+from dist_train.data.batches import Batch, TrainBatches
+
+SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
+"""Variable that `dist-train drill` sets: number of the step, from 1, whose pictures are spoiled."""
+
+
+def spoil_as_asked(environ: Mapping[str, str] = os.environ) -> None:
+    """Spoil the pictures of one step of this process, if a drill wants it."""
+    if SPOILED_STEP not in environ:
+        return
+    spoiled, take = int(environ[SPOILED_STEP]) - 1, TrainBatches.__next__
+
+    def take_spoiled(batches: TrainBatches) -> Batch:
+        batch = take(batches)
+        if batch.step == spoiled:
+            for shard in batch.shards:
+                shard.pictures.fill_(math.nan)
+        return batch
+
+    TrainBatches.__next__ = take_spoiled  # type: ignore[method-assign]

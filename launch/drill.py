@@ -1,0 +1,211 @@
+"""Break a run in every way there is, recover as a user would, and compare the weights it ends with, bit for bit.
+
+    dist-train drill configs/digits.yaml --rounds 20
+    dist-train drill configs/digits.yaml --nproc 4 --faults kill,resize train.epochs=3
+
+The settings are trained once undisturbed, then once a round, struck by a fault at a random step. All lies in
+`<run.dir>.drill/`, with the result in its `drill.json`. Exit code 0 only if every round ends as it has to.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from launch.faults import FAULTS, SPOILED_STEP, Missed, step_reached
+from launch.started import Started
+
+if TYPE_CHECKING:
+    from dist_train.config import Config
+
+TRIES = 6
+"""How often a command is given, or a run struck that was over before, until the round counts as failed."""
+USER_ERROR = 2
+NEEDS_A_START = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate-latest", "kill-in-save"}
+"""Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
+SAME = {False: "same weights", True: "same samples and learning rates"}
+ANYWHERE = ("samples", "lr")
+"""What the ledgers of two numbers of ranks have in common under `run.reproducible: elastic`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument("--nproc", type=int, default=2, metavar="N", help="number of ranks; default 2")
+    parser.add_argument(
+        "--faults", type=_faults, default=list(FAULTS), metavar="A,B", help=f"of {', '.join(FAULTS)}; default: all"
+    )
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="runs that are struck; default 20")
+    parser.add_argument("--seed", type=int, default=0, help="of the drill's own random numbers; default 0")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train undisturbed, then once a round; print a table and write `drill.json`."""
+    from dist_train.loading import load_config
+
+    config = load_config(options.config, options.overrides)
+    drill = Drill(config, options.config, tuple(options.overrides), options.nproc)
+    drill.clear()
+    print(f"drill in {drill.directory}, seed {options.seed}: {options.rounds} rounds on {options.nproc} ranks", flush=True)
+    random = Random(options.seed)  # noqa: S311 (not for secrets)
+    print(Round.heading(), flush=True)
+    rounds = []
+    for number in range(1, options.rounds + 1):
+        rounds.append(drill.round(number, options.faults[(number - 1) % len(options.faults)], random))
+        print(rounds[-1].row(), flush=True)
+    passed = sum(round.passed for round in rounds)
+    result = {"config": options.config, "overrides": options.overrides, "nproc": options.nproc, "seed": options.seed}
+    text = json.dumps({**result, "passed": passed, "failed": len(rounds) - passed, "rounds": [asdict(r) for r in rounds]})
+    (drill.directory / "drill.json").write_text(text + "\n")
+    print(f"{passed} passed, {len(rounds) - passed} failed")
+    return 0 if passed == len(rounds) else 1
+
+
+class DrillError(Exception):
+    """The drill itself can't go on."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One run that was struck, and how it ended."""
+
+    number: int
+    fault: str
+    moment: int
+    """Steps that were finished when the fault struck."""
+    recovered_from: int | None
+    """Step of the checkpoint that the last start went on from."""
+    starts: int
+    seconds_lost: float
+    steps_repeated: int
+    verdict: str
+    passed: bool
+
+    @staticmethod
+    def heading() -> str:
+        return f"{'round':>5}  {'fault':<20} {'moment':>8} {'recovered from':>15} {'starts':>6} {'lost':>8} {'repeated':>9}  verdict"
+
+    def row(self) -> str:
+        return (
+            f"{self.number:>5}  {self.fault:<20} {self.moment:>8} {self.recovered_from or 0:>15} {self.starts:>6} "
+            f"{self.seconds_lost:>6.1f} s {self.steps_repeated:>9}  {'' if self.passed else 'FAILED: '}{self.verdict}"
+        )
+
+
+class Drill:
+    """The runs of one drill."""
+
+    def __init__(self, config: "Config", path: str, overrides: tuple[str, ...], nproc: int) -> None:
+        self.config, self.path, self.overrides, self.nproc = config, path, overrides, nproc
+        directory = Path(config.run.dir)
+        self.directory = directory.with_name(f"{directory.name}.drill")
+        self._undisturbed: dict[str, tuple[Started, float]] = {}
+
+    def clear(self) -> None:
+        """Remove an earlier drill.
+
+        Raises:
+            ConfigError: there is something else.
+        """
+        from dist_train.errors import ConfigError
+
+        if self.directory.exists() and any(self.directory.iterdir()):
+            if not (self.directory / "drill.json").exists():
+                raise ConfigError(f"{self.directory}: holds files and no drill; move it away, or set another run.dir")
+            shutil.rmtree(self.directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "drill.json").write_text("{}\n")
+
+    def round(self, number: int, fault: str, random: Random) -> Round:
+        """Strike a run with a fault at a random step, recover, and compare it with the undisturbed one."""
+        is_pair = fault == "resize" and self.config.run.reproducible == "elastic" and number % 2 == 0
+        tier = "bitwise" if is_pair else self.config.run.reproducible
+        undisturbed, seconds = self._undisturbed_of(tier)
+        for attempt in range(TRIES):
+            moment = random.randrange(1, max(2, undisturbed.steps()))
+            struck = self._run(f"round_{number:02}_{fault}_{attempt}", tier, moment)
+            began = time.monotonic()
+            try:
+                reached = self._strike(struck, fault, random)
+                self._recover(struck, fault, random, tier)
+            except Missed:  # a short run may be over before its moment
+                continue
+            finally:
+                struck.end()
+            verdict = self._verdict(struck, undisturbed, fault, tier)
+            return Round(
+                number=number,
+                fault=f"{fault} ({tier})" if fault == "resize" else fault,
+                moment=reached,
+                recovered_from=struck.started_step(),
+                starts=struck.starts,
+                seconds_lost=round(time.monotonic() - began - seconds, 1),
+                steps_repeated=max(0, reached - struck.started_step()),
+                verdict=verdict or SAME[fault == "resize" and tier == "elastic"],
+                passed=verdict is None,
+            )
+        return Round(number, fault, moment, None, 1, 0.0, 0, "every run was over before its moment", passed=False)
+
+    def _undisturbed_of(self, tier: str) -> tuple[Started, float]:
+        """The run that nothing strikes, and its seconds; trained when it is first asked for."""
+        if tier not in self._undisturbed:
+            run = self._run(f"undisturbed_{tier}", tier, moment=0)
+            began = time.monotonic()
+            run.start(self.nproc)
+            if run.code() != 0:
+                raise DrillError(f"the undisturbed run ended with exit code {run.code()}:\n{run.output()}")
+            self._undisturbed[tier] = (run, time.monotonic() - began)
+        return self._undisturbed[tier]
+
+    def _run(self, name: str, tier: str, moment: int) -> Started:
+        return Started(self.path, [*self.overrides, f"run.reproducible={tier}"], self.directory / name, moment)
+
+    def _strike(self, run: Started, fault: str, random: Random) -> int:
+        """Start a run and strike it; returns the steps it had finished."""
+        run.start(self.nproc, variables={SPOILED_STEP: str(run.moment)} if fault == "nan" else None)
+        FAULTS[fault](run, random)
+        return max(run.moment, step_reached(run))
+
+    def _recover(self, run: Started, fault: str, random: Random, tier: str) -> None:
+        """Give the command again as long as that helps, as a user would.
+
+        Raises:
+            Missed: the run ended well and was never struck.
+        """
+        code, nproc = run.code(), self.nproc
+        if code == 0 and fault in NEEDS_A_START:
+            raise Missed
+        while code != 0 and run.starts < TRIES:
+            if fault == "resize":
+                nproc = random.choice(self._sizes(nproc, tier))
+            # A user error here is a run whose only checkpoint was damaged: it refuses to start from zero unasked.
+            run.start(nproc, *(["run.resume=never"] if code == USER_ERROR else []))
+            code = run.code()
+
+    def _sizes(self, nproc: int, tier: str) -> list[int]:
+        """Other numbers of ranks that this machine and the shards allow."""
+        from launch.train import AUTO, resolved
+
+        has_gpus = resolved(AUTO, self.config.distributed, os.environ) is None
+        most = self.nproc if has_gpus else max(4, self.nproc)
+        shards = self.config.distributed.shards or 8
+        return [size for size in range(1, most + 1) if size != nproc and (tier == "elastic" or shards % size == 0)]
+
+    def _verdict(self, run: Started, undisturbed: Started, fault: str, tier: str) -> str | None:
+        """What is wrong with the end of a run; None: nothing."""
+        from dist_train.ledger import PHASES, compare
+
+        if run.code() != 0:
+            return f"ended with exit code {run.code()} after {run.starts} starts: {run.output().strip()[-300:]}"
+        is_elastic = fault == "resize" and tier == "elastic"
+        parting = compare(run.ledger(), undisturbed.ledger(), ANYWHERE if is_elastic else tuple(PHASES)).parting
+        if parting:
+            return f"parts from the undisturbed run at step {parting.step} in {parting.phase}: {parting.what}"
+        if not is_elastic and run.weights() != undisturbed.weights():
+            return f"weights {run.weights()}, undisturbed {undisturbed.weights()}"
+        return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import ConfigError, RefusedElsewhereError, UserError
+from dist_train.errors import ConfigError, NonFiniteError, RefusedElsewhereError, UserError, is_told
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
 FAILED = 1
@@ -22,7 +22,7 @@ def run_guarded(main: Callable[[], None]) -> int:
     """Run a command; returns its exit code.
 
     A UserError is printed as it stands, any other exception with its traceback; under torchrun that is also recorded
-    where torchrun looks for the first failure of a group.
+    where torchrun looks for the first failure of a group. What a screen has told of already is not told again.
     """
     try:
         _recorded(main)()
@@ -30,15 +30,17 @@ def run_guarded(main: Callable[[], None]) -> int:
         time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
         return refused.exit_code
     except UserError as error:
-        print(error, file=sys.stderr, flush=True)
+        if not is_told(error):
+            print(error, file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return CLOSED_PIPE
-    except Exception:
-        traceback.print_exc()
-        return FAILED
+    except Exception as error:
+        if not is_told(error):
+            traceback.print_exc()
+        return error.exit_code if isinstance(error, NonFiniteError) else FAILED
     return 0
 
 
@@ -88,12 +90,16 @@ def _recorded(main: Callable[[], None]) -> Callable[[], None]:
         return main
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    def unless_refused() -> UserError | KeyboardInterrupt | None:
-        # torchrun would print the traceback of what it records, and a refusal has none to show.
+    def unless_refused() -> BaseException | None:
+        # torchrun would print the traceback of what it records: a refusal has none to show, a screen has shown it.
         try:
             main()
         except (UserError, KeyboardInterrupt) as refusal:
             return refusal
+        except Exception as error:
+            if is_told(error):
+                return error
+            raise
         return None
 
     def recorded() -> None:

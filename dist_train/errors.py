@@ -7,6 +7,8 @@
     ├── WorldError       the process was started with variables or devices that do not fit
     └── RefusedElsewhereError   another rank has refused, and says why
 
+    NonFiniteError       exit code 4: the training itself has failed, not the program
+
 Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
 A message says where, what is, what is allowed and what to do.
 """
@@ -36,3 +38,24 @@ class WorldError(UserError):
 
 class RefusedElsewhereError(UserError):
     """Another rank has refused the run and prints why; this one ends in silence."""
+
+
+class NonFiniteError(Exception):
+    """A loss or a gradient that is not finite; the text names step, learning rate, gradient norm and samples."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, overrides: str = "") -> None:
+        """Args: overrides: settings worth trying, such as `optim.lr=0.01`; the next command proposed has them."""
+        super().__init__(message)
+        self.overrides = overrides
+
+
+def mark_told(error: BaseException) -> None:
+    """Note that a screen has told of this error, so that nothing else prints it."""
+    vars(error)["is_told"] = True
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether a screen has told of this error."""
+    return "is_told" in vars(error)

@@ -1,6 +1,6 @@
 """The directory of a run: where each thing lies, and how it is written so that nothing is ever half there.
 
-config.yaml  status.json  metrics.jsonl  env.json  tb/  logs/  checkpoints/
+config.yaml  status.json  metrics.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/
 """
 
 import json
@@ -31,6 +31,7 @@ class RunDir:
         self.curves = self.path / "tb"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
+        self.diagnostics = self.path / "diagnostics"
         self.lock = self.path / "run.lock"
         self._held = filelock.FileLock(self.lock)
 

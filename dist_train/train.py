@@ -1,6 +1,7 @@
 """The story of a run: `train`, and `train_step`, which it tells again and again."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from dist_train.evaluate import Evaluation, evaluate
 from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
 from dist_train.plan import Plan
+from dist_train.recorder import Mark, Recorder, clear, next_attempt, open_recorder, unmarked
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
@@ -48,15 +50,23 @@ def train(config: Config, world: World) -> None:
         aside = run.claim(anew) if world.is_main else None
         if world.is_main:
             resume.check_newest(run, training.step)
-    with open_report(config, run, dataset, training, plan, world) as report:
+        attempt = next_attempt(run.path) if world.is_main else 0
+    attempt = int(world.broadcast_bytes(str(attempt).encode()))
+    with world.agreement():
+        if world.local_rank == 0:
+            clear(run.path)
+    with (
+        open_recorder(run.path, world, attempt, config.distributed.stall_minutes, "the same command") as recorder,
+        open_report(config, run, dataset, training, plan, world) as report,
+    ):
         if aside:
             report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, choices, world))
-        _Run(config, world, run, dataset, training, plan, report).tell()
+        _Run(config, world, run, dataset, training, plan, report, recorder).tell()
 
 
-def train_step(training: Training, batch: Batch) -> Tensor:
+def train_step(training: Training, batch: Batch, mark: Mark = unmarked) -> Tensor:
     """One optimizer step on a global batch; returns the sum of losses over this rank's share, float32 [].
 
     The gradient is the mean over the global batch at any number of ranks: a rank's sum of losses is divided by the
@@ -67,11 +77,14 @@ def train_step(training: Training, batch: Batch) -> Tensor:
     weight = training.loss_weight(batch)
     pieces = training.cut(batch)
     losses = []
+    mark("forward", batch.step)
     for number, (pictures, labels) in enumerate(pieces, start=1):
         with training.gradients(shared=number == len(pieces)):
             loss = training.loss_sum(pictures, labels)
+            mark("backward", batch.step)
             training.scaled(loss).backward(weight)  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
+    mark("update", batch.step)
     training.update()
     return sum(losses[1:], start=losses[0]) * (batch.share > 0)
 
@@ -87,6 +100,7 @@ class _Run:
     training: Training
     plan: Plan
     report: Report
+    recorder: Recorder
 
     def tell(self) -> None:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
@@ -97,11 +111,11 @@ class _Run:
         with self._batches() as batches:
             training.start(self.plan.largest_pass(self.world.size), self.dataset.shape)
             training.window.start_clock()
-            for batch in batches:
+            for batch in self._marked(batches):
                 lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)
                 training.set_lr(lr)
                 seed_step(self.config.run.seed, training.step, self.world.rank, self.world.device)
-                training.window.add(train_step(training, batch), batch.count)
+                training.window.add(train_step(training, batch, self.recorder.mark), batch.count)
                 training.step += 1
                 report.stepped()
                 if plan.is_logged(training.step):
@@ -113,6 +127,13 @@ class _Run:
             report.nothing_left(tested)
         else:
             self._conclude()
+
+    def _marked(self, batches: TrainBatches) -> Iterator[Batch]:
+        """The batches; that a rank waits for the next is noted."""
+        self.recorder.mark("data", self.training.step)
+        for batch in batches:
+            yield batch
+            self.recorder.mark("data", self.training.step)
 
     def _batches(self) -> TrainBatches:
         return TrainBatches(
@@ -154,6 +175,7 @@ class _Run:
         return self.training.is_best(self._evaluate(held_out).accuracy)
 
     def _evaluate(self, samples: Samples) -> Evaluation:
+        self.recorder.mark("evaluate", self.training.step)
         self.training.share_buffers()
         evaluation = evaluate(
             self.training.evaluated, samples, self.dataset, self.config.data, self.training.choices, self.world
@@ -162,6 +184,7 @@ class _Run:
         return evaluation
 
     def _save(self, is_best: bool) -> None:
+        self.recorder.mark("save", self.training.step)
         files = self.training.files(
             self.plan.steps_per_epoch, resume.about(self.config, self.training.choices, self.world)
         )

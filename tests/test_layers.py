@@ -11,11 +11,11 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors"),
-    ("config", "rundir"),
-    ("wording",),
-    ("loading", "reference", "plan"),
-    ("seeds", "world"),  # torch begins here
-    ("choices", "entry", "console"),
+    ("config", "rundir", "beats"),
+    ("wording", "failures", "stacks"),
+    ("loading", "reference", "plan", "verdict"),
+    ("seeds", "world", "watchdog"),  # torch begins here
+    ("choices", "entry", "console", "recorder"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics"),  # parts: never each other
     ("training", "evaluate"),
     ("resume",),
@@ -23,7 +23,23 @@ LAYERS = (
     ("train",),
     ("__main__",),
 )
-WITHOUT_TORCH = ("errors", "config", "rundir", "wording", "loading", "reference", "plan", "entry", "__main__")
+WITHOUT_TORCH = (
+    "errors",
+    "config",
+    "rundir",
+    "wording",
+    "loading",
+    "reference",
+    "plan",
+    "entry",
+    "__main__",
+    "beats",
+    "failures",
+    "stacks",
+    "verdict",
+    "watchdog",
+    "recorder",
+)
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

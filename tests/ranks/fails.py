@@ -11,10 +11,10 @@ from dist_train.entry import leave, run_guarded
 _step = train.train_step
 
 
-def failing_step(training: Any, batch: Any) -> Tensor:
+def failing_step(training: Any, batch: Any, mark: Any) -> Tensor:
     if batch.step == 2 and training.world.rank == training.world.size - 1:
         raise ZeroDivisionError(f"rank {training.world.rank} fails on purpose")
-    return _step(training, batch)
+    return _step(training, batch, mark)
 
 
 if __name__ == "__main__":

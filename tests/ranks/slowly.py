@@ -13,9 +13,9 @@ from dist_train.entry import leave, run_guarded
 _step = train.train_step
 
 
-def slow_step(training: Any, batch: Any) -> Tensor:
+def slow_step(training: Any, batch: Any, mark: Any) -> Tensor:
     time.sleep(float(os.environ["DIST_TRAIN_TEST_SLEEP"]))
-    return _step(training, batch)
+    return _step(training, batch, mark)
 
 
 if __name__ == "__main__":

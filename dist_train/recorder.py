@@ -92,7 +92,8 @@ def _tell(run: Path, error: BaseException, beats: BeatFile) -> None:
         failure.write(run / "diagnostics")
     if failure.is_silent:
         return
-    verdict = judge(run, failure.attempt)
-    if verdict:
-        publish(run, verdict)
-    mark_told(error)
+    with suppress(OSError):  # the error of the disk would take the place of that of the training
+        verdict = judge(run, failure.attempt)
+        if verdict:
+            publish(run, verdict)
+        mark_told(error)

@@ -14,7 +14,8 @@ from dist_train.beats import Beat
 _ANSWER = "Stacks of rank"  # how a file begins whose rank could run Python
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x.*$", re.MULTILINE)
 _FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
-_PROC = ("status", "wchan", "syscall", "stack")  # of /proc/PID; the last is for root only
+_PROC = ("wchan", "syscall", "stack")  # of /proc/PID; the last is for root only
+_STATUS = ("State", "TracerPid", "VmRSS", "VmSwap", "Threads", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
 
 
 class StackFile:
@@ -55,12 +56,15 @@ def has_answered(directory: Path, rank: int) -> bool:
 
 def write_process_state(directory: Path, beat: Beat) -> None:
     """Add what the system says of a rank of this machine that cannot speak for itself."""
+    proc = Path(f"/proc/{beat.origin.pid}")
     parts = [f"\nRank {beat.origin.name}, pid {beat.origin.pid}, cannot run Python; from /proc:\n"]
+    with suppress(OSError):
+        parts += [line for line in (proc / "status").read_text().splitlines() if line.startswith(_STATUS)]
     for name in _PROC:
         with suppress(OSError):
-            parts.append(f"{name}:\n{Path(f'/proc/{beat.origin.pid}/{name}').read_text().rstrip()}\n")
+            parts.append(f"\n{name}:\n{(proc / name).read_text().rstrip()}")
     with suppress(OSError), _path(directory, beat.origin.rank).open("a", encoding="utf-8") as file:
-        file.write("\n".join(parts))
+        file.write("\n".join(parts) + "\n")
 
 
 def frames_of_main(directory: Path, rank: int) -> list[str]:

@@ -77,7 +77,7 @@ class Verdict:
         if self.cause not in ("exception", "stalled"):
             return []
         lines = self.traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
-        return [line for line in lines if line.startswith("  ")][-_SHOWN:]
+        return [line for line in lines if line.startswith("  ") and line.strip(" ^~")][-_SHOWN:]
 
     def _goes_on(self) -> str:
         return "starts at step 0" if self.checkpoint is None else f"goes on from step {self.checkpoint}"
@@ -185,7 +185,7 @@ def judge(run: Path, attempt: int | None = None, exit_codes: Mapping[int, int] |
         if scene.first_own or scene.dead:
             return first_failure(scene)
         if time.monotonic() > deadline:
-            return _judge_lost(scene)
+            return judge_lost(scene)
         time.sleep(_POLL)
 
 
@@ -247,7 +247,7 @@ def _path(run: Path) -> Path:
     return run / "diagnostics" / "verdict.json"
 
 
-def _judge_lost(scene: Scene) -> Verdict:
+def judge_lost(scene: Scene) -> Verdict:
     """The verdict where this machine has only victims."""
     errors = [failure.error for failure in scene.failures.values()]
     if scene.living and any("timed out" in error.lower() or "timeout" in error.lower() for error in errors):

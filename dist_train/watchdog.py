@@ -87,6 +87,7 @@ class Watchdog(threading.Thread):
     def __enter__(self) -> "Watchdog":
         with suppress(OSError):
             self._stacks = StackFile(self._directory, self._seen)
+        self._dump_later()
         self.start()
         return self
 
@@ -104,7 +105,8 @@ class Watchdog(threading.Thread):
                 return
             if signal.SIGTERM in rung:
                 self._terminated()
-            self._look()
+            with suppress(OSError):  # a disk that does not answer now may do so at the next look
+                self._look()
 
     def _look(self) -> None:
         now, beat = time.monotonic(), self._beats.now()
@@ -113,12 +115,16 @@ class Watchdog(threading.Thread):
         if was_late or beat != self._seen:
             self._since = now
         self._seen, self._looked = beat, now
-        if self._stacks and self._stall:
-            self._stacks.dump_later(0.9 * self._stall)  # before the others look for it
+        self._dump_later()
         if self._marker.exists() or self._is_stalled(now - self._since):
             self._end_stalled()
         if now - self._since > _PEERS_AFTER:
             self._end_as_victim()
+
+    def _dump_later(self) -> None:
+        """Have the stacks written even if this thread can't run, before the others look for them."""
+        if self._stacks and self._stall:
+            self._stacks.dump_later(0.9 * self._stall)
 
     def _is_stalled(self, still: float) -> bool:
         """Whether this rank has begun and has not moved for too long; a start may load and compile for long."""

@@ -14,7 +14,7 @@ LAYERS = (
     ("config", "rundir", "beats"),
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
-    ("seeds", "world", "watchdog"),  # torch begins here
+    ("seeds", "world", "watchdog", "postmortem"),  # torch begins here
     ("choices", "entry", "console", "recorder"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics"),  # parts: never each other
     ("training", "evaluate"),
@@ -38,6 +38,7 @@ WITHOUT_TORCH = (
     "stacks",
     "verdict",
     "watchdog",
+    "postmortem",
     "recorder",
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

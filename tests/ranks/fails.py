@@ -7,11 +7,12 @@ from torch import Tensor
 from dist_train import train
 from dist_train.__main__ import main
 from dist_train.entry import leave, run_guarded
+from dist_train.recorder import unmarked
 
 _step = train.train_step
 
 
-def failing_step(training: Any, batch: Any, mark: Any) -> Tensor:
+def failing_step(training: Any, batch: Any, mark: Any = unmarked) -> Tensor:
     if batch.step == 2 and training.world.rank == training.world.size - 1:
         raise ZeroDivisionError(f"rank {training.world.rank} fails on purpose")
     return _step(training, batch, mark)

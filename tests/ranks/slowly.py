@@ -9,11 +9,12 @@ from torch import Tensor
 from dist_train import train
 from dist_train.__main__ import main
 from dist_train.entry import leave, run_guarded
+from dist_train.recorder import unmarked
 
 _step = train.train_step
 
 
-def slow_step(training: Any, batch: Any, mark: Any) -> Tensor:
+def slow_step(training: Any, batch: Any, mark: Any = unmarked) -> Tensor:
     time.sleep(float(os.environ["DIST_TRAIN_TEST_SLEEP"]))
     return _step(training, batch, mark)
 

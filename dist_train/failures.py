@@ -41,6 +41,7 @@ class Failure:
     time: float
     """Seconds since 1970."""
     rank: int
+    world_size: int
     attempt: int
     host: str
     pid: int
@@ -63,7 +64,7 @@ class Failure:
     def at(cls, beat: Beat, kind: Kind, error: str, whole: str = "", overrides: str = "") -> "Failure":
         origin = beat.origin
         return cls(
-            time.time(), origin.rank, origin.attempt, origin.host, origin.pid,
+            time.time(), origin.rank, origin.world_size, origin.attempt, origin.host, origin.pid,
             beat.phase, beat.step, kind, error, whole, overrides,
         )  # fmt: skip
 

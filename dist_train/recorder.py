@@ -93,7 +93,7 @@ def _tell(run: Path, error: BaseException, beats: BeatFile) -> None:
     if failure.is_silent:
         return
     with suppress(OSError):  # the error of the disk would take the place of that of the training
-        verdict = judge(run, failure.attempt)
+        verdict = judge(run, failure.attempt, ending=failure)
         if verdict:
             publish(run, verdict)
         mark_told(error)

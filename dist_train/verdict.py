@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Verdict:
             *(("", line) for line in self._shown_frames()),
             ("victims", ", ".join(f"rank {rank}({self.world_size})" for rank in self.victims)),
             ("diagnostics", str(_path(run))),
-            ("next", f"{self.next_command}   ({self._goes_on()})"),
+            ("next", f"{self.next_command}   ({self._goes_on()})" if self.next_command else ""),
         ]
         lines = [f"{name:<14} {text}".rstrip() for name, text in rows if text]
         return "\n".join([f"---- {run.name}: the run failed ----", *lines])
@@ -104,7 +104,8 @@ class Scene:
 
     @property
     def world_size(self) -> int:
-        return max((beat.origin.world_size for beat in self.beats.values()), default=1)
+        known = [failure.world_size for failure in self.failures.values()]
+        return max([1, *known, *(beat.origin.world_size for beat in self.beats.values())])
 
     @property
     def first_own(self) -> Failure | None:
@@ -169,11 +170,17 @@ def first_failure(scene: Scene) -> Verdict | None:
     return None
 
 
-def judge(run: Path, attempt: int | None = None, exit_codes: Mapping[int, int] | None = None) -> Verdict | None:
+def judge(
+    run: Path,
+    attempt: int | None = None,
+    exit_codes: Mapping[int, int] | None = None,
+    ending: Failure | None = None,
+) -> Verdict | None:
     """The verdict on a failed attempt, by default the newest; waits a moment for the word of the first that failed.
 
     Args:
         exit_codes: by rank, as far as a launcher knows them; negative for a signal.
+        ending: how this rank itself ends, which counts even if no disk has taken it.
 
     Returns:
         None where nothing is to be judged: a rank has refused with a message, or somebody wanted the end.
@@ -182,6 +189,8 @@ def judge(run: Path, attempt: int | None = None, exit_codes: Mapping[int, int] |
     deadline = time.monotonic() + _PATIENCE
     while True:
         scene = Scene.of(run, attempt, exit_codes)
+        if ending:
+            scene = replace(scene, failures={**scene.failures, ending.rank: ending})
         if scene.first_own or scene.dead:
             return first_failure(scene)
         if time.monotonic() > deadline:
@@ -205,7 +214,7 @@ def judge_stall(scene: Scene, reason: str) -> Verdict:
         return _elsewhere(scene, "stalled", f"{reason}; all ranks on host {socket.gethostname()} wait for another")
     frames = _frames(scene, behind)
     verdict = scene.verdict("stalled", f"{reason}; its stack:" if frames else reason, behind)
-    return Verdict(**{**verdict.to_dict(), "traceback": "\n".join(frames)})
+    return replace(verdict, traceback="\n".join(frames))
 
 
 def publish(run: Path, verdict: Verdict) -> bool:
@@ -266,7 +275,7 @@ def _elsewhere(scene: Scene, cause: Cause, error: str) -> Verdict:
     if len(others) == 1 and others[0] in scene.beats:
         return scene.verdict(cause, error, scene.beats[others[0]])
     verdict = scene.verdict(cause, f"{error}; on other hosts: rank {named}", None)
-    return Verdict(**{**verdict.to_dict(), "rank": others[0] if len(others) == 1 else None})
+    return replace(verdict, rank=others[0] if len(others) == 1 else None)
 
 
 def _last_words(code: int | None) -> str:

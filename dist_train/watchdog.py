@@ -153,7 +153,8 @@ class Watchdog(threading.Thread):
             self._stacks.dump()
         origin = self._seen.origin
         silent = self._wait_for_stacks()
-        is_first = all(beat.origin.rank >= origin.rank for beat in self._peers() if beat not in silent)
+        unable = {beat.origin.rank for beat in silent}
+        is_first = all(beat.origin.rank > origin.rank for beat in self._peers() if beat.origin.rank not in unable)
         if is_first:
             for beat in silent:
                 write_process_state(self._directory, beat)

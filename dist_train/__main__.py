@@ -10,13 +10,17 @@ traceback; 2: something that you can mend, with a message; 75: stopped from outs
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.entry import Parser, first_rank_speaks, is_first_rank, leave, run_guarded
 from dist_train.process import die_with_parent
 from dist_train.stop import PREEMPTED, Stop
+
+if TYPE_CHECKING:
+    from dist_train.world import World
 
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
@@ -52,9 +56,17 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
         )
     spoil_as_asked()
-    is_done = train(config, world, stop)
+    is_done = train(config, world, stop, _command(options, world))
     world.close()
     return 0 if is_done else PREEMPTED
+
+
+def _command(options: argparse.Namespace, world: "World") -> str:
+    """What goes on with the run after a failure."""
+    settings = shlex.join([options.config, *options.overrides])
+    if world.size != world.local_size:
+        return f"torchrun ... -m dist_train {settings} (as before, on each host)"
+    return f"dist-train train {settings}" + (f" --nproc {world.size}" if world.backend else "")
 
 
 def start(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError
+from dist_train.errors import ConfigError, NonFiniteError, RefusedElsewhereError, SaveError, UserError, is_told
+from dist_train.stop import PREEMPTED, StopRequested
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
 FAILED = 1
@@ -22,7 +23,8 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     """Run a command; returns its exit code, which is what `main` returns where nothing is raised, and None is 0.
 
     A UserError and a SaveError are printed as they stand, any other exception with its traceback; under torchrun that
-    is also recorded where torchrun looks for the first failure of a group.
+    is also recorded where torchrun looks for the first failure of a group. What a screen has told of already is not
+    told again.
     """
     try:
         return _recorded(main)() or 0
@@ -30,18 +32,23 @@ def run_guarded(main: Callable[[], int | None]) -> int:
         time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
         return refused.exit_code
     except UserError as error:
-        print(error, file=sys.stderr, flush=True)
+        if not is_told(error):
+            print(error, file=sys.stderr, flush=True)
         return error.exit_code
     except SaveError as error:
-        print(error, file=sys.stderr, flush=True)
+        if not is_told(error):
+            print(error, file=sys.stderr, flush=True)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return CLOSED_PIPE
-    except Exception:
-        traceback.print_exc()
-        return FAILED
+    except StopRequested:
+        return PREEMPTED
+    except Exception as error:
+        if not is_told(error):
+            traceback.print_exc()
+        return error.exit_code if isinstance(error, NonFiniteError) else FAILED
 
 
 def leave(code: int) -> NoReturn:
@@ -90,15 +97,19 @@ def _recorded(main: Callable[[], int | None]) -> Callable[[], int | None]:
         return main
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    def unless_refused() -> int | UserError | KeyboardInterrupt | None:
-        # torchrun would print the traceback of what it records, and a refusal has none to show.
+    def unless_refused() -> int | BaseException | None:
+        # torchrun would print the traceback of what it records: a refusal has none to show, a screen has shown it.
         try:
             return main()
-        except (UserError, KeyboardInterrupt) as refusal:
+        except (UserError, SaveError, StopRequested, KeyboardInterrupt) as refusal:
             return refusal
+        except Exception as error:
+            if is_told(error):
+                return error
+            raise
 
     def recorded() -> int | None:
-        if isinstance(ended := record(unless_refused)(), UserError | KeyboardInterrupt):
+        if isinstance(ended := record(unless_refused)(), BaseException):
             raise ended
         return ended
 

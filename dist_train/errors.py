@@ -56,11 +56,26 @@ class NonFiniteError(Exception):
 
     exit_code = 4
 
-    def __init__(self, text: str, is_own: bool = True) -> None:
-        """`is_own`: whether it came up on this rank, and not only on another."""
+    def __init__(self, text: str, is_own: bool = True, overrides: str = "") -> None:
+        """
+        Args:
+            is_own: whether it came up on this rank, and not only on another.
+            overrides: settings worth trying, such as `optim.lr=0.01`; the next command proposed has them.
+        """
         super().__init__(text)
         self.is_own = is_own
+        self.overrides = overrides
 
 
 class SaveError(Exception):
     """The last checkpoint of a run could not be written: what it has trained since the one before is lost."""
+
+
+def mark_told(error: BaseException) -> None:
+    """Note that a screen has told of this error, so that nothing else prints it."""
+    vars(error)["is_told"] = True
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether a screen has told of this error."""
+    return "is_told" in vars(error)

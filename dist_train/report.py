@@ -17,7 +17,7 @@ from dist_train.checkpoint import weights_sha256
 from dist_train.config import Config
 from dist_train.console import log_to_file, stop_logging_to_file
 from dist_train.data import Dataset
-from dist_train.errors import UserError
+from dist_train.errors import NonFiniteError, UserError
 from dist_train.evaluate import Evaluation
 from dist_train.facts import Fact
 from dist_train.ledger import Ledger
@@ -25,6 +25,7 @@ from dist_train.loading import to_yaml
 from dist_train.metrics import Metrics, has_bar, test_at
 from dist_train.plan import Plan
 from dist_train.rundir import RunDir, State, write_whole
+from dist_train.stop import StopRequested
 from dist_train.training import Training
 from dist_train.world import World
 
@@ -53,6 +54,8 @@ class Report:
     def saved(self) -> None: ...
 
     def stopped(self, reason: str | None) -> None: ...
+
+    def left_early(self) -> None: ...
 
     def tested(self, step: int) -> dict[str, Any] | None: ...
 
@@ -131,6 +134,10 @@ class MainReport(Report):
     def saved(self) -> None:
         self.status("running", resumable=True)
 
+    def left_early(self) -> None:
+        """A stop before the first step; called from a thread of its own."""
+        self.status("preempted", resumable=True)
+
     def stopped(self, reason: str | None) -> None:
         self.status("preempted", resumable=True)
         _log.info(
@@ -190,8 +197,11 @@ def open_report(
         yield report
         if report.state == "running":
             report.status("done", resumable=False)
+    except StopRequested:
+        report.status("preempted", resumable=True)
+        raise
     except BaseException as error:
-        report.status("failed", resumable=not isinstance(error, UserError))
+        report.status("failed", resumable=not isinstance(error, UserError | NonFiniteError))
         if isinstance(error, KeyboardInterrupt):
             _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", training.step)
         raise

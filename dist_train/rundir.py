@@ -1,6 +1,6 @@
 """The directory of a run: where each thing lies, and how it is written so that nothing is ever half there.
 
-config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/
+config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/
 """
 
 import errno
@@ -38,6 +38,7 @@ class RunDir:
         self.curves = self.path / "tb"
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
+        self.diagnostics = self.path / "diagnostics"
         self.lock = self.path / "run.lock"
         self.attempt = 0
         """How often this run was started, this start included; 0 before `claim`."""

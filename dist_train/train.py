@@ -21,6 +21,7 @@ from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
 from dist_train.parallel import VOIDS
 from dist_train.plan import Plan
+from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
@@ -30,8 +31,12 @@ from dist_train.training import Training
 from dist_train.world import World
 
 
-def train(config: Config, world: World, stop: Stop | None = None) -> bool:
+def train(config: Config, world: World, stop: Stop | None = None, command: str = "the same command") -> bool:
     """Train what `config` says, from where the run's newest checkpoint left off.
+
+    Args:
+        stop: whether this process is asked to stop; by default nobody asks it.
+        command: what a user gives to go on after a failure.
 
     Returns:
         Whether the run is done; if not, a rank was asked to stop, and the same command goes on.
@@ -64,12 +69,28 @@ def train(config: Config, world: World, stop: Stop | None = None) -> bool:
         aside = run.claim(anew) if world.is_main else None
         if world.is_main:
             resume.set_aside_damaged(run, training.step)
-    with open_report(config, run, dataset, training, plan, world) as report, _open_saver(config, run, report) as saver:
+    attempt = int(world.broadcast_bytes(str(run.attempt).encode() if world.is_main else None))
+    with world.agreement():
+        if world.local_rank == 0:
+            clear(run.path)
+    stall_minutes = config.distributed.stall_minutes
+    with (
+        open_report(config, run, dataset, training, plan, world) as report,
+        open_recorder(run.path, world, attempt, stall_minutes, command, lambda: stop.reason is not None) as recorder,
+        _open_saver(config, run, report) as saver,
+    ):
         if aside:
             report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, choices, world))
-        return _Run(config, world, run, dataset, training, plan, report, saver, stop).tell()
+        stop.on_early = lambda: _left_early(report, recorder)
+        return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
+
+
+def _left_early(report: Report, recorder: Recorder) -> None:
+    """What a stop before the first step leaves; called in a thread, while the main one may be anywhere."""
+    recorder.leave("asked to stop before the first step")
+    report.left_early()
 
 
 def _open_saver(config: Config, run: RunDir, report: Report) -> Saver:
@@ -85,7 +106,7 @@ def _open_saver(config: Config, run: RunDir, report: Report) -> Saver:
     )
 
 
-def train_step(training: Training, batch: Batch, stop: bool = False) -> Tensor | None:
+def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark = unmarked) -> Tensor | None:
     """One optimizer step on a global batch; returns the note of all ranks (`parallel`), float [3].
 
     None if a rank had no data: then no rank makes the step. The gradient is the mean over the global batch at any
@@ -102,12 +123,15 @@ def train_step(training: Training, batch: Batch, stop: bool = False) -> Tensor |
         with reduction.shard(counts=shard.share > 0):
             for number, (pictures, labels) in enumerate(pieces, start=1):
                 with reduction.backward_pass(last=number == len(pieces)):
+                    mark("forward", batch.step)
                     loss = training.loss_sum(pictures, labels)
                     noted = reduction.noted(loss, counts=shard.share > 0)
+                    mark("backward", batch.step)
                     training.scaled(noted).backward(weight)  # type: ignore[no-untyped-call]
     note = reduction.finish()
     if note.device.type == "cpu" and note[VOIDS]:
         return None
+    mark("update", batch.step)
     training.update()
     return note
 
@@ -134,6 +158,7 @@ class _Run:
     report: Report
     saver: Saver
     stop: Stop
+    recorder: Recorder
 
     def tell(self) -> bool:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
@@ -159,6 +184,7 @@ class _Run:
         with self._batches() as batches:
             training.start(plan.largest_pass(self.world.size), self.dataset.shape)
             self.stop.begun()
+            self.world.barrier()  # a rank that was stopped before has left: no other may be in its first step
             if plan.is_evaluated(training.step) and training.evaluated_step != training.step:
                 self._pause()  # an earlier start was stopped in it
             training.window.start_clock()
@@ -168,10 +194,11 @@ class _Run:
     def _step(self, batches: TrainBatches, facts: Facts) -> None:
         """One step, and what is due after it."""
         training, plan = self.training, self.plan
+        self.recorder.mark("data", training.step)
         batch = self._next(batches)
         lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)
         training.set_lr(lr)
-        note = train_step(training, batch, self.stop.reason is not None)
+        note = train_step(training, batch, self.stop.reason is not None, self.recorder.mark)
         if note is None:
             raise StopRequested
         training.step += 1
@@ -263,6 +290,7 @@ class _Run:
         return self.training.is_best(self._evaluate(held_out).accuracy)
 
     def _evaluate(self, samples: Samples) -> Evaluation:
+        self.recorder.mark("evaluate", self.training.step)
         self.training.share_buffers()
         evaluation = evaluate(
             self.training.evaluated, samples, self.dataset, self.config.data, self.training.choices, self.world,
@@ -272,6 +300,7 @@ class _Run:
         return evaluation
 
     def _save(self, is_best: bool) -> None:
+        self.recorder.mark("save", self.training.step)
         files = self.training.files(
             self.plan.steps_per_epoch, resume.about(self.config, self.training.choices, self.world)
         )

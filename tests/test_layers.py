@@ -12,11 +12,11 @@ PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors", "process", "stop"),
     ("config", "store", "lines"),
-    ("rundir", "ledger"),
-    ("wording",),
-    ("loading", "reference", "plan"),
-    ("seeds", "world"),  # torch begins here
-    ("choices", "entry", "console"),
+    ("rundir", "ledger", "beats"),
+    ("wording", "failures", "stacks"),
+    ("loading", "reference", "plan", "verdict"),
+    ("seeds", "world", "watchdog", "postmortem"),  # torch begins here
+    ("choices", "entry", "console", "recorder"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
     ("resume", "spoiled"),
@@ -27,6 +27,7 @@ LAYERS = (
 )
 WITHOUT_TORCH = (
     *("errors", "process", "stop", "config", "store", "lines", "rundir", "ledger"),
+    *("beats", "failures", "stacks", "verdict", "watchdog", "postmortem", "recorder"),
     *("wording", "loading", "reference", "plan", "entry", "__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

@@ -5,18 +5,18 @@ from typing import Any
 from torch import Tensor
 
 from dist_train import train
-from dist_train.__main__ import main
-from dist_train.entry import leave, run_guarded
+from dist_train.__main__ import start
+from dist_train.recorder import unmarked
 
 _step = train.train_step
 
 
-def failing_step(training: Any, batch: Any, stop: bool = False) -> Tensor | None:
+def failing_step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
     if batch.step == 2 and training.world.rank == training.world.size - 1:
         raise ZeroDivisionError(f"rank {training.world.rank} fails on purpose")
-    return _step(training, batch, stop)
+    return _step(training, batch, stop, mark)
 
 
 if __name__ == "__main__":
     train.train_step = failing_step
-    leave(run_guarded(main))
+    start()

@@ -16,7 +16,7 @@ from dist_train.failures import Failure
 from dist_train.verdict import judge, publish
 from dist_train.watchdog import Alarm, Watchdog
 
-_OF_AN_ATTEMPT = ("rank_*.beat", "failure_rank_*.json", "stacks_rank_*.txt", "stalled_*", "verdict.json", ".*")
+_OF_AN_ATTEMPT = ("rank_*", "*failure_rank_*", "stacks_rank_*", "stalled_*", "verdict.json", ".verdict.*")
 
 
 Mark = Callable[[Phase, int], None]

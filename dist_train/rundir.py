@@ -60,7 +60,8 @@ class RunDir:
     def _would_harm(self, anew: bool) -> bool:
         """Whether the directory is no run of ours and has files that a run would overwrite or move aside."""
         is_run = self.lock.exists() or any(self.checkpoints.glob("step_*/manifest.json"))
-        ours = (self.config, self.status, self.metrics, self.environment, self.curves, self.logs, self.checkpoints)
+        files = (self.config, self.status, self.metrics, self.environment)
+        ours = (*files, self.curves, self.logs, self.checkpoints, self.diagnostics)
         return not is_run and (any(path.exists() for path in ours) or (anew and self._has_files()))
 
     def _has_files(self) -> bool:

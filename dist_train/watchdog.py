@@ -23,7 +23,7 @@ from dist_train.verdict import Scene, first_failure, judge_stall, publish
 FAILED = 1
 TERMINATED = 143  # 128 + SIGTERM, as shells have it
 _LONGEST_POLL = 1.0  # seconds between two looks
-_PEERS_AFTER = 5.0  # seconds without progress after which the peers are looked at
+_PEERS_AFTER = 5.0  # seconds without progress after which the peers are looked at, then after twice as many
 _GRACE = 2.0  # seconds beyond a poll that the stacks of the others may take
 _CLOSE = b"\0"  # no signal has the number 0
 
@@ -83,6 +83,7 @@ class Watchdog(threading.Thread):
         self._stacks: StackFile | None = None
         self._seen = beats.now()
         self._since = self._looked = time.monotonic()
+        self._peers_due = _PEERS_AFTER
 
     def __enter__(self) -> "Watchdog":
         with suppress(OSError):
@@ -113,12 +114,13 @@ class Watchdog(threading.Thread):
         # Late looks mean that the whole process did not run, stopped or starved: that time does not count.
         was_late = self._stall is not None and now - self._looked > self._poll + self._stall / 2
         if was_late or beat != self._seen:
-            self._since = now
+            self._since, self._peers_due = now, _PEERS_AFTER
         self._seen, self._looked = beat, now
         self._dump_later()
         if self._marker.exists() or self._is_stalled(now - self._since):
             self._end_stalled()
-        if now - self._since > _PEERS_AFTER:
+        if now - self._since > self._peers_due:
+            self._peers_due *= 2  # many ranks that wait for a long save must not read each other's files all the time
             self._end_as_victim()
 
     def _dump_later(self) -> None:

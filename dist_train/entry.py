@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import ConfigError, NonFiniteError, RefusedElsewhereError, SaveError, UserError, is_told
-from dist_train.stop import PREEMPTED, StopRequested
+from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_told
+from dist_train.stop import StopRequested
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
 FAILED = 1
@@ -28,27 +28,23 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     """
     try:
         return _recorded(main)() or 0
-    except RefusedElsewhereError as refused:
-        time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
-        return refused.exit_code
-    except UserError as error:
-        if not is_told(error):
-            print(error, file=sys.stderr, flush=True)
-        return error.exit_code
-    except SaveError as error:
-        if not is_told(error):
-            print(error, file=sys.stderr, flush=True)
-        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return CLOSED_PIPE
-    except StopRequested:
-        return PREEMPTED
     except Exception as error:
-        if not is_told(error):
-            traceback.print_exc()
-        return error.exit_code if isinstance(error, NonFiniteError) else FAILED
+        _tell(error)
+        return int(getattr(error, "exit_code", FAILED))
+
+
+def _tell(error: Exception) -> None:
+    """Print what ends the process, as far as it has to be and nobody else has."""
+    if isinstance(error, RefusedElsewhereError):
+        time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
+    elif isinstance(error, UserError | SaveError) and not is_told(error):
+        print(error, file=sys.stderr, flush=True)
+    elif not isinstance(error, StopRequested) and not is_told(error):
+        traceback.print_exc()
 
 
 def leave(code: int) -> NoReturn:

@@ -10,6 +10,7 @@ from typing import Literal
 from dist_train.beats import Beat
 from dist_train.errors import DataError, NonFiniteError, UserError
 from dist_train.rundir import write_whole
+from dist_train.stop import StopRequested
 
 Cause = Literal["exception", "killed", "stalled", "non_finite", "loader", "lost"]
 Kind = Cause | Literal["victim", "refused", "interrupted"]
@@ -92,10 +93,10 @@ def read_failures(directory: Path, attempt: int) -> dict[int, Failure]:
 def kind_of(error: BaseException, phase: str) -> Kind:
     """What an exception that ends a rank means, by its type and text; torch is not needed for that."""
     text = str(error)
-    if not isinstance(error, Exception):
+    if not isinstance(error, Exception) or isinstance(error, StopRequested):
         return "interrupted"
     if isinstance(error, NonFiniteError):
-        return "non_finite"
+        return "non_finite" if error.is_own else "victim"
     if isinstance(error, DataError) and phase != "start":
         return "loader"
     if isinstance(error, UserError):

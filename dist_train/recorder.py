@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dist_train.beats import BeatFile, Origin, Phase, Place, read_beats
+from dist_train.beats import BeatFile, Origin, Phase, Place
 from dist_train.errors import mark_told
 from dist_train.failures import Failure
-from dist_train.verdict import judge, publish
-from dist_train.watchdog import Alarm, Watchdog
+from dist_train.stop import StopRequested
+from dist_train.verdict import Scene, judge, publish
+from dist_train.watchdog import Watchdog
 
-_OF_AN_ATTEMPT = ("rank_*.beat", "failure_rank_*.json", "stacks_rank_*.txt", "stalled_*", "verdict.json", ".*")
+_OF_AN_ATTEMPT = ("rank_*", "*failure_rank_*", "stacks_rank_*", "stalled_*", "verdict.json", ".verdict.*")
 
 
 Mark = Callable[[Phase, int], None]
@@ -29,49 +30,63 @@ def unmarked(phase: Phase, step: int) -> None:
 class Recorder:
     """Notes where this rank is."""
 
-    def __init__(self, beats: BeatFile) -> None:
-        self._beats = beats
+    def __init__(self, run: Path, beats: BeatFile) -> None:
+        self._directory, self._beats = run / "diagnostics", beats
 
     def mark(self, phase: Phase, step: int) -> None:
         """Note that the rank begins a phase, or goes on in it; `step` counts finished steps. Takes a microsecond."""
         self._beats.mark(phase, step)
 
+    def leave(self, reason: str) -> None:
+        """Note that this rank ends because it was asked to, so that nobody takes it for one that failed."""
+        with suppress(OSError):
+            Failure.at(self._beats.now(), "interrupted", reason).write(self._directory)
+
 
 @contextmanager
 def open_recorder(
-    run: Path, place: Place, attempt: int, stall_minutes: float | None, next_command: str
+    run: Path,
+    place: Place,
+    attempt: int,
+    stall_minutes: float | None,
+    next_command: str,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Recorder]:
     """Record this rank until the block ends, and judge where it ends by an exception, which is raised again.
 
-    Every rank opens it, in its main thread, once the files of earlier attempts are gone (`clear`).
+    Every rank opens it, once the files of earlier attempts are gone (`clear`).
 
     Args:
         run: the run's directory, in which files of a checkpoint may lie as well.
         attempt: number of this start, the same on all ranks, of no earlier start.
         stall_minutes: time without progress after which the run is ended; None: never.
         next_command: what goes on with the run after a failure.
+        is_stopping: whether this process was asked to stop.
+
+    Raises:
+        StopRequested: the other ranks have gone because they were asked to stop, or this one is.
     """
-    beats, alarm = BeatFile(run / "diagnostics", Origin.here(place, attempt, next_command)), Alarm()
+    beats = BeatFile(run / "diagnostics", Origin.here(place, attempt, next_command))
+    recorder = Recorder(run, beats)
     try:
-        with alarm.rung_by_signals():
-            try:
-                with Watchdog(run, beats, alarm, stall_minutes):
-                    yield Recorder(beats)
-            except BaseException as error:
-                _tell(run, error, beats)
-                raise
-            beats.mark("end", beats.now().step)
+        with Watchdog(run, beats, stall_minutes):
+            yield recorder
+        beats.mark("end", beats.now().step)
+    except BaseException as error:
+        failure = Failure.of(error, beats.now())
+        if failure.kind == "victim" and (is_stopping() or _peers_left(run, attempt)):
+            recorder.leave("asked to stop")
+            raise StopRequested("the other ranks have left") from error
+        _tell(run, error, failure)
+        raise
     finally:
-        alarm.close()
         beats.close()
 
 
-def next_attempt(run: Path) -> int:
-    """The number of the start that begins, from 1; for the rank that holds the run's lock."""
-    directory = run / "diagnostics"
-    judged = [path.stem.removeprefix("verdict_") for path in directory.glob("verdict_*.json")]
-    known = [int(number) for number in judged if number.isdecimal()]
-    return 1 + max([0, *known, *(beat.origin.attempt for beat in read_beats(directory).values())])
+def _peers_left(run: Path, attempt: int) -> bool:
+    """Whether the peers that this rank has lost were asked to stop."""
+    first = Scene.of(run, attempt).first_own
+    return first is not None and first.kind == "interrupted"
 
 
 def clear(run: Path) -> None:
@@ -85,9 +100,8 @@ def clear(run: Path) -> None:
                 path.unlink()
 
 
-def _tell(run: Path, error: BaseException, beats: BeatFile) -> None:
+def _tell(run: Path, error: BaseException, failure: Failure) -> None:
     """Leave a record of how this rank ends, and the verdict if it is the first to judge."""
-    failure = Failure.of(error, beats.now())
     with suppress(OSError):
         failure.write(run / "diagnostics")
     if failure.is_silent:

@@ -82,7 +82,11 @@ class MainReport(Report):
         self.state = state
         step = self._training.step
         self._run.write_status(
-            state, step, self._plan.epoch(step), resumable=resumable, total_steps=self._plan.total_steps,
+            state,
+            step,
+            self._plan.epoch(step),
+            resumable=resumable,
+            total_steps=self._plan.total_steps,
             started_step=self._started_step,
         )
 

@@ -72,7 +72,7 @@ class RunDir:
         """Whether the directory is no run of ours and has files that a run would overwrite or move aside."""
         is_run = self.lock.exists() or any(self.checkpoints.glob("step_*/manifest.json"))
         files = (self.config, self.status, self.metrics, self.ledger, self.environment)
-        ours = (*files, self.curves, self.logs, self.checkpoints)
+        ours = (*files, self.curves, self.logs, self.checkpoints, self.diagnostics)
         return not is_run and (any(path.exists() for path in ours) or (anew and self._has_files()))
 
     def _has_files(self) -> bool:

@@ -23,4 +23,4 @@ def spoil_as_asked(environ: Mapping[str, str] = os.environ) -> None:
                 shard.pictures.fill_(math.nan)
         return batch
 
-    TrainBatches.__next__ = take_spoiled  # type: ignore[method-assign]
+    TrainBatches.__next__ = take_spoiled  # type: ignore[assignment, method-assign]

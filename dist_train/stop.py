@@ -26,7 +26,9 @@ _GO_AWAY = b"\0"  # no signal has this number
 
 
 class StopRequested(Exception):  # noqa: N818 (nothing went wrong)
-    """A stop was asked for while the process waited for something that may take long."""
+    """A stop was asked for, and the training can't or must not go on to its end."""
+
+    exit_code = PREEMPTED
 
 
 class Stop:

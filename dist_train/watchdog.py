@@ -5,14 +5,11 @@ Python reaches it. This thread runs all the same, and ends the process by `os._e
 """
 
 import os
-import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from dist_train.beats import Beat, BeatFile
@@ -21,68 +18,26 @@ from dist_train.stacks import StackFile, has_answered, write_process_state
 from dist_train.verdict import Scene, first_failure, judge_stall, publish
 
 FAILED = 1
-TERMINATED = 143  # 128 + SIGTERM, as shells have it
 _LONGEST_POLL = 1.0  # seconds between two looks
-_PEERS_AFTER = 5.0  # seconds without progress after which the peers are looked at
+_PEERS_AFTER = 5.0  # seconds without progress after which the peers are looked at, then after twice as many
 _GRACE = 2.0  # seconds beyond a poll that the stacks of the others may take
-_CLOSE = b"\0"  # no signal has the number 0
-
-
-class Alarm:
-    """A pipe that wakes the watchdog: by the number of each signal that arrives, or to close."""
-
-    def __init__(self) -> None:
-        self._reading, self._writing = os.pipe()
-        os.set_blocking(self._reading, False)
-        os.set_blocking(self._writing, False)
-
-    def wait(self, seconds: float) -> bytes:
-        """What has arrived, at the latest after this time."""
-        ready, _, _ = select.select([self._reading], [], [], seconds)
-        return os.read(self._reading, 4096) if ready else b""
-
-    def ring(self, what: bytes) -> None:
-        os.write(self._writing, what)
-
-    @contextmanager
-    def rung_by_signals(self) -> Iterator[None]:
-        """Let signals that have a handler in Python ring too, from C and so at once, whatever the main thread does.
-
-        SIGTERM gets a handler that does nothing, where it has none: the watchdog answers it.
-        """
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may ask for signals
-            return
-        before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
-        had_none = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        if had_none:
-            signal.signal(signal.SIGTERM, _left_to_the_watchdog)
-        try:
-            yield
-        finally:
-            if had_none and signal.getsignal(signal.SIGTERM) is _left_to_the_watchdog:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.set_wakeup_fd(before)
-
-    def close(self) -> None:
-        os.close(self._reading)
-        os.close(self._writing)
 
 
 class Watchdog(threading.Thread):
     """Looks about every second whether this rank, and the run, go on."""
 
-    def __init__(self, run: Path, beats: BeatFile, alarm: Alarm, stall_minutes: float | None) -> None:
+    def __init__(self, run: Path, beats: BeatFile, stall_minutes: float | None) -> None:
         """Args: stall_minutes: without progress, after which the run is ended; None: never for that."""
         super().__init__(name="dist_train watchdog")
         self._run, self._directory = run, run / "diagnostics"
-        self._beats, self._alarm = beats, alarm
+        self._beats, self._closing = beats, threading.Event()
         self._stall = None if stall_minutes is None else 60 * stall_minutes
         self._poll = _LONGEST_POLL if self._stall is None else min(_LONGEST_POLL, self._stall / 10)
         self._marker = self._directory / f"stalled_{beats.origin.attempt}"
         self._stacks: StackFile | None = None
         self._seen = beats.now()
         self._since = self._looked = time.monotonic()
+        self._peers_due = _PEERS_AFTER
 
     def __enter__(self) -> "Watchdog":
         with suppress(OSError):
@@ -93,18 +48,13 @@ class Watchdog(threading.Thread):
 
     def __exit__(self, *_: object) -> None:
         """Waits for the thread, which may be about to end the process."""
-        self._alarm.ring(_CLOSE)
+        self._closing.set()
         self.join()
         if self._stacks:
             self._stacks.close()
 
     def run(self) -> None:
-        while True:
-            rung = self._alarm.wait(self._poll)
-            if _CLOSE in rung:
-                return
-            if signal.SIGTERM in rung:
-                self._terminated()
+        while not self._closing.wait(self._poll):
             with suppress(OSError):  # a disk that does not answer now may do so at the next look
                 self._look()
 
@@ -113,12 +63,13 @@ class Watchdog(threading.Thread):
         # Late looks mean that the whole process did not run, stopped or starved: that time does not count.
         was_late = self._stall is not None and now - self._looked > self._poll + self._stall / 2
         if was_late or beat != self._seen:
-            self._since = now
+            self._since, self._peers_due = now, _PEERS_AFTER
         self._seen, self._looked = beat, now
         self._dump_later()
         if self._marker.exists() or self._is_stalled(now - self._since):
             self._end_stalled()
-        if now - self._since > _PEERS_AFTER:
+        if now - self._since > self._peers_due:
+            self._peers_due *= 2  # many ranks that wait for a long save must not read each other's files all the time
             self._end_as_victim()
 
     def _dump_later(self) -> None:
@@ -129,12 +80,6 @@ class Watchdog(threading.Thread):
     def _is_stalled(self, still: float) -> bool:
         """Whether this rank has begun and has not moved for too long; a start may load and compile for long."""
         return self._stall is not None and self._seen.phase != "start" and still > self._stall
-
-    def _terminated(self) -> None:
-        """Answer SIGTERM: a launcher sends it to the peers of a rank that has failed, or somebody wants the end."""
-        self._end_as_victim()
-        if signal.getsignal(signal.SIGTERM) is _left_to_the_watchdog:
-            self._end("interrupted", "SIGTERM", TERMINATED)
 
     def _end_as_victim(self) -> None:
         """End this rank if a peer is known to have failed."""
@@ -183,10 +128,6 @@ class Watchdog(threading.Thread):
         with suppress(OSError):
             Failure.at(self._beats.now(), kind, reason).write(self._directory)
         os._exit(code)
-
-
-def _left_to_the_watchdog(number: int, frame: FrameType | None) -> None:
-    """The handler of SIGTERM where nobody else has one."""
 
 
 def _kill(beat: Beat) -> None:

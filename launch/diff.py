@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
     from dist_train.rundir import RunDir
 
     runs = [RunDir(path) for path in (options.first, options.second)]
-    found = compare(*(read(run.ledger) for run in runs))
+    found = compare(read(runs[0].ledger), read(runs[1].ledger))
     names = f"{options.first} and {options.second}"
     if found.parting is None:
         print(f"{names} agree in all {found.steps} steps")

@@ -15,9 +15,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from launch.faults import FAULTS, SPOILED_STEP, Missed, step_reached
+from launch.faults import FAULTS, Missed, step_reached
 from launch.started import Started
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ TRIES = 6
 USER_ERROR = 2
 NEEDS_A_START = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate-latest", "kill-in-save"}
 """Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
+SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
+"""Variable that makes the pictures of one step of a start not a number (`dist_train.spoiled`)."""
 SAME = {False: "same weights", True: "same samples and learning rates"}
 ANYWHERE = ("samples", "lr")
 """What the ledgers of two numbers of ranks have in common under `run.reproducible: elastic`."""
@@ -36,11 +38,11 @@ ANYWHERE = ("samples", "lr")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
-    parser.add_argument("--nproc", type=int, default=2, metavar="N", help="number of ranks; default 2")
+    parser.add_argument("--nproc", type=_count, default=2, metavar="N", help="number of ranks; default 2")
     parser.add_argument(
         "--faults", type=_faults, default=list(FAULTS), metavar="A,B", help=f"of {', '.join(FAULTS)}; default: all"
     )
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="runs that are struck; default 20")
+    parser.add_argument("--rounds", type=_count, default=20, metavar="N", help="runs that are struck; default 20")
     parser.add_argument("--seed", type=int, default=0, help="of the drill's own random numbers; default 0")
 
 
@@ -51,19 +53,38 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     drill = Drill(config, options.config, tuple(options.overrides), options.nproc)
     drill.clear()
-    print(f"drill in {drill.directory}, seed {options.seed}: {options.rounds} rounds on {options.nproc} ranks", flush=True)
+    print(f"{options.rounds} rounds on {options.nproc} ranks in {drill.directory}, seed {options.seed}", flush=True)
+    print(HEADING, flush=True)
     random = Random(options.seed)  # noqa: S311 (not for secrets)
-    print(Round.heading(), flush=True)
-    rounds = []
+    rounds: list[Round] = []
     for number in range(1, options.rounds + 1):
         rounds.append(drill.round(number, options.faults[(number - 1) % len(options.faults)], random))
         print(rounds[-1].row(), flush=True)
-    passed = sum(round.passed for round in rounds)
-    result = {"config": options.config, "overrides": options.overrides, "nproc": options.nproc, "seed": options.seed}
-    text = json.dumps({**result, "passed": passed, "failed": len(rounds) - passed, "rounds": [asdict(r) for r in rounds]})
-    (drill.directory / "drill.json").write_text(text + "\n")
+    passed = sum(ended.passed for ended in rounds)
+    about = {name: getattr(options, name) for name in ("config", "overrides", "nproc", "faults", "seed")}
+    result = {**about, "passed": passed, "failed": len(rounds) - passed, "rounds": [asdict(ended) for ended in rounds]}
+    (drill.directory / "drill.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"{passed} passed, {len(rounds) - passed} failed")
     return 0 if passed == len(rounds) else 1
+
+
+def _faults(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in FAULTS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: no such fault; there are {', '.join(FAULTS)}")
+    return names
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
+
+
+_ROW = "{:>5}  {:<18} {:>8}  {:<14} {:>6} {:>13} {:>15}  {}"
+HEADING = _ROW.format(
+    "round", "fault", "moment", "recovered from", "starts", "seconds lost", "steps repeated", "verdict"
+)
 
 
 class DrillError(Exception):
@@ -86,14 +107,19 @@ class Round:
     verdict: str
     passed: bool
 
-    @staticmethod
-    def heading() -> str:
-        return f"{'round':>5}  {'fault':<20} {'moment':>8} {'recovered from':>15} {'starts':>6} {'lost':>8} {'repeated':>9}  verdict"
-
     def row(self) -> str:
-        return (
-            f"{self.number:>5}  {self.fault:<20} {self.moment:>8} {self.recovered_from or 0:>15} {self.starts:>6} "
-            f"{self.seconds_lost:>6.1f} s {self.steps_repeated:>9}  {'' if self.passed else 'FAILED: '}{self.verdict}"
+        """Its line of the table."""
+        verdict = self.verdict if self.passed else f"FAILED: {self.verdict}"
+        source = "" if self.recovered_from is None else f"step {self.recovered_from}"
+        return _ROW.format(
+            self.number,
+            self.fault,
+            self.moment,
+            source,
+            self.starts,
+            f"{self.seconds_lost:.1f}",
+            self.steps_repeated,
+            verdict,
         )
 
 

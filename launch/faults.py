@@ -19,14 +19,12 @@ from dist_train.rundir import RunDir
 from dist_train.store import Store
 
 POLL = 0.001  # seconds
-SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
-"""Variable that makes the pictures of one step not a number."""
-NOT_SAVED = "is not saved"
+NOT_SAVED = "was not saved"
 """What a run prints of a checkpoint that the disk did not take."""
 GRACE = 60.0  # seconds that a run has to save and leave before a scheduler kills it
 
 
-class Missed(Exception):
+class Missed(Exception):  # noqa: N818 (no error)
     """The run was over before its moment had come."""
 
 
@@ -34,9 +32,11 @@ class Running(Protocol):
     """A run that was started and can be struck."""
 
     directory: RunDir
-    pid: int
     moment: int
     """Step after which the fault strikes."""
+
+    @property
+    def pid(self) -> int: ...
 
     def is_over(self) -> bool: ...
 
@@ -156,7 +156,7 @@ def resize(run: Running, random: Random) -> None:
 
 
 def nan(run: Running, random: Random) -> None:  # noqa: ARG001
-    """The pictures of one step are not numbers; a run that is to meet this is started with `SPOILED_STEP`."""
+    """The pictures of one step are not numbers: what a run is started with sees to that (`drill.SPOILED_STEP`)."""
     run.wait(None)
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +31,7 @@ class Started:
     def start(self, nproc: int, *more: str, variables: dict[str, str] | None = None) -> None:
         """Start it, or start it again; `more` are overrides of this start only."""
         self.starts += 1
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
             [*self._command, *more, "--nproc", str(nproc), "--max-restarts", "1", "log.progress=off"],
             env={**os.environ, **(variables or {})},
             stdin=subprocess.DEVNULL,
@@ -61,8 +60,10 @@ class Started:
 
     def end(self) -> None:
         """Kill it and its ranks, if they still run."""
-        pids = [beat.origin.pid for beat in read_beats(self.directory.path / "diagnostics").values() if beat.state() != "X"]
-        for pid in ([] if self.is_over() else [self.pid, *pids]):
+        pids = [
+            beat.origin.pid for beat in read_beats(self.directory.path / "diagnostics").values() if beat.state() != "X"
+        ]
+        for pid in [] if self.is_over() else [self.pid, *pids]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.wait(None)

@@ -21,8 +21,9 @@ from dist_train.entry import run_guarded
 from dist_train.errors import ConfigError, DataError, NonFiniteError, is_told
 from dist_train.failures import Failure, Kind, kind_of, one_line, read_failures
 from dist_train.postmortem import postmortem
-from dist_train.recorder import clear, next_attempt, open_recorder
+from dist_train.recorder import clear, open_recorder
 from dist_train.stacks import frames_of_main, is_waiting
+from dist_train.stop import StopRequested
 from dist_train.verdict import Scene, judge, judge_stall, publish, read_verdict
 from tests.conftest import ROOT, Torchrun
 
@@ -295,17 +296,14 @@ def test_the_screen_of_a_failure(run: Path) -> None:
     ]
 
 
-def test_a_start_has_a_number_and_clears_what_others_have_left(run: Path) -> None:
-    assert next_attempt(run) == 1
+def test_a_start_clears_what_others_have_left(run: Path) -> None:
     leave_beats(run, beat(0, 1, pid=GONE))
     leave_failure(run, beat(0, 1), "exception")
     found = judge(run)
     assert found is not None
     publish(run, found)
-    assert next_attempt(run) == 2
     clear(run)
     assert [path.name for path in (run / "diagnostics").iterdir()] == ["verdict_1.json"]
-    assert next_attempt(run) == 2
 
 
 # The recorder.
@@ -315,7 +313,7 @@ def test_an_exception_is_recorded_told_once_and_raised_again(run: Path, capsys: 
     def main() -> None:
         with open_recorder(run, Place(0, 1), 1, 10, "the command") as recorder:
             recorder.mark("update", 8)
-            raise NonFiniteError("loss nan in step 8", "optim.lr=0.1")
+            raise NonFiniteError("loss nan in step 8", overrides="optim.lr=0.1")
 
     assert run_guarded(main) == 4
     said = capsys.readouterr().err
@@ -463,7 +461,6 @@ def test_a_rank_ends_when_its_peer_has_failed(run: Path, start: Start) -> None:
     code, said = end(start(1, 2, "raise", 10))
     assert code == 1
     assert "first failed   rank 1(2)" in said
-    waiting.terminate()  # as a launcher does then
     assert end(waiting) == (1, "")
     assert read_failures(run / "diagnostics", 1)[0].kind == "victim"
 
@@ -479,11 +476,17 @@ def test_a_rank_ends_by_itself_when_its_peer_was_killed(run: Path, start: Start)
     assert (found.cause, found.phase, found.step) == ("killed", "backward", 7)
 
 
-def test_a_rank_that_is_told_to_end_is_not_judged(run: Path, start: Start) -> None:
-    waiting = start(0, 2, "wait", 10)
-    start(1, 2, "wait", 10)
-    waiting.terminate()
-    assert end(waiting) == (143, "")
+def test_a_rank_whose_peers_were_asked_to_stop_stops_too(run: Path) -> None:
+    with open_recorder(run, Place(1, 2), 1, 10, "the command") as peer:
+        peer.leave("asked to stop before the first step")
+    with pytest.raises(StopRequested), open_recorder(run, Place(0, 2), 1, 10, "the command"):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:9")
+    assert read_verdict(run) is None
+
+
+def test_a_rank_that_was_asked_to_stop_takes_a_lost_peer_for_one_that_has_left(run: Path) -> None:
+    with pytest.raises(StopRequested), open_recorder(run, Place(0, 2), 1, 10, "the command", lambda: True):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:9")
     assert read_verdict(run) is None
 
 

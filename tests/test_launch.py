@@ -14,10 +14,10 @@ from dist_train.config import Distributed
 from dist_train.stop import SIGNALS
 from launch import cli, train
 from tests.conftest import ROOT, Python
-from tests.test_layers import MODULES, at_import, imports, name_of, room_of
+from tests.test_layers import MODULES, WITHOUT_TORCH, at_import, imports, name_of, room_of
 
 LAUNCH = sorted((ROOT / "launch").glob("*.py"))
-ALLOWED = {"errors", "config", "loading", "wording", "reference", "entry", "rundir", "stop"}
+ALLOWED = set(WITHOUT_TORCH)
 CONFIG = """
 data: {name: synthetic, num_train: 32, num_test: 8, global_batch: 16}
 model: {name: mnist_cnn}

@@ -14,8 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dist_train import train
-from dist_train.__main__ import main
-from dist_train.entry import leave, run_guarded
+from dist_train.__main__ import start
 from dist_train.errors import NonFiniteError
 from dist_train.recorder import unmarked
 
@@ -24,12 +23,12 @@ _FOR_EVER = 1000  # seconds
 _step = train.train_step
 
 
-def misbehaving_step(training: Any, batch: Any, mark: Any = unmarked) -> Tensor:
+def misbehaving_step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
     wanted = int(os.environ["DIST_TRAIN_TEST_RANK"])
     if batch.step == _STEP and wanted in (training.world.rank, -1):
         mark("forward", batch.step)
         FAULTS[os.environ["DIST_TRAIN_TEST_FAULT"]]()
-    return _step(training, batch, mark)
+    return _step(training, batch, stop, mark)
 
 
 def _raise() -> None:
@@ -47,7 +46,7 @@ def _end_a_worker() -> None:
 
 
 def _not_finite() -> None:
-    raise NonFiniteError("loss nan in step 3, lr 0.1, gradient norm inf, samples 1, 2", "optim.lr=0.05")
+    raise NonFiniteError("loss nan in step 3, lr 0.1, gradient norm inf, samples 1, 2", overrides="optim.lr=0.05")
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -62,4 +61,4 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 if __name__ == "__main__":
     train.train_step = misbehaving_step
-    leave(run_guarded(main))
+    start()

@@ -8,7 +8,7 @@ evaluates a run's checkpoint; under torchrun the ranks share the work.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,16 @@ def evaluate(
     choices: Choices,
     world: World,
     stop: Stop | None = None,
+    mark: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate the plain `network` (no DDP around it) in evaluation mode, and leave it in training mode.
 
     The batches are cut the same way at every number of ranks and dealt out whole, so that a near tie falls the same
     way, and each loss lands in a place of its own before they are added in a fixed order.
+
+    Args:
+        stop: whether this process is asked to stop.
+        mark: called before each batch, to show that the evaluation goes on.
 
     Raises:
         StopRequested: on every rank, if one was asked to stop meanwhile.
@@ -94,6 +99,7 @@ def evaluate(
     losses = torch.zeros(len(samples), dtype=torch.float64, device=world.device)
     network.eval()
     for batch in eval_batches(samples, dataset, config, world, choices.memory_format):
+        mark()
         if stop and stop.reason:
             stops += 1
             break

@@ -290,13 +290,13 @@ class _Run:
         return self.training.is_best(self._evaluate(held_out).accuracy)
 
     def _evaluate(self, samples: Samples) -> Evaluation:
-        self.recorder.mark("evaluate", self.training.step)
-        self.training.share_buffers()
+        training = self.training
+        training.share_buffers()
         evaluation = evaluate(
-            self.training.evaluated, samples, self.dataset, self.config.data, self.training.choices, self.world,
-            self.stop,
+            training.evaluated, samples, self.dataset, self.config.data, training.choices, self.world, self.stop,
+            mark=lambda: self.recorder.mark("evaluate", training.step),
         )  # fmt: skip
-        self.report.evaluated(self.training.step, evaluation)
+        self.report.evaluated(training.step, evaluation)
         return evaluation
 
     def _save(self, is_best: bool) -> None:

@@ -36,7 +36,7 @@ def nothing_leaks() -> Iterator[None]:
         leaks.append("an open process group")
     _wait_until(lambda: not (_new_threads(threads) or children_of(os.getpid()) - children))
     leaks += [f"thread {thread.name}" for thread in _new_threads(threads)]
-    leaks += [f"process {pid}: {_command(pid)!r}" for pid in children_of(os.getpid()) - children]
+    leaks += [f"process {pid}: {command_of(pid)!r}" for pid in children_of(os.getpid()) - children]
     if leaks:
         pytest.fail("the test leaves behind: " + "; ".join(leaks))
 
@@ -49,10 +49,10 @@ def children_of(pid: int) -> set[int]:
             found.update(map(int, listed.read_text().split()))
         except OSError:  # the thread has ended
             continue
-    return {child for child in found if _RESOURCE_TRACKER not in _command(child)}
+    return {child for child in found if _RESOURCE_TRACKER not in command_of(child)}
 
 
-def _command(pid: int) -> bytes:
+def command_of(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:

@@ -11,8 +11,9 @@ import argparse
 import json
 import os
 import shutil
+import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ NEEDS_A_START = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate
 """Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
 SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
 """Variable that makes the pictures of one step of a start not a number (`dist_train.spoiled`)."""
+OWN = {"run.dir", "run.reproducible", "run.resume", "log.progress"}
+"""Settings that the drill gives to its runs itself."""
 SAME = {False: "same weights", True: "same samples and learning rates"}
 ANYWHERE = ("samples", "lr")
 """What the ledgers of two numbers of ranks have in common under `run.reproducible: elastic`."""
@@ -57,9 +60,13 @@ def run(options: argparse.Namespace) -> int:
     print(HEADING, flush=True)
     random = Random(options.seed)  # noqa: S311 (not for secrets)
     rounds: list[Round] = []
-    for number in range(1, options.rounds + 1):
-        rounds.append(drill.round(number, options.faults[(number - 1) % len(options.faults)], random))
-        print(rounds[-1].row(), flush=True)
+    try:
+        for number in range(1, options.rounds + 1):
+            rounds.append(drill.round(number, options.faults[(number - 1) % len(options.faults)], random))
+            print(rounds[-1].row(), flush=True)
+    except DrillError as error:
+        print(error, file=sys.stderr)
+        return 1
     passed = sum(ended.passed for ended in rounds)
     about = {name: getattr(options, name) for name in ("config", "overrides", "nproc", "faults", "seed")}
     result = {**about, "passed": passed, "failed": len(rounds) - passed, "rounds": [asdict(ended) for ended in rounds]}
@@ -88,7 +95,7 @@ HEADING = _ROW.format(
 
 
 class DrillError(Exception):
-    """The drill itself can't go on."""
+    """The run fails without any fault."""
 
 
 @dataclass(frozen=True)
@@ -100,17 +107,28 @@ class Round:
     moment: int
     """Steps that were finished when the fault struck."""
     recovered_from: int | None
-    """Step of the checkpoint that the last start went on from."""
+    """Step of the checkpoint that the last start, by hand or in place, went on from; None: the first start went on."""
     starts: int
     seconds_lost: float
     steps_repeated: int
     verdict: str
     passed: bool
 
+    def with_partner(self, other: "Round") -> "Round":
+        """This elastic round and the same under `bitwise` as one."""
+        verdict = f"{self.verdict}; under bitwise {other.verdict}"
+        return replace(
+            self,
+            starts=self.starts + other.starts,
+            seconds_lost=round(self.seconds_lost + other.seconds_lost, 1),
+            verdict=verdict,
+            passed=self.passed and other.passed,
+        )
+
     def row(self) -> str:
         """Its line of the table."""
         verdict = self.verdict if self.passed else f"FAILED: {self.verdict}"
-        source = "" if self.recovered_from is None else f"step {self.recovered_from}"
+        source = "it went on" if self.recovered_from is None else f"step {self.recovered_from}"
         return _ROW.format(
             self.number,
             self.fault,
@@ -127,7 +145,8 @@ class Drill:
     """The runs of one drill."""
 
     def __init__(self, config: "Config", path: str, overrides: tuple[str, ...], nproc: int) -> None:
-        self.config, self.path, self.overrides, self.nproc = config, path, overrides, nproc
+        self.config, self.path, self.nproc = config, path, nproc
+        self.overrides = [each for each in overrides if each.partition("=")[0] not in OWN]
         directory = Path(config.run.dir)
         self.directory = directory.with_name(f"{directory.name}.drill")
         self._undisturbed: dict[str, tuple[Started, float]] = {}
@@ -148,13 +167,21 @@ class Drill:
         (self.directory / "drill.json").write_text("{}\n")
 
     def round(self, number: int, fault: str, random: Random) -> Round:
-        """Strike a run with a fault at a random step, recover, and compare it with the undisturbed one."""
-        is_pair = fault == "resize" and self.config.run.reproducible == "elastic" and number % 2 == 0
-        tier = "bitwise" if is_pair else self.config.run.reproducible
+        """Strike a run with a fault at a random step, recover, and compare it with the undisturbed one.
+
+        Another number of ranks keeps the bits only under `bitwise`, so an elastic run that is resized has a partner.
+        """
+        tier = self.config.run.reproducible
+        struck = self._round(number, fault, tier, random)
+        if fault == "resize" and tier == "elastic":
+            return struck.with_partner(self._round(number, fault, "bitwise", random))
+        return struck
+
+    def _round(self, number: int, fault: str, tier: str, random: Random) -> Round:
         undisturbed, seconds = self._undisturbed_of(tier)
         for attempt in range(TRIES):
             moment = random.randrange(1, max(2, undisturbed.steps()))
-            struck = self._run(f"round_{number:02}_{fault}_{attempt}", tier, moment)
+            struck = self._run(f"round_{number:02}_{fault}_{tier}_{attempt}", tier, moment)
             began = time.monotonic()
             try:
                 reached = self._strike(struck, fault, random)
@@ -163,19 +190,26 @@ class Drill:
                 continue
             finally:
                 struck.end()
-            verdict = self._verdict(struck, undisturbed, fault, tier)
-            return Round(
-                number=number,
-                fault=f"{fault} ({tier})" if fault == "resize" else fault,
-                moment=reached,
-                recovered_from=struck.started_step(),
-                starts=struck.starts,
-                seconds_lost=round(time.monotonic() - began - seconds, 1),
-                steps_repeated=max(0, reached - struck.started_step()),
-                verdict=verdict or SAME[fault == "resize" and tier == "elastic"],
-                passed=verdict is None,
-            )
+            lost = time.monotonic() - began - seconds
+            return self._ended(number, fault, tier, struck, undisturbed, reached, lost)
         return Round(number, fault, moment, None, 1, 0.0, 0, "every run was over before its moment", passed=False)
+
+    def _ended(
+        self, number: int, fault: str, tier: str, struck: Started, undisturbed: Started, reached: int, lost: float
+    ) -> Round:
+        fault_found = self._verdict(struck, undisturbed, fault, tier)
+        source = struck.went_on_from()
+        return Round(
+            number=number,
+            fault=fault,
+            moment=reached,
+            recovered_from=source,
+            starts=struck.starts,
+            seconds_lost=round(lost, 1),
+            steps_repeated=0 if source is None else max(0, reached - source),
+            verdict=fault_found or SAME[fault == "resize" and tier == "elastic"],
+            passed=fault_found is None,
+        )
 
     def _undisturbed_of(self, tier: str) -> tuple[Started, float]:
         """The run that nothing strikes, and its seconds; trained when it is first asked for."""
@@ -189,7 +223,8 @@ class Drill:
         return self._undisturbed[tier]
 
     def _run(self, name: str, tier: str, moment: int) -> Started:
-        return Started(self.path, [*self.overrides, f"run.reproducible={tier}"], self.directory / name, moment)
+        overrides = [*self.overrides, f"run.reproducible={tier}", "log.progress=off"]
+        return Started(self.path, overrides, self.directory / name, moment)
 
     def _strike(self, run: Started, fault: str, random: Random) -> int:
         """Start a run and strike it; returns the steps it had finished."""

@@ -32,7 +32,7 @@ class Started:
         """Start it, or start it again; `more` are overrides of this start only."""
         self.starts += 1
         self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
-            [*self._command, *more, "--nproc", str(nproc), "--max-restarts", "1", "log.progress=off"],
+            [*self._command, *more, "--nproc", str(nproc), "--max-restarts", "1"],
             env={**os.environ, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -85,10 +85,10 @@ class Started:
         status = self.directory.read_status()
         return int(status["total_steps"]) if status else 0
 
-    def started_step(self) -> int:
-        """Step at which the last start, by hand or in place, has begun."""
+    def went_on_from(self) -> int | None:
+        """Step at which the last start, by hand or in place, has begun; None if there was only one."""
         status = self.directory.read_status()
-        return int(status["started_step"]) if status else 0
+        return int(status["started_step"]) if status and status["attempt"] > 1 else None
 
     def _read(self, process: "subprocess.Popen[str]") -> None:
         if process.stdout is not None:

@@ -74,8 +74,8 @@ def test_a_run_that_ends_otherwise_fails_the_round(config: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_fails_by_itself_is_shown(config: Path, python: Python) -> None:
-    config.write_text("data: {name: synthetic, shape: [3, 32, 32], global_batch: 2}\nmodel: {name: resnet18}\n")
-    code, _, errors = drill(python, config, "--rounds", "1", "data.num_train=1")
+    config.write_text(f"data: {{name: image_folder, root: {config.parent}/none}}\nmodel: {{name: resnet18}}\n")
+    code, _, errors = drill(python, config, "--rounds", "1")
     assert code == 1
     assert "the undisturbed run ended with exit code 2:" in errors
     assert "Traceback" not in errors

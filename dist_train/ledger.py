@@ -38,24 +38,19 @@ class Ledger:
         aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         aside.replace(path)
         self._file = Lines(path)
-        self._block: list[str] = []
+        self._block: list[tuple[int, memoryview, float, float | None, float, str | None]] = []
 
     def add(
         self, step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None
     ) -> None:
         """Note a step; `samples`: the int64 numbers of the global batch, `loss`: the mean over it."""
-        norm = "null" if grad_norm is None else f'"{bits(grad_norm)}"'
-        hashed = "" if weights is None else f', "weights": "{weights}"'
-        self._block.append(
-            f'{{"step": {step}, "samples": "{hashlib.blake2b(samples, digest_size=8).hexdigest()}", '
-            f'"loss": "{bits(loss)}", "grad_norm": {norm}, "lr": {lr!r}{hashed}}}\n'
-        )
+        self._block.append((step, samples, loss, grad_norm, lr, weights))
         if len(self._block) >= _BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Hand what was added to the system."""
-        self._file.write("".join(self._block))
+        """Hand what was added to the system; lines are made here, where the processor's caches are warm for them."""
+        self._file.write("".join(_text(*noted) for noted in self._block))
         self._block.clear()
 
     def sync(self) -> None:
@@ -65,6 +60,15 @@ class Ledger:
     def close(self) -> None:
         self.flush()
         self._file.close()
+
+
+def _text(step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None) -> str:
+    norm = "null" if grad_norm is None else f'"{bits(grad_norm)}"'
+    hashed = "" if weights is None else f', "weights": "{weights}"'
+    return (
+        f'{{"step": {step}, "samples": "{hashlib.blake2b(samples, digest_size=8).hexdigest()}", '
+        f'"loss": "{bits(loss)}", "grad_norm": {norm}, "lr": {lr!r}{hashed}}}\n'
+    )
 
 
 def bits(value: float) -> str:

@@ -8,10 +8,10 @@ With the gradients goes a note of three numbers that every rank has to know afte
 no reduction of its own: the sum of losses over the global batch, how many ranks want to stop, and how many had no data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +61,18 @@ class Alone:
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
         self._note = self._yes_no[0].expand(3)
         self._own_loss: Tensor | None = None
+        self._flats: list[Tensor] = []
+        self._unused: list[nn.Parameter] = []
 
     def begin(self, *, stop: bool, void: bool) -> None:
         """Before the first backward pass of a step: what this rank has to say to the others."""
-        for weight in self._weights:
+        for flat in self._flats:
+            flat.zero_()
+        for weight in self._unused if self._flats else self._weights:
             weight.grad = None
+        self._say(stop, void)
+
+    def _say(self, stop: bool, void: bool) -> None:
         self._note = torch.stack((self._yes_no[0], self._yes_no[stop], self._yes_no[void]))
 
     def shard(self, counts: bool) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -89,7 +96,27 @@ class Alone:
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
+        if not self._flats:
+            self._flatten()
         return self._note
+
+    def grad_norm(self) -> Tensor:
+        """2-norm of the gradients over all weights, float []; from one tensor, because a call costs more than a sum."""
+        if len(self._flats) == 1:
+            return torch.linalg.vector_norm(self._flats[0])  # type: ignore[no-any-return]
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._flats)))  # type: ignore[no-any-return]
+
+    def _flatten(self) -> None:
+        """Let the gradients of the weights that have one be parts of one tensor, from the first step on."""
+        used = [weight for weight in self._weights if weight.grad is not None]
+        self._unused = [weight for weight in self._weights if weight.grad is None]
+        if not used:
+            return
+        flat = torch.zeros(sum(weight.numel() for weight in used), dtype=used[0].dtype, device=used[0].device)
+        for weight, view in zip(used, _views(flat, used), strict=True):
+            view.add_(cast("Tensor", weight.grad))  # as the backward passes of later steps do: 0 + -0 is 0
+            weight.grad = view
+        self._flats = [flat]
 
 
 class Average(Alone):
@@ -119,8 +146,9 @@ class Average(Alone):
         self._settle_buckets(pictures)
 
     def begin(self, *, stop: bool, void: bool) -> None:
-        super().begin(stop=stop, void=void)
-        self._rider.grad = None
+        for weight in (*self._weights, self._rider):
+            weight.grad = None
+        self._say(stop, void)
 
     def backward_pass(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self._ddp.no_sync()
@@ -132,6 +160,8 @@ class Average(Alone):
         return loss
 
     def finish(self) -> Tensor:
+        if not self._flats:
+            self._flats = _joined([weight.grad for weight in self._weights if weight.grad is not None])
         return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
 
     def _settle_buckets(self, pictures: Tensor) -> None:
@@ -208,6 +238,7 @@ class Tree(Alone):
         views = _views(self._flat, tensors)
         self._gradients, self._statistics = views[: len(self._weights)], views[len(self._weights) :]
         self._tail = self._flat[-4:]
+        self._flats = [self._flat[: sum(weight.numel() for weight in self._weights)]]
         self._before: list[Tensor] = []
         self._said = (False, False)
         self._sums: list[tuple[int, Tensor]] = []
@@ -259,13 +290,34 @@ class Tree(Alone):
         self._sums.append((level, leaf))
 
 
-def _views(flat: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+def _views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Parts of `flat` in the shapes and memory formats of `tensors`, one behind the other."""
     views, start = [], 0
     for tensor in tensors:
         views.append(flat.as_strided(tensor.size(), tensor.stride(), start))
         start += tensor.numel()
     return views
+
+
+def _joined(tensors: list[Tensor]) -> list[Tensor]:
+    """Flat tensors over the same memory, as few as there are pieces of it: DDP's gradients lie side by side.
+
+    Their order must not depend on addresses, which differ from process to process.
+    """
+    pieces: dict[int, list[Tensor]] = {}
+    for tensor in tensors:
+        pieces.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
+    joined: list[Tensor] = []
+    for piece in pieces.values():
+        end = -1
+        for tensor in sorted(piece, key=lambda each: each.storage_offset()):
+            if tensor.storage_offset() == end:
+                last = joined.pop()
+                joined.append(last.as_strided((last.numel() + tensor.numel(),), (1,)))
+            else:
+                joined.append(tensor.as_strided((tensor.numel(),), (1,)))
+            end = int(tensor.storage_offset()) + tensor.numel()
+    return joined
 
 
 def share_buffers(network: nn.Module, world: World) -> None:

@@ -42,7 +42,7 @@ class Training:
         self.step = 0
         self.grad_norm: Tensor | None = None
         """2-norm of the step's gradients over all weights before they are clipped, float []; None: not asked for."""
-        self._measures_norm = config.log.ledger
+        self._measures_norm = config.log.ledger or config.train.max_grad_norm is not None
         self._weights = list(self.network.parameters())
         self.last_loss: float | None = None
         self.best_accuracy: float | None = None
@@ -119,12 +119,10 @@ class Training:
         """Change the weights by the gradients that lie there."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        if self.config.max_grad_norm is not None:
-            self.grad_norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        elif self._measures_norm:
-            # nn.utils.get_total_norm takes twice as long, to sort the gradients by device and type.
-            gradients = [weight.grad for weight in self._weights if weight.grad is not None]
-            self.grad_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self._measures_norm:
+            self.grad_norm = norm = self.reduction.grad_norm()
+            if self.config.max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(self._weights, self.config.max_grad_norm, norm)
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()

@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 .PHONY: train test test-quick test-long lint install lock clean
 
 train: install
-	$(BIN)/torchrun --standalone --nproc_per_node=2 -m dist_train configs/digits.yaml distributed.backend=gloo
+	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
 
 test: lint
 	$(PYTEST) -m "not long and not gpu"

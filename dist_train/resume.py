@@ -172,21 +172,23 @@ def choices(files: Files | None) -> dict[str, Any] | None:
 
 def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
     """What a checkpoint says of the run that wrote it, for `load` to compare with the run that reads it."""
-    return {"settings": config.model_dump(), "choices": made.to_dict(), "machine": _machine(made, world)}
+    return {"settings": config.model_dump(), "choices": made.to_dict(), "machine": _machine(config, made, world)}
 
 
-def other_bits(files: Files, made: Choices, world: World) -> list[str]:
+def other_bits(files: Files, config: Config, made: Choices, world: World) -> list[str]:
     """What the bits of the result depend on and has changed since the checkpoint was written."""
-    before, now = files["training.pt"]["machine"], _machine(made, world)
+    before, now = files["training.pt"]["machine"], _machine(config, made, world)
     return [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
 
 
-def _machine(made: Choices, world: World) -> dict[str, Any]:
+def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
-        "world_size": world.size,
+        # Where there are shards, the ranks that compute them may be any number.
+        "world_size": world.size if config.shards is None else None,
+        "shards": config.shards,
         "threads": made.threads,
         "channels_last": made.channels_last,
     }

@@ -82,7 +82,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         if aside:
             report.moved_aside(aside)
         if files:
-            report.resumed(resume.other_bits(files, choices, world))
+            report.resumed(resume.other_bits(files, config, choices, world))
         stop.on_early = lambda: _left_early(report, recorder)
         return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
 

@@ -72,7 +72,9 @@ def as_run(command: str) -> list[str] | None:
         return None
     if words[0] == "tensorboard":
         return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
-    short = SHORT if {"dist_train", "dist-train"} & set(words) and "--settings" not in words else []
+    short = SHORT if {"dist_train", "train"} & set(words) and "--settings" not in words else []
+    if "drill" in words:
+        short = ["train.epochs=4", "--rounds", "1", "--faults", "corrupt-latest"]
     modules = {"torchrun": ["-m", "torch.distributed.run"], "dist-train": ["-m", "launch"]}
     return [*modules.get(words[0], []), *words[1:], *short]
 
@@ -86,6 +88,6 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
         if arguments is not None:
             done = python(*arguments, cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(ran) == 11
+    assert len(ran) == 15
     assert ran.count(None) == 1
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()

@@ -60,12 +60,18 @@ class Alone:
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
         self._note = self._yes_no[0].expand(3)
-        self._own_loss: Tensor | None = None
+        self._own_losses: list[Tensor] = []
+        self._all_buffers = list(network.buffers())
+        self._before: list[Tensor] = []
+        self._may_be_void = world.device.type == "cpu"  # elsewhere the note is read after the step has been made
 
     def begin(self, *, stop: bool, void: bool) -> None:
         """Before the first backward pass of a step: what this rank has to say to the others."""
+        self._own_losses = []
         for weight in self._weights:
             weight.grad = None
+        if self._may_be_void:
+            self._keep_buffers()
         self._note = torch.stack((self._yes_no[0], self._yes_no[stop], self._yes_no[void]))
 
     def shard(self, counts: bool) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -78,14 +84,22 @@ class Alone:
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
         """The loss [], whose value has been added to the note if it `counts`."""
-        self._own_loss = loss.detach()
+        self._own_losses.append(loss.detach())
         if counts:
-            self._note[LOSS] += self._own_loss
+            self._note[LOSS] += self._own_losses[-1]
         return loss
 
     def is_own_loss_finite(self) -> bool:
-        """Whether the loss of this rank's last backward pass was a number."""
-        return self._own_loss is None or bool(self._own_loss.isfinite())
+        """Whether the losses of all of this rank's backward passes in the last step were numbers."""
+        return all(bool(loss.isfinite()) for loss in self._own_losses)
+
+    def undo(self) -> None:
+        """Give the buffers back what they held before the step: nobody makes it, and its forward passes don't count."""
+        for buffer, before in zip(self._all_buffers, self._before, strict=True):
+            buffer.copy_(before)
+
+    def _keep_buffers(self) -> None:
+        self._before = [buffer.clone() for buffer in self._all_buffers]
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
@@ -116,7 +130,7 @@ class Average(Alone):
         self._rider = with_rider.rider
         self._ddp = DistributedDataParallel(with_rider, **options)
         super().__init__(self._ddp, network, world)
-        self._settle_buckets(pictures)
+        self._settle_buckets(pictures, world)
 
     def begin(self, *, stop: bool, void: bool) -> None:
         super().begin(stop=stop, void=void)
@@ -134,7 +148,7 @@ class Average(Alone):
     def finish(self) -> Tensor:
         return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
 
-    def _settle_buckets(self, pictures: Tensor) -> None:
+    def _settle_buckets(self, pictures: Tensor, world: World) -> None:
         """Let DDP sort its buckets before the first step, by passes whose effects are undone.
 
         DDP sorts them after its first backward pass, by the order in which gradients became ready. With three or more
@@ -145,7 +159,8 @@ class Average(Alone):
         for _ in range(2):  # the sorting happens at the start of the second
             self.begin(stop=False, void=False)
             self.noted(self.model(pictures).sum(), counts=True).backward()  # type: ignore[no-untyped-call]
-            self._check_all_used()
+            with world.agreement():  # all ranks find the same, and one is to say it
+                self._check_all_used()
         for buffer, before in zip(self._network.buffers(), buffers, strict=True):
             buffer.copy_(before)
         self.begin(stop=False, void=False)
@@ -199,7 +214,6 @@ class Tree(Alone):
         super().__init__(model, network, world)
         self._world = world
         self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        self._counters = [buffer for buffer in network.buffers() if not buffer.is_floating_point()]
         tensors = [*self._weights, *self._buffers]
         # One tensor: gradients, buffers, the note, and the number of shards that have samples.
         self._flat = torch.zeros(
@@ -208,22 +222,20 @@ class Tree(Alone):
         views = _views(self._flat, tensors)
         self._gradients, self._statistics = views[: len(self._weights)], views[len(self._weights) :]
         self._tail = self._flat[-4:]
-        self._before: list[Tensor] = []
         self._said = (False, False)
         self._sums: list[tuple[int, Tensor]] = []
 
     def begin(self, *, stop: bool, void: bool) -> None:
-        self._sums = []
+        self._own_losses, self._sums = [], []
         self._said = (stop, void)
-        self._before = [buffer.clone() for buffer in (*self._buffers, *self._counters)]
+        self._keep_buffers()
         for weight, gradient in zip(self._weights, self._gradients, strict=True):
             weight.grad = gradient
 
     @contextmanager
     def shard(self, counts: bool) -> Iterator[None]:
         self._flat.zero_()
-        for buffer, before in zip((*self._buffers, *self._counters), self._before, strict=True):
-            buffer.copy_(before)
+        self.undo()  # each shard starts from the buffers before the step
         yield
         if counts:
             self._tail[3] = 1
@@ -232,9 +244,9 @@ class Tree(Alone):
         self._add(self._flat.clone())
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
-        self._own_loss = loss.detach()
+        self._own_losses.append(loss.detach())
         if counts:
-            self._tail[LOSS] += self._own_loss
+            self._tail[LOSS] += self._own_losses[-1]
         return loss
 
     def finish(self) -> Tensor:

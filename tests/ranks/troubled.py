@@ -10,11 +10,12 @@ import ctypes
 import json
 import math
 import os
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -66,6 +67,18 @@ def in_evaluation(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return logits
 
 
+def in_data_of_an_evaluation(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Data that never come."""
+
+    def batches(*arguments: Any) -> Iterator[Any]:
+        if is_mine():
+            send_soon()
+            time.sleep(FOR_EVER)
+        yield from original(*arguments)
+
+    return batches
+
+
 def in_data(original: Callable[..., Any]) -> Callable[..., Any]:
     """Data that never come, in the process itself."""
 
@@ -79,17 +92,43 @@ def in_data(original: Callable[..., Any]) -> Callable[..., Any]:
     return take
 
 
+def lost_before(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A rank is killed once; when the ranks have been started anew, the data never come."""
+
+    def take(batches: TrainBatches) -> Any:
+        TROUBLE["taken"] = TROUBLE.get("taken", -1) + 1
+        if TROUBLE["taken"] == TROUBLE["step"] and is_mine():
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(FOR_EVER)
+        return original(batches)
+
+    return take
+
+
 def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:
     """Data that never come, from a worker of the loader."""
 
     def read(reported: Any, positions: list[int]) -> Any:
         TROUBLE["read"] = TROUBLE.get("read", -1) + 1
         if TROUBLE["read"] == TROUBLE["step"] and is_mine():
-            threading.Timer(1.0, os.kill, (os.getppid(), signal.Signals[TROUBLE["signals"][0]])).start()
+            threading.Timer(2.0, os.kill, (os.getppid(), signal.Signals[TROUBLE["signals"][0]])).start()
             time.sleep(FOR_EVER)
         return original(reported, positions)
 
     return read
+
+
+def on_a_full_disk(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """A stop after which no file takes more than some bytes."""
+
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+        if batch.step == TROUBLE["step"] and is_mine():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            send()
+        return original(training, batch, stop, mark)
+
+    return step
 
 
 def in_save(original: Callable[..., None]) -> Callable[..., None]:
@@ -175,7 +214,10 @@ def normalised(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "step": (train, "train_step", in_step),
     "evaluation": (evaluate, "_logits", in_evaluation),
+    "data of an evaluation": (evaluate, "eval_batches", in_data_of_an_evaluation),
     "data": (TrainBatches, "__next__", in_data),
+    "data after a restart": (TrainBatches, "__next__", lost_before),
+    "full disk": (train, "train_step", on_a_full_disk),
     "worker": (_Reported, "__getitems__", in_worker),
     "save": (Store, "_write", in_save),
     "joining": (world, "open_world", in_joining),

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     """Train, or print what was asked for; returns the exit code."""
     from dist_train.loading import load_config, to_yaml
     from dist_train.reference import settings_reference
+    from dist_train.rundir import RunDir
 
     with first_rank_speaks():
         options = _parse(arguments)
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         if is_first_rank():
             print(to_yaml(config), end="")
         return 0
+    if RunDir(config.run.dir).was_stopped_before_restart():
+        if is_first_rank():
+            print("the run was stopped: ranks that are started anew in its place leave too", file=sys.stderr)
+        return PREEMPTED
     if stop is not None and config.run.time_limit_minutes is not None:
         stop.limit(config.run.time_limit_minutes)
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.

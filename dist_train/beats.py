@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from dist_train.process import state_and_start
+
 Phase = Literal["start", "evaluate", "save", "data", "forward", "backward", "update", "end"]
 """What a rank is about, in the order in which a step passes through them.
 
@@ -55,7 +57,7 @@ class Origin:
     @classmethod
     def here(cls, place: Place, attempt: int, next_command: str) -> "Origin":
         pid = os.getpid()
-        stat = _stat(pid)
+        stat = state_and_start(pid)
         started = stat[1] if stat else 0
         return cls(place.rank, place.size, socket.gethostname(), pid, started, attempt, next_command)
 
@@ -128,17 +130,8 @@ def process_state(pid: int, started: int) -> str:
         except ProcessLookupError:
             return "X"
         return "S"
-    stat = _stat(pid)
+    stat = state_and_start(pid)
     return "X" if stat is None or stat[1] != started or stat[0] == "Z" else stat[0]
-
-
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State and time of start of a process; None when there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return fields[0], int(fields[19])
 
 
 def _mapped(path: Path, content: bytearray) -> mmap.mmap:

@@ -8,7 +8,7 @@ evaluates a run's checkpoint; under torchrun the ranks share the work.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dist_train.choices import Choices, apply_to_process
 from dist_train.config import Data
 from dist_train.console import log_to_terminal
 from dist_train.data import Dataset, Samples, open_dataset
-from dist_train.data.batches import eval_batches
+from dist_train.data.batches import EvalBatch, eval_batches
 from dist_train.entry import Parser, first_rank_speaks, leave, run_guarded
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
@@ -88,7 +88,7 @@ def evaluate(
 
     Args:
         stop: whether this process is asked to stop.
-        mark: called before each batch, to show that the evaluation goes on.
+        mark: called at each batch, to show that the evaluation goes on.
 
     Raises:
         StopRequested: on every rank, if one was asked to stop meanwhile.
@@ -98,16 +98,17 @@ def evaluate(
     stops = torch.zeros((), dtype=torch.int64, device=world.device)
     losses = torch.zeros(len(samples), dtype=torch.float64, device=world.device)
     network.eval()
-    for batch in eval_batches(samples, dataset, config, world, choices.memory_format):
-        mark()
-        if stop and stop.reason:
-            stops += 1
-            break
-        logits = _logits(network, batch.pictures, choices, world)
-        losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
-        right = batch.labels[logits.argmax(dim=1) == batch.labels]
-        correct += torch.bincount(right, minlength=classes)
-        count += torch.bincount(batch.labels, minlength=classes)
+    batches = eval_batches(samples, dataset, config, world, choices.memory_format)
+    try:
+        for batch in _awaited(batches, stop or Stop()):
+            mark()
+            logits = _logits(network, batch.pictures, choices, world)
+            losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
+            right = batch.labels[logits.argmax(dim=1) == batch.labels]
+            correct += torch.bincount(right, minlength=classes)
+            count += torch.bincount(batch.labels, minlength=classes)
+    except StopRequested:
+        stops += 1  # the others learn it below
     network.train()
     for tensor in (stops, correct, count, losses):
         world.sum_(tensor)
@@ -115,6 +116,16 @@ def evaluate(
         raise StopRequested
     loss = losses.sum().item() / len(samples)
     return Evaluation(samples.split, loss, tuple(correct.tolist()), tuple(count.tolist()), dataset.classes)
+
+
+def _awaited(batches: Iterator[EvalBatch], stop: Stop) -> Iterator[EvalBatch]:
+    """The batches; raises StopRequested if this process is asked to stop, also while it waits for one."""
+    while True:
+        with stop.waiting():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 @torch.no_grad()

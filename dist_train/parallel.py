@@ -60,9 +60,11 @@ class Alone:
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
         self._note = self._yes_no[0].expand(3)
-        self._own_loss: Tensor | None = None
+        self._own_losses: list[Tensor] = []
         self._flats: list[Tensor] = []
         self._unused: list[nn.Parameter] = []
+        self._all_buffers = list(network.buffers())
+        self._before = [buffer.clone() for buffer in self._all_buffers]
 
     def begin(self, *, stop: bool, void: bool) -> None:
         """Before the first backward pass of a step: what this rank has to say to the others."""
@@ -73,6 +75,7 @@ class Alone:
         self._say(stop, void)
 
     def _say(self, stop: bool, void: bool) -> None:
+        self._own_losses = []
         self._note = torch.stack((self._yes_no[0], self._yes_no[stop], self._yes_no[void]))
 
     def shard(self, counts: bool) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -85,14 +88,23 @@ class Alone:
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
         """The loss [], whose value has been added to the note if it `counts`."""
-        self._own_loss = loss.detach()
+        self._own_losses.append(loss.detach())
         if counts:
-            self._note[LOSS] += self._own_loss
+            self._note[LOSS] += self._own_losses[-1]
         return loss
 
     def is_own_loss_finite(self) -> bool:
-        """Whether the loss of this rank's last backward pass was a number."""
-        return self._own_loss is None or bool(self._own_loss.isfinite())
+        """Whether the losses of all of this rank's backward passes in the last step were numbers."""
+        return all(bool(loss.isfinite()) for loss in self._own_losses)
+
+    def undo(self) -> None:
+        """Give the buffers back what they held before the step: nobody makes it, and its forward passes don't count."""
+        for buffer, before in zip(self._all_buffers, self._before, strict=True):
+            buffer.copy_(before)
+
+    def _keep_buffers(self) -> None:
+        if self._before:
+            torch._foreach_copy_(self._before, self._all_buffers)
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
@@ -142,12 +154,15 @@ class Average(Alone):
         with_rider = _WithRider(model, world.device)
         self._rider = with_rider.rider
         self._ddp = DistributedDataParallel(with_rider, **options)
+        self._may_be_void = world.device.type == "cpu"  # elsewhere the note is read after the step has been made
         super().__init__(self._ddp, network, world)
-        self._settle_buckets(pictures)
+        self._settle_buckets(pictures, world)
 
     def begin(self, *, stop: bool, void: bool) -> None:
         for weight in (*self._weights, self._rider):
             weight.grad = None
+        if self._may_be_void:
+            self._keep_buffers()
         self._say(stop, void)
 
     def backward_pass(self, last: bool) -> AbstractContextManager[Any]:
@@ -164,7 +179,7 @@ class Average(Alone):
             self._flats = _joined([weight.grad for weight in self._weights if weight.grad is not None])
         return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
 
-    def _settle_buckets(self, pictures: Tensor) -> None:
+    def _settle_buckets(self, pictures: Tensor, world: World) -> None:
         """Let DDP sort its buckets before the first step, by passes whose effects are undone.
 
         DDP sorts them after its first backward pass, by the order in which gradients became ready. With three or more
@@ -175,7 +190,8 @@ class Average(Alone):
         for _ in range(2):  # the sorting happens at the start of the second
             self.begin(stop=False, void=False)
             self.noted(self.model(pictures).sum(), counts=True).backward()  # type: ignore[no-untyped-call]
-            self._check_all_used()
+            with world.agreement():  # all ranks find the same, and one is to say it
+                self._check_all_used()
         for buffer, before in zip(self._network.buffers(), buffers, strict=True):
             buffer.copy_(before)
         self.begin(stop=False, void=False)
@@ -229,7 +245,6 @@ class Tree(Alone):
         super().__init__(model, network, world)
         self._world = world
         self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        self._counters = [buffer for buffer in network.buffers() if not buffer.is_floating_point()]
         tensors = [*self._weights, *self._buffers]
         # One tensor: gradients, buffers, the note, and the number of shards that have samples.
         self._flat = torch.zeros(
@@ -239,22 +254,20 @@ class Tree(Alone):
         self._gradients, self._statistics = views[: len(self._weights)], views[len(self._weights) :]
         self._tail = self._flat[-4:]
         self._flats = [self._flat[: sum(weight.numel() for weight in self._weights)]]
-        self._before: list[Tensor] = []
         self._said = (False, False)
         self._sums: list[tuple[int, Tensor]] = []
 
     def begin(self, *, stop: bool, void: bool) -> None:
-        self._sums = []
+        self._own_losses, self._sums = [], []
         self._said = (stop, void)
-        self._before = [buffer.clone() for buffer in (*self._buffers, *self._counters)]
+        self._keep_buffers()
         for weight, gradient in zip(self._weights, self._gradients, strict=True):
             weight.grad = gradient
 
     @contextmanager
     def shard(self, counts: bool) -> Iterator[None]:
         self._flat.zero_()
-        for buffer, before in zip((*self._buffers, *self._counters), self._before, strict=True):
-            buffer.copy_(before)
+        self.undo()  # each shard starts from the buffers before the step
         yield
         if counts:
             self._tail[3] = 1
@@ -263,9 +276,9 @@ class Tree(Alone):
         self._add(self._flat.clone())
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
-        self._own_loss = loss.detach()
+        self._own_losses.append(loss.detach())
         if counts:
-            self._tail[LOSS] += self._own_loss
+            self._tail[LOSS] += self._own_losses[-1]
         return loss
 
     def finish(self) -> Tensor:

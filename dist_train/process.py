@@ -3,7 +3,9 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -23,3 +25,23 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def launcher() -> str | None:
+    """The launcher that has started this rank, under a name of its own; None where there is none.
+
+    Ranks that it starts anew in place find the same name.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    stat = state_and_start(os.getppid())
+    return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {stat[1] if stat else 0}"
+
+
+def state_and_start(pid: int) -> tuple[str, int] | None:
+    """State of a process, a letter of /proc, and its start in clock ticks after boot; None where /proc has it not."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[19])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dist_train.errors import ConfigError
+from dist_train.process import launcher
 
 PATIENCE = 2.0  # seconds; a killed run's lock is free when the last worker of its loader has gone too
 State = Literal["running", "done", "preempted", "failed"]
@@ -202,7 +203,8 @@ class RunDir:
             "epoch": epoch,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             **self._signature(),
-            "restarts": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+            "launcher": launcher(),
+            "restarts": _restarts(),
             "resumable": resumable,
             **more,
         }
@@ -223,6 +225,19 @@ class RunDir:
         if status and is_here and status.get("state") == "running" and self._is_held() is False:
             return {**status, "state": "dead"}
         return status
+
+    def was_stopped_before_restart(self) -> bool:
+        """Whether the launcher of this rank starts ranks anew that were asked to stop, as torchrun does.
+
+        It takes their exit code for a failure. Known only where the run's directory is.
+        """
+        status = _read_object(self.status) if _restarts() else None
+        return status is not None and status.get("state") == "preempted" and status.get("launcher") == launcher()
+
+
+def _restarts() -> int:
+    """How often this rank's launcher has started its ranks anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def job_id() -> str | None:

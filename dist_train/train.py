@@ -130,6 +130,7 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
                     training.scaled(noted).backward(weight)  # type: ignore[no-untyped-call]
     note = reduction.finish()
     if note.device.type == "cpu" and note[VOIDS]:
+        reduction.undo()
         return None
     mark("update", batch.step)
     training.update()
@@ -223,6 +224,8 @@ class _Run:
             with self.stop.waiting():
                 return next(batches)
         except StopRequested:
+            if self.world.size == 1:
+                raise
             return batches.stand_in(self.training.step)
 
     def _learn(self, facts: Iterable[Fact]) -> bool:
@@ -238,7 +241,9 @@ class _Run:
         return stops > 0
 
     def _non_finite(self, fact: Fact) -> NonFiniteError:
-        is_own = self.world.device.type == "cuda" or not self.training.reduction.is_own_loss_finite()
+        # Of a gradient alone nobody knows whose it was, and on a GPU the newest losses are of a later step.
+        is_anyones = isfinite(fact.loss_sum) or self.world.device.type == "cuda"
+        is_own = is_anyones or not self.training.reduction.is_own_loss_finite()
         norm = "not measured (log.ledger is false)" if fact.grad_norm is None else fact.grad_norm
         return NonFiniteError(
             f"the loss of step {fact.step} is {fact.loss_sum / len(fact.samples)}, the gradient norm {norm}, at the "

@@ -1,13 +1,14 @@
 """The state of a training: how a batch is cut and weighted, and what a checkpoint holds."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dist_train import resume
+from dist_train import parallel, resume
 from dist_train.checkpoint import NEEDED
 from dist_train.choices import choose
 from dist_train.config import Config
@@ -29,9 +30,9 @@ def configured(tmp_path: Path, *overrides: str) -> Config:
     return load_config(path, ["optim.lr=0.1", *overrides])
 
 
-def started(config: Config, world: World | None = None) -> Training:
+def started(config: Config, world: World | None = None, network: nn.Module | None = None) -> Training:
     world = world or World()
-    network = build_model(config.model, SHAPE, 4, config.run.seed)
+    network = network or build_model(config.model, SHAPE, 4, config.run.seed)
     return Training(config, network, choose(config.train, config.distributed, world, network, None), world)
 
 
@@ -78,6 +79,30 @@ def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
     train_step(third, batch(4, count=10))
     for one, other in zip(gradients(alone), gradients(third), strict=True):
         torch.testing.assert_close(other, one * 4 * 3 / 10, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", [parallel.Alone, parallel.Tree])
+def test_a_step_that_nobody_makes_changes_nothing(tmp_path: Path, reduction: type[parallel.Alone]) -> None:
+    """Its forward pass has run by then, on a stand-in or on pictures that the next start sees again."""
+    training = started(configured(tmp_path), network=nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(144, 4)))
+    training.reduction = reduction(training.network, training.network, training.world)
+    train_step(training, batch(8))
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    assert train_step(training, replace(batch(6), void=True)) is None
+    assert [
+        name for name, tensor in training.network.state_dict().items() if not torch.equal(tensor, before[name])
+    ] == []
+
+
+@pytest.mark.parametrize("reduction", [parallel.Alone, parallel.Tree])
+def test_a_loss_that_is_no_number_is_found_in_any_pass(tmp_path: Path, reduction: type[parallel.Alone]) -> None:
+    training = started(configured(tmp_path, "train.micro_batch=4"))
+    training.reduction = reduction(training.network, training.network, training.world)
+    spoiled = batch(8)
+    spoiled.shards[0].pictures[0] = torch.nan
+    for each, is_finite in ((batch(8), True), (spoiled, False)):
+        train_step(training, each)
+        assert training.reduction.is_own_loss_finite() is is_finite
 
 
 def test_a_stand_in_weighs_nothing(tmp_path: Path) -> None:

@@ -156,6 +156,11 @@ def stop_often(runs: Runs, times: int, tally: Tally) -> None:
         if stop_once(path, runs, draw, tally) == 0:
             _assert_undisturbed(path, runs, tally)
             path = runs.new()
+    if path.exists():
+        _finish(path, runs, tally)
+
+
+def _finish(path: Path, runs: Runs, tally: Tally) -> None:
     with Run(path, runs.cache, "bitwise", Start(1)) as run:
         assert run.end() == 0, run.errors()
     _assert_undisturbed(path, runs, tally)

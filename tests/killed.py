@@ -133,7 +133,7 @@ class Run:
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
             )
 
     def __enter__(self) -> Self:
@@ -153,7 +153,7 @@ class Run:
         try:
             return self.process.wait(HANG)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"it still runs after {HANG} s\n{self.errors()}") from None
+            raise self._hang() from None
 
     def wait_for(self, condition: Callable[[], object]) -> bool:
         """Wait until it holds; False where the run has ended before."""
@@ -161,9 +161,20 @@ class Run:
         while not condition():
             if self.process.poll() is not None:
                 return False
-            assert time.monotonic() < deadline, f"still not after {HANG} s\n{self.errors()}"
+            if time.monotonic() > deadline:
+                raise self._hang()
             time.sleep(LOOK)
         return True
+
+    def _hang(self) -> AssertionError:
+        """What to say of a run that goes on for too long: where each rank is, with the stacks that SIGABRT prints."""
+        beats = {rank: (beat.phase, beat.step) for rank, beat in read_beats(self.directory / "diagnostics").items()}
+        ranks = sorted(self._ranks())
+        for pid in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+            time.sleep(0.2)  # one stack after the other
+        return AssertionError(f"{self.start}: after {HANG} s ranks {ranks} are at {beats}\n{self.errors()}")
 
     def suffer(self, kill: Kill, tally: Tally) -> bool:
         """Wait for the moment and kill; says whether there was something to kill."""
@@ -235,7 +246,8 @@ def newest(run: Path) -> int:
 
 def half_written(run: Path) -> list[str]:
     """Names of checkpoints that are being written or removed, or were when a kill came."""
-    return [path.name for path in (run / "checkpoints").glob(".step_*")]
+    places = [path for path in (run / "checkpoints").glob("*step_*") if path.is_dir()]
+    return [path.name for path in places if path.name.startswith(".") or not (path / "manifest.json").exists()]
 
 
 def assert_all_whole(run: Path, at_least: int) -> None:

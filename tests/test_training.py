@@ -81,11 +81,10 @@ def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(other, one * 4 * 3 / 10, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("reduction", [parallel.Alone, parallel.Tree])
-def test_a_step_that_nobody_makes_changes_nothing(tmp_path: Path, reduction: type[parallel.Alone]) -> None:
+def test_a_step_that_nobody_makes_changes_nothing(tmp_path: Path) -> None:
     """Its forward pass has run by then, on a stand-in or on pictures that the next start sees again."""
     training = started(configured(tmp_path), network=nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(144, 4)))
-    training.reduction = reduction(training.network, training.network, training.world)
+    training.reduction = parallel.Tree(training.network, training.network, training.world)
     train_step(training, batch(8))
     before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
     assert train_step(training, replace(batch(6), void=True)) is None

@@ -22,7 +22,8 @@ from typing import Any, Self
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: stopped, and the same command goes on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
-_GO_AWAY = b"\0"  # no signal has this number
+_GO_ON = b"\0"  # no signal has this number
+_PAUSE = 0.02  # seconds in which a handler runs
 
 
 class StopRequested(Exception):  # noqa: N818 (nothing went wrong)
@@ -46,6 +47,7 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._watch: threading.Thread | None = None
+        self._has_begun = threading.Event()
 
     @classmethod
     def install(cls) -> Self:
@@ -54,7 +56,9 @@ class Stop:
         reader, writer = stop._wakeup = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        stop._watch = threading.Thread(target=stop._leave_early, args=(reader,), name="stop", daemon=True)
+        stop._watch = threading.Thread(
+            target=stop._listen, args=(reader, threading.get_ident()), name="stop", daemon=True
+        )
         stop._watch.start()
         stop._before = {each: signal.signal(each, stop._note) for each in SIGNALS}
         _installed.append(stop)
@@ -72,15 +76,9 @@ class Stop:
         A signal that came before ends the process here. Ranks have to call this together, or one that is in its
         first step waits for one that has left.
         """
-        if self._watch is None or self._wakeup is None:
-            return
-        reader, writer = self._wakeup
-        signal.set_wakeup_fd(-1)
-        writer.send(_GO_AWAY)
-        self._watch.join()
-        reader.close()
-        writer.close()
-        self._watch = self._wakeup = None
+        if self._wakeup is not None and not self._has_begun.is_set():
+            self._wakeup[1].send(_GO_ON)
+            self._has_begun.wait()
 
     def waiting(self) -> "_Waiting":
         """A region in which a stop raises `StopRequested`; at once if it was asked for before.
@@ -96,15 +94,27 @@ class Stop:
         """Leave the signals to whom they belonged before; may be called again."""
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            self.begun()
+            self._end_watch()  # before the handlers: what it sends would find none
             self._restore()
             _installed.remove(self)
-        self.begun()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _end_watch(self) -> None:
+        if self._watch is None or self._wakeup is None:
+            return
+        reader, writer = self._wakeup
+        signal.set_wakeup_fd(-1)
+        writer.send(_GO_ON)
+        self._watch.join()
+        reader.close()
+        writer.close()
+        self._watch = self._wakeup = None
 
     def _restore(self) -> None:
         for each, handler in self._before.items():
@@ -117,16 +127,34 @@ class Stop:
             signal.default_int_handler(number, frame)
         if number == signal.SIGINT:
             self._interrupted = True
-            if self._watch is None:
+            if self._has_begun.is_set():
                 _say("interrupted: this step is finished and saved; once more ends at once\n")
         self.reason = self.reason or _name(number)
         if self._is_waiting:
             self._is_waiting = False
             raise StopRequested(self.reason)
 
+    def _listen(self, reader: socket.socket, main: int) -> None:
+        """What the thread does: sleep until a signal writes its number."""
+        self._leave_early(reader)
+        self._has_begun.set()
+        while (came := reader.recv(1)) != _GO_ON:
+            if came and came[0] in SIGNALS:
+                self._wake(main)
+
+    def _wake(self, main: int) -> None:
+        """See to it that the main thread runs its handler, if it waits.
+
+        Of two signals that come together another thread may take both from the system, and the main one, which alone
+        runs handlers, would sleep on. What is sent to it by name, it takes itself.
+        """
+        while self._is_waiting:
+            signal.pthread_kill(main, signal.SIGTERM)
+            time.sleep(_PAUSE)
+
     def _leave_early(self, reader: socket.socket) -> None:
-        """What the thread does: sleep until a signal writes its number, and end the process."""
-        while (came := reader.recv(1)) != _GO_AWAY:
+        """End the process at a signal that comes before the first step."""
+        while (came := reader.recv(1)) != _GO_ON:
             if came and came[0] in SIGNALS:
                 try:
                     _say(f"stopped by {_name(came[0])} before the first step; the same command starts again\n")

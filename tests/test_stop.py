@@ -28,6 +28,11 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
+def send_both() -> None:
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        send(number)
+
+
 class TestTheFlag:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
     def test_a_signal_is_only_noted(self, stop: Stop, number: signal.Signals) -> None:
@@ -145,6 +150,27 @@ class TestWaiting:
         with pytest.raises(StopRequested, match="SIGUSR1"), stop.waiting():
             pytest.fail("it waits")
         send(signal.SIGTERM)
+
+    def test_signals_that_another_thread_takes_end_it(self) -> None:
+        """Of two at once Linux may hand both to the thread that sends them, and the main one sleeps on."""
+        for _ in range(15):
+            with Stop.install() as stop:
+                stop.begun()
+                sender = threading.Timer(0.02, send_both)
+                sender.start()
+                since = time.monotonic()
+                with pytest.raises(StopRequested), stop.waiting():
+                    time.sleep(10)
+                assert time.monotonic() - since < 10
+                sender.join()
+
+    def test_other_signals_do_not_end_it(self, stop: Stop) -> None:
+        before = signal.signal(signal.SIGCHLD, lambda *_: None)
+        with stop.waiting():
+            send(signal.SIGCHLD)
+            time.sleep(0.2)
+        signal.signal(signal.SIGCHLD, before)
+        assert stop.reason is None
 
     def test_without_a_signal_it_is_nothing(self, stop: Stop) -> None:
         with stop.waiting():

@@ -108,11 +108,13 @@ def whole(runs: Runs) -> Callable[[int], Path]:
 
 # Each start of the run is stopped: where, by which signals, of which of two ranks, and after which step.
 STOPS: list[tuple[dict[str, Any], int]] = [
-    ({"at": "step", "step": 0, "rank": 1, "signals": ["SIGUSR1"]}, 1),
-    ({"at": "step", "step": 1, "rank": 0, "signals": ["SIGUSR2"]}, 2),
-    ({"at": "data", "step": 1, "rank": 1, "signals": ["SIGTERM"]}, 3),
-    ({"at": "data of an evaluation", "rank": 1, "signals": ["SIGUSR2", "SIGTERM"]}, 4),
+    ({"at": "data", "step": 1, "rank": 1, "signals": ["SIGTERM"]}, 1),
+    ({"at": "data of an evaluation", "rank": 1, "signals": ["SIGUSR2"]}, 4),
     ({"at": "evaluation", "step": 5, "rank": 0, "signals": ["SIGTERM"]}, 8),
+]
+OF_TWO: list[tuple[dict[str, Any], int]] = [
+    ({"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}, 2),
+    ({"at": "step", "step": 2, "rank": 0, "signals": ["SIGUSR2"]}, 3),
 ]
 
 
@@ -121,7 +123,7 @@ def test_a_run_that_is_stopped_at_every_moment_ends_as_an_undisturbed_one(
     runs: Runs, whole: Callable[[int], Path], ranks: int
 ) -> None:
     name = f"stopped-{ranks}"
-    for trouble, step in STOPS:
+    for trouble, step in [*STOPS[:1], *(OF_TWO if ranks > 1 else []), *STOPS[1:]]:
         done = runs.start(ranks, name, **{**trouble, "rank": trouble["rank"] % ranks})
         assert done.returncode == PREEMPTED, (trouble, done.stdout, done.stderr)
         assert state(runs[name]) == ("preempted", True, step), trouble
@@ -199,7 +201,6 @@ def test_a_launcher_that_starts_stopped_ranks_anew_does_not_train_on(runs: Runs,
     assert done.returncode == 1
     assert state(runs["anew"]) == ("preempted", True, 2)
     assert status(runs["anew"])["attempt"] == 1
-    assert done.stderr.count("the run was stopped: ranks that are started anew in its place leave too") == 2
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,8 @@ class Gate:
     """Holds ranks back until all of them are forked; a context manager around the forks.
 
     A rank that connects to the store keeps the store's thread in the agent busy, and a rank that is forked in that
-    very moment may inherit a lock which nobody in it will ever open. Seen in one of some 400 starts under load: a rank
-    hung in its connect to the store, and the others waited for it.
+    very moment may inherit a lock of the C library that nobody in it will ever open. Seen in one of some 400 starts
+    under load: a rank hung in its connect to the store, and the others waited for it.
     """
 
     def __enter__(self) -> None:

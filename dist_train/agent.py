@@ -106,12 +106,13 @@ class Agent(LocalElasticAgent):
     """
 
     def __init__(self, ranks: int, max_restarts: int, arguments: tuple[str, ...]) -> None:
+        self._gate = Gate()
         spec = WorkerSpec(
             role="rank",
             local_world_size=ranks,
             rdzv_handler=Loopback(),
             entrypoint=_rank,
-            args=(os.getpid(), arguments),
+            args=(os.getpid(), self._gate, arguments),
             max_restarts=max_restarts,
             monitor_interval=POLL,
         )
@@ -127,7 +128,8 @@ class Agent(LocalElasticAgent):
         """Fork the ranks, which inherit that signals are blocked until they listen to them."""
         self.exit_code = 0
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-        pids: dict[int, Any] = super()._start_workers(worker_group)
+        with self._gate:
+            pids: dict[int, Any] = super()._start_workers(worker_group)
         for worker in worker_group.workers:
             worker.id = pids[worker.local_rank]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
@@ -193,6 +195,28 @@ class Agent(LocalElasticAgent):
         return [worker.id for worker in self._worker_group.workers if worker.id is not None]
 
 
+class Gate:
+    """Holds ranks back until all of them are forked; a context manager around the forks.
+
+    A rank that connects to the store keeps the store's thread in the agent busy, and a rank that is forked in that
+    very moment may inherit a lock of the C library that nobody in it will ever open. Seen in one of some 400 starts
+    under load: a rank hung in its connect to the store, and the others waited for it.
+    """
+
+    def __enter__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._writer)
+        os.close(self._reader)
+
+    def wait(self) -> None:
+        """In a rank: wait until the agent, and every rank so far, has closed its end for writing."""
+        os.close(self._writer)
+        os.read(self._reader, 1)
+        os.close(self._reader)
+
+
 class Loopback(RendezvousHandler):
     """One agent that meets nobody, and a store for its ranks that only this machine can reach.
 
@@ -226,10 +250,11 @@ class Loopback(RendezvousHandler):
         return True
 
 
-def _rank(agent: int, arguments: tuple[str, ...]) -> NoReturn:
+def _rank(agent: int, gate: Gate, arguments: tuple[str, ...]) -> NoReturn:
     """What a forked rank does. It leads a session of its own: Ctrl-C is for the agent, which passes it on once."""
     die_with_parent(agent)
     os.setsid()
+    gate.wait()
     stop = Stop.install()
     for each in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(each, signal.SIG_DFL)

@@ -71,7 +71,14 @@ def _command(options: argparse.Namespace, world: "World") -> str:
     settings = shlex.join([options.config, *options.overrides])
     if world.size != world.local_size:
         return f"torchrun ... -m dist_train {settings} (as before, on each host)"
-    return f"dist-train train {settings}" + (f" --nproc {world.size}" if world.backend else "")
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    return " ".join(
+        [
+            f"dist-train train {settings}",
+            *([f"--nproc {world.size}"] if world.backend else []),
+            *([f"--max-restarts {restarts}"] if restarts != "0" else []),
+        ]
+    )
 
 
 def start(arguments: Sequence[str] | None = None) -> NoReturn:

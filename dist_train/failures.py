@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dist_train.beats import Beat
-from dist_train.errors import DataError, NonFiniteError, UserError
+from dist_train.errors import DataError, NonFiniteError, SaveError, UserError
 from dist_train.rundir import write_whole
 from dist_train.stop import StopRequested
 
@@ -57,7 +57,8 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, beat: Beat) -> "Failure":
-        whole = "".join(traceback.format_exception(error))
+        # A SaveError says all that there is to say: it is the disk's fault, and no line of the program's.
+        whole = "" if isinstance(error, SaveError) else "".join(traceback.format_exception(error))
         overrides = error.overrides if isinstance(error, NonFiniteError) else ""
         return cls.at(beat, kind_of(error, beat.phase), one_line(error), whole, overrides)
 

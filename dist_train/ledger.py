@@ -12,6 +12,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dist_train.lines import Lines
 
 Line = dict[str, Any]
 _BLOCK = 64
+_HEXADECIMAL = re.compile(r"[0-9a-f]*")
 _FIELDS = {"step", "samples", "loss", "grad_norm", "lr"}
 # What differs first, in the order in which a step computes it.
 PHASES = {"samples": "data", "loss": "forward", "grad_norm": "reduction", "lr": "update", "weights": "update"}
@@ -102,7 +104,18 @@ def _line(text: str) -> Line | None:
         line = json.loads(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and set(line) >= _FIELDS and type(line["step"]) is int else None
+    return line if isinstance(line, dict) and set(line) >= _FIELDS and _is_whole(line) else None
+
+
+def _is_whole(line: Line) -> bool:
+    texts = [line["samples"], line["loss"], line.get("weights", ""), line["grad_norm"] or ""]
+    return (
+        type(line["step"]) is int
+        and type(line["lr"]) in (int, float)
+        and all(isinstance(text, str) and _HEXADECIMAL.fullmatch(text) for text in texts)
+        and all(len(text) == 16 for text in texts[:2])
+        and len(texts[3]) in (0, 16)
+    )
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """How a run has ended, told from what lies in its directory."""
 
-import json
 import socket
 from pathlib import Path
 from typing import Any
 
 from dist_train.beats import read_beats
 from dist_train.errors import ConfigError
+from dist_train.rundir import RunDir
 from dist_train.verdict import Scene, Verdict, first_failure, judge_lost, newest_checkpoint, read_verdict
 
 
@@ -31,10 +31,11 @@ def postmortem(run: Path) -> tuple[str, int]:
 
 
 def _status(run: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run / "status.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{run}: is no run: it has no status.json; give a directory below runs/") from error
+    status = RunDir(run).read_status()
+    needed = {"state": str, "step": int, "host": str, "pid": int, "updated": str}
+    if status is None or any(not isinstance(status.get(name), kind) for name, kind in needed.items()):
+        raise ConfigError(f"{run}: is no run: it has no whole status.json; give a directory below runs/")
+    return {**status, "state": "running" if status["state"] == "dead" else status["state"]}
 
 
 def _is_elsewhere(status: dict[str, Any]) -> bool:

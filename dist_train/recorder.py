@@ -30,8 +30,12 @@ def unmarked(phase: Phase, step: int) -> None:
 class Recorder:
     """Notes where this rank is."""
 
-    def __init__(self, run: Path, beats: BeatFile) -> None:
-        self._directory, self._beats = run / "diagnostics", beats
+    def __init__(self, run: Path, beats: BeatFile, watchdog: Watchdog) -> None:
+        self._directory, self._beats, self._watchdog = run / "diagnostics", beats, watchdog
+
+    def at_end(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, in a thread, before the watchdog ends the process because the run can't go on."""
+        self._watchdog.on_end = tell
 
     def mark(self, phase: Phase, step: int) -> None:
         """Note that the rank begins a phase, or goes on in it; `step` counts finished steps. Takes a microsecond."""
@@ -67,9 +71,10 @@ def open_recorder(
         StopRequested: the other ranks have gone because they were asked to stop, or this one is.
     """
     beats = BeatFile(run / "diagnostics", Origin.here(place, attempt, next_command))
-    recorder = Recorder(run, beats)
+    watchdog = Watchdog(run, beats, stall_minutes)
+    recorder = Recorder(run, beats, watchdog)
     try:
-        with Watchdog(run, beats, stall_minutes):
+        with watchdog:
             yield recorder
         beats.mark("end", beats.now().step)
     except BaseException as error:

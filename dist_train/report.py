@@ -57,6 +57,8 @@ class Report:
 
     def left_early(self) -> None: ...
 
+    def failed(self) -> None: ...
+
     def tested(self, step: int) -> dict[str, Any] | None: ...
 
     def nothing_left(self, test: dict[str, Any]) -> None: ...
@@ -137,6 +139,10 @@ class MainReport(Report):
 
     def saved(self) -> None:
         self.status("running", resumable=True)
+
+    def failed(self) -> None:
+        """The run can't go on, and the process is about to be ended; called from a thread of its own."""
+        self.status("failed", resumable=True)
 
     def left_early(self) -> None:
         """A stop before the first step; called from a thread of its own."""

@@ -96,6 +96,11 @@ def _newest_own(run: RunDir) -> Checkpoint | None:
         )
     for error in faults.values():
         _log.warning("%s. The checkpoint before it is used", error)
+    if found is None and any(Store(run.checkpoints).quarantined.glob("step_*")):
+        raise CheckpointError(
+            f"run.dir {run.path}: has only checkpoints that were set aside as damaged, in checkpoints/quarantine. Put "
+            "back a whole one, or start anew with run.resume=never, which moves the old run aside."
+        )
     return found
 
 

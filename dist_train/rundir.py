@@ -128,6 +128,8 @@ class RunDir:
     def _sign(self, descriptor: int) -> None:
         """Write down who holds the lock, in place: the lock belongs to the file, not to its name."""
         attempts = [known.get("attempt") for known in (_read_object(self.lock), _read_object(self.status)) if known]
+        judged = [path.stem.removeprefix("verdict_") for path in self.diagnostics.glob("verdict_*.json")]
+        attempts += [int(number) for number in judged if number.isdecimal()]
         self.attempt = 1 + max((attempt for attempt in attempts if isinstance(attempt, int)), default=0)
         text = json.dumps(self._signature()).encode() + b"\n"
         os.pwrite(descriptor, text, 0)

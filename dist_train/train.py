@@ -83,6 +83,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             report.moved_aside(aside)
         if files:
             report.resumed(resume.other_bits(files, config, choices, world))
+        recorder.at_end(report.failed)
         stop.on_early = lambda: _left_early(report, recorder)
         return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
 
@@ -247,7 +248,8 @@ class _Run:
         norm = "not measured (log.ledger is false)" if fact.grad_norm is None else fact.grad_norm
         return NonFiniteError(
             f"the loss of step {fact.step} is {fact.loss_sum / len(fact.samples)}, the gradient norm {norm}, at the "
-            f"learning rate {fact.lr:g}; samples {fact.samples.tolist()}",
+            f"learning rate {fact.lr:g}; samples {fact.samples.tolist()}. A smaller optim.lr or a train.max_grad_norm "
+            "may help",
             is_own,
         )
 

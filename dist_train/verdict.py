@@ -62,15 +62,22 @@ class Verdict:
             first = f"rank {self.rank}({self.world_size}) {place}"
         rows = [
             ("first failed", first),
-            ("where", f"{self.phase} of step {self.step}" if self.phase else ""),
+            ("where", self._where()),
             ("cause", f"{self.cause}: {self.error}"),
             *(("", line) for line in self._shown_frames()),
             ("victims", ", ".join(f"rank {rank}({self.world_size})" for rank in self.victims)),
-            ("diagnostics", str(_path(run))),
+            ("diagnostics", str(_path(run)) if _path(run).exists() else ""),
             ("next", f"{self.next_command}   ({self._goes_on()})" if self.next_command else ""),
         ]
         lines = [f"{name:<14} {text}".rstrip() for name, text in rows if text]
         return "\n".join([f"---- {run.name}: the run failed ----", *lines])
+
+    def _where(self) -> str:
+        """In the number that the ledger and the metrics have for the step: a step in progress is not finished."""
+        if self.phase is None or self.step is None:
+            return ""
+        is_between = self.phase in ("start", "evaluate", "save", "end")
+        return f"{self.phase} after step {self.step}" if is_between else f"{self.phase} of step {self.step + 1}"
 
     def _shown_frames(self) -> list[str]:
         """The end of the traceback where the error alone does not say enough."""
@@ -166,6 +173,9 @@ def first_failure(scene: Scene) -> Verdict | None:
         return None if own.is_silent else scene.verdict(own.kind, own.error, own, own.overrides)  # type: ignore[arg-type]
     if scene.dead:
         first = scene.dead[0]
+        if len(scene.dead) == scene.world_size > 1 and not scene.exit_codes:
+            error = "all ranks ended without a word, as when their launcher or their machine is killed"
+            return replace(scene.verdict("killed", error, first), victims=[])
         return scene.verdict("killed", _last_words(scene.exit_codes.get(first.origin.rank)), first)
     return None
 
@@ -241,13 +251,15 @@ def publish(run: Path, verdict: Verdict) -> bool:
 def read_verdict(run: Path) -> Verdict | None:
     """The newest verdict on a run; None where there is none."""
     try:
-        return Verdict(**json.loads(_path(run).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+        found = Verdict(**json.loads(_path(run).read_text(encoding="utf-8")))
+        found.screen(run)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # it was damaged
+    return found
 
 
 def newest_checkpoint(run: Path) -> int | None:
-    """Step of the newest checkpoint that is whole."""
+    """Step of the newest checkpoint that was written to its end."""
     steps = [path.parent.name.removeprefix("step_") for path in run.glob("checkpoints/step_*/manifest.json")]
     return max((int(step) for step in steps if step.isdecimal()), default=None)
 

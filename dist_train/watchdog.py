@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +32,8 @@ class Watchdog(threading.Thread):
         super().__init__(name="dist_train watchdog")
         self._run, self._directory = run, run / "diagnostics"
         self._beats, self._closing = beats, threading.Event()
+        self.on_end: Callable[[], None] | None = None
+        """Called before this thread ends the process."""
         self._stall = None if stall_minutes is None else 60 * stall_minutes
         self._poll = _LONGEST_POLL if self._stall is None else min(_LONGEST_POLL, self._stall / 10)
         self._marker = self._directory / f"stalled_{beats.origin.attempt}"
@@ -127,7 +130,11 @@ class Watchdog(threading.Thread):
     def _end(self, kind: Kind, reason: str, code: int) -> NoReturn:
         with suppress(OSError):
             Failure.at(self._beats.now(), kind, reason).write(self._directory)
-        os._exit(code)
+        try:
+            if self.on_end:
+                self.on_end()
+        finally:
+            os._exit(code)
 
 
 def _kill(beat: Beat) -> None:

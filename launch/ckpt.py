@@ -23,10 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dist_train.errors import CheckpointError
+    from dist_train.errors import CheckpointError, ConfigError
     from dist_train.rundir import RunDir
     from dist_train.store import Store
 
+    if options.keep_last and options.action != "prune":
+        raise ConfigError(f"--keep-last belongs to prune, not to {options.action}")
     directory = RunDir(options.run)
     store = Store(directory.checkpoints)
     if not store.steps():
@@ -44,7 +46,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _prune(store: "Store", keep_last: int) -> int:
+    from dist_train.errors import CheckpointError
+
     before = store.entries(verify=True)
+    if all(entry.fault for entry in before):
+        raise CheckpointError(
+            f"{store.directory}: none of the checkpoints is whole, and nothing was removed:\n"
+            + "".join(f"  {entry.fault}\n" for entry in before)
+            + "Put back whole ones, or start the run anew with run.resume=never, which moves it aside."
+        )
     for entry in before:
         if entry.fault:
             print(f"{entry.fault}; set aside as {store.quarantine(entry.step, entry.fault)}")

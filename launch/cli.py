@@ -22,7 +22,6 @@ exit codes:
   0    done
   1    failure, with a traceback
   2    something that you can mend, with a message
-  3    the doctor found something wrong
   4    the training became non-finite
   75   stopped from outside (a signal, the time limit); the same command goes on
   130  interrupted twice: ended at once

@@ -15,11 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from dist_train.errors import LedgerError
     from dist_train.ledger import compare, read
     from dist_train.rundir import RunDir
 
     runs = [RunDir(path) for path in (options.first, options.second)]
-    found = compare(read(runs[0].ledger), read(runs[1].ledger))
+    ledgers = [read(run.ledger) for run in runs]
+    for run, lines in zip(runs, ledgers, strict=True):
+        if not lines:
+            raise LedgerError(f"{run.ledger}: has no steps yet; they come in blocks, and with each checkpoint")
+    found = compare(ledgers[0], ledgers[1])
     names = f"{options.first} and {options.second}"
     if found.parting is None:
         print(f"{names} agree in all {found.steps} steps")

@@ -8,15 +8,17 @@ The settings are trained once undisturbed, then once a round, struck by a fault 
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launch.faults import FAULTS, Missed, step_reached
 from launch.started import Started
@@ -31,9 +33,10 @@ NEEDS_A_START = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate
 """Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
 SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
 """Variable that makes the pictures of one step of a start not a number (`dist_train.spoiled`)."""
-OWN = {"run.dir", "run.reproducible", "run.resume", "log.progress"}
+OWN = {"run.dir", "run.reproducible", "run.resume", "log.progress", "log.ledger"}
 """Settings that the drill gives to its runs itself."""
 SAME = {False: "same weights", True: "same samples and learning rates"}
+SHARDS = 8  # of a run under bitwise that says nothing else
 ANYWHERE = ("samples", "lr")
 """What the ledgers of two numbers of ranks have in common under `run.reproducible: elastic`."""
 
@@ -59,18 +62,18 @@ def run(options: argparse.Namespace) -> int:
     print(f"{options.rounds} rounds on {options.nproc} ranks in {drill.directory}, seed {options.seed}", flush=True)
     print(HEADING, flush=True)
     random = Random(options.seed)  # noqa: S311 (not for secrets)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end like Ctrl-C: what runs is ended first
     rounds: list[Round] = []
+    about = {name: getattr(options, name) for name in ("config", "overrides", "nproc", "faults", "seed")}
     try:
         for number in range(1, options.rounds + 1):
             rounds.append(drill.round(number, options.faults[(number - 1) % len(options.faults)], random))
             print(rounds[-1].row(), flush=True)
+            drill.write(about, rounds)
     except DrillError as error:
         print(error, file=sys.stderr)
         return 1
     passed = sum(ended.passed for ended in rounds)
-    about = {name: getattr(options, name) for name in ("config", "overrides", "nproc", "faults", "seed")}
-    result = {**about, "passed": passed, "failed": len(rounds) - passed, "rounds": [asdict(ended) for ended in rounds]}
-    (drill.directory / "drill.json").write_text(json.dumps(result, indent=2) + "\n")
     print(f"{passed} passed, {len(rounds) - passed} failed")
     return 0 if passed == len(rounds) else 1
 
@@ -152,19 +155,33 @@ class Drill:
         self._undisturbed: dict[str, tuple[Started, float]] = {}
 
     def clear(self) -> None:
-        """Remove an earlier drill.
+        """Remove an earlier drill, and keep others away until this process ends.
 
         Raises:
-            ConfigError: there is something else.
+            ConfigError: there is something else, or another drill.
         """
         from dist_train.errors import ConfigError
 
-        if self.directory.exists() and any(self.directory.iterdir()):
-            if not (self.directory / "drill.json").exists():
-                raise ConfigError(f"{self.directory}: holds files and no drill; move it away, or set another run.dir")
-            shutil.rmtree(self.directory)
+        there = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
+        if there and "drill.json" not in there:
+            raise ConfigError(f"{self.directory}: holds files and no drill; move it away, or set another run.dir")
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.directory / "drill.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{self.directory}: another drill runs there; wait, or set another run.dir") from error
+        for run in self.directory.iterdir():
+            if run.is_dir():
+                shutil.rmtree(run)
         (self.directory / "drill.json").write_text("{}\n")
+
+    def write(self, about: dict[str, Any], rounds: list[Round]) -> None:
+        """Write down the rounds so far."""
+        passed = sum(ended.passed for ended in rounds)
+        counts = {"passed": passed, "failed": len(rounds) - passed}
+        result = {**about, **counts, "rounds": [asdict(ended) for ended in rounds]}
+        (self.directory / "drill.json").write_text(json.dumps(result, indent=2) + "\n")
 
     def round(self, number: int, fault: str, random: Random) -> Round:
         """Strike a run with a fault at a random step, recover, and compare it with the undisturbed one.
@@ -184,7 +201,7 @@ class Drill:
             struck = self._run(f"round_{number:02}_{fault}_{tier}_{attempt}", tier, moment)
             began = time.monotonic()
             try:
-                reached = self._strike(struck, fault, random)
+                reached = self._strike(struck, fault, tier, random)
                 self._recover(struck, fault, random, tier)
             except Missed:  # a short run may be over before its moment
                 continue
@@ -216,19 +233,34 @@ class Drill:
         if tier not in self._undisturbed:
             run = self._run(f"undisturbed_{tier}", tier, moment=0)
             began = time.monotonic()
-            run.start(self.nproc)
-            if run.code() != 0:
-                raise DrillError(f"the undisturbed run ended with exit code {run.code()}:\n{run.output()}")
+            try:
+                run.start(self._nproc(tier))
+                if run.code() != 0:
+                    raise DrillError(f"the undisturbed run ended with exit code {run.code()}:\n{run.output()}")
+            finally:
+                run.end()
             self._undisturbed[tier] = (run, time.monotonic() - began)
         return self._undisturbed[tier]
 
     def _run(self, name: str, tier: str, moment: int) -> Started:
-        overrides = [*self.overrides, f"run.reproducible={tier}", "log.progress=off"]
+        overrides = [
+            *self.overrides,
+            f"run.reproducible={tier}",
+            "run.resume=auto",
+            "log.progress=off",
+            "log.ledger=true",
+        ]
         return Started(self.path, overrides, self.directory / name, moment)
 
-    def _strike(self, run: Started, fault: str, random: Random) -> int:
+    def _nproc(self, tier: str) -> int:
+        """Ranks of a first start: as many as were asked for, or as share the shards of the tier equally."""
+        if tier in ("elastic", self.config.run.reproducible):
+            return self.nproc
+        return max(size for size in range(1, self.nproc + 1) if SHARDS % size == 0)
+
+    def _strike(self, run: Started, fault: str, tier: str, random: Random) -> int:
         """Start a run and strike it; returns the steps it had finished."""
-        run.start(self.nproc, variables={SPOILED_STEP: str(run.moment)} if fault == "nan" else None)
+        run.start(self._nproc(tier), variables={SPOILED_STEP: str(run.moment)} if fault == "nan" else None)
         FAULTS[fault](run, random)
         return max(run.moment, step_reached(run))
 
@@ -238,14 +270,14 @@ class Drill:
         Raises:
             Missed: the run ended well and was never struck.
         """
-        code, nproc = run.code(), self.nproc
+        code, nproc = run.code(), self._nproc(tier)
         if code == 0 and fault in NEEDS_A_START:
             raise Missed
         while code != 0 and run.starts < TRIES:
             if fault == "resize":
                 nproc = random.choice(self._sizes(nproc, tier))
             # A user error here is a run whose only checkpoint was damaged: it refuses to start from zero unasked.
-            run.start(nproc, *(["run.resume=never"] if code == USER_ERROR else []))
+            run.start(nproc, resume="never" if code == USER_ERROR else "auto")
             code = run.code()
 
     def _sizes(self, nproc: int, tier: str) -> list[int]:
@@ -254,7 +286,7 @@ class Drill:
 
         has_gpus = resolved(AUTO, self.config.distributed, os.environ) is None
         most = self.nproc if has_gpus else max(4, self.nproc)
-        shards = self.config.distributed.shards or 8
+        shards = self.config.distributed.shards or SHARDS
         return [size for size in range(1, most + 1) if size != nproc and (tier == "elastic" or shards % size == 0)]
 
     def _verdict(self, run: Started, undisturbed: Started, fault: str, tier: str) -> str | None:

@@ -28,11 +28,11 @@ class Started:
     def pid(self) -> int:
         return self._process.pid
 
-    def start(self, nproc: int, *more: str, variables: dict[str, str] | None = None) -> None:
-        """Start it, or start it again; `more` are overrides of this start only."""
+    def start(self, nproc: int, resume: str = "auto", variables: dict[str, str] | None = None) -> None:
+        """Start it, or start it again; `resume`: its `run.resume`."""
         self.starts += 1
         self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
-            [*self._command, *more, "--nproc", str(nproc), "--max-restarts", "1"],
+            [*self._command, f"run.resume={resume}", "--nproc", str(nproc), "--max-restarts", "1"],
             env={**os.environ, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -40,7 +40,7 @@ class Started:
             text=True,
             errors="replace",
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,))
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 
     def is_over(self) -> bool:

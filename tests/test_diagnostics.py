@@ -286,12 +286,11 @@ def test_the_screen_of_a_failure(run: Path) -> None:
     assert scene.verdict("exception", failure.error, failure).screen(run).splitlines() == [
         "---- digits: the run failed ----",
         "first failed   rank 1(2) on host h, pid 123",
-        "where          forward of step 513",
+        "where          forward of step 514",
         "cause          exception: ValueError: bad thing",
         '                 File "a.py", line 1, in f',
         "                   g(bad)",
         "victims        rank 0(2)",
-        f"diagnostics    {run}/diagnostics/verdict.json",
         "next           the command   (goes on from step 500)",
     ]
 
@@ -392,8 +391,27 @@ def test_postmortem_of_a_run_whose_ranks_are_gone(run: Path) -> None:
     leave_status(run, "running", pid=GONE)
     text, code = postmortem(run)
     assert code == 1
-    assert "cause          killed: ended without a word" in text
+    assert "cause          killed: all ranks ended without a word, as when their launcher" in text
+    assert "victims" not in text
+    assert "verdict.json" not in text, "there is none"
     assert "next           the command" in text
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '"x"', '{"state": "running"}', "\0", '{"state": "done", "step": "5"}'])
+def test_postmortem_of_a_damaged_status_is_refused(run: Path, content: str) -> None:
+    (run / "status.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"no whole status\.json"):
+        postmortem(run)
+
+
+def test_a_damaged_verdict_is_none(run: Path) -> None:
+    leave_beats(run, beat(0, 1))
+    leave_failure(run, beat(0, 1), "exception")
+    found = judge(run)
+    assert found is not None
+    publish(run, found)
+    (run / "diagnostics" / "verdict.json").write_text(json.dumps({**found.to_dict(), "victims": None}))
+    assert read_verdict(run) is None
 
 
 def test_postmortem_repeats_the_verdict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -555,6 +573,7 @@ def test_a_run_ends_with_one_verdict(tmp_path: Path, torchrun: Torchrun, fault: 
     assert (found.rank, found.world_size, found.cause, found.victims) == (1, 2, cause, [0])
     assert (found.phase, found.step) == ("forward", 3)
     assert said in found.error
+    assert json.loads((tmp_path / "digits" / "status.json").read_text())["state"] == "failed"
 
 
 @pytest.mark.slow

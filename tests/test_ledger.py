@@ -110,3 +110,10 @@ def test_only_some_fields_are_compared_if_asked() -> None:
 def test_a_run_without_a_ledger_is_named(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"log\.ledger"):
         read(tmp_path / "ledger.jsonl")
+
+
+@pytest.mark.parametrize("change", [{"loss": "zz"}, {"loss": 5}, {"grad_norm": [1]}, {"lr": "0.1"}, {"step": 1.5}])
+def test_a_damaged_line_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    first, second = lines(2)
+    (tmp_path / "ledger.jsonl").write_text(json.dumps({**first, **change}) + "\n" + json.dumps(second) + "\n")
+    assert read(tmp_path / "ledger.jsonl") == [second]

@@ -105,3 +105,11 @@ def test_other_settings_are_a_refusal_and_no_damage(tmp_path: Path) -> None:
     save(config, run, 1, 2)
     with pytest.raises(CheckpointError, match=r"step_00000002: was trained with other settings"):
         resume.load(configured(tmp_path, "run.seed=7"), run, World())
+
+
+def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(tmp_path: Path) -> None:
+    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    save(config, run, 1)
+    Store(run.checkpoints).quarantine(1, "damaged")
+    with pytest.raises(CheckpointError, match=r"has only checkpoints that were set aside.*run\.resume=never"):
+        resume.load(config, run, World())

@@ -79,7 +79,7 @@ def open_recorder(
         beats.mark("end", beats.now().step)
     except BaseException as error:
         failure = Failure.of(error, beats.now())
-        if failure.kind == "victim" and (is_stopping() or _peers_left(run, attempt)):
+        if failure.kind == "victim" and _peers_left(run, attempt, is_stopping()):
             recorder.leave("asked to stop")
             raise StopRequested("the other ranks have left") from error
         _tell(run, error, failure)
@@ -88,10 +88,15 @@ def open_recorder(
         beats.close()
 
 
-def _peers_left(run: Path, attempt: int) -> bool:
-    """Whether the peers that this rank has lost were asked to stop."""
-    first = Scene.of(run, attempt).first_own
-    return first is not None and first.kind == "interrupted"
+def _peers_left(run: Path, attempt: int, is_stopping: bool) -> bool:
+    """Whether the peers that this rank has lost were asked to stop.
+
+    To be asked to stop is not enough: a launcher asks the ranks that are left when one has failed.
+    """
+    scene = Scene.of(run, attempt)
+    if scene.first_own is not None:
+        return scene.first_own.kind == "interrupted"
+    return is_stopping and not scene.dead
 
 
 def clear(run: Path) -> None:

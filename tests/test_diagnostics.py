@@ -508,6 +508,15 @@ def test_a_rank_that_was_asked_to_stop_takes_a_lost_peer_for_one_that_has_left(r
     assert read_verdict(run) is None
 
 
+def test_a_launcher_that_ends_what_a_dead_rank_has_left_asks_nobody_to_stop(run: Path) -> None:
+    leave_beats(run, beat(1, 2, pid=GONE))
+    with pytest.raises(RuntimeError), open_recorder(run, Place(0, 2), 1, 10, "the command", lambda: True):
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:9")
+    found = read_verdict(run)
+    assert found is not None
+    assert (found.rank, found.cause) == (1, "killed")
+
+
 @pytest.mark.parametrize("deed", ["hold", "stop"])
 def test_a_rank_that_cannot_run_is_judged_and_ended_by_its_peers(run: Path, start: Start, deed: str) -> None:
     waiting = [start(rank, 3, "wait") for rank in (0, 2)]

@@ -109,7 +109,10 @@ class World:
         to end by `entry.leave`, not by the interpreter's own way out.
         """
         if self.backend is not None and dist.is_initialized():
-            self.barrier()
+            try:
+                self.barrier()
+            except RuntimeError:
+                return  # a peer has gone: nobody is left to wait for, and this rank's work is done
             dist.destroy_process_group()
 
 

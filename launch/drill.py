@@ -246,7 +246,6 @@ class Drill:
         overrides = [
             *self.overrides,
             f"run.reproducible={tier}",
-            "run.resume=auto",
             "log.progress=off",
             "log.ledger=true",
         ]

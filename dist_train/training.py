@@ -68,7 +68,7 @@ class Training:
     def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
         if self.shards:
             return parallel.Tree(model, self.network, self.world)
-        if self.world.backend is None:
+        if self.world.size == 1:  # with a process group or without: the bits must not depend on how it was started
             return parallel.Alone(model, self.network, self.world)
         pictures = torch.zeros(samples, *shape, device=self.world.device)
         with self._autocast():

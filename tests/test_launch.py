@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.config import Distributed
+from dist_train.ledger import Comparison, compare, read
 from dist_train.stop import SIGNALS
 from launch import cli, train
 from tests.conftest import ROOT, Python
@@ -181,3 +182,15 @@ class TestWhatIsStarted:
         done = python("-m", "launch", "train", str(config), f"run.dir={run}", "--nproc", "1")
         assert done.returncode == 0, done.stderr
         assert (run / "checkpoints" / "latest" / "model.pt").exists()
+
+
+@pytest.mark.slow
+def test_one_rank_of_the_agent_trains_the_same_bits_as_a_process(tmp_path: Path, config: Path, python: Python) -> None:
+    """So that a run may go on either way."""
+    settings = ("train.max_steps=4", "train.max_grad_norm=0.1", "log.weights_every=1", "distributed.backend=gloo")
+    for name, options in (("process", []), ("agent", ["--max-restarts", "1"])):
+        command = ("-m", "launch", "train", str(config), *settings, f"run.dir={tmp_path / name}", "--nproc", "1")
+        done = python(*command, *options)
+        assert done.returncode == 0, done.stderr
+    process, agent = (read(tmp_path / name / "ledger.jsonl") for name in ("process", "agent"))
+    assert compare(process, agent) == Comparison(4, None)

@@ -40,10 +40,13 @@ _FIXED = (
 _IGNORED = ("run.name", "run.dir", "run.resume")
 
 
-def load(config: Config, run: RunDir, world: World) -> Files | None:
+def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files | None:
     """The content of the checkpoint to go on from, on every rank; None for a start at zero.
 
     Only rank 0 reads, so no disk has to be shared.
+
+    Args:
+        anew: leave an earlier run in the directory alone, and start at zero.
 
     Raises:
         CheckpointError: `run.resume` leads to no checkpoint, none is whole, or its settings can't be changed so.
@@ -51,7 +54,7 @@ def load(config: Config, run: RunDir, world: World) -> Files | None:
     contents: dict[str, bytes] = {}
     is_own = True
     with world.agreement():
-        source = _source(config, run) if world.is_main else None
+        source = _source(config, run) if world.is_main and not anew else None
         if source:
             contents = source.contents
             is_own = source.place.parent.resolve() == run.checkpoints.resolve()
@@ -67,7 +70,7 @@ def load(config: Config, run: RunDir, world: World) -> Files | None:
 
 def _source(config: Config, run: RunDir) -> Checkpoint | None:
     """The checkpoint to go on from. A run that has one of its own never goes back to where it was forked from."""
-    own = _newest_own(run) if config.run.resume != "never" else None
+    own = _newest_own(run)
     given = None if config.run.resume in ("auto", "never") else Path(config.run.resume)
     if own is None:
         return _given(given) if given else None

@@ -233,8 +233,17 @@ class RunDir:
 
         It takes their exit code for a failure. Known only where the run's directory is.
         """
+        status = self._status_of_earlier_ranks()
+        return status is not None and status.get("state") == "preempted"
+
+    def was_begun_before_restart(self) -> bool:
+        """Whether the launcher of this rank has started ranks before that have begun this run."""
+        return self._status_of_earlier_ranks() is not None
+
+    def _status_of_earlier_ranks(self) -> dict[str, Any] | None:
+        """What ranks have left that the launcher of this one has started before it, None where there are none."""
         status = _read_object(self.status) if _restarts() else None
-        return status is not None and status.get("state") == "preempted" and status.get("launcher") == launcher()
+        return status if status is not None and status.get("launcher") == launcher() else None
 
 
 def _restarts() -> int:

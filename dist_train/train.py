@@ -48,14 +48,16 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         SaveError: the last checkpoint could not be written.
     """
     stop = stop or Stop()
-    run, anew = RunDir(config.run.dir), config.run.resume == "never"
+    run = RunDir(config.run.dir)
+    # A rank in the place of a lost one goes on with what that one has begun anew.
+    anew = config.run.resume == "never" and not run.was_begun_before_restart()
     with world.agreement():
         _check_shards(config.shards, world)
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
             run.check_usable(anew)
-    files = resume.load(config, run, world)
+    files = resume.load(config, run, world, anew)
     with world.agreement():
         choices = choose(config.train, config.distributed, world, network, resume.choices(files), config.shards)
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"

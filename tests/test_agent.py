@@ -196,6 +196,17 @@ class TestARun:
             assert f"restart {number} of 2" in run.errors()
         assert not before & run.ranks()
 
+    def test_a_run_begun_anew_is_not_begun_anew_by_a_restart(self, start: Callable[..., Run]) -> None:
+        assert start().process.wait(60) == 0
+        run = start("--max-restarts", "1", "run.resume=never", *ENDLESS)
+        aside = run.directory.with_name("run.old-1")
+        run.wait_for(lambda: aside.exists() and (run.directory / "checkpoints" / "latest").exists())
+        os.kill(max(run.ranks()), signal.SIGKILL)
+        run.wait_for(lambda: json.loads((run.directory / "status.json").read_text())["restarts"] == 1)
+        assert json.loads((run.directory / "status.json").read_text())["started_step"] > 0
+        assert json.loads((aside / "status.json").read_text())["state"] == "done"
+        assert not run.directory.with_name("run.old-2").exists()
+
     def test_no_rank_outlives_its_agent(self, start: Callable[..., Run]) -> None:
         run = start(*ENDLESS)
         run.wait_for(lambda: run.steps() > 2)

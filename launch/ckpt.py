@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launch.arguments import number_from
+
 if TYPE_CHECKING:
     from dist_train.store import Entry, Store
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("ls", "verify", "prune"), help="what to do")
     parser.add_argument("run", metavar="RUN", type=Path, help="directory of a run, e.g. runs/digits")
-    parser.add_argument("--keep-last", type=_positive, metavar="N", help="prune: how many stay; default 1")
+    parser.add_argument("--keep-last", type=number_from(1), metavar="N", help="prune: how many stay; default 1")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,9 +72,3 @@ def _row(entry: "Entry", is_verified: bool) -> str:
     links = f"  {' '.join(entry.links)}" if entry.links else ""
     verdict = f"  {entry.fault or 'whole'}" if is_verified else ""
     return f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{verdict}"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
-    return int(text)

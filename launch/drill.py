@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from launch.arguments import AUTO, number_from
 from launch.faults import FAULTS, Missed, step_reached
 from launch.started import Started
 
@@ -44,11 +45,13 @@ ANYWHERE = ("samples", "lr")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
-    parser.add_argument("--nproc", type=_count, default=2, metavar="N", help="number of ranks; default 2")
+    parser.add_argument("--nproc", type=number_from(1), default=2, metavar="N", help="number of ranks; default 2")
     parser.add_argument(
         "--faults", type=_faults, default=list(FAULTS), metavar="A,B", help=f"of {', '.join(FAULTS)}; default: all"
     )
-    parser.add_argument("--rounds", type=_count, default=20, metavar="N", help="runs that are struck; default 20")
+    parser.add_argument(
+        "--rounds", type=number_from(1), default=20, metavar="N", help="runs that are struck; default 20"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the drill's own random numbers; default 0")
 
 
@@ -83,12 +86,6 @@ def _faults(text: str) -> list[str]:
     if unknown := [name for name in names if name not in FAULTS]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: no such fault; there are {', '.join(FAULTS)}")
     return names
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
-    return int(text)
 
 
 _ROW = "{:>5}  {:<18} {:>8}  {:<14} {:>6} {:>13} {:>15}  {}"
@@ -281,7 +278,7 @@ class Drill:
 
     def _sizes(self, nproc: int, tier: str) -> list[int]:
         """Other numbers of ranks that this machine and the shards allow."""
-        from launch.train import AUTO, resolved
+        from launch.train import resolved
 
         has_gpus = resolved(AUTO, self.config.distributed, os.environ) is None
         most = self.nproc if has_gpus else max(4, self.nproc)

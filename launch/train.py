@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.stop import SIGNALS
+from launch.arguments import AUTO, number_from
 
 if TYPE_CHECKING:
     from dist_train.config import Distributed
 
-AUTO = "auto"
 DEVICES = Path("/dev")
 
 
@@ -29,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
     parser.add_argument(
         "--nproc",
-        type=_ranks,
+        type=number_from(1, AUTO),
         default=AUTO,
         metavar="N|auto",
         help="number of ranks; auto (the default): one a GPU of this machine, and one process where there is none",
     )
     parser.add_argument(
         "--max-restarts",
-        type=_restarts,
+        type=number_from(0),
         default=0,
         metavar="K",
         help="how often the ranks are started anew, from the newest checkpoint, when one is killed or fails; default 0",
@@ -95,17 +95,3 @@ def _device_files() -> list[Path]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _ranks(text: str) -> int | str:
-    if text == AUTO:
-        return AUTO
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"is {text!r}; it must be auto or a number from 1 up")
-    return int(text)
-
-
-def _restarts(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"is {text!r}; it must be a number from 0 up")
-    return int(text)

@@ -77,7 +77,7 @@ def test_prune_keeps_what_is_left_where_nothing_is_whole(tmp_path: Path, capsys:
     [
         (["ls"], "no checkpoint there"),
         (["ls", "--keep-last", "2"], "--keep-last belongs to prune"),
-        (["prune", "--keep-last", "0"], "'0' is not a number from 1 up"),
+        (["prune", "--keep-last", "0"], "is '0'; it must be a number from 1 up"),
     ],
 )
 def test_ckpt_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

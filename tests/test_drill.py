@@ -85,7 +85,7 @@ def test_a_run_that_fails_by_itself_is_shown(config: Path, python: Python) -> No
     ("options", "message"),
     [
         (["--faults", "kill,flood"], "flood: no such fault; there are kill, "),
-        (["--rounds", "0"], "'0' is not a number from 1 up"),
+        (["--rounds", "0"], "is '0'; it must be a number from 1 up"),
         (["optim.lrr=1"], "optim.lrr is not a setting"),
     ],
 )

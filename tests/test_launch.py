@@ -14,6 +14,7 @@ from dist_train.config import Distributed
 from dist_train.ledger import Comparison, compare, read
 from dist_train.stop import SIGNALS
 from launch import cli, train
+from launch.arguments import AUTO
 from tests.conftest import ROOT, Python
 from tests.test_layers import MODULES, WITHOUT_TORCH, at_import, imports, name_of, room_of
 
@@ -86,6 +87,7 @@ class TestCommands:
             ([], "COMMAND"),
             (["trian"], "'trian'"),
             (["train"], "CONFIG"),
+            (["train", "x.yaml", "--nproc", "٣"], "it must be auto or a number from 1 up"),
             (["train", "x.yaml", "--nproc", "0"], "--nproc: is '0'; it must be auto or a number from 1 up"),
             (["train", "x.yaml", "--max-restarts=-1"], "--max-restarts: is '-1'; it must be a number from 0 up"),
             (["train", "no-such.yaml"], "no-such.yaml"),
@@ -151,7 +153,7 @@ class TestWhatIsStarted:
             (tmp_path / name).touch()
         monkeypatch.setattr(train, "DEVICES", tmp_path)
         environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        assert train.resolved(train.AUTO, Distributed.model_validate({"backend": backend}), environ) == expected
+        assert train.resolved(AUTO, Distributed.model_validate({"backend": backend}), environ) == expected
         assert train.resolved(5, Distributed(), environ) == 5
 
     def test_ranks_share_the_cores_unless_the_user_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:

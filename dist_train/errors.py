@@ -7,6 +7,7 @@
     │   └── DamagedError     its files are not what was written; one before it may be whole
     ├── WorldError       the process was started with variables or devices that do not fit
     ├── LedgerError      a ledger that is not there
+    ├── SlurmError       a scheduler that is not there, or refuses
     └── RefusedElsewhereError   another rank has refused, and says why
 
     NonFiniteError       exit code 4: the loss or a gradient is no number any more
@@ -45,6 +46,10 @@ class WorldError(UserError):
 
 class LedgerError(UserError):
     """A run without a ledger, where one is to be compared."""
+
+
+class SlurmError(UserError):
+    """Slurm is not there, does not answer, or refuses."""
 
 
 class RefusedElsewhereError(UserError):

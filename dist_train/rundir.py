@@ -1,6 +1,6 @@
 """The directory of a run: where each thing lies, and how it is written so that nothing is ever half there.
 
-config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/
+config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/  jobs/
 """
 
 import errno
@@ -40,6 +40,7 @@ class RunDir:
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
         self.diagnostics = self.path / "diagnostics"
+        self.jobs = self.path / "jobs"
         self.lock = self.path / "run.lock"
         self.attempt = 0
         """How often this run was started, this start included; 0 before `claim`."""

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from dist_train.config import Config
 from dist_train.entry import FAILED, Parser, run_guarded
@@ -98,7 +96,7 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     starts = [start for start in read_starts(run) if start.job_id == job]
     if why := _in_vain(starts, restart + 1, _newest(run)) or _too_often(restart + 1, environ):
         return FAILED, f"{what}; {why}"
-    return PREEMPTED, f"{what}; the job is queued again and goes on from step {_newest(run)}"
+    return PREEMPTED, f"{what}; it can go on from step {_newest(run)}"
 
 
 def read_starts(run: RunDir) -> list[Start]:
@@ -154,7 +152,9 @@ def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
     most = int(environ.get("DIST_TRAIN_MAX_RESTARTS") or MAX_RESTARTS)
     if restart <= most:
         return None
-    return f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to go on"
+    return (
+        f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to go on"
+    )
 
 
 def _newest(run: RunDir) -> int:

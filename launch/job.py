@@ -86,13 +86,14 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     """Whether the job is done (0), has to be queued again (75) or must not be (1), and why."""
     job, restart = _job(environ), _restart(environ)
     status = run.read_status()
-    if status is None or status.get("job_id") != job:
-        return FAILED, "this start has not come to training, and the job is not queued again"
-    if status["state"] == "done":
-        return 0, f"done at step {status['step']}"
-    what = f"{status['state']} after step {status['step']}"
-    if not status.get("resumable"):
-        return FAILED, f"{what}, and the same command would not go on: the job is not queued again"
+    if status is not None and status.get("job_id") == job:
+        what, is_resumable = f"{status['state']} after step {status['step']}", bool(status.get("resumable"))
+        if status["state"] == "done":
+            return 0, what
+    else:
+        what, is_resumable = "this start has not come to training", bool(environ.get("DIST_TRAIN_PREEMPTED"))
+    if not is_resumable:
+        return FAILED, f"{what}; the same command would not go on, and the job is not queued again"
     starts = [start for start in read_starts(run) if start.job_id == job]
     if why := _in_vain(starts, restart + 1, _newest(run)) or _too_often(restart + 1, environ):
         return FAILED, f"{what}; {why}"

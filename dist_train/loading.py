@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -38,6 +38,7 @@ from dist_train.wording import (
     wrong_name,
 )
 
+_S = TypeVar("_S", bound=Section)
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
 MAX_FAULTS = 50
@@ -86,6 +87,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mappin
     config = Config.model_validate(root.bare())
     _refuse([Fault(_at(root, key).place, f"{key} {message}") for key, message in contradictions(config)])
     return config
+
+
+def load_section(path: str | Path, kind: type[_S]) -> _S:
+    """What a file of its own says in the form of `kind`, or a ConfigError that names every fault, one a line."""
+    root, faults = _read_file(Path(path), Place(0, str(path)))
+    _refuse(faults + list(islice(_section_faults((kind,), "", root), MAX_FAULTS + 1)))
+    return kind.model_validate(root.bare())
 
 
 def to_yaml(config: Config) -> str:

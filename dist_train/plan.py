@@ -3,11 +3,27 @@
 from dataclasses import dataclass
 
 from dist_train.config import Config
+from dist_train.errors import ConfigError
 
 
 def steps_per_epoch(num_train: int, global_batch: int) -> int:
     """Steps that pass once over `num_train` samples; the last one may hold fewer than `global_batch`."""
     return -(-num_train // global_batch)
+
+
+def check_ranks(config: Config, ranks: int) -> None:
+    """Find out whether so many ranks can train this.
+
+    Raises:
+        ConfigError: they can't share the shards equally.
+    """
+    shards = config.shards
+    if shards is not None and shards % ranks:
+        allowed = [str(size) for size in range(1, shards + 1) if shards % size == 0]
+        raise ConfigError(
+            f"distributed.shards is {shards}, which {ranks} ranks can't share equally (run.reproducible is "
+            f"bitwise): start {', '.join(allowed[:-1])} or {allowed[-1]} ranks, or change distributed.shards"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from dist_train.choices import apply_to_process, choose
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
-from dist_train.errors import ConfigError, NonFiniteError, SaveError
+from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import Evaluation, evaluate
 from dist_train.facts import Fact, Facts
 from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
 from dist_train.parallel import VOIDS
-from dist_train.plan import Plan
+from dist_train.plan import Plan, check_ranks
 from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
@@ -52,7 +52,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
     # A rank in the place of a lost one goes on with what that one has begun anew.
     anew = config.run.resume == "never" and not run.was_begun_before_restart()
     with world.agreement():
-        _check_shards(config.shards, world)
+        check_ranks(config, world.size)
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
@@ -138,15 +138,6 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
     mark("update", batch.step)
     training.update()
     return note
-
-
-def _check_shards(shards: int | None, world: World) -> None:
-    if shards is not None and shards % world.size:
-        allowed = [str(size) for size in range(1, shards + 1) if shards % size == 0]
-        raise ConfigError(
-            f"distributed.shards is {shards}, which {world.size} ranks can't share equally (run.reproducible is "
-            f"bitwise): start {', '.join(allowed[:-1])} or {allowed[-1]} ranks, or change distributed.shards"
-        )
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,6 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
         if arguments is not None:
             done = python(*arguments, cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(ran) == 15
+    assert len(ran) == 19
     assert ran.count(None) == 1
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()

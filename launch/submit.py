@@ -80,8 +80,7 @@ def run(options: argparse.Namespace) -> int:
     submission = Submission(
         resources,
         config.run.name,
-        directory / "train.sbatch",
-        run.jobs / "slurm-%j.out",
+        directory,
         (str(directory / Path(options.config).name), *_job_overrides(config, options.overrides)),
     )
     print(resources.shown(config))
@@ -93,9 +92,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     check_free(run)
     _prepare(config, run)
-    lay_out(directory, Path(options.config), submission)
+    lay_out(Path(options.config), submission)
     job = submission.submit()
-    note_job(directory, job, resources)
     print(f"job {job}: submitted\n{_what_next(run)}")
     return 0
 
@@ -225,8 +223,8 @@ class Submission:
 
     resources: Resources
     name: str
-    script: Path
-    output: Path
+    directory: Path
+    """`jobs/N`; what the job prints goes beside it."""
     arguments: tuple[str, ...]
     """CONFIG and key=value."""
     array: str | None = None
@@ -234,13 +232,17 @@ class Submission:
     variables: tuple[tuple[str, str], ...] = ()
     """Further ones, beside those of the resources."""
 
+    @property
+    def script(self) -> Path:
+        return self.directory / "train.sbatch"
+
+    @property
+    def output(self) -> str:
+        """As sbatch takes it: % begins what it fills in."""
+        return str(self.directory.parent).replace("%", "%%") + ("/slurm-%A_%a.out" if self.array else "/slurm-%j.out")
+
     def command(self) -> list[str]:
-        flags = [
-            "--parsable",
-            "--export=ALL",
-            f"--job-name={self.name}",
-            "--output=" + str(self.output).replace("%", "%%").replace("%%j", "%j"),
-        ]
+        flags = ["--parsable", "--export=ALL", f"--job-name={self.name}", f"--output={self.output}"]
         array = [f"--array={self.array}"] if self.array else []
         return ["sbatch", *flags, *array, *self.resources.sbatch_flags(), str(self.script), *self.arguments]
 
@@ -256,8 +258,17 @@ class Submission:
         return f"Slurm: {_sbatch(['sbatch', '--test-only', *command[1:]], self._variables())}"
 
     def submit(self) -> str:
-        """Queue the job; returns its number."""
-        return _sbatch(self.command(), self._variables()).partition(";")[0]
+        """Queue the job and write down which it is; returns its number."""
+        job = _sbatch(self.command(), self._variables()).partition(";")[0]
+        about = {
+            "job_id": job,
+            "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+            "nodes": self.resources.nodes,
+            "ranks": self.resources.ranks,
+            "array": self.array is not None,
+        }
+        write_whole(self.directory / "job.json", json.dumps(about) + "\n")
+        return job
 
     def _variables(self) -> dict[str, str]:
         return {**self.resources.variables(), **dict(self.variables)}
@@ -305,29 +316,18 @@ def check_free(run: RunDir) -> None:
             )
 
 
-def lay_out(directory: Path, config: Path, submission: Submission) -> None:
+def lay_out(config: Path, submission: Submission) -> None:
     """Copy what the job is made of, so that nothing that is changed later changes the job."""
+    directory = submission.directory
     try:
         directory.mkdir(parents=True)
         shutil.copyfile(config, directory / config.name)
-        shutil.copyfile(script(), directory / "train.sbatch")
+        shutil.copyfile(script(), submission.script)
         write_whole(directory / "command.sh", f"#!/bin/sh\n{submission.line()}\n")
     except OSError as error:
         raise ConfigError(
             f"{directory}: can't be written: {error.strerror}; set run.dir to another directory"
         ) from error
-
-
-def note_job(directory: Path, job: str, resources: Resources, *, array: bool = False) -> None:
-    """Write down which job this submission has become."""
-    about = {
-        "job_id": job,
-        "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
-        "nodes": resources.nodes,
-        "ranks": resources.ranks,
-        "array": array,
-    }
-    write_whole(directory / "job.json", json.dumps(about) + "\n")
 
 
 def _prepare(config: "Config", run: RunDir) -> None:

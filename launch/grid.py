@@ -36,7 +36,9 @@ class Grid:
         Raises:
             ConfigError: nothing varies, or something that can't; a value is empty; a setting is there twice.
         """
-        settings = [(key, values(text), f"{key}={text}") for key, _, text in (each.partition("=") for each in overrides)]
+        settings = [
+            (key, values(text), f"{key}={text}") for key, _, text in (each.partition("=") for each in overrides)
+        ]
         axes = {key: texts for key, texts, _ in settings if len(texts) > 1}
         keys = [key for key, *_ in settings]
         faults = [fault for setting in settings for fault in _faults(*setting)]

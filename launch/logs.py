@@ -78,8 +78,8 @@ def _follow(run: Run, rank: int | None, lines: int) -> None:
             time.sleep(POLL)
             position = _copy(path, position)
         run = runs.read(run.path)
-        if source(run, rank) != path:
-            position = _copy(path, position)
+        if source(run, rank).resolve() != path.resolve():
+            _copy(path, position)
             path, position = source(run, rank), 0
 
 

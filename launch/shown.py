@@ -26,10 +26,8 @@ def in_a_line(run: Run) -> str:
     if run.state == "queued" and run.job:
         start = f", expected to start {run.job.start}" if run.job.start not in ("", "N/A") else ""
         return f"queued ({run.job.reason}{start}), {_at(run)}"
-    if run.state == "starting":
-        return f"starting, {_at(run)}"
-    if run.state == "ending":
-        return f"ending, {_at(run)}: its ranks have left, and what has started them is about to"
+    if run.state in ("starting", "ending"):
+        return f"{run.state}, {_at(run)}"
     if run.state == "running":
         return f"running {_at(run)}{_pace(run)}"
     if run.state == "done":

@@ -11,8 +11,8 @@ State = Literal[
     "queued", "starting", "running", "ending", "done", "preempted", "failed", "dead", "cancelled", "timed out",
     "node failed", "unknown", "not begun",
 ]  # fmt: skip
-"""`ending`: the ranks have left, and what has started them is about to end too, or to start them anew. `dead`: ended
-without a word, as by SIGKILL. `unknown`: a job was submitted, and Slurm can't be asked of it."""
+"""`ending`: its ranks leave or have left, and what has started them is about to end too, or to start them anew. `dead`:
+ended without a word, as by SIGKILL. `unknown`: a job was submitted, and Slurm can't be asked of it."""
 ACTIVE: tuple[State, ...] = ("queued", "starting", "running", "ending")
 """It trains, or is going to without anybody's doing."""
 
@@ -48,7 +48,7 @@ def judge(
     if job is not None and job.state in _WAITING:
         return "queued"
     if job is not None and not job.is_over:
-        return _while_job_works(said if status.get("job_id") == job.number else None)
+        return _while_job_works(job, said if status.get("job_id") == job.number else None)
     if is_alive and said != "running" and said != "done":
         return "ending" if said else "starting"
     if said is None:
@@ -65,10 +65,10 @@ def _said(status: Mapping[str, Any], newest: datetime | None) -> State | None:
     return None if is_earlier else status.get("state")
 
 
-def _while_job_works(said: State | None) -> State:
-    if said in (None, "dead"):  # dead: its ranks are started anew in place
-        return "starting"
-    return "ending" if said in ("preempted", "failed") else said
+def _while_job_works(job: Job, said: State | None) -> State:
+    if said != "done" and (job.state == "COMPLETING" or said in ("preempted", "failed")):
+        return "ending"
+    return "starting" if said in (None, "dead") else said  # dead: its ranks are started anew in place
 
 
 def _of_job_alone(job: Job | None, *, is_gone: bool, is_known: bool) -> State:

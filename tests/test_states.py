@@ -37,6 +37,9 @@ def job(state: str) -> Job:
         ("failed", "RUNNING", "ending"),  # or its ranks are about to be started anew in place
         ("preempted", "RUNNING", "ending"),  # or it is about to queue itself again
         ("preempted", "COMPLETING", "ending"),
+        ("running", "COMPLETING", "ending"),
+        (None, "COMPLETING", "ending"),
+        ("done", "COMPLETING", "done"),
         ("done", "RUNNING", "done"),
         ("done", "COMPLETED", "done"),
         ("done", "CANCELLED", "done"),

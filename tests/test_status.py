@@ -273,12 +273,13 @@ class TestLogs:
     ) -> None:
         """What happens meanwhile happens in the pauses."""
         run = leave_run("runs/a", "running", job_id="12")
-        leave_start(run, "12", restart=0)
+        leave_job(run, 1, "12", when="2029-01-01T10:00:00+00:00")
         output, other = run / "jobs" / "slurm-12.out", run / "jobs" / "slurm-13.out"
         later = "2031-01-01T10:00:00+00:00"
 
         def begin() -> None:
             output.write_text("first\n")
+            leave_start(run, "12", output.absolute())
 
         def begin_next() -> None:
             with output.open("a") as file:

@@ -18,15 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dist_train.errors import ConfigError
 from dist_train.rundir import RunDir, write_whole
-from dist_train.store import Store
 from launch.grid import Grid, directory_name
 
 if TYPE_CHECKING:
     from dist_train.config import Config
 
 LIST, LOCK = "sweep.json", "sweep.lock"
-GIVEN = ("run.dir", "run.resume")
-"""Settings that a sweep gives to each of its trials."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,11 @@ class Sweep:
 
     def shared(self) -> tuple[str, ...]:
         """The overrides that all trials are started with."""
-        return tuple(each for each in self.begun.common if each.partition("=")[0] not in GIVEN)
+        return tuple(each for each in self.begun.common if not each.startswith("run.dir="))
 
     def own(self, trial: Trial) -> tuple[str, ...]:
-        """The overrides of one trial. A checkpoint of its own comes before one that the sweep starts from."""
-        has_saved = bool(Store(RunDir(trial.path).checkpoints).steps())
-        resume = "auto" if has_saved else self.settings[0].run.resume
-        return (*trial.overrides, f"run.dir={trial.path}", f"run.resume={resume}")
+        """The overrides that only this trial is started with."""
+        return (*trial.overrides, f"run.dir={trial.path}")
 
     @contextmanager
     def claimed(self) -> Iterator[None]:

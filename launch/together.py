@@ -15,7 +15,6 @@ from dist_train.process import die_with_parent
 from dist_train.stop import SIGNALS
 
 POLL = 0.05  # seconds between two looks at the processes
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 TAIL = 4000  # bytes
 
 
@@ -81,8 +80,9 @@ class Together:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        heard = [each for each in STOPS if signal.getsignal(each) is not signal.SIG_IGN]  # as nohup leaves SIGHUP
-        self._before = {each: signal.signal(each, self._note) for each in heard}
+        self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +120,7 @@ class Together:
             each.stop()
         if self._running:
             print(
-                "asked to stop: what runs saves and leaves; Ctrl-C twice ends it at once", file=sys.stderr, flush=True
+                "asked to stop: what runs saves and leaves; a second Ctrl-C ends it at once", file=sys.stderr, flush=True
             )
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -8,15 +8,18 @@ jobs/            the job arrays, as those of a run
 
 import fcntl
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from dist_train.errors import ConfigError
+from dist_train.process import state_and_start
 from dist_train.rundir import RunDir, write_whole
 from launch.grid import Grid, directory_name
 
@@ -96,8 +99,9 @@ class Sweep:
         return cls(directory, source, _joined(begun, grid, trials), trials, settings)
 
     def left(self) -> list[Trial]:
-        """The trials of the grid that are not done."""
-        return [each for each in self.trials if (RunDir(each.path).read_status() or {}).get("state") != "done"]
+        """The trials of the grid that are not done, by their numbers."""
+        left = [each for each in self.trials if (RunDir(each.path).read_status() or {}).get("state") != "done"]
+        return sorted(left, key=lambda trial: trial.number)
 
     def shared(self) -> tuple[str, ...]:
         """The overrides that all trials are started with."""
@@ -116,21 +120,25 @@ class Sweep:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = (self.directory / LOCK).open("w")
+            lock = (self.directory / LOCK).open("a")
         except OSError as error:
             raise self._refused(error) from error
         with lock:
-            self._lock(lock.fileno())
-            self._write()
+            self._lock(lock)
+            try:
+                _sign(lock)
+                self._write()
+            except OSError as error:
+                raise self._refused(error) from error
             yield
 
-    def _lock(self, descriptor: int) -> None:
+    def _lock(self, lock: TextIO) -> None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"{self.directory}: another sweep works there; wait for its end") from error
         except OSError:
-            pass  # a file system that knows no locks; the runs' own still hold
+            pass  # a file system that knows no locks; a run's own check keeps two from training it
 
     def _write(self) -> None:
         if is_sweep(self.directory) and not set(trials(self.directory)) <= set(self.begun.trials):
@@ -144,12 +152,9 @@ class Sweep:
                 for each in self.begun.trials
             ],
         }
-        try:
-            if not self.begun.config.exists():
-                shutil.copyfile(self.source, self.begun.config)
-            write_whole(self.directory / LIST, json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise self._refused(error) from error
+        if not self.begun.config.exists():
+            shutil.copyfile(self.source, self.begun.config)
+        write_whole(self.directory / LIST, json.dumps(content, indent=2) + "\n")
 
     def _refused(self, error: OSError) -> ConfigError:
         return ConfigError(
@@ -185,6 +190,16 @@ def checked(
 
 def is_sweep(directory: Path) -> bool:
     return (directory / LIST).is_file()
+
+
+def worker(sweep: Path) -> int | None:
+    """The process of this machine that works in a sweep's directory; None where there is none."""
+    try:
+        holder = json.loads((sweep / LOCK).read_text(encoding="utf-8"))
+        is_here = holder["host"] == socket.gethostname() and holder["start"] is not None
+        return int(holder["pid"]) if is_here and _start(holder["pid"]) == holder["start"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def trials(sweep: Path) -> list[Trial]:
@@ -225,6 +240,19 @@ def _readable(sweep: Path) -> Iterator[None]:
             f"{sweep / LIST}: is no list of trials: {error!r}. Only `dist-train sweep` writes it: undo what was "
             "changed, or give the sweep another run.name"
         ) from error
+
+
+def _sign(lock: TextIO) -> None:
+    """Say whose lock it is, for `worker`."""
+    lock.truncate(0)
+    lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": _start(os.getpid())}))
+    lock.flush()
+
+
+def _start(pid: int) -> int | None:
+    """When a process has started, by which it is told from a later one of the same number; None if it is over."""
+    found = state_and_start(pid)
+    return found[1] if found and found[0] not in "ZX" else None
 
 
 def _content(sweep: Path) -> Any:

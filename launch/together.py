@@ -120,7 +120,9 @@ class Together:
             each.stop()
         if self._running:
             print(
-                "asked to stop: what runs saves and leaves; a second Ctrl-C ends it at once", file=sys.stderr, flush=True
+                "asked to stop: what runs saves and leaves; a second Ctrl-C ends it at once",
+                file=sys.stderr,
+                flush=True,
             )
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

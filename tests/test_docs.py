@@ -72,7 +72,7 @@ def as_run(command: str) -> list[str] | None:
         return None
     if words[0] == "tensorboard":
         return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
-    short = SHORT if {"dist_train", "train"} & set(words) and "--settings" not in words else []
+    short = SHORT if {"dist_train", "train", "sweep"} & set(words) and "--settings" not in words else []
     if "drill" in words:
         short = ["train.epochs=4", "--rounds", "1", "--faults", "corrupt-latest"]
     modules = {"torchrun": ["-m", "torch.distributed.run"], "dist-train": ["-m", "launch"]}
@@ -88,6 +88,6 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
         if arguments is not None:
             done = python(*arguments, cwd=tmp_path)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(ran) == 19
+    assert len(ran) == 21
     assert ran.count(None) == 1
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()

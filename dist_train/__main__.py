@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         if is_first_rank():
             print(to_yaml(config), end="")
         return 0
-    if RunDir(config.run.dir).was_stopped_before_restart():
+    run = RunDir(config.run.dir)
+    if stop is not None and os.environ.get("RANK", "0") == "0":
+        stop.on_early = run.note_early_stop
+    if run.was_stopped_before_restart():
         if is_first_rank():
             print("the run was stopped: ranks that are started anew in its place leave too", file=sys.stderr)
         return PREEMPTED

@@ -72,10 +72,14 @@ class RunDir:
 
     def _would_harm(self, anew: bool) -> bool:
         """Whether the directory is no run of ours and has files that a run would overwrite or move aside."""
-        is_run = self.lock.exists() or any(self.checkpoints.glob("step_*/manifest.json"))
+        is_run = self._is_known() or any(self.checkpoints.glob("step_*/manifest.json"))
         files = (self.config, self.status, self.metrics, self.ledger, self.environment)
         ours = (*files, self.curves, self.logs, self.checkpoints, self.diagnostics)
         return not is_run and (any(path.exists() for path in ours) or (anew and self._has_files()))
+
+    def _is_known(self) -> bool:
+        """Whether a start has claimed the directory, or a job was submitted to do so."""
+        return self.lock.exists() or self.jobs.is_dir()
 
     def _has_files(self) -> bool:
         return self.path.is_dir() and any(self.path.iterdir())
@@ -200,23 +204,33 @@ class RunDir:
         Args:
             resumable: whether the same command would go on from here.
         """
-        status = {
-            "state": state,
-            "step": step,
-            "epoch": epoch,
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            **self._signature(),
-            "launcher": launcher(),
-            "restarts": _restarts(),
-            "resumable": resumable,
-            **more,
-        }
+        status = self._status(state, resumable) | {"step": step, "epoch": epoch, **more}
         try:
             write_whole(self.status, json.dumps(status) + "\n")
         except OSError as error:
             if not self._has_warned:
                 _log.warning("%s: can't be written: %s; the run goes on", self.status, error.strerror or error)
             self._has_warned = True
+
+    def note_early_stop(self) -> None:
+        """Say that this process leaves before it has claimed the directory, because it was asked to.
+
+        Nothing is said where no run is known, one is done, or another process trains.
+        """
+        before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
+        if self._is_known() and before.get("state") != "done" and not self._is_held():
+            status = self._status("preempted", resumable=True) | {"attempt": before.get("attempt", 0)}
+            write_whole(self.status, json.dumps(before | status) + "\n")
+
+    def _status(self, state: State, resumable: bool) -> dict[str, Any]:
+        return {
+            "state": state,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self._signature(),
+            "launcher": launcher(),
+            "restarts": _restarts(),
+            "resumable": resumable,
+        }
 
     def read_status(self) -> dict[str, Any] | None:
         """The content of `status.json`, None where there is none; `state` is `dead` where the writer was killed.

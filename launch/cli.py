@@ -5,6 +5,8 @@ line in `COMMANDS`. It is imported when it is asked for, and imports nothing hea
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -12,6 +14,7 @@ from dist_train.entry import Parser, run_guarded
 
 COMMANDS = {
     "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
+    "submit": "train it as a Slurm job",
     "drill": "break a run in every way there is, and compare the weights that it ends with",
     "diff": "name the first step at which two runs part, and what differs",
     "postmortem": "say what ended a run",
@@ -34,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    chosen = _chooser().parse_args(arguments)
+    own, passed_on = _split(sys.argv[1:] if arguments is None else arguments)
+    chosen = _chooser().parse_args(own)
     command = import_module(f"launch.{chosen.command}")
     parser = Parser(
         prog=f"dist-train {chosen.command}",
@@ -42,7 +46,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
-    return int(command.run(parser.parse_intermixed_args(chosen.arguments)))
+    options = parser.parse_intermixed_args(chosen.arguments)
+    if passed_on is not None:
+        if "passed_on" not in options:
+            parser.error(f"takes nothing after --; there is: {shlex.join(passed_on)}")
+        options.passed_on = tuple(passed_on)
+    return int(command.run(options))
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The arguments before `--`, and those after it, which a command passes on to another program."""
+    given = list(arguments)
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at + 1 :] if at < len(given) else None
 
 
 def _chooser() -> Parser:

@@ -36,7 +36,7 @@ class Cluster(Section):
     """Image in which `apptainer exec` trains, e.g. `/shared/dist-train.sif`."""
     python: str | None = None
     """The Python that trains; default: the one that submits, in a container `python3`."""
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = {}
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default={})
     """Variables of the job, e.g. `NCCL_SOCKET_IFNAME: ib0`."""
     sbatch: tuple[str, ...] = ()
     """Further flags of sbatch, e.g. `--constraint=a100`."""

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from dist_train.config import Config
 from dist_train.entry import FAILED, Parser, run_guarded
@@ -88,17 +86,18 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     """Whether the job is done (0), has to be queued again (75) or must not be (1), and why."""
     job, restart = _job(environ), _restart(environ)
     status = run.read_status()
-    if status is None or status.get("job_id") != job:
-        return FAILED, "this start has not come to training, and the job is not queued again"
-    if status["state"] == "done":
-        return 0, f"done at step {status['step']}"
-    what = f"{status['state']} after step {status['step']}"
-    if not status.get("resumable"):
-        return FAILED, f"{what}, and the same command would not go on: the job is not queued again"
+    if status is not None and status.get("job_id") == job:
+        what, is_resumable = f"{status['state']} after step {status['step']}", bool(status.get("resumable"))
+        if status["state"] == "done":
+            return 0, what
+    else:
+        what, is_resumable = "this start has not come to training", bool(environ.get("DIST_TRAIN_PREEMPTED"))
+    if not is_resumable:
+        return FAILED, f"{what}; the same command would not go on, and the job is not queued again"
     starts = [start for start in read_starts(run) if start.job_id == job]
     if why := _in_vain(starts, restart + 1, _newest(run)) or _too_often(restart + 1, environ):
         return FAILED, f"{what}; {why}"
-    return PREEMPTED, f"{what}; the job is queued again and goes on from step {_newest(run)}"
+    return PREEMPTED, f"{what}; it can go on from step {_newest(run)}"
 
 
 def read_starts(run: RunDir) -> list[Start]:
@@ -154,7 +153,9 @@ def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
     most = int(environ.get("DIST_TRAIN_MAX_RESTARTS") or MAX_RESTARTS)
     if restart <= most:
         return None
-    return f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to go on"
+    return (
+        f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to go on"
+    )
 
 
 def _newest(run: RunDir) -> int:

@@ -1,0 +1,363 @@
+"""Train what a file of settings says as a Slurm job.
+
+    dist-train submit configs/cifar10_resnet18.yaml --nodes 2 --gpus-per-node 4 --time 8:00:00 [key=value ...]
+    dist-train submit configs/digits.yaml --gpus-per-node 0 --nproc-per-node 2 --time 0:10:00
+    dist-train submit configs/digits.yaml --profile mycluster -- --constraint=a100     flags after -- go to sbatch
+
+The settings are checked here and now, and Slurm is asked whether such a job can ever run, before anything is queued.
+The job trains a copy of CONFIG as it is now, from `jobs/N/` of the run's directory. At the time limit and when it is
+preempted it saves and queues itself again.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+from dist_train.config import Config
+from dist_train.errors import ConfigError, SlurmError
+from dist_train.loading import load_config
+from dist_train.plan import check_ranks
+from dist_train.rundir import RunDir, write_whole
+from launch import slurm
+from launch.arguments import number_from
+from launch.clusters import Cluster, load_cluster
+
+_T = TypeVar("_T")
+LAUNCHES = ("torchrun", "srun")
+_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    add_resources(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch line and the script; submit nothing")
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """What a job takes of the cluster."""
+    parser.add_argument("--nodes", type=number_from(1), default=1, metavar="N", help="number of nodes; default 1")
+    parser.add_argument("--gpus-per-node", type=number_from(0), metavar="G", help="GPUs of each node; 0: train on CPU")
+    parser.add_argument(
+        "--nproc-per-node", type=number_from(1), metavar="P", help="ranks on each node; default: one a GPU, or one"
+    )
+    parser.add_argument("--time", type=_time, metavar="H:MM:SS", help="how long it may run; default: the script's hour")
+    parser.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
+    parser.add_argument("--account", metavar="NAME", help="who pays")
+    parser.add_argument("--qos", metavar="NAME", help="quality of service")
+    parser.add_argument(
+        "--cpus-per-task", type=number_from(1), metavar="C", help="cores of each node; default: one a rank"
+    )
+    parser.add_argument("--mem", metavar="M", help="memory of each node, e.g. 64G")
+    parser.add_argument(
+        "--launch", choices=LAUNCHES, default="torchrun", help="what starts the ranks; default torchrun"
+    )
+    parser.add_argument("--profile", metavar="NAME", help="defaults of a cluster, from configs/clusters/NAME.yaml")
+    parser.set_defaults(passed_on=())
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check everything, then submit the job."""
+    config = load_config(options.config, options.overrides)
+    resources = Resources.of(options)
+    resources.check(config)
+    run = RunDir(config.run.dir)
+    number = next_number(run)
+    directory = run.jobs / str(number)
+    submission = Submission(
+        resources,
+        config.run.name,
+        directory / "train.sbatch",
+        run.jobs / "slurm-%j.out",
+        (str(directory / Path(options.config).name), *_job_overrides(config, options.overrides)),
+    )
+    print(resources.shown(config))
+    if options.dry_run:
+        print(f"{submission.line()}\n\n{script().read_text(encoding='utf-8')}", end="")
+    if not options.dry_run or slurm.is_here():
+        print(submission.test(script()))
+    if options.dry_run:
+        return 0
+    check_free(run)
+    _prepare(config, run)
+    lay_out(directory, Path(options.config), submission)
+    job = submission.submit()
+    note_job(directory, job, resources)
+    print(f"job {job}: submitted\n{_what_next(run)}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job takes of a cluster, and how its ranks come up there."""
+
+    nodes: int
+    gpus_per_node: int
+    nproc_per_node: int
+    cpus_per_task: int
+    time: str | None
+    partition: str | None
+    account: str | None
+    qos: str | None
+    mem: str | None
+    launch: str
+    cluster: Cluster
+    flags: tuple[str, ...]
+    """Of sbatch, as the user has given them."""
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Resources":
+        """What the command line says, else the profile, else the defaults.
+
+        Raises:
+            ConfigError: neither says how many GPUs, or there is no such profile.
+        """
+        cluster = load_cluster(options.profile) if options.profile else Cluster()
+        gpus = _first(options.gpus_per_node, cluster.gpus_per_node)
+        if gpus is None:
+            raise ConfigError("--gpus-per-node is missing: how many GPUs of each node, 0 to train on CPU")
+        ranks = options.nproc_per_node or max(gpus, 1)
+        return cls(
+            nodes=options.nodes,
+            gpus_per_node=gpus,
+            nproc_per_node=ranks,
+            cpus_per_task=_first(options.cpus_per_task, cluster.cpus_per_task) or ranks,
+            time=_first(options.time, cluster.time),
+            partition=_first(options.partition, cluster.partition),
+            account=_first(options.account, cluster.account),
+            qos=_first(options.qos, cluster.qos),
+            mem=_first(options.mem, cluster.mem),
+            launch=options.launch,
+            cluster=cluster,
+            flags=(*cluster.sbatch, *options.passed_on),
+        )
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.nproc_per_node
+
+    def check(self, config: Config) -> None:
+        """Find out what would fail, or idle, only when the job has come through the queue.
+
+        Raises:
+            ConfigError: ranks, GPUs, backend and batch do not go together.
+        """
+        backend, gpus = config.distributed.backend, self.gpus_per_node
+        if gpus and self.nproc_per_node > gpus and backend != "gloo":
+            raise ConfigError(
+                f"--nproc-per-node is {self.nproc_per_node} and --gpus-per-node {gpus}: a rank needs a GPU of its own. "
+                "Ask for fewer ranks or more GPUs; --gpus-per-node 0 trains on CPU"
+            )
+        if gpus and backend == "gloo":
+            raise ConfigError(
+                f"distributed.backend is gloo, which trains on CPU, and --gpus-per-node {gpus} would leave GPUs idle: "
+                "give 0, or another backend"
+            )
+        if not gpus and backend == "nccl":
+            raise ConfigError("distributed.backend is nccl, which needs GPUs, and --gpus-per-node is 0: give more")
+        if self.ranks > config.data.global_batch:
+            raise ConfigError(
+                f"data.global_batch is {config.data.global_batch}, less than the {self.ranks} ranks ({self.nodes} "
+                f"nodes of {self.nproc_per_node}): some would have no sample in any step. Ask for fewer ranks"
+            )
+        check_ranks(config, self.ranks)
+
+    def shown(self, config: Config) -> str:
+        """What each step is made of."""
+        batch, shards = config.data.global_batch, config.shards or self.ranks
+        share = -(-batch // shards)
+        size = min(share, config.train.micro_batch or share)
+        passes = -(-share // size) * shards // self.ranks
+        where = f"{self.gpus_per_node} GPU(s)" if self.gpus_per_node else "CPU"
+        return (
+            f"{config.run.name}: {self.ranks} rank(s), {self.nproc_per_node} on each of {self.nodes} node(s) with "
+            f"{where}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
+        )
+
+    def sbatch_flags(self) -> list[str]:
+        """The flags of sbatch that ask for this."""
+        asked = {
+            "--nodes": self.nodes,
+            "--ntasks-per-node": 1,
+            "--gpus-per-node": self.gpus_per_node or None,
+            "--cpus-per-task": self.cpus_per_task,
+            "--mem": self.mem,
+            "--time": self.time,
+            "--partition": self.partition,
+            "--account": self.account,
+            "--qos": self.qos,
+        }
+        return [*(f"{flag}={value}" for flag, value in asked.items() if value is not None), *self.flags]
+
+    def variables(self) -> dict[str, str]:
+        """What `slurm/train.sbatch` and the training read of their surroundings."""
+        cluster = self.cluster
+        own = {
+            "DIST_TRAIN_NPROC_PER_NODE": str(self.nproc_per_node),
+            "DIST_TRAIN_LAUNCH": self.launch,
+            "DIST_TRAIN_PYTHON": cluster.python or ("python3" if cluster.container else sys.executable),
+            "DIST_TRAIN_MODULES": " ".join(cluster.modules),
+            "DIST_TRAIN_CONTAINER": cluster.container or "",
+        }
+        return {**{name: value for name, value in own.items() if value}, **cluster.environment}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One call of sbatch."""
+
+    resources: Resources
+    name: str
+    script: Path
+    output: Path
+    arguments: tuple[str, ...]
+    """CONFIG and key=value."""
+    array: str | None = None
+    """Numbers of the tasks of a job array, as sbatch takes them."""
+    variables: tuple[tuple[str, str], ...] = ()
+    """Further ones, beside those of the resources."""
+
+    def command(self) -> list[str]:
+        flags = [
+            "--parsable",
+            "--export=ALL",
+            f"--job-name={self.name}",
+            "--output=" + str(self.output).replace("%", "%%").replace("%%j", "%j"),
+        ]
+        array = [f"--array={self.array}"] if self.array else []
+        return ["sbatch", *flags, *array, *self.resources.sbatch_flags(), str(self.script), *self.arguments]
+
+    def line(self) -> str:
+        """The whole call as a shell takes it."""
+        variables = [f"{name}={value}" for name, value in self._variables().items()]
+        return shlex.join(["env", *variables, *self.command()])
+
+    def test(self, script: Path) -> str:
+        """What Slurm says of such a job without queueing it; raises SlurmError if it could never run."""
+        command = self.command()
+        command[command.index(str(self.script))] = str(script)
+        return f"Slurm: {_sbatch(['sbatch', '--test-only', *command[1:]], self._variables())}"
+
+    def submit(self) -> str:
+        """Queue the job; returns its number."""
+        return _sbatch(self.command(), self._variables()).partition(";")[0]
+
+    def _variables(self) -> dict[str, str]:
+        return {**self.resources.variables(), **dict(self.variables)}
+
+
+def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
+    """Run sbatch, and show at once what it says while it waits for a place in a full queue."""
+    try:
+        process = subprocess.Popen(  # noqa: S603 (Slurm's own)
+            command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    except FileNotFoundError as error:
+        raise SlurmError("sbatch: no such command here; submit on a login node of a Slurm cluster") from error
+    with process:
+        said = ""
+        for line in process.stderr or ():
+            said += line
+            if "temporarily unable" in line:
+                print(slurm.refusal(command, line), file=sys.stderr, flush=True)
+        answer = process.stdout.read().strip() if process.stdout else ""
+    if process.returncode:
+        raise SlurmError(slurm.refusal(command, said))
+    return answer or said.strip().removeprefix("sbatch: ")
+
+
+def script() -> Path:
+    """`slurm/train.sbatch` of a checkout, or where an installation has put it."""
+    checkout = Path(__file__).parents[1] / "slurm" / "train.sbatch"
+    return checkout if checkout.is_file() else Path(sysconfig.get_path("data")) / "share/dist-train/slurm/train.sbatch"
+
+
+def next_number(run: RunDir) -> int:
+    """Number of the next submission of a run, from 1."""
+    return 1 + max((int(path.name) for path in run.jobs.glob("*") if path.name.isdecimal()), default=0)
+
+
+def check_free(run: RunDir) -> None:
+    """Raise ConfigError if a job of this run still waits or works."""
+    known = [json.loads(path.read_text(encoding="utf-8"))["job_id"] for path in run.jobs.glob("*/job.json")]
+    for job in slurm.jobs(known).values():
+        if not job.is_over:
+            raise ConfigError(
+                f"run.dir {run.path}: its job {job.id} is {job.state}. Wait for its end, cancel it (dist-train cancel "
+                f"{run.path}), or give this run another name (run.name=...)"
+            )
+
+
+def lay_out(directory: Path, config: Path, submission: Submission) -> None:
+    """Copy what the job is made of, so that nothing that is changed later changes the job."""
+    try:
+        directory.mkdir(parents=True)
+        shutil.copyfile(config, directory / config.name)
+        shutil.copyfile(script(), directory / "train.sbatch")
+        write_whole(directory / "command.sh", f"#!/bin/sh\n{submission.line()}\n")
+    except OSError as error:
+        raise ConfigError(
+            f"{directory}: can't be written: {error.strerror}; set run.dir to another directory"
+        ) from error
+
+
+def note_job(directory: Path, job: str, resources: Resources, *, array: bool = False) -> None:
+    """Write down which job this submission has become."""
+    about = {
+        "job_id": job,
+        "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+        "nodes": resources.nodes,
+        "ranks": resources.ranks,
+        "array": array,
+    }
+    write_whole(directory / "job.json", json.dumps(about) + "\n")
+
+
+def _prepare(config: Config, run: RunDir) -> None:
+    """Move an earlier run aside now where this one is to start anew: the job's own files are about to lie there."""
+    anew = config.run.resume == "never"
+    run.check_usable(anew)
+    if anew:
+        run.claim(anew)
+        run.release()
+
+
+def _job_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
+    """The settings of the job. By the time it starts, what `run.resume=never` moves aside has been moved."""
+    if config.run.resume != "never":
+        return list(overrides)
+    return [*(each for each in overrides if not each.startswith("run.resume=")), "run.resume=auto"]
+
+
+def _what_next(run: RunDir) -> str:
+    return "\n".join(
+        f"  dist-train {command:<10}{run.path}{flag:<5}{what}"
+        for command, flag, what in (
+            ("status", "", "how it is doing"),
+            ("logs", " -f", "what it prints"),
+            ("cancel", "", "save and stop"),
+        )
+    )
+
+
+def _first(*values: _T | None) -> _T | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _time(text: str) -> str:
+    if not _TIME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, as sbatch has it"
+        )
+    return text

@@ -28,6 +28,7 @@ class Cluster:
         self.state = PLACE / f"slurm-test-{os.getpid()}-{name}"
         self.work = self.state / "work"
         """A directory that all nodes see."""
+        self.conf = self.state / "slurm.conf"
         self._settings = {"SLT_RUN": str(self.state), **settings}
 
     def __enter__(self) -> "Cluster":

@@ -1,10 +1,13 @@
 """The cluster that the tests of this directory share, and where their jobs work."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Python
+from tests.killed import CONFIG
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
 # How Slurm knows the processes of a task decides whom it signals: with cgroup, as on most clusters, the task alone.
@@ -33,6 +36,21 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
 @pytest.fixture
 def here(cluster: Cluster, request: pytest.FixtureRequest) -> Path:
     """A directory of the test that all nodes see."""
-    path = cluster.work / str(request.node.name).partition("[")[0]
-    path.mkdir()
-    return path
+    return Path(tempfile.mkdtemp(prefix=f"{request.function.__name__}-", dir=cluster.work))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(python: Python, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The directory of a run on so many ranks that nothing has happened to, and that no Slurm has started."""
+    there = tmp_path_factory.mktemp("undisturbed")
+    (there / "small.yaml").write_text(CONFIG)
+
+    def run(ranks: int) -> Path:
+        directory = there / str(ranks)
+        if not directory.exists():
+            command = ("-m", "launch", "train", str(there / "small.yaml"), f"--nproc={ranks}")
+            done = python(*command, f"run.dir={directory}")
+            assert done.returncode == 0, done.stderr
+        return directory
+
+    return run

@@ -57,7 +57,22 @@ class TestAnnounced:
         self.is_stopped_and_goes_on(training)
         assert_as_if_nothing_had_happened(training.run, undisturbed(2))
 
-    @pytest.mark.parametrize("launch", ["torchrun", "srun"])
+    @pytest.mark.slurm_long
+    def test_the_time_limit(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
+        """Without a signal before, there are KillWait's five seconds; such a job is over, and the next one goes on."""
+        training = Training(cluster, here, pause=1.5)
+        training.submit("--nodes=2", "--time=1", "--signal=USR2@0", settings=rarely_saved(here))
+        training.wait_for_step(5)
+        cluster.wait(training.job, "TIMEOUT")
+        stopped = training.newest()
+        assert 0 < training.step() <= stopped
+        training.pause(0)
+        training.submit("--nodes=2", settings=rarely_saved(here))
+        training.finish()
+        assert [(start.restart, start.step) for start in training.starts()] == [(0, stopped)]
+        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+
+    @pytest.mark.parametrize("launch", ["torchrun", pytest.param("srun", marks=pytest.mark.slurm_long)])
     def test_preemption(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, launch: str) -> None:
         training = Training(cluster, here, PAUSE)
         flags = ("--nodes=2", "--nodelist=n1,n2", "--exclusive")
@@ -88,22 +103,57 @@ class TestAnnounced:
 class TestUnannounced:
     """A loss that nobody tells of costs no more steps than lie between two checkpoints."""
 
-    def test_power_cut(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
+    @pytest.mark.parametrize("node", ["n2", pytest.param("n1", marks=pytest.mark.slurm_long)])
+    def test_power_cut(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, node: str) -> None:
+        """Slurm misses the node after a while; the job's script runs on the first one."""
         training = Training(cluster, here, PAUSE)
         training.submit("--nodelist=n1,n2", "--nodes=2")
-        training.wait_for_step(2 * EVERY + 1)
-        reached = training.step()
-        cluster.crash("n2")
-        training.pause(0)
+        reached = self.lose(node, training)
         try:
             cluster.wait(training.job, "PENDING")
         finally:
-            cluster.start("n2")
+            cluster.start(node)
+        self.goes_on(training, reached)
+        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+
+    @pytest.mark.slurm_long
+    @pytest.mark.parametrize("node", ["n1", "n2"])
+    def test_reboot(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, node: str) -> None:
+        """The node is back before Slurm has missed it."""
+        training = Training(cluster, here, PAUSE)
+        training.submit("--nodelist=n1,n2", "--nodes=2")
+        reached = self.lose(node, training)
+        cluster.start(node)
+        self.goes_on(training, reached)
+        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+
+    @pytest.mark.slurm_long
+    def test_a_killed_rank_without_torchrun(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
+        training = Training(cluster, here, PAUSE)
+        training.submit("--nodes=2", launch="srun")
+        training.wait_for_step(2 * EVERY + 1)
+        reached = training.step()
+        training.kill_rank(1)
+        training.pause(0)
+        self.goes_on(training, reached)
+        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+
+    @staticmethod
+    def lose(node: str, training: Training) -> int:
+        """Cut the power of a node; returns how many steps the training had finished."""
+        training.wait_for_step(2 * EVERY + 1)
+        reached = training.step()
+        training.cluster.crash(node)
+        training.pause(0)
+        return reached
+
+    @staticmethod
+    def goes_on(training: Training, reached: int) -> None:
+        """It is done by a second start that repeats no more than lies between two checkpoints."""
         training.finish()
         first, second = training.starts()
         assert (first.restart, first.step, second.restart) == (0, 0, 1)
         assert second.step >= reached - EVERY
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
 
     def test_a_killed_rank_is_replaced_in_place(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
         training = Training(cluster, here, PAUSE)

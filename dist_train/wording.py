@@ -100,6 +100,8 @@ def in_words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         return ", or ".join(map(in_words, parts))
     if get_origin(annotation) is tuple:
         return _words_of_list(parts, metadata)
+    if get_origin(annotation) is dict:
+        return f"a mapping whose keys are {in_words(parts[0])} and whose values are {in_words(parts[1])}"
     if annotation in KINDS:
         return " ".join([KINDS[annotation], *_limits(metadata)])
     return f"a mapping of {', '.join(annotation.model_fields)}"

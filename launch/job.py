@@ -70,15 +70,15 @@ def begin(config: Config, environ: Mapping[str, str]) -> str:
         CheckpointError: the job has started before, and what it has saved is not there.
     """
     run, job, restart = RunDir(config.run.dir), _job(environ), _restart(environ)
-    earlier = [start for start in read_starts(run) if start.job_id == job]
-    newest = _newest(run)
     if restart == 0:
         resume = _first(config, run)
     else:
-        resume = _again(config, run, earlier, newest)
-        if why := _in_vain(earlier, restart, newest) or _too_often(restart, environ):
+        earlier = [start for start in read_starts(run) if start.job_id == job]
+        resume = _again(config, run, earlier)
+        if why := _in_vain(earlier, restart, _newest(run)) or _too_often(restart, environ):
             raise ConfigError(f"job {job}: {why}")
-    _note(run, Start(job, restart, newest, socket.gethostname(), _now(), environ.get("DIST_TRAIN_OUTPUT") or None))
+    step, output = _newest(run), environ.get("DIST_TRAIN_OUTPUT") or None
+    _note(run, Start(job, restart, step, socket.gethostname(), _now(), output))
     return resume
 
 
@@ -125,9 +125,9 @@ def _first(config: Config, run: RunDir) -> str:
     return "auto"
 
 
-def _again(config: Config, run: RunDir, earlier: list[Start], newest: int) -> str:
+def _again(config: Config, run: RunDir, earlier: list[Start]) -> str:
     """`run.resume` of a later start: the run's own checkpoints, or what it began from if it has not saved yet."""
-    if newest:
+    if _newest(run):
         return str(run.path)
     if not earlier or max(start.step for start in earlier):
         raise CheckpointError(

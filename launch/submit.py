@@ -22,16 +22,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from dist_train.config import Config
 from dist_train.errors import ConfigError, SlurmError
-from dist_train.loading import load_config
-from dist_train.plan import check_ranks
 from dist_train.rundir import RunDir, write_whole
 from launch import slurm
 from launch.arguments import number_from
-from launch.clusters import Cluster, load_cluster
+
+if TYPE_CHECKING:
+    from dist_train.config import Config
+    from launch.clusters import Cluster
 
 _T = TypeVar("_T")
 LAUNCHES = ("torchrun", "srun")
@@ -69,6 +69,8 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, then submit the job."""
+    from dist_train.loading import load_config
+
     config = load_config(options.config, options.overrides)
     resources = Resources.of(options)
     resources.check(config)
@@ -112,7 +114,7 @@ class Resources:
     qos: str | None
     mem: str | None
     launch: str
-    cluster: Cluster
+    cluster: "Cluster"
     flags: tuple[str, ...]
     """Of sbatch, as the user has given them."""
 
@@ -123,6 +125,8 @@ class Resources:
         Raises:
             ConfigError: neither says how many GPUs, or there is no such profile.
         """
+        from launch.clusters import Cluster, load_cluster
+
         cluster = load_cluster(options.profile) if options.profile else Cluster()
         gpus = _first(options.gpus_per_node, cluster.gpus_per_node)
         if gpus is None:
@@ -147,12 +151,14 @@ class Resources:
     def ranks(self) -> int:
         return self.nodes * self.nproc_per_node
 
-    def check(self, config: Config) -> None:
+    def check(self, config: "Config") -> None:
         """Find out what would fail, or idle, only when the job has come through the queue.
 
         Raises:
             ConfigError: ranks, GPUs, backend and batch do not go together.
         """
+        from dist_train.plan import check_ranks
+
         backend, gpus = config.distributed.backend, self.gpus_per_node
         if gpus and self.nproc_per_node > gpus and backend != "gloo":
             raise ConfigError(
@@ -173,7 +179,7 @@ class Resources:
             )
         check_ranks(config, self.ranks)
 
-    def shown(self, config: Config) -> str:
+    def shown(self, config: "Config") -> str:
         """What each step is made of."""
         batch, shards = config.data.global_batch, config.shards or self.ranks
         share = -(-batch // shards)
@@ -324,7 +330,7 @@ def note_job(directory: Path, job: str, resources: Resources, *, array: bool = F
     write_whole(directory / "job.json", json.dumps(about) + "\n")
 
 
-def _prepare(config: Config, run: RunDir) -> None:
+def _prepare(config: "Config", run: RunDir) -> None:
     """Move an earlier run aside now where this one is to start anew: the job's own files are about to lie there."""
     anew = config.run.resume == "never"
     run.check_usable(anew)
@@ -333,7 +339,7 @@ def _prepare(config: Config, run: RunDir) -> None:
         run.release()
 
 
-def _job_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
+def _job_overrides(config: "Config", overrides: Sequence[str]) -> list[str]:
     """The settings of the job. By the time it starts, what `run.resume=never` moves aside has been moved."""
     if config.run.resume != "never":
         return list(overrides)

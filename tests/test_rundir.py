@@ -288,3 +288,30 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert seen == [("old", "neu und größer")]
     assert path.read_text(encoding="utf-8") == "neu und größer"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stop_before_the_claim_is_noted_where_a_run_is_known(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    run.note_early_stop()
+    assert not run.path.exists()
+    run.jobs.mkdir(parents=True)  # a job was submitted
+    run.note_early_stop()
+    status = run.read_status()
+    assert status is not None
+    assert [status[name] for name in ("state", "step", "attempt", "resumable")] == ["preempted", 0, 0, True]
+    with claimed(run.path) as (trained, _):
+        assert trained.attempt == 1
+
+
+def test_a_stop_before_the_claim_leaves_what_another_says(tmp_path: Path) -> None:
+    with claimed(tmp_path / "run") as (run, _):
+        run.write_status("running", 5, 1, resumable=True)
+        RunDir(run.path).note_early_stop()
+        assert (run.read_status() or {})["state"] == "running"
+    RunDir(run.path).note_early_stop()  # whoever has written `running` is dead
+    status = run.read_status() or {}
+    assert [status[name] for name in ("state", "step", "attempt")] == ["preempted", 5, 1]
+    with claimed(run.path) as (run, _):
+        run.write_status("done", 9, 1, resumable=False)
+    run.note_early_stop()
+    assert (run.read_status() or {})["state"] == "done"

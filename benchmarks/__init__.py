@@ -1,0 +1,1 @@
+"""Measurements, side by side in one session; their results lie in `results/`."""

@@ -160,4 +160,4 @@ class TestCommandsOfACluster:
         assert not (tmp_path / "runs").exists()
 
     def test_there_are_some(self) -> None:
-        assert len(commands(CLUSTER)) == 26
+        assert len(commands(CLUSTER)) == 27

@@ -5,19 +5,26 @@ CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: train test test-quick test-long lint install lock clean
+.PHONY: train test test-quick test-long test-slurm test-slurm-long lint install lock clean
 
 train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
 
 test: lint
-	$(PYTEST) -m "not long and not gpu"
+	$(PYTEST) -m "not long and not gpu and not slurm and not slurm_long"
 
 test-quick: lint
-	$(PYTEST) -m "not slow and not long and not gpu"
+	$(PYTEST) -m "not slow and not long and not gpu and not slurm and not slurm_long"
 
 test-long: install
 	$(PYTEST) -m long
+
+# On a real Slurm, started on this machine: root of a Debian, or they are skipped. The long one has all of them.
+test-slurm: install
+	$(PYTEST) -m "slurm and not slurm_long" tests/slurm
+
+test-slurm-long: install
+	$(PYTEST) tests/slurm
 
 lint: install
 	$(BIN)/ruff check .

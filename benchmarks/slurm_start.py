@@ -13,9 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.slurm.cluster import Cluster
-
 from tests.conftest import ROOT
+from tests.slurm.cluster import Cluster
 
 CONFIG = """
 data: {name: synthetic, num_train: 64, num_test: 8, global_batch: 32}

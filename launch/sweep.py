@@ -190,9 +190,9 @@ def _submission(
 
 def _what_next(sweep: Sweep) -> str:
     return (
-        f"  dist-train status {sweep.directory}   its trials, by their scores\n"
-        f"  dist-train cancel {sweep.directory}   save and stop\n"
-        "  the same command                      submits what is not done then"
+        f"  dist-train status {sweep.directory}     its trials, the best first\n"
+        f"  dist-train cancel {sweep.directory}     save and stop\n"
+        "The same command submits later what is not done then"
     )
 
 

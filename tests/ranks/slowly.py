@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,8 +14,14 @@ from dist_train.recorder import unmarked
 _step = train.train_step
 
 
+def pause() -> float:
+    """Seconds that `$DIST_TRAIN_TEST_SLEEP` gives, or the file of that name at this moment."""
+    value = os.environ["DIST_TRAIN_TEST_SLEEP"]
+    return float(Path(value).read_text() if Path(value).is_file() else value)
+
+
 def slow_step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
-    time.sleep(float(os.environ["DIST_TRAIN_TEST_SLEEP"]))
+    time.sleep(pause())
     return _step(training, batch, stop, mark)
 
 

@@ -28,6 +28,7 @@ from dist_train.errors import ConfigError, SlurmError
 from dist_train.rundir import RunDir, write_whole
 from launch import slurm
 from launch.arguments import number_from
+from launch.runs import job_ids
 
 if TYPE_CHECKING:
     from dist_train.config import Config
@@ -318,8 +319,7 @@ def next_number(run: RunDir) -> int:
 
 def check_free(run: RunDir) -> None:
     """Raise ConfigError if a job of this run still waits or works."""
-    known = [json.loads(path.read_text(encoding="utf-8"))["job_id"] for path in run.jobs.glob("*/job.json")]
-    for job in slurm.jobs(known).values():
+    for job in slurm.jobs(job_ids(run.path)).values():
         if not job.is_over:
             raise ConfigError(
                 f"run.dir {run.path}: its job {job.id} is {job.state}. Wait for its end, cancel it (dist-train cancel "

@@ -1,7 +1,14 @@
-"""Where log lines go: rank 0's to the terminal, around a progress bar, and to `logs/`; of the others only warnings."""
+"""Where log lines go: to a file of each rank, and rank 0's to the terminal, around a progress bar.
+
+Of the other ranks the terminal shows only warnings.
+"""
 
 import logging
+import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
@@ -9,6 +16,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from dist_train.lines import Lines
+from dist_train.stop import StopRequested
 from dist_train.world import World
 
 _ROOT = logging.getLogger("dist_train")
@@ -31,18 +39,31 @@ class _Terminal(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
-class _File(logging.Handler):
-    """Lines appended to a file; on a full disk they wait."""
+class RankLog(logging.Handler):
+    """Lines appended to the file of one rank; on a full disk they wait."""
 
     def __init__(self, path: Path) -> None:
+        """Raises OSError."""
         super().__init__()
         self._lines = Lines(path)
+        self._is_open = True
+        self.outcome = "done"
+        """How the rank leaves if nothing is raised."""
+
+    def note(self, text: str, error: BaseException | None = None) -> None:
+        """A line that no terminal shows; with the traceback of `error`."""
+        raised = (type(error), error, error.__traceback__) if error else None
+        self.handle(_ROOT.makeRecord(__name__, logging.INFO, __file__, 0, text, (), raised))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines.write(f"{self.format(record)}\n")
+        if self._is_open:
+            self._lines.write(f"{self.format(record)}\n")
 
     def close(self) -> None:
-        self._lines.close()
+        """May be called again, as logging does at the end of the process."""
+        if self._is_open:
+            self._is_open = False
+            self._lines.close()
         super().close()
 
 
@@ -62,18 +83,46 @@ def log_to_terminal(world: World, stream: TextIO) -> None:
     _ROOT.propagate = False
 
 
-def log_to_file(directory: Path) -> logging.Handler:
-    """Also append this process's lines to `rank_0.log`, with those from before there was a directory for them."""
-    file = _File(directory / "rank_0.log")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+@contextmanager
+def log_to_file(directory: Path, world: World, step: int) -> Iterator[RankLog]:
+    """Also append this process's lines to `rank_R.log`, those from before included, until the block ends.
+
+    Around them the file has how the rank began, at finished step `step`, and how it left.
+
+    Raises:
+        OSError: rank 0 can't make its file. Another rank goes on without one: its disk may be another, and nothing
+            of the run lies there.
+    """
+    log = _opened(directory, world)
     for early in [handler for handler in _ROOT.handlers if isinstance(handler, MemoryHandler)]:
-        early.setTarget(file)
+        early.setTarget(log)
         early.flush()
         _ROOT.removeHandler(early)
-    _ROOT.addHandler(file)
-    return file
+    _ROOT.addHandler(log)
+    log.note(f"rank {world} starts at step {step} on {world.device}: host {socket.gethostname()}, pid {os.getpid()}")
+    try:
+        yield log
+        log.note(f"rank {world} leaves: {log.outcome}")
+    except StopRequested as error:
+        log.note(f"rank {world} leaves: {error or 'asked to stop'}")
+        raise
+    except BaseException as error:
+        log.note(f"rank {world} leaves by an exception", error)
+        raise
+    finally:
+        _ROOT.removeHandler(log)
+        log.close()
 
 
-def stop_logging_to_file(file: logging.Handler) -> None:
-    _ROOT.removeHandler(file)
-    file.close()
+def _opened(directory: Path, world: World) -> RankLog:
+    path = directory / f"rank_{world.rank}.log"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        log = RankLog(path)
+    except OSError as error:
+        if world.is_main:
+            raise
+        _ROOT.warning("%s: can't be written: %s; the run goes on", path, error.strerror)
+        log = RankLog(Path(os.devnull))
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return log

@@ -2,8 +2,10 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+_BLOCK = 2**16  # bytes
 _log = logging.getLogger(__name__)
 
 
@@ -52,3 +54,24 @@ class Lines:
         has_warned, self._has_warned = self._has_warned, True
         if not has_warned:
             _log.warning("%s: can't be written: %s; the run goes on", self.path, error.strerror)
+
+
+def backward(path: Path) -> Iterator[bytes]:
+    """The lines of a file from its last to its first, without their newlines; no more is read than is asked for.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        position, rest = file.seek(0, os.SEEK_END), b""
+        is_end = True
+        while position:
+            start = max(0, position - _BLOCK)
+            file.seek(start)
+            rest, *lines = (file.read(position - start) + rest).split(b"\n")
+            if is_end and lines and not lines[-1]:
+                del lines[-1]  # what follows the last newline is no line
+            yield from reversed(lines)
+            position, is_end = start, False
+        if rest or not is_end:
+            yield rest

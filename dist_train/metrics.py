@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from dist_train.config import Log
-from dist_train.lines import Lines
+from dist_train.lines import Lines, backward
 
 Line = dict[str, Any]
 _NUMBERS = {
@@ -103,6 +103,14 @@ def read_lines(path: Path) -> list[Line]:
     if len(lines) < len(texts) - 1:
         _log.warning("%s: %d damaged lines are left out", path, len(texts) - len(lines))
     return lines
+
+
+def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
+    """The lines of a kind in a `metrics.jsonl`, the newest first; no more of the file is read than is asked for."""
+    if path.exists():
+        mark = f'"kind": "{kind}"'.encode()
+        found = (_line(text.decode(errors="replace")) for text in backward(path) if mark in text)
+        yield from (line for line in found if line is not None and line["kind"] == kind)
 
 
 def test_at(lines: list[Line], step: int) -> Line | None:

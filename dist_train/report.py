@@ -15,7 +15,7 @@ import torch
 from dist_train import __version__
 from dist_train.checkpoint import weights_sha256
 from dist_train.config import Config
-from dist_train.console import log_to_file, stop_logging_to_file
+from dist_train.console import RankLog, log_to_file
 from dist_train.data import Dataset
 from dist_train.errors import NonFiniteError, UserError
 from dist_train.evaluate import Evaluation
@@ -33,7 +33,10 @@ _log = logging.getLogger(__name__)
 
 
 class Report:
-    """The report of a rank that is not the first: nothing."""
+    """The report of a rank that is not the first: nothing but how it leaves, in its own log."""
+
+    def __init__(self, log: RankLog) -> None:
+        self._own = log
 
     def moved_aside(self, earlier: Path) -> None: ...
 
@@ -53,11 +56,17 @@ class Report:
 
     def saved(self) -> None: ...
 
-    def stopped(self, reason: str | None) -> None: ...
+    def stopped(self, reason: str | None) -> None:
+        """The rank leaves because a rank was asked to; None: another one was."""
+        self._own.outcome = f"stopped by {reason or 'another rank'}"
 
-    def left_early(self) -> None: ...
+    def left_early(self) -> None:
+        """A stop before the first step; called from a thread of its own."""
+        self._own.note("leaves: asked to stop before the first step")
 
-    def failed(self) -> None: ...
+    def failed(self) -> None:
+        """The run can't go on, and the process is about to be ended; called from a thread of its own."""
+        self._own.note("leaves: the run can't go on, `dist-train postmortem` says why")
 
     def tested(self, step: int) -> dict[str, Any] | None: ...
 
@@ -69,7 +78,8 @@ class Report:
 class MainReport(Report):
     """The report of rank 0: to the terminal, `metrics.jsonl`, `tb/` and `status.json`."""
 
-    def __init__(self, config: Config, run: RunDir, training: Training, plan: Plan) -> None:
+    def __init__(self, log: RankLog, config: Config, run: RunDir, training: Training, plan: Plan) -> None:
+        super().__init__(log)
         self._run, self._plan, self._training = run, plan, training
         self._name = config.run.name
         self.state: State = "running"
@@ -141,14 +151,15 @@ class MainReport(Report):
         self.status("running", resumable=True)
 
     def failed(self) -> None:
-        """The run can't go on, and the process is about to be ended; called from a thread of its own."""
         self.status("failed", resumable=True)
+        super().failed()
 
     def left_early(self) -> None:
-        """A stop before the first step; called from a thread of its own."""
         self.status("preempted", resumable=True)
+        super().left_early()
 
     def stopped(self, reason: str | None) -> None:
+        super().stopped(reason)
         self.status("preempted", resumable=True)
         _log.info(
             "%s: stopped by %s after step %d of %d and saved; the same command goes on",
@@ -194,17 +205,24 @@ def open_report(
     config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World
 ) -> Iterator[Report]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
-    if not world.is_main:
-        yield Report()
-        return
-    file = log_to_file(run.logs)
-    write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-    write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
-    report = MainReport(config, run, training, plan)
-    _introduce(config, dataset, training, plan, world)
-    report.status("running", resumable=True)
+    with log_to_file(run.logs, world, training.step) as log:
+        if not world.is_main:
+            yield Report(log)
+            return
+        write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
+        write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
+        report = MainReport(log, config, run, training, plan)
+        _introduce(config, dataset, training, plan, world)
+        report.status("running", resumable=True)
+        with _told(report, training, run):
+            yield report
+
+
+@contextmanager
+def _told(report: MainReport, training: Training, run: RunDir) -> Iterator[None]:
+    """Write down in `status.json` how the run has ended, and let go of its directory."""
     try:
-        yield report
+        yield
         if report.state == "running":
             report.status("done", resumable=False)
     except StopRequested:
@@ -217,7 +235,6 @@ def open_report(
         raise
     finally:
         report.close()
-        stop_logging_to_file(file)
         run.release()
 
 

@@ -160,12 +160,12 @@ class RunDir:
     def _wait_for_holder(self) -> None:
         """Give a process that holds the lock a moment to end; raises ConfigError naming it if it does not."""
         deadline = time.monotonic() + PATIENCE
-        while self._is_held():
+        while self.is_held():
             if time.monotonic() > deadline:
                 raise self._held()
             time.sleep(0.05)
 
-    def _is_held(self) -> bool | None:
+    def is_held(self) -> bool | None:
         """Whether a process of this machine holds the lock, this one included; None where there are no locks."""
         if not self.lock.is_file():
             return False
@@ -218,7 +218,7 @@ class RunDir:
         Nothing is said where no run is known, one is done, or another process trains.
         """
         before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
-        if self._is_known() and before.get("state") != "done" and not self._is_held():
+        if self._is_known() and before.get("state") != "done" and not self.is_held():
             status = self._status("preempted", resumable=True) | {"attempt": before.get("attempt", 0)}
             write_whole(self.status, json.dumps(before | status) + "\n")
 
@@ -239,7 +239,7 @@ class RunDir:
         """
         status = _read_object(self.status)
         is_here = status is not None and status.get("host") == socket.gethostname()
-        if status and is_here and status.get("state") == "running" and self._is_held() is False:
+        if status and is_here and status.get("state") == "running" and self.is_held() is False:
             return {**status, "state": "dead"}
         return status
 

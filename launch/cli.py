@@ -15,6 +15,9 @@ from dist_train.entry import Parser, run_guarded
 COMMANDS = {
     "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
     "submit": "train it as a Slurm job",
+    "status": "say how runs are doing",
+    "logs": "show what a run printed",
+    "cancel": "stop a run, which saves before it leaves",
     "drill": "break a run in every way there is, and compare the weights that it ends with",
     "diff": "name the first step at which two runs part, and what differs",
     "postmortem": "say what ended a run",

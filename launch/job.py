@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from dist_train.config import Config
@@ -24,26 +24,10 @@ from dist_train.loading import load_config
 from dist_train.rundir import RunDir
 from dist_train.stop import PREEMPTED
 from dist_train.store import Store
+from launch.history import STARTS, Start, read_starts
 
 MAX_RESTARTS = 50
 """Default of `$DIST_TRAIN_MAX_RESTARTS`: how often one job may start anew."""
-STARTS = "starts.jsonl"
-
-
-@dataclass(frozen=True)
-class Start:
-    """One start of a job, as it stands in `jobs/starts.jsonl`."""
-
-    job_id: str
-    restart: int
-    """How often Slurm has started the job before."""
-    step: int
-    """Step of the run's newest checkpoint at the start; 0 where there is none."""
-    host: str
-    time: str
-    """UTC."""
-    output: str | None
-    """File that the job prints to."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,20 +82,6 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     if why := _in_vain(starts, restart + 1, _newest(run)) or _too_often(restart + 1, environ):
         return FAILED, f"{what}; {why}"
     return PREEMPTED, f"{what}; it can go on from step {_newest(run)}"
-
-
-def read_starts(run: RunDir) -> list[Start]:
-    """The starts of all jobs of a run, oldest first; without lines that are cut short."""
-    path = run.jobs / STARTS
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return [start for text in texts if (start := _start(text)) is not None]
-
-
-def _start(text: str) -> Start | None:
-    try:
-        return Start(**json.loads(text))
-    except (ValueError, TypeError):
-        return None
 
 
 def _first(config: Config, run: RunDir) -> str:

@@ -27,8 +27,8 @@ MEANINGS = {
     "later",
     r"violates accounting|QOSMax|AssocMax|SubmitJobs|MaxSubmit": "your limit of jobs or resources is reached: cancel "
     "some (`squeue --me`), or wait until they end",
-    r"temporarily unable to accept|temporarily unavailable|too many jobs|EAGAIN": "the queue is full: it takes no more jobs now; try again "
-    "later, or cancel some of yours (`squeue --me`)",
+    r"temporarily unable to accept|temporarily unavailable|too many jobs|EAGAIN": "the queue is full: it takes no more "
+    "jobs now; try again later, or cancel some of yours (`squeue --me`)",
     r"Unable to contact|Connection refused|Socket timed out|slurm_load_jobs error: Zero Bytes": "the Slurm controller "
     "does not answer: `scontrol ping`; try again later",
     r"[Ii]nvalid job id": "Slurm does not know this job any more",

@@ -2,13 +2,16 @@
 
 import io
 import logging
+import os
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dist_train.console import log_to_file, log_to_terminal, stop_logging_to_file
+from dist_train.console import log_to_file, log_to_terminal
+from dist_train.stop import StopRequested
 from dist_train.world import World
 
 ROOM = logging.getLogger("dist_train.some.room")
@@ -51,15 +54,62 @@ def test_a_second_start_in_a_process_says_nothing_twice() -> None:
     assert stream.getvalue().count("take care") == 1
 
 
+def levels(written: str) -> list[str]:
+    return [re.sub(r"^\S+ \S+ (\w+) .*", r"\1", line) for line in written.splitlines()]
+
+
 def test_the_file_has_all_lines_also_those_from_before_it(tmp_path: Path) -> None:
     log_to_terminal(World(), io.StringIO())
     say()
-    file = log_to_file(tmp_path)
+    with log_to_file(tmp_path, World(), step=7):
+        say()
     say()
-    stop_logging_to_file(file)
-    say()
-    written = (tmp_path / "rank_0.log").read_text().splitlines()
-    assert [re.sub(r"^\S+ \S+ (\w+) .*", r"\1", line) for line in written] == ["INFO", "WARNING"] * 2
+    written = (tmp_path / "rank_0.log").read_text()
+    assert levels(written) == ["INFO", "WARNING", "INFO", "INFO", "WARNING", "INFO"]
+    assert f"rank 0(1) starts at step 7 on cpu: host {socket.gethostname()}, pid {os.getpid()}\n" in written
+    assert written.endswith("rank 0(1) leaves: done\n")
+
+
+def test_each_rank_has_a_file_and_the_terminal_shows_no_more_of_it(tmp_path: Path) -> None:
+    stream, world = io.StringIO(), World(rank=2, size=4)
+    log_to_terminal(world, stream)
+    with log_to_file(tmp_path / "logs", world, step=0) as log:  # on another host nobody has made the directory
+        ROOM.info("only for the file")
+        log.outcome = "stopped by SIGTERM"
+    log.close()  # as logging does once more
+    log.note("too late")
+    written = (tmp_path / "logs" / "rank_2.log").read_text()
+    assert "only for the file" in written
+    assert written.endswith("rank 2(4) leaves: stopped by SIGTERM\n")
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StopRequested("the other ranks have left"), "leaves: the other ranks have left\n"),
+        (ValueError("no such thing"), "ValueError: no such thing\n"),
+        (KeyboardInterrupt(), "KeyboardInterrupt\n"),
+    ],
+)
+def test_a_rank_that_ends_by_an_exception_leaves_its_traceback(tmp_path: Path, error: BaseException, said: str) -> None:
+    log_to_terminal(World(rank=1, size=2), io.StringIO())
+    with pytest.raises(type(error)), log_to_file(tmp_path, World(rank=1, size=2), step=0):
+        raise error
+    written = (tmp_path / "rank_1.log").read_text()
+    assert written.endswith(said)
+    assert ("Traceback (most recent call last):" in written) == (type(error) is not StopRequested)
+
+
+def test_a_rank_without_a_disk_trains_on_and_the_first_does_not(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    stream = io.StringIO()
+    log_to_terminal(World(rank=1, size=2), stream)
+    with log_to_file(tmp_path / "logs", World(rank=1, size=2), step=0):
+        say()
+    assert "rank_1.log: can't be written: " in stream.getvalue()
+    with pytest.raises(OSError, match="logs"), log_to_file(tmp_path / "logs", World(), step=0):
+        pass
 
 
 def test_a_reader_that_has_gone_stops_the_lines_and_not_the_run(
@@ -70,8 +120,7 @@ def test_a_reader_that_has_gone_stops_the_lines_and_not_the_run(
             raise BrokenPipeError(text)
 
     log_to_terminal(World(), Gone())
-    file = log_to_file(tmp_path)
-    say()
-    stop_logging_to_file(file)
-    assert len((tmp_path / "rank_0.log").read_text().splitlines()) == 2
+    with log_to_file(tmp_path, World(), step=0):
+        say()
+    assert levels((tmp_path / "rank_0.log").read_text()) == ["INFO", "INFO", "WARNING", "INFO"]
     assert capsys.readouterr().err == ""

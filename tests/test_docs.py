@@ -1,26 +1,38 @@
 """Documents stay true: their commands run, their links lead somewhere, their tables are what the code says."""
 
+import os
 import re
 import shlex
 import subprocess
+from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from dist_train.config import KNOWN_CLASSES
+from dist_train.entry import Parser
 from dist_train.loading import load_config
 from dist_train.reference import settings_reference
+from launch.cli import COMMANDS
 from tests.conftest import ROOT, Python
 
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".pytest_cache"} & set(path.parts))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # What makes a command of the README short, without a network and without a trace in the checkout.
 SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_test=40", "train.max_steps=2"]
+# What a command of the README needs that no test machine has to have.
+ELSEWHERE = ("sbatch", "kubectl")
+CLUSTER = ROOT / "slurm" / "README.md"
+OUR_COMMAND = re.compile(r"(?:^| dist-train |\.sif )dist-train (\w+) ?(.*)")  # as it is, or in a container
+COMING = {"sweep"}  # the README has it before the command does
+_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=.*")
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+def commands(document: Path = ROOT / "README.md") -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line]
 
 
@@ -68,11 +80,13 @@ def as_run(command: str) -> list[str] | None:
         made = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True)
         words = shlex.split(made.stdout.splitlines()[-1])
         words[0] = Path(words[0]).name
-    if "pytest" in words:
+    if "pytest" in words or words[0] in ELSEWHERE:
         return None
     if words[0] == "tensorboard":
         return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
     short = SHORT if {"dist_train", "train"} & set(words) and "--settings" not in words else []
+    if "submit" in words:
+        short = ["--dry-run"]
     if "drill" in words:
         short = ["train.epochs=4", "--rounds", "1", "--faults", "corrupt-latest"]
     modules = {"torchrun": ["-m", "torch.distributed.run"], "dist-train": ["-m", "launch"]}
@@ -86,8 +100,64 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
     ran = [as_run(command) for command in commands()]
     for command, arguments in zip(commands(), ran, strict=True):
         if arguments is not None:
-            done = python(*arguments, cwd=tmp_path)
+            done = python(*arguments, cwd=tmp_path, env={"PATH": without_slurm()} if "submit" in arguments else None)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(ran) == 15
-    assert ran.count(None) == 1
+    assert len(ran) == 22
+    assert ran.count(None) == 3
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()
+
+
+def without_slurm() -> str:
+    """$PATH without a Slurm, which would be asked what it thinks of a job."""
+    return os.pathsep.join(
+        each for each in os.environ["PATH"].split(os.pathsep) if not (Path(each) / "sbatch").exists()
+    )
+
+
+class TestCommandsOfACluster:
+    """Those of slurm/README.md, and of the README those that need one: what here can be said of them."""
+
+    @pytest.mark.parametrize("command", [*commands(CLUSTER), *commands()])
+    def test_files_and_settings_are_there(self, command: str) -> None:
+        words = shlex.split(command.replace("%a", "0"))
+        for word in words:
+            if word.startswith(("configs/", "slurm/")):
+                assert (ROOT / word).exists(), word
+        config = next((word for word in words if re.fullmatch(r"configs/\w+\.yaml", word)), None)
+        if config and "sweep" not in words:
+            load_config(ROOT / config, [word for word in words if re.match(r"[a-z]+\.[a-z_]+=", word)])
+
+    @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if "torchrun" in shlex.split(each)])
+    def test_torchrun_takes_its_flags(self, command: str) -> None:
+        parsed = get_args_parser().parse_args(shlex.split(command)[1:])
+        assert (parsed.module, parsed.training_script) == (True, "dist_train")
+
+    @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if OUR_COMMAND.search(each)])
+    def test_dist_train_takes_its_flags(self, command: str) -> None:
+        name, arguments = OUR_COMMAND.findall(command)[0]
+        if name in COMING - set(COMMANDS):
+            pytest.skip(f"dist-train {name} is not there yet")
+        assert name in COMMANDS
+        parser = Parser()
+        import_module(f"launch.{name}").add_arguments(parser)
+        parser.parse_intermixed_args(takewhile(lambda word: word != "--", shlex.split(arguments)))
+
+    @pytest.mark.parametrize("command", [*commands(CLUSTER), *commands()])
+    def test_the_script_reads_the_variables(self, command: str) -> None:
+        head = (ROOT / "slurm" / "train.sbatch").read_text().split("#SBATCH")[0]
+        for word in takewhile(_ASSIGNMENT.fullmatch, shlex.split(command)):
+            assert f"#   {word.partition('=')[0]} " in head, word
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if each.startswith("dist-train submit")])
+    def test_submissions_would_be_made(self, command: str, tmp_path: Path, python: Python) -> None:
+        (tmp_path / "configs").symlink_to(ROOT / "configs")
+        own, dashes, flags = command.replace("--dry-run", "").partition(" -- ")
+        arguments = shlex.split(f"{own} --dry-run{dashes}{flags}")[1:]
+        done = python("-m", "launch", *arguments, cwd=tmp_path, env={"PATH": without_slurm()})
+        assert done.returncode == 0, done.stderr
+        assert "sbatch --parsable" in done.stdout
+        assert not (tmp_path / "runs").exists()
+
+    def test_there_are_some(self) -> None:
+        assert len(commands(CLUSTER)) == 27

@@ -9,7 +9,8 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.rundir import RunDir, write_whole
 from dist_train.store import Store
-from launch.job import begin, end, read_starts
+from launch.history import read_starts
+from launch.job import begin, end
 
 CONFIG = "data: {name: digits}\nmodel: {name: mnist_cnn}\n"
 

@@ -28,7 +28,7 @@ LAYERS = (
 WITHOUT_TORCH = (
     *("errors", "process", "stop", "config", "store", "lines", "rundir", "ledger"),
     *("beats", "failures", "stacks", "verdict", "watchdog", "postmortem", "recorder"),
-    *("wording", "loading", "reference", "plan", "entry", "__main__"),
+    *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.console import log_to_file, log_to_terminal, stop_logging_to_file
-from dist_train.lines import Lines
+from dist_train import lines
+from dist_train.console import log_to_file, log_to_terminal
+from dist_train.lines import Lines, backward
 from dist_train.metrics import Curves, MetricsFile, read_lines
 from dist_train.world import World
 from tests.test_metrics import line, scalars
@@ -89,13 +90,12 @@ def test_a_log_on_a_full_disk_is_told_of_once_on_the_terminal(
     root = logging.getLogger("dist_train")
     before = (root.handlers, root.level, root.propagate)
     log_to_terminal(World(), sys.stdout)
-    file = log_to_file(tmp_path)
-    disk = Disk(monkeypatch, room=0)
-    for number in range(3):
-        root.info("line %d", number)
-    disk.room = 10**6
-    root.info("line 3")
-    stop_logging_to_file(file)
+    with log_to_file(tmp_path, World(), step=0):
+        disk = Disk(monkeypatch, room=0)
+        for number in range(3):
+            root.info("line %d", number)
+        disk.room = 10**6
+        root.info("line 3")
     root.handlers, root.level, root.propagate = before
     output = capsys.readouterr()
     assert output.err == ""
@@ -103,3 +103,17 @@ def test_a_log_on_a_full_disk_is_told_of_once_on_the_terminal(
     text = (tmp_path / "rank_0.log").read_text()
     assert [f"line {number}" in text for number in range(4)] == [True] * 4
     assert text.count("can't be written") == 1
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 64])
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "\n\nab\n", "ab\n\ncd", "\nab\r\ncd\n\n"])
+def test_backward_is_the_lines_in_the_other_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, text: str
+) -> None:
+    monkeypatch.setattr(lines, "_BLOCK", block)
+    path = tmp_path / "file"
+    path.write_bytes(text.encode())
+    expected = text.encode().split(b"\n")
+    if not expected[-1]:
+        del expected[-1]
+    assert list(backward(path))[::-1] == expected

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_train.config import Log
-from dist_train.metrics import Curves, LossWindow, Metrics, MetricsFile, has_bar, read_lines, standing
+from dist_train.metrics import Curves, LossWindow, Metrics, MetricsFile, has_bar, newest_lines, read_lines, standing
 
 
 class Clock:
@@ -185,3 +185,13 @@ def test_a_damaged_line_costs_no_other(tmp_path: Path, damage: str) -> None:
     good = [line(1), line(2, "eval")]
     path.write_text("\n".join([damage, json.dumps(good[0]), damage, json.dumps(good[1])]) + "\n")
     assert read_lines(path) == good
+
+
+def test_the_newest_lines_of_a_kind_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert list(newest_lines(path, "train")) == []
+    file = MetricsFile(path, [line(1), line(1, "eval"), line(2), line(2, "eval"), line(3)])
+    file.close()
+    path.write_text(path.read_text() + '{"kind": "train", "step": 4')  # a kill has cut it short
+    assert [one["step"] for one in newest_lines(path, "train")] == [3, 2, 1]
+    assert [one["step"] for one in newest_lines(path, "eval")] == [2, 1]

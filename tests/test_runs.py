@@ -130,7 +130,10 @@ class TestWhatARunLeaves:
         assert len([line for line in printed if "test accuracy" in line and "step 20" in line]) == 1
         log = (finished[0] / "logs" / "rank_0.log").read_text()
         assert "test accuracy" in log
-        assert not (finished[0] / "logs" / "rank_1.log").exists()
+        assert "can't be written" not in finished[1]
+        other = (finished[0] / "logs" / "rank_1.log").read_text()
+        assert "rank 1(2) starts at step 0 on cpu: host" in other
+        assert other.endswith("rank 1(2) leaves: done\n")
 
 
 class TestResume:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_train.beats import read_beats
 from dist_train.rundir import RunDir, write_whole
-from launch.job import Start, read_starts
+from launch.history import Start, read_starts
 from tests.conftest import ROOT
 from tests.killed import CONFIG, newest
 from tests.slurm.cluster import Cluster

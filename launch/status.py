@@ -1,0 +1,101 @@
+"""How runs are doing: the state, the step, the speed and what is left, from their files and from Slurm.
+
+    dist-train status                       all runs below runs/, the newest first
+    dist-train status runs/digits           one run; also a sweep, its trials sorted by their scores
+    dist-train status 12                    the run of a Slurm job
+
+It works without Slurm too, and on runs of this machine.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dist_train.errors import SlurmError
+from launch import runs, shown, slurm, sweeps
+from launch.history import submissions
+from launch.runs import Run
+from launch.sweeps import Trial
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", metavar="RUN|JOB|SWEEP", help="directory of a run or of a sweep, or a job such as 12 or 12_3"
+    )
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.what is None:
+        print(_all(options.json))
+        return 0
+    path = Path(options.what)
+    if runs.JOB.fullmatch(options.what) and not path.exists():
+        found = of_job(options.what)
+        if found is None:
+            print(_of_slurm(options.what, options.json))
+            return 0
+        path = found
+    print(_sweep(path, options.json) if sweeps.is_sweep(path) else _one(path, options.json))
+    return 0
+
+
+def of_job(job: str) -> Path | None:
+    """The run or the sweep below `runs/` whose directory knows a job; None where none does."""
+    swept = [path for path in runs.RUNS.glob("*") if sweeps.is_sweep(path)]
+    for sweep in swept:
+        if job in [array.job_id for array in submissions(sweep)]:
+            return sweep
+    trials = [trial.path for sweep in swept for trial in sweeps.trials(sweep)]
+    return next((path for path in (*runs.below(runs.RUNS), *trials) if job in runs.job_ids(path)), None)
+
+
+def ranked(sweep: Path) -> list[tuple[Trial, Run]]:
+    """The trials of a sweep, the best score first, those without one last.
+
+    Raises:
+        ConfigError: its `sweep.json` can't be read.
+    """
+    trials = sweeps.trials(sweep)
+    rows = zip(trials, runs.read_all([trial.path for trial in trials]), strict=True)
+    return sorted(rows, key=lambda row: -1.0 if row[1].score is None else row[1].score, reverse=True)
+
+
+def _all(as_json: bool) -> str:
+    found = runs.read_all(runs.below(runs.RUNS))
+    found.sort(key=lambda run: run.updated.timestamp() if run.updated else 0.0, reverse=True)
+    if as_json:
+        return _json([run.to_dict() for run in found])
+    return shown.table_of_runs(found) if found else f"no runs below {runs.RUNS}/ here"
+
+
+def _one(path: Path, as_json: bool) -> str:
+    run = runs.read(path)
+    return _json(run.to_dict()) if as_json else shown.in_lines(run)
+
+
+def _sweep(path: Path, as_json: bool) -> str:
+    rows = ranked(path)
+    if not as_json:
+        return shown.table_of_trials(rows)
+    trials = [{"number": trial.number, "overrides": trial.overrides, **run.to_dict()} for trial, run in rows]
+    return _json({"sweep": str(path), "trials": trials})
+
+
+def _of_slurm(job: str, as_json: bool) -> str:
+    """What Slurm says of a job that no run here knows; raises SlurmError where it knows nothing either."""
+    known = list(slurm.jobs([job]).values()) if slurm.is_here() else []
+    if not known:
+        here = "Slurm does not know it any more" if slurm.is_here() else "there is no Slurm here to ask"
+        raise SlurmError(
+            f"job {job}: no run below {runs.RUNS}/ knows it, and {here}. Give a run's directory, or start this in the "
+            f"directory that has {runs.RUNS}/"
+        )
+    if as_json:
+        return _json([each._asdict() for each in known])
+    return "\n".join(f"job {each.id} ({each.name}): {shown.of_job(each)}" for each in known)
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, indent=2)

@@ -534,3 +534,14 @@ def keys_of(classes: tuple[type[Section], ...], prefix: str = "") -> list[str]:
                 keys[f"{prefix}{name}"] = None
             keys.update(dict.fromkeys(keys_of(inner, f"{prefix}{name}.")))
     return list(keys)
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; sequences as lists, as a checkpoint and YAML have them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

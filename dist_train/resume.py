@@ -10,7 +10,7 @@ import torch
 from dist_train import checkpoint
 from dist_train.checkpoint import Checkpoint, Files
 from dist_train.choices import Choices
-from dist_train.config import Config
+from dist_train.config import Config, flatten
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.rundir import RunDir
 from dist_train.store import Store, find
@@ -132,17 +132,6 @@ def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None
 def _shown(settings: dict[str, Any], key: str) -> str:
     """A value as YAML has it."""
     return json.dumps(settings[key]).strip('"') if key in settings else "not set"
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; sequences as lists, as a checkpoint and YAML have them."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def set_aside_damaged(run: RunDir, step: int) -> None:

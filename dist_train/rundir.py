@@ -44,6 +44,7 @@ class RunDir:
         self.lock = self.path / "run.lock"
         self.attempt = 0
         """How often this run was started, this start included; 0 before `claim`."""
+        self._restarts = 0
         self._descriptor: int | None = None
         self._has_warned = False
 
@@ -104,6 +105,7 @@ class RunDir:
             for directory in (self.path, self.logs, self.checkpoints):
                 directory.mkdir(parents=True, exist_ok=True)
             self._descriptor = self._locked()
+            self._restarts = self._count_restarts()
             self._sign(self._descriptor)
         except OSError as error:
             raise self._refused(error, self.path) from error
@@ -228,7 +230,7 @@ class RunDir:
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             **self._signature(),
             "launcher": launcher(),
-            "restarts": _restarts(),
+            "restarts": self._restarts,
             "resumable": resumable,
         }
 
@@ -255,15 +257,19 @@ class RunDir:
         """Whether the launcher of this rank has started ranks before that have begun this run."""
         return self._status_of_earlier_ranks() is not None
 
+    def _count_restarts(self) -> int:
+        """How often this rank's launcher has started its ranks anew, as far as anybody knows."""
+        earlier = self._status_of_earlier_ranks() or {}
+        counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        return max(counted, 1 + int(earlier.get("restarts", -1)))
+
     def _status_of_earlier_ranks(self) -> dict[str, Any] | None:
         """What ranks have left that the launcher of this one has started before it, None where there are none."""
-        status = _read_object(self.status) if _restarts() else None
-        return status if status is not None and status.get("launcher") == launcher() else None
-
-
-def _restarts() -> int:
-    """How often this rank's launcher has started its ranks anew."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        # TORCHELASTIC_RESTART_COUNT does not tell: an agent that starts its ranks anew because of those of another host
+        # counts nothing.
+        own = launcher()
+        status = _read_object(self.status) if own else None
+        return status if status is not None and status.get("launcher") == own else None
 
 
 def job_id() -> str | None:

@@ -41,11 +41,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _trials(sweep: Path) -> list[Run]:
-    """The trials that are left to be stopped after the job arrays of a sweep are."""
+    """The trials that are left to be stopped once what starts them is: job arrays, or a process of this machine."""
     for array in [each.job_id for each in submissions(sweep)] if slurm.is_here() else ():
         if any(not job.is_over for job in slurm.jobs([array]).values()):
             slurm.ask("scancel", array)
             print(f"{sweep}: job array {array} is cancelled; the trials that train finish their step, save and leave")
+    if (pid := sweeps.worker(sweep)) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        print(f"{sweep}: process {pid} is asked to begin no more of its trials")
     found = [run for run in runs.read_all([trial.path for trial in sweeps.trials(sweep)]) if run.is_active]
     if not found:
         print(f"{sweep}: none of its trials waits or trains")

@@ -15,6 +15,7 @@ from dist_train.entry import Parser, run_guarded
 COMMANDS = {
     "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
     "submit": "train it as a Slurm job",
+    "sweep": "train a grid of settings, here or as a job array",
     "status": "say how runs are doing",
     "logs": "show what a run printed",
     "cancel": "stop a run, which saves before it leaves",

@@ -1,12 +1,12 @@
 """The jobs that have worked on a run, as `jobs/` of its directory remembers them.
 
-jobs/N/job.json    one submission by `dist-train submit`, beside its command.sh
+jobs/N/job.json    one submission by `dist-train submit`, beside its command.sh; of an array trials/T for each task
 jobs/starts.jsonl  a line for each start of a job's script, however it was submitted
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ class Submission:
     time: datetime
     command: Path
     """The script that submits it again."""
+
+    def has_task(self, number: int) -> bool:
+        """Whether it is a job array with this task."""
+        return (self.command.parent / "trials" / str(number)).is_file()
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,7 @@ class History:
     @classmethod
     def of(cls, run: Path) -> "History":
         """What is known of a run's jobs; nothing where there were none."""
-        trial = trial_of(run)
-        arrays = [_of_task(array, trial.number) for array in submissions(trial.sweep)] if trial else []
-        return cls((*arrays, *submissions(run)), tuple(read_starts(RunDir(run))))
+        return cls((*_tasks(run), *submissions(run)), tuple(read_starts(RunDir(run))))
 
     @property
     def job_ids(self) -> list[str]:
@@ -96,6 +98,14 @@ def moment(text: Any) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
+def _tasks(run: Path) -> list[Submission]:
+    """The tasks of job arrays that were to train a run, if it is a trial of a sweep."""
+    if (trial := trial_of(run)) is None:
+        return []
+    arrays = [array for array in submissions(trial.sweep) if array.has_task(trial.number)]
+    return [replace(array, job_id=f"{array.job_id}_{trial.number}") for array in arrays]
+
+
 def _submission(path: Path) -> Submission | None:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -103,10 +113,6 @@ def _submission(path: Path) -> Submission | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return Submission(job_id, time, path.with_name("command.sh")) if time else None
-
-
-def _of_task(array: Submission, number: int) -> Submission:
-    return Submission(f"{array.job_id}_{number}", array.time, array.command)
 
 
 def _starts(texts: list[str]) -> Iterator[Start]:

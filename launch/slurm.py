@@ -25,6 +25,8 @@ MEANINGS = {
     r"Memory specification": "more memory than a node of the partition has: a smaller --mem",
     r"partition not available|Partition.*(down|inactive)": "the partition takes no jobs now: another --partition, or "
     "later",
+    r"Invalid job array": "an array takes numbers below MaxArraySize (`scontrol show config`): fewer trials in one "
+    "sweep; another run.name counts from 0 again",
     r"violates accounting|QOSMax|AssocMax|SubmitJobs|MaxSubmit": "your limit of jobs or resources is reached: cancel "
     "some (`squeue --me`), or wait until they end",
     r"temporarily unable to accept|temporarily unavailable|too many jobs|EAGAIN": "the queue is full: it takes no more "

@@ -18,8 +18,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -47,23 +47,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """What a job takes of the cluster."""
-    parser.add_argument("--nodes", type=number_from(1), default=1, metavar="N", help="number of nodes; default 1")
-    parser.add_argument("--gpus-per-node", type=number_from(0), metavar="G", help="GPUs of each node; 0: train on CPU")
-    parser.add_argument(
+    group = parser.add_argument_group("resources of a job")
+    group.add_argument("--nodes", type=number_from(1), default=1, metavar="N", help="number of nodes; default 1")
+    group.add_argument("--gpus-per-node", type=number_from(0), metavar="G", help="GPUs of each node; 0: train on CPU")
+    group.add_argument(
         "--nproc-per-node", type=number_from(1), metavar="P", help="ranks on each node; default: one a GPU, or one"
     )
-    parser.add_argument("--time", type=_time, metavar="H:MM:SS", help="how long it may run; default: the script's hour")
-    parser.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
-    parser.add_argument("--account", metavar="NAME", help="who pays")
-    parser.add_argument("--qos", metavar="NAME", help="quality of service")
-    parser.add_argument(
+    group.add_argument("--time", type=_time, metavar="H:MM:SS", help="how long it may run; default: the script's hour")
+    group.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
+    group.add_argument("--account", metavar="NAME", help="who pays")
+    group.add_argument("--qos", metavar="NAME", help="quality of service")
+    group.add_argument(
         "--cpus-per-task", type=number_from(1), metavar="C", help="cores of each node; default: one a rank"
     )
-    parser.add_argument("--mem", metavar="M", help="memory of each node, e.g. 64G")
-    parser.add_argument(
-        "--launch", choices=LAUNCHES, default="torchrun", help="what starts the ranks; default torchrun"
-    )
-    parser.add_argument("--profile", metavar="NAME", help="defaults of a cluster, from configs/clusters/NAME.yaml")
+    group.add_argument("--mem", metavar="M", help="memory of each node, e.g. 64G")
+    group.add_argument("--launch", choices=LAUNCHES, default="torchrun", help="what starts the ranks; default torchrun")
+    group.add_argument("--profile", metavar="NAME", help="defaults of a cluster, from configs/clusters/NAME.yaml")
     parser.set_defaults(passed_on=())
 
 
@@ -80,22 +79,17 @@ def run(options: argparse.Namespace) -> int:
     submission = Submission(
         resources,
         config.run.name,
-        directory / "train.sbatch",
-        run.jobs / "slurm-%j.out",
+        directory,
         (str(directory / Path(options.config).name), *_job_overrides(config, options.overrides)),
     )
     print(resources.shown(config))
-    if options.dry_run:
-        print(f"{submission.line()}\n\n{script().read_text(encoding='utf-8')}", end="")
-    if not options.dry_run or slurm.is_here():
-        print(submission.test(script()))
+    rehearse(submission, options.dry_run)
     if options.dry_run:
         return 0
     check_free(run)
     _prepare(config, run)
-    lay_out(directory, Path(options.config), submission)
+    lay_out(Path(options.config), submission)
     job = submission.submit()
-    note_job(directory, job, resources)
     print(f"job {job}: submitted\n{_what_next(run)}")
     return 0
 
@@ -225,22 +219,32 @@ class Submission:
 
     resources: Resources
     name: str
-    script: Path
-    output: Path
+    directory: Path
+    """`jobs/N`; what the job prints goes beside it."""
     arguments: tuple[str, ...]
     """CONFIG and key=value."""
-    array: str | None = None
-    """Numbers of the tasks of a job array, as sbatch takes them."""
-    variables: tuple[tuple[str, str], ...] = ()
-    """Further ones, beside those of the resources."""
+    trials: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Of a job array: the key=value of each task, by its number."""
+    max_parallel: int | None = None
+    """How many tasks run at once; None: as many as there is room for."""
+
+    @property
+    def array(self) -> str | None:
+        """Numbers of the tasks of a job array, as sbatch takes them."""
+        at_once = f"%{self.max_parallel}" if self.max_parallel else ""
+        return ",".join(map(str, self.trials)) + at_once if self.trials else None
+
+    @property
+    def script(self) -> Path:
+        return self.directory / "train.sbatch"
+
+    @property
+    def output(self) -> str:
+        """As sbatch takes it: % begins what it fills in."""
+        return str(self.directory.parent).replace("%", "%%") + ("/slurm-%A_%a.out" if self.array else "/slurm-%j.out")
 
     def command(self) -> list[str]:
-        flags = [
-            "--parsable",
-            "--export=ALL",
-            f"--job-name={self.name}",
-            "--output=" + str(self.output).replace("%", "%%").replace("%%j", "%j"),
-        ]
+        flags = ["--parsable", "--export=ALL", f"--job-name={self.name}", f"--output={self.output}"]
         array = [f"--array={self.array}"] if self.array else []
         return ["sbatch", *flags, *array, *self.resources.sbatch_flags(), str(self.script), *self.arguments]
 
@@ -256,11 +260,21 @@ class Submission:
         return f"Slurm: {_sbatch(['sbatch', '--test-only', *command[1:]], self._variables())}"
 
     def submit(self) -> str:
-        """Queue the job; returns its number."""
-        return _sbatch(self.command(), self._variables()).partition(";")[0]
+        """Queue the job and write down which it is; returns its number."""
+        job = _sbatch(self.command(), self._variables()).partition(";")[0]
+        about = {
+            "job_id": job,
+            "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
+            "nodes": self.resources.nodes,
+            "ranks": self.resources.ranks,
+            "array": self.array is not None,
+        }
+        write_whole(self.directory / "job.json", json.dumps(about) + "\n")
+        return job
 
     def _variables(self) -> dict[str, str]:
-        return {**self.resources.variables(), **dict(self.variables)}
+        own = {"DIST_TRAIN_TRIALS": str(self.directory / "trials")} if self.trials else {}
+        return {**self.resources.variables(), **own}
 
 
 def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
@@ -281,6 +295,14 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     if process.returncode:
         raise SlurmError(slurm.refusal(command, said))
     return answer or said.strip().removeprefix("sbatch: ")
+
+
+def rehearse(submission: Submission, is_dry: bool) -> None:
+    """Ask Slurm whether such a job can ever run; for a dry run print what would be submitted, with Slurm or without."""
+    if is_dry:
+        print(f"{submission.line()}\n\n{script().read_text(encoding='utf-8')}", end="")
+    if not is_dry or slurm.is_here():
+        print(submission.test(script()))
 
 
 def script() -> Path:
@@ -305,29 +327,21 @@ def check_free(run: RunDir) -> None:
             )
 
 
-def lay_out(directory: Path, config: Path, submission: Submission) -> None:
+def lay_out(config: Path, submission: Submission) -> None:
     """Copy what the job is made of, so that nothing that is changed later changes the job."""
+    directory = submission.directory
     try:
         directory.mkdir(parents=True)
         shutil.copyfile(config, directory / config.name)
-        shutil.copyfile(script(), directory / "train.sbatch")
+        shutil.copyfile(script(), submission.script)
         write_whole(directory / "command.sh", f"#!/bin/sh\n{submission.line()}\n")
+        for number, settings in submission.trials.items():
+            (directory / "trials").mkdir(exist_ok=True)
+            write_whole(directory / "trials" / str(number), "".join(f"{each}\n" for each in settings))
     except OSError as error:
         raise ConfigError(
             f"{directory}: can't be written: {error.strerror}; set run.dir to another directory"
         ) from error
-
-
-def note_job(directory: Path, job: str, resources: Resources, *, array: bool = False) -> None:
-    """Write down which job this submission has become."""
-    about = {
-        "job_id": job,
-        "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
-        "nodes": resources.nodes,
-        "ranks": resources.ranks,
-        "array": array,
-    }
-    write_whole(directory / "job.json", json.dumps(about) + "\n")
 
 
 def _prepare(config: "Config", run: RunDir) -> None:

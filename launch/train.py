@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -51,23 +51,35 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if not options.print_config:
         ranks = resolved(options.nproc, config.distributed, os.environ)
-        _become(command_line(options, ranks), environment(ranks, os.environ))
+        settings = [options.config, *options.overrides]
+        _become(command_line(settings, ranks, options.max_restarts), environment(ranks, os.environ))
     print(to_yaml(config), end="")
     return 0
 
 
-def command_line(options: argparse.Namespace, ranks: int | None) -> list[str]:
-    """What is started for this many ranks, None where only torch can count the GPUs."""
-    settings = [options.config, *options.overrides]
-    if ranks == 1 and options.max_restarts == 0:
+def command_line(settings: Sequence[str], ranks: int | None, max_restarts: int = 0) -> list[str]:
+    """What is started.
+
+    Args:
+        settings: CONFIG and its key=value.
+        ranks: None where only torch can count the GPUs.
+        max_restarts: how often lost ranks are started anew in place.
+    """
+    if ranks == 1 and max_restarts == 0:
         return [sys.executable, "-m", "dist_train", *settings]
-    where = ["--nproc", AUTO if ranks is None else str(ranks), "--max-restarts", str(options.max_restarts)]
+    where = ["--nproc", AUTO if ranks is None else str(ranks), "--max-restarts", str(max_restarts)]
     return [sys.executable, "-m", "dist_train.agent", *where, *settings]
 
 
-def environment(ranks: int | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of what is started: OMP_NUM_THREADS, unless it is set, shares the cores between the ranks."""
-    shared = ranks or len(_device_files()) or 1
+def environment(ranks: int | None, environ: Mapping[str, str], runs: int = 1) -> dict[str, str]:
+    """The variables of what is started: OMP_NUM_THREADS, unless it is set, shares the cores between the ranks.
+
+    Args:
+        ranks: of one run; None where only torch can count the GPUs.
+        environ: variables that it has besides.
+        runs: how many go side by side.
+    """
+    shared = runs * (ranks or len(device_files()) or 1)
     return {"OMP_NUM_THREADS": str(max(1, _cores() // shared)), **environ}
 
 
@@ -83,10 +95,10 @@ def resolved(nproc: int | str, distributed: "Distributed", environ: Mapping[str,
         return nproc
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     hidden = visible is not None and visible.strip() in ("", "-1")
-    return 1 if distributed.backend == "gloo" or hidden or not _device_files() else None
+    return 1 if distributed.backend == "gloo" or hidden or not device_files() else None
 
 
-def _device_files() -> list[Path]:
+def device_files() -> list[Path]:
     """What stands for GPUs on this machine: NVIDIA's each has a file, AMD's and those of WSL share one."""
     if not DEVICES.is_dir():
         return []

@@ -26,7 +26,6 @@ SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_test=40", "train
 ELSEWHERE = ("sbatch", "kubectl")
 CLUSTER = ROOT / "slurm" / "README.md"
 OUR_COMMAND = re.compile(r"(?:^| dist-train |\.sif )dist-train (\w+) ?(.*)")  # as it is, or in a container
-COMING = {"sweep"}  # the README has it before the command does
 _ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=.*")
 
 
@@ -84,7 +83,7 @@ def as_run(command: str) -> list[str] | None:
         return None
     if words[0] == "tensorboard":
         return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
-    short = SHORT if {"dist_train", "train"} & set(words) and "--settings" not in words else []
+    short = SHORT if {"dist_train", "train", "sweep"} & set(words) and "--settings" not in words else []
     if "submit" in words:
         short = ["--dry-run"]
     if "drill" in words:
@@ -102,7 +101,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
         if arguments is not None:
             done = python(*arguments, cwd=tmp_path, env={"PATH": without_slurm()} if "submit" in arguments else None)
             assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    assert len(ran) == 22
+    assert len(ran) == 23
     assert ran.count(None) == 3
     assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()
 
@@ -135,8 +134,6 @@ class TestCommandsOfACluster:
     @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if OUR_COMMAND.search(each)])
     def test_dist_train_takes_its_flags(self, command: str) -> None:
         name, arguments = OUR_COMMAND.findall(command)[0]
-        if name in COMING - set(COMMANDS):
-            pytest.skip(f"dist-train {name} is not there yet")
         assert name in COMMANDS
         parser = Parser()
         import_module(f"launch.{name}").add_arguments(parser)

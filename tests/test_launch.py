@@ -5,7 +5,7 @@ import importlib
 import os
 import signal
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -125,8 +125,13 @@ class TestWhatIsStarted:
         ],
     )
     def test_one_process_needs_no_agent(self, ranks: int | None, restarts: int, expected: list[str]) -> None:
-        options = Namespace(config="a.yaml", overrides=["b=1", "c=2"], max_restarts=restarts)
-        assert train.command_line(options, ranks) == [sys.executable, *expected, "a.yaml", "b=1", "c=2"]
+        assert train.command_line(["a.yaml", "b=1", "c=2"], ranks, restarts) == [
+            sys.executable,
+            *expected,
+            "a.yaml",
+            "b=1",
+            "c=2",
+        ]
 
     @pytest.mark.parametrize(
         ("backend", "files", "visible", "expected"),
@@ -160,6 +165,7 @@ class TestWhatIsStarted:
     def test_ranks_share_the_cores_unless_the_user_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
         assert train.environment(4, {"A": "b"}) == {"A": "b", "OMP_NUM_THREADS": "3"}
+        assert train.environment(2, {}, runs=3) == {"OMP_NUM_THREADS": "2"}
         assert train.environment(100, {})["OMP_NUM_THREADS"] == "1"
         assert train.environment(4, {"OMP_NUM_THREADS": "7"}) == {"OMP_NUM_THREADS": "7"}
 

@@ -315,3 +315,20 @@ def test_a_stop_before_the_claim_leaves_what_another_says(tmp_path: Path) -> Non
         run.write_status("done", 9, 1, resumable=False)
     run.note_early_stop()
     assert (run.read_status() or {})["state"] == "done"
+
+
+def test_ranks_of_one_launcher_know_that_they_are_not_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the launcher counts nothing, because ranks of another host were lost."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7-0")
+    run = RunDir(tmp_path / "run")
+    assert not run.was_begun_before_restart()
+    for restarts in (0, 1, 2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+        with claimed(run.path) as (run, _):
+            run.write_status("running", 1, 0, resumable=True)
+        assert (run.read_status() or {})["restarts"] == restarts
+        assert run.was_begun_before_restart()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "8-0")
+    assert not run.was_begun_before_restart()

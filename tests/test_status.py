@@ -62,9 +62,11 @@ def evaluation(accuracy: float, split: str = "test", step: int = 8) -> dict[str,
     return {"kind": "eval", "split": split, "step": step, "epoch": 0, **values}
 
 
-def leave_job(run: Path, number: int, job_id: str, when: str = WHEN) -> None:
+def leave_job(run: Path, number: int, job_id: str, when: str = WHEN, tasks: tuple[int, ...] = ()) -> None:
     submission = RunDir(run).jobs / str(number)
-    submission.mkdir(parents=True)
+    (submission / "trials").mkdir(parents=True)
+    for task in tasks:
+        (submission / "trials" / str(task)).touch()
     (submission / "job.json").write_text(json.dumps({"job_id": job_id, "submitted": when, "nodes": 1, "ranks": 1}))
 
 
@@ -188,12 +190,14 @@ class TestJobs:
 
     def test_a_job_array_is_a_sweep_and_its_tasks_are_trials(self, capsys: pytest.CaptureFixture[str]) -> None:
         sweep = leave_sweep("runs/x.sweep", 0.1, 0.2)
-        leave_job(sweep, 1, "20")
+        leave_job(sweep, 1, "20", tasks=(0, 1))
+        leave_job(sweep, 2, "21", tasks=(0,))
         leave_run(sweep / "1-lr")
         assert asked(capsys, "status", "20")[1].startswith("TRIAL")
         assert asked(capsys, "status", "20_1")[1].startswith("runs/x.sweep/1-lr: done")
         assert asked(capsys, "status", "20_0")[0] == 0
-        assert History.of(sweep / "0-lr").job_ids == ["20_0"]
+        assert History.of(sweep / "0-lr").job_ids == ["20_0", "21_0"]
+        assert History.of(sweep / "1-lr").job_ids == ["20_1"]
 
     def test_a_job_that_nobody_knows_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         for job in ("99", "99_1"):

@@ -78,8 +78,11 @@ class Cluster:
     def wait_for(self, condition: Callable[[], object], job: str, timeout: float = 60) -> None:
         """Wait for something that the job brings before it is over; tells the job's story where it does not."""
         deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.job(job)["JobState"] not in OVER, f"over too soon\n{self.story(job)}"
+        while True:
+            is_over = self.job(job)["JobState"] in OVER
+            if condition():
+                return
+            assert not is_over, f"over too soon\n{self.story(job)}"
             assert time.monotonic() < deadline, f"still not after {timeout:.0f} s\n{self.story(job)}"
             time.sleep(LOOK)
 

@@ -116,14 +116,24 @@ class TestUnannounced:
         assert_as_if_nothing_had_happened(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
-    @pytest.mark.parametrize("node", ["n1", "n2"])
-    def test_reboot(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, node: str) -> None:
-        """The node is back before Slurm has missed it."""
+    def test_reboot_of_the_first_node(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
+        """The node is back before Slurm has missed it, and does not know the job any more."""
         training = Training(cluster, here, PAUSE)
         training.submit("--nodelist=n1,n2", "--nodes=2")
-        reached = self.lose(node, training)
-        cluster.start(node)
+        reached = self.lose("n1", training)
+        cluster.start("n1")
         self.goes_on(training, reached)
+        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+
+    @pytest.mark.slurm_long
+    @pytest.mark.parametrize("running", [""], ids=["usual"], indirect=True)
+    def test_reboot_of_another_node(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
+        """Slurm does not miss its task: torchrun waits for it until `join_timeout`, and srun then until `--wait`."""
+        training = Training(cluster, here, PAUSE)
+        training.submit("--nodelist=n1,n2", "--nodes=2")
+        reached = self.lose("n2", training)
+        cluster.start("n2")
+        self.goes_on(training, reached, timeout=300)
         assert_as_if_nothing_had_happened(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
@@ -147,9 +157,9 @@ class TestUnannounced:
         return reached
 
     @staticmethod
-    def goes_on(training: Training, reached: int) -> None:
+    def goes_on(training: Training, reached: int, timeout: float = 120) -> None:
         """It is done by a second start that repeats no more than lies between two checkpoints."""
-        training.finish()
+        training.finish(timeout)
         first, second = training.starts()
         assert (first.restart, first.step, second.restart) == (0, 0, 1)
         assert second.step >= reached - EVERY

@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 HERE = Path(__file__).parent
 PLACE = Path("/var/tmp")  # noqa: S108 (every node has a /tmp of its own)
 NO_CLUSTER = 77
+NODES = ("n1", "n2", "n3", "n4")
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 LOOK = 0.1  # seconds between two looks
 
@@ -75,9 +76,13 @@ class Cluster:
         return found
 
     def wait_for(self, condition: Callable[[], object], job: str, timeout: float = 60) -> None:
-        """Wait for something that the job is about to bring; tells the job's story where it does not come."""
+        """Wait for something that the job brings before it is over; tells the job's story where it does not."""
         deadline = time.monotonic() + timeout
-        while not condition():
+        while True:
+            is_over = self.job(job)["JobState"] in OVER
+            if condition():
+                return
+            assert not is_over, f"over too soon\n{self.story(job)}"
             assert time.monotonic() < deadline, f"still not after {timeout:.0f} s\n{self.story(job)}"
             time.sleep(LOOK)
 
@@ -99,7 +104,9 @@ class Cluster:
         self._node("start", node)
 
     def clear(self) -> None:
-        """End all jobs."""
+        """End all jobs, and switch all nodes on."""
+        for node in NODES:
+            self.start(node)
         self.slurm("scancel", "--full", "--user=root")
         deadline = time.monotonic() + 30
         while left := self.slurm("squeue", "--noheader"):
@@ -113,7 +120,7 @@ class Cluster:
     def _log(self) -> str:
         log = self.state / "log" / "slurmctld.log"
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return "\n".join(["--- slurmctld:", *lines[-25:]])
+        return "\n".join(["--- slurmctld:", *lines[-12:]])
 
     def _script(
         self, name: str, *arguments: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, timeout: float = 300

@@ -15,7 +15,7 @@ has_network() {
 
 start() {
   local node=$1 cable=v${1#n}.$RANDOM ctl # the kernel removes the cable of a dead node when it likes
-  ! alive "$node" >/dev/null || return 0
+  is_off "$node" || return 0
   rm -rf "${SLT_RUN:?}/nodes/$node"
   setsid unshare --net --uts --mount --pid --fork --kill-child=KILL --mount-proc \
     "$HERE/ns-init.sh" "$node" "$NET.${node#n}" </dev/null >>"$SLT_RUN/log/$node.out" 2>&1 &
@@ -28,6 +28,11 @@ start() {
 
 crash() {
   kill -KILL "$(first "$1")"
+  until_true 10 is_off "$1"
+}
+
+is_off() {
+  ! alive "$1" >/dev/null
 }
 
 case $1 in

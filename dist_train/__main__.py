@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
 
 
 def _command(options: argparse.Namespace, world: "World") -> str:
-    """What goes on with the run after a failure."""
+    """What goes on with the run after a failure; a launcher of launchers tells in a variable."""
+    if "DIST_TRAIN_COMMAND" in os.environ:
+        return os.environ["DIST_TRAIN_COMMAND"]
     settings = shlex.join([options.config, *options.overrides])
     if world.size != world.local_size:
         return f"torchrun ... -m dist_train {settings} (as before, on each host)"

@@ -80,7 +80,7 @@ def _source(config: Config, run: RunDir) -> Checkpoint | None:
             f"run.resume is {given}, but this run goes on from its newest checkpoint, {newest.name}. To go back, start "
             f"another run from it: run.name={config.run.name}-2 run.resume={given}"
         )
-    if given:
+    if given and given.resolve() != run.path.resolve():
         _log.info("run.resume=%s is where a run starts; this one goes on from its own %s", given, newest.name)
     return own
 

@@ -56,6 +56,11 @@ class Job(NamedTuple):
     name: str
 
     @property
+    def is_beyond_limits(self) -> bool:
+        """Whether it waits because it asks for more than it may have: for ever, on most clusters."""
+        return self.state == "PENDING" and (self.reason.startswith("Partition") or "PerJob" in self.reason)
+
+    @property
     def is_over(self) -> bool:
         return self.state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED")
 

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     _prepare(config, run)
     lay_out(Path(options.config), submission)
     job = submission.submit()
-    print(f"job {job}: submitted\n{_what_next(run)}")
+    print(f"job {job}: submitted{beyond_limits(job)}\n{_what_next(run)}")
     return 0
 
 
@@ -274,7 +274,9 @@ class Submission:
         return job
 
     def _variables(self) -> dict[str, str]:
-        own = {"DIST_TRAIN_TRIALS": str(self.directory / "trials")} if self.trials else {}
+        own = {"DIST_TRAIN_COMMAND": shlex.join(["sh", str(self.directory / "command.sh")])}
+        if self.trials:
+            own["DIST_TRAIN_TRIALS"] = str(self.directory / "trials")
         return {**self.resources.variables(), **own}
 
 
@@ -296,6 +298,15 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     if process.returncode:
         raise SlurmError(slurm.refusal(command, said))
     return answer or said.strip().removeprefix("sbatch: ")
+
+
+def beyond_limits(job: str) -> str:
+    """A warning where Slurm has taken a job that it will not start."""
+    reasons = {known.reason for known in slurm.jobs([job]).values() if known.is_beyond_limits}
+    return "".join(
+        f", but it waits ({reason}) until that limit is raised: cancel it, and ask for less"
+        for reason in sorted(reasons)
+    )
 
 
 def rehearse(submission: Submission, is_dry: bool) -> None:

@@ -169,7 +169,8 @@ def _submit(options: argparse.Namespace, grid: Grid) -> int:
     with sweep.claimed():
         submit.lay_out(sweep.begun.config, submission)
         job = submission.submit()
-    print(f"job array {job}: submitted, a task for each of {len(left)} trials\n{_what_next(sweep)}")
+    queued = f"job array {job}: submitted{submit.beyond_limits(job)}"
+    print(f"{queued}, a task for each of {len(left)} trials\n{_what_next(sweep)}")
     return 0
 
 

@@ -56,6 +56,13 @@ def test_a_job_that_slurm_has_forgotten_is_not_in_the_way(cluster: Cluster, here
     assert (here / "run" / "jobs" / "2" / "job.json").exists()
 
 
+def test_a_job_that_waits_for_ever_is_told_of(cluster: Cluster, here: Path) -> None:
+    """Slurm's default is to take it all the same."""
+    done = submit(cluster, here, "small.yaml", "--gpus-per-node=0", "--time=2:00:00", "run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "submitted, but it waits (Partition" in done.stdout
+
+
 def test_a_dry_run_asks_slurm_and_leaves_nothing(cluster: Cluster, here: Path) -> None:
     done = submit(cluster, here, "small.yaml", *CPU, "--nodes=2", "--dry-run", "run.dir=run")
     assert done.returncode == 0, done.stderr

@@ -173,7 +173,7 @@ class TestUnannounced:
         training.pause(0)
         training.finish()
         assert [start.restart for start in training.starts()] == [0]
-        assert training.status()["attempt"] == 2
+        assert (training.status()["restarts"], training.status()["attempt"]) == (1, 2)
         assert training.status()["started_step"] >= reached - EVERY
         assert_as_if_nothing_had_happened(training.run, undisturbed(2))
 

@@ -12,14 +12,18 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from dist_train.entry import Parser, first_rank_speaks, is_first_rank, leave, run_guarded
+from dist_train.entry import FAILED, Parser, first_rank_speaks, is_first_rank, leave, run_guarded
+from dist_train.errors import RefusedElsewhereError, UserError
 from dist_train.process import die_with_parent
 from dist_train.stop import PREEMPTED, Stop
 
 if TYPE_CHECKING:
+    from dist_train.config import Config
+    from dist_train.rundir import RunDir
     from dist_train.world import World
 
 
@@ -41,14 +45,12 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
             print(to_yaml(config), end="")
         return 0
     run = RunDir(config.run.dir)
-    if stop is not None and os.environ.get("RANK", "0") == "0":
-        stop.on_early = run.note_early_stop
-    if run.was_stopped_before_restart():
+    if ended := run.ended_before_restart():
         if is_first_rank():
-            print("the run was stopped: ranks that are started anew in its place leave too", file=sys.stderr)
-        return PREEMPTED
-    if stop is not None and config.run.time_limit_minutes is not None:
-        stop.limit(config.run.time_limit_minutes)
+            print(f"the run is {ended}: ranks that are started anew in its place leave too", file=sys.stderr)
+        return PREEMPTED if ended == "preempted" else FAILED
+    if stop is not None:
+        _prepare(stop, config, run)
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
     from dist_train.console import log_to_terminal
     from dist_train.spoiled import spoil_as_asked
@@ -64,9 +66,28 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
         )
     spoil_as_asked()
-    is_done = train(config, world, stop, _command(options, world))
+    with _refusals_noted(run):
+        is_done = train(config, world, stop, _command(options, world))
     world.close()
     return 0 if is_done else PREEMPTED
+
+
+def _prepare(stop: Stop, config: "Config", run: "RunDir") -> None:
+    if os.environ.get("RANK", "0") == "0":
+        stop.on_early = run.note_early_stop
+    if config.run.time_limit_minutes is not None:
+        stop.limit(config.run.time_limit_minutes)
+
+
+@contextmanager
+def _refusals_noted(run: "RunDir") -> Iterator[None]:
+    try:
+        yield
+    except RefusedElsewhereError:
+        raise
+    except UserError as error:
+        run.note_refusal(str(error))
+        raise
 
 
 def _command(options: argparse.Namespace, world: "World") -> str:
@@ -99,7 +120,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m dist_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", nargs="?", help="file of settings, e.g. configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
     parser.add_argument("--settings", action="store_true", help="print every setting with its documentation and exit")
     options = parser.parse_intermixed_args(arguments)

@@ -66,7 +66,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m dist_train.agent", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="file of settings, e.g. configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
+    )
     parser.add_argument("--nproc", default="auto", metavar="N|auto", help="number of ranks; auto: one a GPU")
     parser.add_argument("--max-restarts", type=int, default=0, metavar="K", help="how often ranks are started anew")
     return parser.parse_intermixed_args(arguments)

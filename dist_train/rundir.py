@@ -219,9 +219,20 @@ class RunDir:
 
         Nothing is said where no run is known, one is done, or another process trains.
         """
+        self._note_end("preempted", resumable=True)
+
+    def note_refusal(self, message: str) -> None:
+        """Say that this process ends before it has claimed the directory, because the same command can't go on.
+
+        Nothing is said where no launcher could start it anew, or as in `note_early_stop`.
+        """
+        if launcher() is not None:
+            self._note_end("failed", resumable=False, error=message)
+
+    def _note_end(self, state: State, *, resumable: bool, **more: Any) -> None:
         before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
         if self._is_known() and before.get("state") != "done" and not self.is_held():
-            status = self._status("preempted", resumable=True) | {"attempt": before.get("attempt", 0)}
+            status = self._status(state, resumable) | {"attempt": before.get("attempt", 0), **more}
             write_whole(self.status, json.dumps(before | status) + "\n")
 
     def _status(self, state: State, resumable: bool) -> dict[str, Any]:
@@ -245,13 +256,16 @@ class RunDir:
             return {**status, "state": "dead"}
         return status
 
-    def was_stopped_before_restart(self) -> bool:
-        """Whether the launcher of this rank starts ranks anew that were asked to stop, as torchrun does.
+    def ended_before_restart(self) -> State | None:
+        """How the run has ended for good, where the launcher of this rank starts its ranks anew all the same.
 
-        It takes their exit code for a failure. Known only where the run's directory is.
+        torchrun takes every exit code for a failure: also that of ranks that were asked to stop (`preempted`), or that
+        would end the same way again (`failed`). Known only where the run's directory is.
         """
-        status = self._status_of_earlier_ranks()
-        return status is not None and status.get("state") == "preempted"
+        status = self._status_of_earlier_ranks() or {}
+        if status.get("state") == "preempted":
+            return "preempted"
+        return "failed" if status.get("state") == "failed" and not status.get("resumable", True) else None
 
     def was_begun_before_restart(self) -> bool:
         """Whether the launcher of this rank has started ranks before that have begun this run."""
@@ -274,7 +288,7 @@ class RunDir:
 
 def job_id() -> str | None:
     """The scheduler's name of the job that this process belongs to, if it is told one."""
-    return os.environ.get("DIST_TRAIN_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -189,8 +189,10 @@ def restart_may_hang(environ: Mapping[str, str]) -> bool:
 
 
 def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Number of cores that this process may use, of which a scheduler may give it fewer (`DIST_TRAIN_CORES`)."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("DIST_TRAIN_CORES", "")
+    return min(there, int(given)) if given.isdecimal() and int(given) else there
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:

@@ -18,6 +18,7 @@ from launch import runs, shown, slurm, sweeps
 from launch.history import submissions
 from launch.runs import Run
 from launch.slurm import Job
+from launch.status import located
 
 LOOK, ASK = 0.2, 2.0  # seconds between two looks at a run that leaves: in its files, and of Slurm
 PATIENCE = 3.0  # seconds in which a start that has just claimed its directory says who it is
@@ -25,13 +26,13 @@ PATIENCE = 3.0  # seconds in which a start that has just claimed its directory s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", metavar="RUN|SWEEP", type=Path, help="directory of a run or of a sweep, e.g. runs/digits"
+        "run", metavar="RUN|JOB|SWEEP", help="directory of a run or of a sweep, e.g. runs/digits; or a job such as 12"
     )
     parser.add_argument("--wait", action="store_true", help="until it has left")
 
 
 def run(options: argparse.Namespace) -> int:
-    path = options.run
+    path = located(options.run)
     found = _trials(path) if sweeps.is_sweep(path) else [runs.read(path)]
     for each in found:
         _cancel(each)
@@ -78,8 +79,12 @@ def _cancel(run: Run) -> None:
 def _cancel_job(run: Run, job: Job) -> None:
     if job.state != "COMPLETING":  # it is ending, perhaps because its array was cancelled
         slurm.ask("scancel", job.id)
-    began = _what_next(run) if job.state != "PENDING" else "It had not begun"
+    began = _what_next(run) if job.state != "PENDING" else f"It waited{_at(run)}"
     print(f"{run.path}: job {job.id} is cancelled. {began}")
+
+
+def _at(run: Run) -> str:
+    return f" at step {run.step:,}; go on later: {run.command}" if run.step and run.command else ""
 
 
 def _what_next(run: Run) -> str:

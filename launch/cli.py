@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    own, passed_on = _split(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    own, passed_on = _split(given)
     chosen = _chooser().parse_args(own)
     command = import_module(f"launch.{chosen.command}")
     parser = Parser(
@@ -55,6 +56,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if "passed_on" not in options:
             parser.error(f"takes nothing after --; there is: {shlex.join(passed_on)}")
         options.passed_on = tuple(passed_on)
+    options.given = tuple(given)
     return int(command.run(options))
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from dist_train.config import Positive, Section
 from dist_train.errors import ConfigError
 from dist_train.loading import load_section
+from launch.submit import TIME
 
 DIRECTORY = Path("configs/clusters")
 
@@ -28,7 +29,7 @@ class Cluster(Section):
     """Cores of one node that a job takes."""
     mem: str | None = None
     """Memory of one node that a job takes, e.g. `64G`."""
-    time: str | None = None
+    time: Annotated[str, Field(pattern=f"^({TIME})$")] | None = None
     """How long a job may run, e.g. `2:00:00`."""
     modules: tuple[str, ...] = ()
     """What `module load` loads before the training."""
@@ -36,7 +37,7 @@ class Cluster(Section):
     """Image in which `apptainer exec` trains, e.g. `/shared/dist-train.sif`."""
     python: str | None = None
     """The Python that trains; default: the one that submits, in a container `python3`."""
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(default={})
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str | int | float] = Field(default={})
     """Variables of the job, e.g. `NCCL_SOCKET_IFNAME: ib0`."""
     sbatch: tuple[str, ...] = ()
     """Further flags of sbatch, e.g. `--constraint=a100`."""

@@ -44,7 +44,9 @@ ANYWHERE = ("samples", "lr")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
+    )
     parser.add_argument("--nproc", type=number_from(1), default=2, metavar="N", help="number of ranks; default 2")
     parser.add_argument(
         "--faults", type=_faults, default=list(FAULTS), metavar="A,B", help=f"of {', '.join(FAULTS)}; default: all"

@@ -5,6 +5,7 @@ jobs/starts.jsonl  a line for each start of a job's script, however it was submi
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from dist_train.rundir import RunDir
 from launch.sweeps import trial_of
 
 STARTS = "starts.jsonl"
+JOB = re.compile(r"\d+(_\d+)?")
+"""A job as users and Slurm write it, or a task of a job array."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,19 @@ class Submission:
     job_id: str
     """As `sbatch` printed it; `12_3` where the run is trial 3 of a sweep that was submitted as the array 12."""
     time: datetime
-    command: Path
-    """The script that submits it again."""
+    command: str
+    """What a user has given to submit it, and gives again to go on."""
+    directory: Path
+    """`jobs/N`."""
+
+    @property
+    def output(self) -> Path:
+        """File that it prints to."""
+        return self.directory.parent / f"slurm-{self.job_id}.out"
 
     def has_task(self, number: int) -> bool:
         """Whether it is a job array with this task."""
-        return (self.command.parent / "trials" / str(number)).is_file()
+        return (self.directory / "trials" / str(number)).is_file()
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,7 @@ class History:
     def job_ids(self) -> list[str]:
         """Each once; a task of an array may be there under both of its names, `12_3` and its `SLURM_JOB_ID`."""
         ids = [each.job_id for each in self.submissions] + [each.job_id for each in self.starts]
-        return list(dict.fromkeys(ids))
+        return [each for each in dict.fromkeys(ids) if JOB.fullmatch(each)]
 
     @property
     def newest(self) -> datetime | None:
@@ -79,7 +89,7 @@ class History:
 def submissions(directory: Path) -> list[Submission]:
     """The submissions of a run, or of a sweep, the oldest first; without those that are damaged."""
     found = [_submission(path) for path in RunDir(directory).jobs.glob("*/job.json")]
-    return sorted((each for each in found if each), key=lambda each: (each.time, each.command))
+    return sorted((each for each in found if each), key=lambda each: (each.time, each.directory))
 
 
 def read_starts(run: RunDir) -> list[Start]:
@@ -109,10 +119,10 @@ def _tasks(run: Path) -> list[Submission]:
 def _submission(path: Path) -> Submission | None:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        job_id, time = str(said["job_id"]), moment(said["submitted"])
+        job_id, time, command = str(said["job_id"]), moment(said["submitted"]), str(said["command"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return Submission(job_id, time, path.with_name("command.sh")) if time else None
+    return Submission(job_id, time, command, path.parent) if time else None
 
 
 def _starts(texts: list[str]) -> Iterator[Start]:

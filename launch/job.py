@@ -24,7 +24,7 @@ from dist_train.loading import load_config
 from dist_train.rundir import RunDir
 from dist_train.stop import PREEMPTED
 from dist_train.store import Store
-from launch.history import STARTS, Start, read_starts
+from launch.history import STARTS, History, Start, read_starts
 
 MAX_RESTARTS = 50
 """Default of `$DIST_TRAIN_MAX_RESTARTS`: how often one job may start anew."""
@@ -54,11 +54,12 @@ def begin(config: Config, environ: Mapping[str, str]) -> str:
         CheckpointError: the job has started before, and what it has saved is not there.
     """
     run, job, restart = RunDir(config.run.dir), _job(environ), _restart(environ)
+    _max_restarts(environ)  # a number, or it is said at the first start
     if restart == 0:
         resume = _first(config, run)
     else:
         earlier = [start for start in read_starts(run) if start.job_id == job]
-        resume = _again(config, run, earlier)
+        resume = _again(config, run, earlier, is_submitted=_is_submitted(run, environ))
         if why := _in_vain(earlier, restart, _newest(run)) or _too_often(restart, environ):
             raise ConfigError(f"job {job}: {why}")
     step, output = _newest(run), environ.get("DIST_TRAIN_OUTPUT") or None
@@ -77,7 +78,7 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     else:
         what, is_resumable = "this start has not come to training", bool(environ.get("DIST_TRAIN_PREEMPTED"))
     if not is_resumable:
-        return FAILED, f"{what}; the same command would not go on, and the job is not queued again"
+        return FAILED, f"{what}: the job is not queued again. What it has printed above says why"
     starts = [start for start in read_starts(run) if start.job_id == job]
     if why := _in_vain(starts, restart + 1, _newest(run)) or _too_often(restart + 1, environ):
         return FAILED, f"{what}; {why}"
@@ -95,11 +96,17 @@ def _first(config: Config, run: RunDir) -> str:
     return "auto"
 
 
-def _again(config: Config, run: RunDir, earlier: list[Start]) -> str:
-    """`run.resume` of a later start: the run's own checkpoints, or what it began from if it has not saved yet."""
+def _again(config: Config, run: RunDir, earlier: list[Start], *, is_submitted: bool) -> str:
+    """`run.resume` of a later start: the run's own checkpoints, or what it began from if it has not saved yet.
+
+    Args:
+        earlier: the starts of this job before.
+        is_submitted: whether `dist-train submit` has left word of it on this very disk; a node may be lost before the
+            first start has.
+    """
     if _newest(run):
         return str(run.path)
-    if not earlier or max(start.step for start in earlier):
+    if not (earlier or is_submitted) or any(start.step for start in earlier):
         raise CheckpointError(
             f"run.dir {run.path.absolute()}: has no checkpoint on host {socket.gethostname()}, though this job has "
             "started before: it was removed, or lies on a disk that this node does not share. Nothing is trained, "
@@ -119,8 +126,20 @@ def _in_vain(starts: list[Start], restart: int, newest: int) -> str | None:
     )
 
 
+def _is_submitted(run: RunDir, environ: Mapping[str, str]) -> bool:
+    task = f"{environ.get('SLURM_ARRAY_JOB_ID')}_{environ.get('SLURM_ARRAY_TASK_ID')}"
+    return any(each.job_id in (_job(environ), task) for each in History.of(run.path).submissions)
+
+
+def _max_restarts(environ: Mapping[str, str]) -> int:
+    text = environ.get("DIST_TRAIN_MAX_RESTARTS") or str(MAX_RESTARTS)
+    if not text.isdecimal():
+        raise ConfigError(f"DIST_TRAIN_MAX_RESTARTS is {text!r}; it must be a number from 0 up")
+    return int(text)
+
+
 def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
-    most = int(environ.get("DIST_TRAIN_MAX_RESTARTS") or MAX_RESTARTS)
+    most = _max_restarts(environ)
     if restart <= most:
         return None
     return (

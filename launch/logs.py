@@ -19,7 +19,9 @@ from dist_train.lines import backward
 from dist_train.rundir import RunDir
 from launch import runs, shown, slurm
 from launch.arguments import number_from
+from launch.history import moment
 from launch.runs import Run
+from launch.status import located
 
 POLL = 0.2  # seconds between two looks at what was printed
 LOOK, ASK = 0.5, 10.0  # seconds between two looks at the run's state: in its files, and of Slurm
@@ -27,7 +29,7 @@ FOLLOWED = 20  # lines that are shown before those that come
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="directory of a run, e.g. runs/digits")
+    parser.add_argument("run", metavar="RUN|JOB", help="directory of a run, e.g. runs/digits; or a job such as 12")
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the run has ended, or Ctrl-C")
     parser.add_argument("--rank", type=number_from(0), metavar="R", help="the log of this rank")
     parser.add_argument(
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    found = runs.read(options.run)
+    found = runs.read(located(options.run))
     if options.follow:
         _follow(found, options.rank, FOLLOWED if options.lines is None else options.lines)
         return 0
@@ -53,11 +55,14 @@ def source(run: Run, rank: int | None) -> Path:
     directory = RunDir(run.path)
     if rank is not None or not run.is_of_job:
         return directory.logs / f"rank_{rank or 0}.log"
-    starts, submitted = run.history.starts[-1:], run.history.submissions[-1:]
-    if starts and starts[0].output:
-        return Path(starts[0].output)
-    ids = [each.job_id for each in starts] or [each.job_id for each in submitted] or [str(run.status.get("job_id"))]
-    return directory.jobs / f"slurm-{ids[0]}.out"
+    start = run.history.starts[-1] if run.history.starts else None
+    submitted = run.history.submissions[-1] if run.history.submissions else None
+    began = moment(start.time) if start else None
+    if submitted and (began is None or began < submitted.time):
+        return submitted.output
+    if start and start.output:
+        return Path(start.output)
+    return directory.jobs / f"slurm-{start.job_id if start else run.status.get('job_id')}.out"
 
 
 def _follow(run: Run, rank: int | None, lines: int) -> None:

@@ -1,7 +1,6 @@
 """How a run is doing: what lies in its directory, and what Slurm says of its jobs."""
 
 import logging
-import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,11 +17,9 @@ from launch import slurm
 from launch.history import History, moment
 from launch.slurm import Job
 from launch.states import ACTIVE, State, judge
-from launch.sweeps import is_sweep, trial_of, trials
+from launch.sweeps import Trial, is_sweep, trial_of, trials
 
 RUNS = Path("runs")
-JOB = re.compile(r"\d+(_\d+)?")
-"""A job as users and Slurm write it, or a task of a job array."""
 Line = dict[str, Any]
 
 _log = logging.getLogger(__name__)
@@ -50,11 +47,16 @@ class Run:
         return self.state in ACTIVE
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether it has a `status.json` that is none."""
+        return not self.status and RunDir(self.path).status.exists()
+
+    @property
     def is_of_job(self) -> bool:
         """Whether a job has started it last, or is about to."""
         updated, newest = moment(self.status.get("updated")), self.history.newest
         is_later = newest is not None and (updated is None or updated < newest)
-        return bool(self.active_jobs) or is_later or self.status.get("job_id") is not None
+        return bool(self.active_jobs) or is_later or self.status.get("job_id") in self.history.job_ids
 
     @property
     def total_steps(self) -> int | None:
@@ -120,7 +122,7 @@ class Run:
     def command(self) -> str | None:
         """What starts it again, where that is known."""
         if self.is_of_job and self.history.submissions:
-            return f"sh {self.history.submissions[-1].command}"
+            return self.history.submissions[-1].command
         beats = read_beats(RunDir(self.path).diagnostics).values()
         return next((beat.origin.next_command for beat in beats if beat.origin.next_command), None)
 
@@ -167,6 +169,9 @@ def read(path: Path) -> Run:
     Raises:
         ConfigError: there is no run.
     """
+    if is_sweep(path):
+        names = ", ".join(trial.path.name for trial in trials(path)[:3])
+        raise ConfigError(f"{path}: is a sweep; give one of its trials, the directories in it ({names}, ...)")
     if not is_run(path) and trial_of(path) is None:
         guess = f" Did you mean {RUNS / path}?" if is_run(RUNS / path) else ""
         raise ConfigError(
@@ -194,17 +199,27 @@ def is_run(path: Path) -> bool:
 def below(root: Path) -> list[Path]:
     """The directories of all runs right below another, and of the trials of sweeps there."""
     children = sorted(root.iterdir()) if root.is_dir() else []
-    of_sweeps = [trial.path for child in children if is_sweep(child) for trial in trials(child)]
+    of_sweeps = [trial.path for child in children if is_sweep(child) for trial in listed(child)]
     return [child for child in (*children, *of_sweeps) if is_run(child)]
 
 
+def listed(sweep: Path) -> list[Trial]:
+    """The trials of a sweep; none, with a warning, where its list is damaged."""
+    try:
+        return trials(sweep)
+    except ConfigError as error:
+        _log.warning("%s", error)
+        return []
+
+
 def job_ids(path: Path) -> list[str]:
-    """The jobs that the directory of a run knows, under all their names."""
-    return _job_ids(_status(path), History.of(path))
+    """The jobs that the directory of a run knows, under all their names; one of them may only surround its training."""
+    job = _status(path).get("job_id")
+    return [*History.of(path).job_ids, *([job] if job else [])]
 
 
 def _run(path: Path, status: Mapping[str, Any], history: History, answers: Mapping[str, Job | None]) -> Run:
-    ids = _job_ids(status, history)
+    ids = history.job_ids  # a job that only surrounds the training, such as an interactive one, is not the run's
     known = [job for each in ids if (job := answers.get(each)) is not None]
     active = tuple({job.number: job for job in known if not job.is_over}.values())
     newest = max(ids, key=_order, default=None)
@@ -217,6 +232,8 @@ def _run(path: Path, status: Mapping[str, Any], history: History, answers: Mappi
         is_gone=newest in answers and job is None,
         is_alive=pid is not None or (not status and bool(RunDir(path).is_held())),
     )
+    if not status and not active and RunDir(path).status.exists():
+        state = "unknown"
     return Run(path, status, history, state, job, active, pid)
 
 
@@ -230,24 +247,19 @@ def _status(path: Path) -> Mapping[str, Any]:
     return status if isinstance(status.get("state"), str) and isinstance(status.get("step"), int) else {}
 
 
-def _job_ids(status: Mapping[str, Any], history: History) -> list[str]:
-    named = [*history.job_ids, *([status["job_id"]] if status.get("job_id") else [])]
-    return [each for each in dict.fromkeys(named) if isinstance(each, str) and JOB.fullmatch(each)]
-
-
 def _open_jobs(status: Mapping[str, Any], history: History) -> list[str]:
     """The jobs that Slurm has to be asked of: none where the newest has brought the run to its end."""
-    ids = _job_ids(status, history)
-    newest = max(ids, key=_order, default=None)
-    return [] if status.get("state") == "done" and status.get("job_id") == newest else ids
+    newest = max(history.job_ids, key=_order, default=None)
+    return [] if status.get("state") == "done" and status.get("job_id") == newest else history.job_ids
 
 
 def _asked(ids: Iterable[str]) -> dict[str, Job | None]:
     """What Slurm says of each job, None of one that it does not know any more; nothing where it can't be asked."""
     answers: dict[str, Job | None] = {}
     try:
-        for each in ids if slurm.is_here() else ():
-            answers[each] = next(iter(slurm.jobs([each]).values()), None)
+        named = list(ids) if slurm.is_here() else []
+        known = slurm.jobs(named).values()
+        answers = {each: next((job for job in known if each in (job.number, job.id)), None) for each in named}
     except SlurmError as error:
         _log.warning("%s", error)
     return answers

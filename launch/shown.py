@@ -59,7 +59,7 @@ def table_of_runs(runs: Sequence[Run]) -> str:
 
 def table_of_trials(trials: Sequence[tuple[Trial, Run]]) -> str:
     """The trials of a sweep, one a line."""
-    head = ("TRIAL", "SETTINGS", "STATE", "STEP", "SCORE")
+    head = ("TRIAL", "SETTINGS", "STATE", "STEP", "SCORE", "RUN")
     return table(
         head,
         [
@@ -69,6 +69,7 @@ def table_of_trials(trials: Sequence[tuple[Trial, Run]]) -> str:
                 run.state,
                 _steps(run) if run.state != "not begun" else "",
                 percent(run.score),
+                str(run.path),
             )
             for trial, run in trials
         ],
@@ -118,10 +119,12 @@ def _why(run: Run) -> str:
     if verdict := run.verdict:
         first = "a rank on another host" if verdict.rank is None else f"rank {verdict.rank}({verdict.world_size})"
         return f": {first}, {verdict.cause}: {verdict.error}"
+    if run.state == "failed" and run.status.get("error"):
+        return f": {str(run.status['error']).splitlines()[0]}"
     if run.state == "dead":
         return ": it has ended without a word, as by SIGKILL"
-    if run.state == "unknown":
-        return ": its job was submitted, and Slurm can't be asked of it here"
+    if run.state == "unknown" and not run.status:
+        return ": its status.json can't be read" if run.is_damaged else ": Slurm can't be asked of its job here"
     return ", and can go on" if run.status.get("resumable") else ""
 
 

@@ -1,5 +1,6 @@
 """What Slurm answers, asked through its own commands, and what its refusals mean."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +39,13 @@ MEANINGS = {
 }
 
 
+OVER = (
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"),
+    *("OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"),
+)
+"""States that a job does not leave by itself."""
+
+
 class Job(NamedTuple):
     """A job, or a task of a job array, that Slurm has in its memory."""
 
@@ -62,7 +70,7 @@ class Job(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        return self.state not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED")
+        return self.state in OVER
 
 
 def is_here() -> bool:
@@ -77,7 +85,9 @@ def ask(*command: str) -> str:
         SlurmError: there is no Slurm here, or it refuses; the message has what it said and what that means.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False)  # noqa: S603 (Slurm's own)
+        done = subprocess.run(  # noqa: S603 (Slurm's own)
+            command, env=_plain(), capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
+        )
     except FileNotFoundError as error:
         raise SlurmError(
             f"{command[0]}: no such command here; start this on a login node of a Slurm cluster"
@@ -103,24 +113,31 @@ def refusal(command: Sequence[str], said: str) -> str:
 def jobs(ids: Iterable[str]) -> dict[str, Job]:
     """The jobs that Slurm still knows of those, by `number`; all tasks of an array by each of theirs.
 
+    Slurm is asked once: of one job by its number, of several for all that this user has.
+
     Args:
         ids: as `sbatch` printed them, or a `SLURM_JOB_ID`.
     """
-    known: dict[str, Job] = {}
-    for each in dict.fromkeys(ids):  # one by one: of several, one that is unknown hides the others in some versions
-        known |= {job.number: job for job in _listed(each)}
-    return known
+    asked = set(ids)
+    if not asked:
+        return {}
+    which = f"--jobs={next(iter(asked))}" if len(asked) == 1 else f"--user={os.getuid()}"
+    return {job.number: job for job in _listed(which) if asked & {job.number, job.id, job.id.partition("_")[0]}}
 
 
-def _listed(job: str) -> list[Job]:
-    command = ("squeue", "--noheader", "--array", "--states=all", f"--format={FIELDS}", f"--jobs={job}")
+def _listed(which: str) -> list[Job]:
     try:
-        lines = ask(*command).splitlines()
+        lines = ask("squeue", "--noheader", "--array", "--states=all", f"--format={FIELDS}", which).splitlines()
     except SlurmError as error:
         if MEANINGS["[Ii]nvalid job id"] in str(error):
             return []
         raise
     return [Job(*line.split("|", 7)) for line in lines if line.count("|") >= 7]
+
+
+def _plain() -> dict[str, str]:
+    """This process's variables without those by which a user has squeue show less, or in another order."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
 
 
 def _indented(meaning: str | None) -> list[str]:

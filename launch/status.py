@@ -14,14 +14,17 @@ from typing import Any
 
 from dist_train.errors import SlurmError
 from launch import runs, shown, slurm, sweeps
-from launch.history import submissions
+from launch.history import JOB, submissions
 from launch.runs import Run
 from launch.sweeps import Trial
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", metavar="RUN|JOB|SWEEP", help="directory of a run or of a sweep, or a job such as 12 or 12_3"
+        "what",
+        nargs="?",
+        metavar="RUN|JOB|SWEEP",
+        help="directory of a run, of a sweep, or of runs; or a job such as 12 or 12_3",
     )
     parser.add_argument("--json", action="store_true", help="the same as JSON")
 
@@ -30,15 +33,22 @@ def run(options: argparse.Namespace) -> int:
     if options.what is None:
         print(_all(options.json))
         return 0
-    path = Path(options.what)
-    if runs.JOB.fullmatch(options.what) and not path.exists():
-        found = of_job(options.what)
-        if found is None:
-            print(_of_slurm(options.what, options.json))
-            return 0
-        path = found
-    print(_sweep(path, options.json) if sweeps.is_sweep(path) else _one(path, options.json))
+    path = located(options.what)
+    if path == Path(options.what) and JOB.fullmatch(options.what) and not path.exists():
+        print(_of_slurm(options.what, options.json))
+    elif sweeps.is_sweep(path):
+        print(_sweep(path, options.json))
+    elif runs.is_run(path) or not runs.below(path):
+        print(_one(path, options.json))
+    else:
+        print(_all(options.json, path))
     return 0
+
+
+def located(text: str) -> Path:
+    """The directory that a user means by its path, or by the number of a job that it knows."""
+    path = Path(text)
+    return (of_job(text) or path) if JOB.fullmatch(text) and not path.exists() else path
 
 
 def of_job(job: str) -> Path | None:
@@ -47,7 +57,7 @@ def of_job(job: str) -> Path | None:
     for sweep in swept:
         if job in [array.job_id for array in submissions(sweep)]:
             return sweep
-    trials = [trial.path for sweep in swept for trial in sweeps.trials(sweep)]
+    trials = [trial.path for sweep in swept for trial in runs.listed(sweep)]
     return next((path for path in (*runs.below(runs.RUNS), *trials) if job in runs.job_ids(path)), None)
 
 
@@ -62,12 +72,12 @@ def ranked(sweep: Path) -> list[tuple[Trial, Run]]:
     return sorted(rows, key=lambda row: -1.0 if row[1].score is None else row[1].score, reverse=True)
 
 
-def _all(as_json: bool) -> str:
-    found = runs.read_all(runs.below(runs.RUNS))
+def _all(as_json: bool, root: Path = runs.RUNS) -> str:
+    found = runs.read_all(runs.below(root))
     found.sort(key=lambda run: run.updated.timestamp() if run.updated else 0.0, reverse=True)
     if as_json:
         return _json([run.to_dict() for run in found])
-    return shown.table_of_runs(found) if found else f"no runs below {runs.RUNS}/ here"
+    return shown.table_of_runs(found) if found else f"no runs below {root}/ here"
 
 
 def _one(path: Path, as_json: bool) -> str:

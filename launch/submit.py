@@ -18,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from dist_train.errors import ConfigError, SlurmError
 from dist_train.rundir import RunDir, write_whole
 from launch import slurm
 from launch.arguments import number_from
-from launch.runs import job_ids
+from launch.history import History
 
 if TYPE_CHECKING:
     from dist_train.config import Config
@@ -36,12 +37,18 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 LAUNCHES = ("torchrun", "srun")
-_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
+TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
+STOP = 120
+"""Seconds before the time limit at which the script's `--signal` comes."""
+OURS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
+"""Flags of sbatch that a submission has itself, or that would make another thing of it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
+    )
     add_resources(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch line and the script; submit nothing")
 
@@ -82,16 +89,17 @@ def run(options: argparse.Namespace) -> int:
         config.run.name,
         directory,
         (str(directory / Path(options.config).name), *_job_overrides(config, options.overrides)),
+        go_on=again(options.given),
     )
     print(resources.shown(config))
     rehearse(submission, options.dry_run)
     if options.dry_run:
         return 0
     check_free(run)
-    _prepare(config, run)
-    lay_out(Path(options.config), submission)
-    job = submission.submit()
-    print(f"job {job}: submitted{beyond_limits(job)}\n{_what_next(run)}")
+    with _prepared(config, run, directory):
+        lay_out(Path(options.config), submission)
+        submission.submit()
+    print(_what_next(run))
     return 0
 
 
@@ -127,6 +135,8 @@ class Resources:
         if gpus is None:
             raise ConfigError("--gpus-per-node is missing: how many GPUs of each node, 0 to train on CPU")
         ranks = options.nproc_per_node or max(gpus, 1)
+        flags = (*cluster.sbatch, *options.passed_on)
+        _check_flags(flags)
         return cls(
             nodes=options.nodes,
             gpus_per_node=gpus,
@@ -139,7 +149,7 @@ class Resources:
             mem=_first(options.mem, cluster.mem),
             launch=options.launch,
             cluster=cluster,
-            flags=(*cluster.sbatch, *options.passed_on),
+            flags=flags,
         )
 
     @property
@@ -184,6 +194,15 @@ class Resources:
         return (
             f"{config.run.name}: {self.ranks} rank(s), {self.nproc_per_node} on each of {self.nodes} node(s) with "
             f"{where}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
+            + self._short()
+        )
+
+    def _short(self) -> str:
+        """A warning where the time limit leaves nothing to train."""
+        if self.time is None or seconds(self.time) > 2 * STOP:
+            return ""
+        return (
+            f"\n--time {self.time}: the job is stopped to save {STOP} s before, which leaves next to nothing to train"
         )
 
     def sbatch_flags(self) -> list[str]:
@@ -211,7 +230,8 @@ class Resources:
             "DIST_TRAIN_MODULES": " ".join(cluster.modules),
             "DIST_TRAIN_CONTAINER": cluster.container or "",
         }
-        return {**{name: value for name, value in own.items() if value}, **cluster.environment}
+        given = {name: str(value) for name, value in cluster.environment.items()}
+        return {**{name: value for name, value in own.items() if value}, **given}
 
 
 @dataclass(frozen=True)
@@ -228,6 +248,8 @@ class Submission:
     """Of a job array: the key=value of each task, by its number."""
     max_parallel: int | None = None
     """How many tasks run at once; None: as many as there is room for."""
+    go_on: str = ""
+    """What a user gives to go on with it after its end."""
 
     @property
     def array(self) -> str | None:
@@ -258,10 +280,11 @@ class Submission:
         """What Slurm says of such a job without queueing it; raises SlurmError if it could never run."""
         command = self.command()
         command[command.index(str(self.script))] = str(script)
-        return f"Slurm: {_sbatch(['sbatch', '--test-only', *command[1:]], self._variables())}"
+        answer = _sbatch(["sbatch", "--test-only", *command[1:]], self._variables())
+        return f"Slurm: such a job is {re.sub(r'^Job [0-9]+ ', '', answer)}"  # the number is that of no job
 
     def submit(self) -> str:
-        """Queue the job and write down which it is; returns its number."""
+        """Queue the job, say so, and write down which it is; returns its number."""
         job = _sbatch(self.command(), self._variables()).partition(";")[0]
         about = {
             "job_id": job,
@@ -269,12 +292,15 @@ class Submission:
             "nodes": self.resources.nodes,
             "ranks": self.resources.ranks,
             "array": self.array is not None,
+            "command": self.go_on,
         }
+        what = "job array" if self.array else "job"
+        print(f"{what} {job}: submitted{_beyond_limits(job)}", flush=True)  # before anything can fail
         write_whole(self.directory / "job.json", json.dumps(about) + "\n")
         return job
 
     def _variables(self) -> dict[str, str]:
-        own = {"DIST_TRAIN_COMMAND": shlex.join(["sh", str(self.directory / "command.sh")])}
+        own = {"DIST_TRAIN_COMMAND": self.go_on}
         if self.trials:
             own["DIST_TRAIN_TRIALS"] = str(self.directory / "trials")
         return {**self.resources.variables(), **own}
@@ -284,7 +310,7 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     """Run sbatch, and show at once what it says while it waits for a place in a full queue."""
     try:
         process = subprocess.Popen(  # noqa: S603 (Slurm's own)
-            command, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=_outside_of_jobs() | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise SlurmError("sbatch: no such command here; submit on a login node of a Slurm cluster") from error
@@ -300,9 +326,28 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     return answer or said.strip().removeprefix("sbatch: ")
 
 
-def beyond_limits(job: str) -> str:
+def _outside_of_jobs() -> dict[str, str]:
+    """This process's variables without those of a job that it may be part of: sbatch would hand them on."""
+    kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
+    of_job = ("DIST_TRAIN_TRIALS", "DIST_TRAIN_COMMAND", "DIST_TRAIN_CORES")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if (not name.startswith("SLURM_") or name in kept) and name not in of_job
+    }
+
+
+def again(given: Sequence[str]) -> str:
+    """The command of `given` arguments that goes on with what they have begun."""
+    return shlex.join(["dist-train", *(each for each in given if each != "run.resume=never")])
+
+
+def _beyond_limits(job: str) -> str:
     """A warning where Slurm has taken a job that it will not start."""
-    reasons = {known.reason for known in slurm.jobs([job]).values() if known.is_beyond_limits}
+    try:
+        reasons = {known.reason for known in slurm.jobs([job]).values() if known.is_beyond_limits}
+    except SlurmError:  # it has taken the job, and that is what counts
+        return ""
     return "".join(
         f", but it waits ({reason}) until that limit is raised: cancel it, and ask for less"
         for reason in sorted(reasons)
@@ -330,7 +375,7 @@ def next_number(run: RunDir) -> int:
 
 def check_free(run: RunDir) -> None:
     """Raise ConfigError if a job of this run still waits or works."""
-    for job in slurm.jobs(job_ids(run.path)).values():
+    for job in slurm.jobs(History.of(run.path).job_ids).values():
         if not job.is_over:
             raise ConfigError(
                 f"run.dir {run.path}: its job {job.id} is {job.state}. Wait for its end, cancel it (dist-train cancel "
@@ -355,13 +400,33 @@ def lay_out(config: Path, submission: Submission) -> None:
         ) from error
 
 
-def _prepare(config: "Config", run: RunDir) -> None:
-    """Move an earlier run aside now where this one is to start anew: the job's own files are about to lie there."""
+@contextmanager
+def _prepared(config: "Config", run: RunDir, directory: Path) -> Iterator[None]:
+    """Around the submission: an earlier run is moved aside now where this one is to start anew, because the job's own
+    files are about to lie there. Where Slurm refuses, everything is as it was."""
     anew = config.run.resume == "never"
     run.check_usable(anew)
-    if anew:
-        run.claim(anew)
-        run.release()
+    aside = run.claim(anew) if anew else None
+    run.release()
+    if aside:
+        print(f"the earlier run is now {aside}")
+    try:
+        yield
+    except (SlurmError, ConfigError):
+        _undo(run, directory, aside)
+        raise
+
+
+def _undo(run: RunDir, directory: Path, aside: Path | None) -> None:
+    if aside:
+        shutil.rmtree(run.path)
+        aside.rename(run.path)
+        print(f"nothing is queued; the earlier run is {run.path} again")
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    with suppress(OSError):  # as far as they are empty
+        run.jobs.rmdir()
+        run.path.rmdir()
 
 
 def _job_overrides(config: "Config", overrides: Sequence[str]) -> list[str]:
@@ -386,8 +451,27 @@ def _first(*values: _T | None) -> _T | None:
     return next((value for value in values if value is not None), None)
 
 
+def seconds(time: str) -> int:
+    """The seconds of a time as sbatch has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, left = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, left = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + left
+
+
+def _check_flags(flags: Sequence[str]) -> None:
+    """Raise ConfigError for flags of sbatch that are none of the user's here."""
+    for flag in flags:
+        name = flag.lstrip("-").partition("=")[0]
+        if flag.startswith("-") and (name in OURS or (not flag.startswith("--") and name[:1] in OURS)):
+            raise ConfigError(f"{flag}: can't be given to sbatch here; of these, a submission has its own: {OURS}")
+
+
 def _time(text: str) -> str:
-    if not _TIME.fullmatch(text):
+    if not re.fullmatch(TIME, text):
         raise argparse.ArgumentTypeError(
             f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, as sbatch has it"
         )

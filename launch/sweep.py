@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value[,value...]",
         help="settings that override the file's; those with several values vary",
     )
@@ -161,21 +162,20 @@ def _submit(options: argparse.Namespace, grid: Grid) -> int:
     print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(left)} to be submitted")
     if not left:
         return 0
-    submission = _submission(sweep, left, resources, options.max_parallel)
+    submission = _submission(sweep, left, resources, options.max_parallel, submit.again(options.given))
     submit.rehearse(submission, options.dry_run)
     if options.dry_run:
         return 0
     submit.check_free(RunDir(sweep.directory))
     with sweep.claimed():
         submit.lay_out(sweep.begun.config, submission)
-        job = submission.submit()
-    queued = f"job array {job}: submitted{submit.beyond_limits(job)}"
-    print(f"{queued}, a task for each of {len(left)} trials\n{_what_next(sweep)}")
+        submission.submit()
+    print(f"  a task for each of {len(left)} trials\n{_what_next(sweep)}")
     return 0
 
 
 def _submission(
-    sweep: Sweep, left: Sequence[Trial], resources: submit.Resources, max_parallel: int | None
+    sweep: Sweep, left: Sequence[Trial], resources: submit.Resources, max_parallel: int | None, go_on: str
 ) -> submit.Submission:
     run = RunDir(sweep.directory)
     directory = run.jobs / str(submit.next_number(run))
@@ -186,6 +186,7 @@ def _submission(
         (str(directory / sweep.begun.config.name), *sweep.shared()),
         {trial.number: sweep.own(trial) for trial in left},
         max_parallel,
+        go_on,
     )
 
 

@@ -26,7 +26,9 @@ DEVICES = Path("/dev")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="file of settings, e.g. configs/digits.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that override the file's")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
+    )
     parser.add_argument(
         "--nproc",
         type=number_from(1, AUTO),

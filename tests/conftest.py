@@ -23,9 +23,10 @@ _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"  # Python keeps it for a
 # Set by pytest, and by torch and scikit-learn when they are imported.
 _NOT_OURS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
-# A script's job in the background ignores SIGINT, and what the tests start would do so too.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A script's job in the background ignores SIGINT, and under nohup SIGHUP; what the tests start would do so too.
+for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _handler)
 
 
 @pytest.fixture(autouse=True)

@@ -88,7 +88,7 @@ def test_what_can_t_go_on_is_not_queued_again() -> None:
     begun(0)
     trained(10, "failed", resumable=False)
     code, why = end(run(), environ(0))
-    assert (code, why) == (1, "failed after step 10; the same command would not go on, and the job is not queued again")
+    assert (code, why) == (1, "failed after step 10: the job is not queued again. What it has printed above says why")
     trained(10, "failed")
     assert end(run(), environ(0))[0] == 75
 
@@ -111,6 +111,19 @@ def test_a_restart_without_its_checkpoints_does_not_begin_at_zero() -> None:
         Store(run().checkpoints).quarantine(step, "removed")
     with pytest.raises(CheckpointError, match="though this job has started before"):
         begun(2, job="8")
+
+
+def test_a_job_that_was_lost_before_its_first_word_begins() -> None:
+    """`dist-train submit` has left word of it on this disk."""
+    submitted = {"job_id": "7", "submitted": "2026-11-21T12:00:00+00:00", "command": "dist-train submit x.yaml"}
+    (run().jobs / "1").mkdir(parents=True)
+    write_whole(run().jobs / "1" / "job.json", json.dumps(submitted))
+    assert begun(1) == "auto"
+
+
+def test_a_number_of_restarts_that_is_none_is_told_of_at_once() -> None:
+    with pytest.raises(ConfigError, match="DIST_TRAIN_MAX_RESTARTS is 'many'; it must be a number from 0 up"):
+        begin(load_config("x.yaml"), environ(0, DIST_TRAIN_MAX_RESTARTS="many"))
 
 
 def test_a_run_is_moved_aside_once_by_a_job_that_begins_anew() -> None:

@@ -43,7 +43,7 @@ def test_a_status_says_how_the_run_is_doing(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def outside_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DIST_TRAIN_JOB_ID", "SLURM_JOB_ID", "TORCHELASTIC_RESTART_COUNT"):
+    for name in ("SLURM_JOB_ID", "TORCHELASTIC_RESTART_COUNT"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -54,13 +54,13 @@ def test_a_status_names_the_job_and_counts_restarts_and_attempts(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     for attempt in (1, 2, 3):
         if attempt == 3:
-            monkeypatch.setenv("DIST_TRAIN_JOB_ID", "digits-3")
+            monkeypatch.setenv("SLURM_JOB_ID", "4712")
             (tmp_path / "run" / "run.lock").write_text("")  # as a power cut may leave it
         with claimed(tmp_path / "run") as (run, _):
             run.write_status("done", 1, 1, resumable=False)
         status = run.read_status()
         assert status is not None
-        job = "digits-3" if attempt == 3 else "4711"
+        job = "4712" if attempt == 3 else "4711"
         assert [status[name] for name in ("attempt", "restarts", "job_id", "resumable")] == [attempt, 2, job, False]
         holder = json.loads(run.lock.read_text())
         assert holder == {"host": status["host"], "pid": os.getpid(), "job_id": job, "attempt": attempt}
@@ -187,7 +187,7 @@ def holding(path: Path) -> "Iterator[subprocess.Popen[bytes]]":
         "if os.fork() == 0: die_with_parent(parent); time.sleep(60)\n"
         "print('held', flush=True); sys.stdin.read()"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DIST_TRAIN_JOB_ID": "12"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "12"}
     command = [sys.executable, "-c", hold, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as holder:
         assert holder.stdout is not None
@@ -332,3 +332,21 @@ def test_ranks_of_one_launcher_know_that_they_are_not_the_first(
         assert run.was_begun_before_restart()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "8-0")
     assert not run.was_begun_before_restart()
+
+
+def test_a_refusal_is_noted_where_a_launcher_could_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir(tmp_path / "run")
+    run.jobs.mkdir(parents=True)
+    run.note_refusal("no data")
+    assert run.read_status() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7-0")
+    run.note_refusal("no data")
+    status = run.read_status() or {}
+    assert [status[name] for name in ("state", "resumable", "error")] == ["failed", False, "no data"]
+    assert run.ended_before_restart() == "failed"
+    with claimed(run.path) as (run, _):
+        run.write_status("preempted", 5, 1, resumable=True)
+    assert run.ended_before_restart() == "preempted"
+    with claimed(run.path) as (run, _):
+        run.write_status("failed", 5, 1, resumable=True)
+    assert run.ended_before_restart() is None

@@ -67,7 +67,9 @@ def leave_job(run: Path, number: int, job_id: str, when: str = WHEN, tasks: tupl
     (submission / "trials").mkdir(parents=True)
     for task in tasks:
         (submission / "trials" / str(task)).touch()
-    (submission / "job.json").write_text(json.dumps({"job_id": job_id, "submitted": when, "nodes": 1, "ranks": 1}))
+    (submission / "job.json").write_text(
+        json.dumps({"job_id": job_id, "submitted": when, "command": "dist-train submit a.yaml"})
+    )
 
 
 def leave_start(run: Path, job_id: str, output: Path | None = None, restart: int = 0, when: str = WHEN) -> None:
@@ -143,10 +145,10 @@ class TestStatus:
         code, output = asked(capsys, "status", sweep)
         rows = [row.split() for row in output.splitlines()]
         assert code == 0
-        assert rows[0] == ["TRIAL", "SETTINGS", "STATE", "STEP", "SCORE"]
+        assert rows[0] == ["TRIAL", "SETTINGS", "STATE", "STEP", "SCORE", "RUN"]
         assert [row[0] for row in rows[1:]] == ["2", "0", "1", "3"]
-        assert rows[1][1:] == ["optim.lr=0.3", "running", "8", "of", "10", "90.00", "%"]
-        assert rows[4] == ["3", "optim.lr=0.4", "not", "begun"]
+        assert rows[1][1:] == ["optim.lr=0.3", "running", "8", "of", "10", "90.00", "%", "runs/x.sweep/2-lr"]
+        assert rows[4] == ["3", "optim.lr=0.4", "not", "begun", "runs/x.sweep/3-lr"]
         trials = json.loads(asked(capsys, "status", sweep, "--json")[1])["trials"]
         assert [(trial["number"], trial["score"]) for trial in trials] == [(2, 0.9), (0, 0.8), (1, None), (3, None)]
         (sweep / "sweep.json").write_text("{}")
@@ -175,7 +177,7 @@ class TestStatus:
     def test_a_damaged_status_is_none(self, capsys: pytest.CaptureFixture[str], damaged: str) -> None:
         RunDir(leave_run("runs/a")).status.write_text(damaged)
         code, said = asked(capsys, "status", "runs/a")
-        assert (code, "not begun at step 8" in said) == (0, True)
+        assert (code, "unknown at step 8: its status.json can't be read" in said) == (0, True)
 
 
 class TestJobs:
@@ -207,13 +209,13 @@ class TestJobs:
     def test_a_submitted_job_of_which_nothing_is_known(self, capsys: pytest.CaptureFixture[str]) -> None:
         leave_job(Path("runs/a"), 1, "11")
         code, said = asked(capsys, "status", "runs/a")
-        assert (code, "unknown at step 0: its job was submitted, and Slurm can't be asked" in said) == (0, True)
+        assert (code, "unknown at step 0: Slurm can't be asked of its job here" in said) == (0, True)
 
     def test_what_goes_on_is_the_submission_where_a_job_came_last(self) -> None:
         path = leave_run("runs/a", "preempted", job_id="12")
         leave_job(path, 1, "11", "2029-01-01T10:00:00+00:00")
         leave_job(path, 2, "12", "2029-01-02T10:00:00+00:00")
-        assert runs.read(path).go_on == "sh runs/a/jobs/2/command.sh"
+        assert runs.read(path).go_on == "dist-train submit a.yaml"
         beats = BeatFile(RunDir(path).diagnostics, Origin.here(World(), 1, "dist-train train x.yaml"))
         beats.close()
         status = json.loads(RunDir(path).status.read_text())

@@ -10,7 +10,7 @@ import torch
 
 from dist_train.config import Distributed
 from dist_train.errors import ConfigError, WorldError
-from dist_train.world import Place, World, open_world, read_place
+from dist_train.world import Place, World, cores, open_world, read_place
 from tests.conftest import Torchrun
 
 WHOLE = {
@@ -148,3 +148,10 @@ def test_a_fault_in_an_agreement_ends_every_rank_with_a_traceback(torchrun: Torc
     done = torchrun(2, "-m", "tests.ranks.together", str(tmp_path), "fail", timeout=60)
     assert done.returncode == 1
     assert "ZeroDivisionError: a fault of the program" in done.stderr
+
+
+def test_a_scheduler_may_give_fewer_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = cores()
+    for given, expected in (("1", 1), ("100000", there), ("", there), ("0", there), ("many", there)):
+        monkeypatch.setenv("DIST_TRAIN_CORES", given)
+        assert cores() == expected

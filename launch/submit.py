@@ -310,7 +310,7 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     """Run sbatch, and show at once what it says while it waits for a place in a full queue."""
     try:
         process = subprocess.Popen(  # noqa: S603 (Slurm's own)
-            command, env=_outside_of_jobs() | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=outside_of_jobs() | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise SlurmError("sbatch: no such command here; submit on a login node of a Slurm cluster") from error
@@ -326,7 +326,7 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     return answer or said.strip().removeprefix("sbatch: ")
 
 
-def _outside_of_jobs() -> dict[str, str]:
+def outside_of_jobs() -> dict[str, str]:
     """This process's variables without those of a job that it may be part of: sbatch would hand them on."""
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
     of_job = ("DIST_TRAIN_TRIALS", "DIST_TRAIN_COMMAND", "DIST_TRAIN_CORES")

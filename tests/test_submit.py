@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from dist_train.errors import ConfigError
-from launch import cli, slurm
+from dist_train.rundir import RunDir
+from launch import cli, slurm, submit
 from launch.clusters import load_cluster
 from tests.conftest import ROOT
 
@@ -143,3 +144,54 @@ def test_a_refusal_is_shown_with_what_it_means(said: str, meaning: str) -> None:
     first, second = slurm.refusal(["sbatch"], said).splitlines()
     assert first == said
     assert meaning in second
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [("90", 5400), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-0:30", 88200), ("2-1:02:03", 176523)],
+)
+def test_seconds_of_a_time_limit(time: str, expected: int) -> None:
+    assert submit.seconds(time) == expected
+
+
+@pytest.mark.usefixtures("here")
+def test_a_time_limit_that_leaves_nothing_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    for time, is_short in (("4", True), ("0:05:00", False)):
+        code, said, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--dry-run", "--time", time)
+        assert (code, f"--time {time}: the job is stopped to save 120 s before" in said) == (0, is_short)
+
+
+@pytest.mark.parametrize("flag", ["--array=0-3", "--output=x", "-Jname", "-a", "--export=NONE", "-M", "--wrap=true"])
+@pytest.mark.usefixtures("here")
+def test_flags_that_a_submission_has_itself_are_refused(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    code, _, errors = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--", flag)
+    assert (code, errors.startswith(f"{flag}: can't be given to sbatch here")) == (2, True)
+
+
+def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK", "DIST_TRAIN_TRIALS"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("DIST_TRAIN_MAX_RESTARTS", "3")
+    left = submit.outside_of_jobs()
+    assert {name for name in left if name.startswith("SLURM_")} == {"SLURM_CONF"}
+    assert (left["DIST_TRAIN_MAX_RESTARTS"], "DIST_TRAIN_TRIALS" in left) == ("3", False)
+
+
+def test_a_run_is_as_it_was_where_nothing_could_be_queued(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch can be asked, and is gone when the job is to be queued."""
+    monkeypatch.setattr("launch.submit.rehearse", lambda *_: None)
+    monkeypatch.setenv("PATH", str(here))
+    run = here / "runs" / "small"
+    assert asked(capsys, "small.yaml", "--gpus-per-node", "0")[0] == 2
+    assert not run.exists()
+    earlier = RunDir(run)
+    earlier.claim(anew=False)
+    earlier.write_status("done", 4, 1, resumable=False)
+    earlier.release()
+    before = sorted(run.rglob("*"))
+    code, said, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "run.resume=never")
+    assert (code, "the earlier run is runs/small again" in said) == (2, True)
+    assert sorted(run.rglob("*")) == before

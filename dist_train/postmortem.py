@@ -59,7 +59,7 @@ def _without_verdict(run: Path, status: dict[str, Any]) -> str:
     own = Scene.of(run).first_own
     checkpoint = newest_checkpoint(run)
     start = "starts at step 0" if checkpoint is None else f"goes on from step {checkpoint}"
-    why = f"{own.kind}: {own.error}" if own else "no rank has left a word"
+    why = f"{own.kind}: {own.error}" if own else status.get("error", "no rank has left a word")
     go_on = _command(run)
     return f"{run.name}: ended at step {status['step']}; {why}." + (f" Go on: {go_on} ({start})" if go_on else "")
 

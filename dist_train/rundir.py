@@ -219,7 +219,7 @@ class RunDir:
 
         Nothing is said where no run is known, one is done, or another process trains.
         """
-        self._note_end("preempted", resumable=True)
+        self._note_end("preempted", resumable=True, early=True)
 
     def note_refusal(self, message: str) -> None:
         """Say that this process ends before it has claimed the directory, because the same command can't go on.
@@ -230,10 +230,11 @@ class RunDir:
             self._note_end("failed", resumable=False, error=message)
 
     def _note_end(self, state: State, *, resumable: bool, **more: Any) -> None:
-        before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
-        if self._is_known() and before.get("state") != "done" and not self.is_held():
-            status = self._status(state, resumable) | {"attempt": before.get("attempt", 0), **more}
-            write_whole(self.status, json.dumps(before | status) + "\n")
+        with suppress(OSError):  # it is only a note
+            before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
+            if self._is_known() and before.get("state") != "done" and not self.is_held():
+                status = self._status(state, resumable) | {"attempt": before.get("attempt", 0), **more}
+                write_whole(self.status, json.dumps(before | status) + "\n")
 
     def _status(self, state: State, resumable: bool) -> dict[str, Any]:
         return {
@@ -263,7 +264,8 @@ class RunDir:
         would end the same way again (`failed`). Known only where the run's directory is.
         """
         status = self._status_of_earlier_ranks() or {}
-        if status.get("state") == "preempted":
+        # A launcher also tells ranks to leave when another has failed, and one that has not claimed can't know.
+        if status.get("state") == "preempted" and not status.get("early"):
             return "preempted"
         return "failed" if status.get("state") == "failed" and not status.get("resumable", True) else None
 
@@ -282,7 +284,10 @@ class RunDir:
         # TORCHELASTIC_RESTART_COUNT does not tell: an agent that starts its ranks anew because of those of another host
         # counts nothing.
         own = launcher()
-        status = _read_object(self.status) if own else None
+        try:
+            status = _read_object(self.status) if own else None
+        except OSError:  # `check_usable` says why
+            return None
         return status if status is not None and status.get("launcher") == own else None
 
 

@@ -369,8 +369,8 @@ def test_an_end_is_noted_and_signals_are_as_before(run: Path) -> None:
 # How a run has ended.
 
 
-def leave_status(run: Path, state: str, host: str | None = None, pid: int | None = None) -> None:
-    status = {"state": state, "step": 40, "host": host or socket.gethostname(), "pid": pid or os.getpid()}
+def leave_status(run: Path, state: str, host: str | None = None, pid: int | None = None, **more: str) -> None:
+    status = {**more, "state": state, "step": 40, "host": host or socket.gethostname(), "pid": pid or os.getpid()}
     (run / "status.json").write_text(json.dumps({**status, "updated": "2026-01-01T00:00:00+00:00"}))
 
 
@@ -384,6 +384,12 @@ def test_postmortem_of_a_run_that_has_not_failed(run: Path, state: str, code: in
     text, found = postmortem(run)
     assert found == code
     assert said in text
+
+
+def test_postmortem_of_a_run_that_was_refused_before_it_began(run: Path) -> None:
+    leave_status(run, "failed", pid=GONE, error="no such data")
+    text, code = postmortem(run)
+    assert (code, "ended at step" in text, "no such data" in text) == (1, True, True)
 
 
 def test_postmortem_of_a_run_whose_ranks_are_gone(run: Path) -> None:

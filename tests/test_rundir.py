@@ -334,6 +334,15 @@ def test_ranks_of_one_launcher_know_that_they_are_not_the_first(
     assert not run.was_begun_before_restart()
 
 
+def test_an_early_stop_keeps_no_launcher_from_trying_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be one that torchrun asks for because another rank has failed."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7-0")
+    run = RunDir(tmp_path / "run")
+    run.jobs.mkdir(parents=True)
+    run.note_early_stop()
+    assert run.ended_before_restart() is None
+
+
 def test_a_refusal_is_noted_where_a_launcher_could_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir(tmp_path / "run")
     run.jobs.mkdir(parents=True)

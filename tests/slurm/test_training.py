@@ -44,8 +44,9 @@ class TestAnnounced:
     """A stop that is told beforehand costs no step that was finished before it."""
 
     def test_a_signal_before_the_time_limit(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
-        training = Training(cluster, here, pause=0.5)  # Slurm looks for signals that are due every 30 s
-        training.submit("--nodes=2", "--time=1", "--signal=USR2@50", settings=rarely_saved(here))
+        # Slurm looks every 30 s for signals that are due, and sends one that far too early: here 15 to 45 s from now.
+        training = Training(cluster, here, pause=0.8)
+        training.submit("--nodes=2", "--time=1", "--signal=USR2@15", settings=rarely_saved(here))
         self.is_stopped_and_goes_on(training)
         assert_as_if_nothing_had_happened(training.run, undisturbed(2))
 

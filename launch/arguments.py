@@ -1,9 +1,12 @@
 """Kinds of arguments that several commands take."""
 
 import argparse
+import re
 from collections.abc import Callable
 
 AUTO = "auto"
+TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
+"""A time limit as sbatch has it."""
 
 
 def number_from(least: int, *words: str) -> Callable[[str], int | str]:
@@ -18,3 +21,23 @@ def number_from(least: int, *words: str) -> Callable[[str], int | str]:
         return int(text)
 
     return read
+
+
+def time_limit(text: str) -> str:
+    """A time limit, which stays as it is."""
+    if not re.fullmatch(TIME, text):
+        raise argparse.ArgumentTypeError(
+            f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, as sbatch has it"
+        )
+    return text
+
+
+def seconds(time: str) -> int:
+    """The seconds of a time as sbatch has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, left = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, left = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + left

@@ -9,7 +9,7 @@ from pydantic import Field
 from dist_train.config import Positive, Section
 from dist_train.errors import ConfigError
 from dist_train.loading import load_section
-from launch.submit import TIME
+from launch.arguments import TIME
 
 DIRECTORY = Path("configs/clusters")
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.rundir import RunDir, write_whole
 from launch import slurm
-from launch.arguments import number_from
+from launch.arguments import number_from, seconds, time_limit
 from launch.history import History
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 LAUNCHES = ("torchrun", "srun")
-TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
 STOP = 120
 """Seconds before the time limit at which the script's `--signal` comes."""
 OURS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
@@ -61,7 +60,9 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--nproc-per-node", type=number_from(1), metavar="P", help="ranks on each node; default: one a GPU, or one"
     )
-    group.add_argument("--time", type=_time, metavar="H:MM:SS", help="how long it may run; default: the script's hour")
+    group.add_argument(
+        "--time", type=time_limit, metavar="H:MM:SS", help="how long it may run; default: the script's hour"
+    )
     group.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
     group.add_argument("--account", metavar="NAME", help="who pays")
     group.add_argument("--qos", metavar="NAME", help="quality of service")
@@ -451,28 +452,9 @@ def _first(*values: _T | None) -> _T | None:
     return next((value for value in values if value is not None), None)
 
 
-def seconds(time: str) -> int:
-    """The seconds of a time as sbatch has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
-    days, dash, rest = time.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:
-        hours, minutes, left = (*parts, 0, 0)[:3]
-    else:
-        hours, minutes, left = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + left
-
-
 def _check_flags(flags: Sequence[str]) -> None:
     """Raise ConfigError for flags of sbatch that are none of the user's here."""
     for flag in flags:
         name = flag.lstrip("-").partition("=")[0]
         if flag.startswith("-") and (name in OURS or (not flag.startswith("--") and name[:1] in OURS)):
             raise ConfigError(f"{flag}: can't be given to sbatch here; of these, a submission has its own: {OURS}")
-
-
-def _time(text: str) -> str:
-    if not re.fullmatch(TIME, text):
-        raise argparse.ArgumentTypeError(
-            f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, as sbatch has it"
-        )
-    return text

@@ -9,6 +9,7 @@ import yaml
 from dist_train.errors import ConfigError
 from dist_train.rundir import RunDir
 from launch import cli, slurm, submit
+from launch.arguments import seconds
 from launch.clusters import load_cluster
 from tests.conftest import ROOT
 
@@ -151,7 +152,7 @@ def test_a_refusal_is_shown_with_what_it_means(said: str, meaning: str) -> None:
     [("90", 5400), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-0:30", 88200), ("2-1:02:03", 176523)],
 )
 def test_seconds_of_a_time_limit(time: str, expected: int) -> None:
-    assert submit.seconds(time) == expected
+    assert seconds(time) == expected
 
 
 @pytest.mark.usefixtures("here")

@@ -55,6 +55,8 @@ class Start:
     """UTC."""
     output: str | None
     """File that the job prints to."""
+    attempt: int = 0
+    """How often the run had been trained by then; a start that comes to training adds one."""
 
 
 @dataclass(frozen=True)

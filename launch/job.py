@@ -60,10 +60,10 @@ def begin(config: Config, environ: Mapping[str, str]) -> str:
     else:
         earlier = [start for start in read_starts(run) if start.job_id == job]
         resume = _again(config, run, earlier, is_submitted=_is_submitted(run, environ))
-        if why := _in_vain(earlier, restart, _newest(run)) or _too_often(restart, environ):
+        if why := _in_vain(earlier, restart, run) or _too_often(restart, environ):
             raise ConfigError(f"job {job}: {why}")
     step, output = _newest(run), environ.get("DIST_TRAIN_OUTPUT") or None
-    _note(run, Start(job, restart, step, socket.gethostname(), _now(), output))
+    _note(run, Start(job, restart, step, socket.gethostname(), _now(), output, _attempt(run)))
     return resume
 
 
@@ -80,7 +80,7 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     if not is_resumable:
         return FAILED, f"{what}: the job is not queued again. What it has printed above says why"
     starts = [start for start in read_starts(run) if start.job_id == job]
-    if why := _in_vain(starts, restart + 1, _newest(run)) or _too_often(restart + 1, environ):
+    if why := _in_vain(starts, restart + 1, run) or _too_often(restart + 1, environ):
         return FAILED, f"{what}; {why}"
     return PREEMPTED, f"{what}; it can go on from step {_newest(run)}"
 
@@ -115,10 +115,17 @@ def _again(config: Config, run: RunDir, earlier: list[Start], *, is_submitted: b
     return "auto" if config.run.resume == "never" else config.run.resume
 
 
-def _in_vain(starts: list[Start], restart: int, newest: int) -> str | None:
-    """Why the job must not start a `restart`th time anew: the time before, it has saved nothing new."""
-    before = [start for start in starts if start.restart == restart - 1]
-    if restart < 2 or not before or newest > before[-1].step:
+def _in_vain(starts: list[Start], restart: int, run: RunDir) -> str | None:
+    """Why the job must not start a `restart`th time anew: the time before, it has saved nothing new.
+
+    One restart that has not even come to training is passed over: Slurm may use a node that is not up yet.
+    """
+    newest = _newest(run)
+    restarts = {start.restart: start for start in starts if start.restart}
+    before, earlier = restarts.get(restart - 1), restarts.get(restart - 2)
+    if before is None or newest > before.step:
+        return None
+    if _attempt(run) == before.attempt and (earlier is None or newest > earlier.step):
         return None
     return (
         f"restart {restart - 1} has not got beyond step {newest}, and it is not started again. Look at its output; "
@@ -149,6 +156,10 @@ def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
 
 def _newest(run: RunDir) -> int:
     return max(Store(run.checkpoints).steps(), default=0)
+
+
+def _attempt(run: RunDir) -> int:
+    return int((run.read_status() or {}).get("attempt", 0))
 
 
 def _note(run: RunDir, start: Start) -> None:

@@ -39,7 +39,9 @@ def trained(step: int, state: str = "preempted", *, resumable: bool = True, job:
     """What a training leaves that has saved at `step`."""
     if step:
         Store(run().checkpoints).save(step, {"model.pt": b"weights", "training.pt": b"state"}, "ab" * 32)
+    attempt = 1 + (run().read_status() or {}).get("attempt", 0)
     status = {"state": state, "step": step, "job_id": job, "resumable": resumable, "host": "another"}
+    status["attempt"] = attempt
     write_whole(run().status, json.dumps(status))
 
 
@@ -57,10 +59,21 @@ def test_a_restart_that_saved_nothing_new_is_the_last() -> None:
     begun(0)
     trained(10)
     begun(1)
+    trained(10)
     code, why = end(run(), environ(1))
     assert (code, "restart 1 has not got beyond step 10" in why) == (1, True)
     with pytest.raises(ConfigError, match="job 7: restart 1 has not got beyond step 10"):  # where Slurm starts it
         begun(2)
+
+
+def test_one_restart_may_not_come_to_training() -> None:
+    begun(0)
+    trained(10)
+    begun(1)
+    assert end(run(), environ(1))[0] == 75
+    begun(2)
+    code, why = end(run(), environ(2))
+    assert (code, "restart 2 has not got beyond step 10" in why) == (1, True)
 
 
 def test_a_first_start_may_be_preempted_before_it_saves() -> None:

@@ -8,7 +8,7 @@ With the gradients goes a note of three numbers that every rank has to know afte
 no reduction of its own: the sum of losses over the global batch, how many ranks want to stop, and how many had no data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, cast
@@ -19,10 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_train.config import Train
 from dist_train.errors import ConfigError
+from dist_train.flat import FlatGradient, neighbours, views
 from dist_train.world import World
 
 LOSS, STOPS, VOIDS = range(3)
 """Positions in a note."""
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 # torch 2.15 has renamed the argument, and warns of the name that older ones know.
 _SYNC_BUFFERS = next(
@@ -59,43 +61,47 @@ class Alone:
         self._weights = [weight for weight in network.parameters() if weight.requires_grad]
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
-        self._note = self._yes_no[0].expand(3)
+        self.flats: list[FlatGradient] = []
+        """Where the gradients lie, from the end of the first step on."""
+        self._said = (False, False)
         self._own_losses: list[Tensor] = []
-        self._flats: list[Tensor] = []
+        self._counted: list[Tensor] = []
         self._unused: list[nn.Parameter] = []
         self._all_buffers = list(network.buffers())
         self._before = [buffer.clone() for buffer in self._all_buffers]
 
     def begin(self, *, stop: bool, void: bool) -> None:
         """Before the first backward pass of a step: what this rank has to say to the others."""
-        for flat in self._flats:
-            flat.zero_()
-        for weight in self._unused if self._flats else self._weights:
+        for flat in self.flats:
+            flat.tensor.zero_()
+        for weight in self._unused if self.flats else self._weights:
             weight.grad = None
-        self._say(stop, void)
-
-    def _say(self, stop: bool, void: bool) -> None:
-        self._own_losses = []
-        self._note = torch.stack((self._yes_no[0], self._yes_no[stop], self._yes_no[void]))
+        self._own_losses, self._counted = [], []
+        self._said = (stop, void)
 
     def shard(self, counts: bool) -> AbstractContextManager[None]:  # noqa: ARG002
         """Around the backward passes of one shard; `counts`: whether it has any sample."""
-        return nullcontext()
+        return _NOTHING
 
     def backward_pass(self, last: bool) -> AbstractContextManager[Any]:  # noqa: ARG002
         """Around one backward pass; the ranks' gradients come together in the last of a step."""
-        return nullcontext()
+        return _NOTHING
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
-        """The loss [], whose value has been added to the note if it `counts`."""
-        self._own_losses.append(loss.detach())
+        """The loss [], whose value goes into the note if it `counts`."""
+        value = loss.detach()
+        self._own_losses.append(value)
         if counts:
-            self._note[LOSS] += self._own_losses[-1]
+            self._counted.append(value)
         return loss
 
     def is_own_loss_finite(self) -> bool:
         """Whether the losses of all of this rank's backward passes in the last step were numbers."""
         return all(bool(loss.isfinite()) for loss in self._own_losses)
+
+    def is_void(self, note: Tensor) -> bool:  # noqa: ARG002
+        """Whether some rank had no data, so that nobody makes the step; False where that is not known yet."""
+        return False
 
     def undo(self) -> None:
         """Give the buffers back what they held before the step: nobody makes it, and its forward passes don't count."""
@@ -108,15 +114,23 @@ class Alone:
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
-        if not self._flats:
+        if not self.flats:
             self._flatten()
-        return self._note
+        return self._note()
+
+    def _note(self) -> Tensor:
+        """What this rank has to say: one operation, because a small network's step is short."""
+        stop, void = self._said
+        losses = self._counted
+        total = losses[0] if len(losses) == 1 else sum(losses, self._yes_no[0])
+        return torch.stack((total, self._yes_no[stop], self._yes_no[void]))
 
     def grad_norm(self) -> Tensor:
         """2-norm of the gradients over all weights, float []; from one tensor, because a call costs more than a sum."""
-        if len(self._flats) == 1:
-            return torch.linalg.vector_norm(self._flats[0])  # type: ignore[no-any-return]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._flats)))  # type: ignore[no-any-return]
+        if len(self.flats) == 1:
+            return torch.linalg.vector_norm(self.flats[0].tensor)  # type: ignore[no-any-return]
+        norms = torch._foreach_norm([flat.tensor for flat in self.flats])
+        return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
     def _flatten(self) -> None:
         """Let the gradients of the weights that have one be parts of one tensor, from the first step on."""
@@ -125,10 +139,9 @@ class Alone:
         if not used:
             return
         flat = torch.zeros(sum(weight.numel() for weight in used), dtype=used[0].dtype, device=used[0].device)
-        for weight, view in zip(used, _views(flat, used), strict=True):
-            view.add_(cast("Tensor", weight.grad))  # as the backward passes of later steps do: 0 + -0 is 0
-            weight.grad = view
-        self._flats = [flat]
+        for weight, view in zip(used, views(flat, used), strict=True):
+            weight.grad = view.add_(cast("Tensor", weight.grad))  # as later backward passes do: 0 + -0 is 0
+        self.flats = [FlatGradient(flat, used)]
 
 
 class Average(Alone):
@@ -163,20 +176,26 @@ class Average(Alone):
             weight.grad = None
         if self._may_be_void:
             self._keep_buffers()
-        self._say(stop, void)
+        self._own_losses = []
+        self._said = (stop, void)
 
     def backward_pass(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self._ddp.no_sync()
+        return _NOTHING if last else self._ddp.no_sync()
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
-        super().noted(loss, counts)
-        loss = _Ride.apply(loss, self._rider, self._note.to(self._rider.dtype))
-        self._note = torch.zeros_like(self._note)  # the gradients of several passes are added up
+        value = loss.detach()
+        self._own_losses.append(value)
+        self._counted = [value] if counts else []
+        loss = _Ride.apply(loss, self._rider, self._note().to(self._rider.dtype))
+        self._said = (False, False)  # the gradients of several passes are added up
         return loss
 
+    def is_void(self, note: Tensor) -> bool:
+        return self._may_be_void and bool(note[VOIDS])
+
     def finish(self) -> Tensor:
-        if not self._flats:
-            self._flats = _joined([weight.grad for weight in self._weights if weight.grad is not None])
+        if not self.flats:
+            self.flats = neighbours(self._weights)
         return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
 
     def _settle_buckets(self, pictures: Tensor, world: World) -> None:
@@ -250,11 +269,10 @@ class Tree(Alone):
         self._flat = torch.zeros(
             sum(tensor.numel() for tensor in tensors) + 4, dtype=self._yes_no[0].dtype, device=world.device
         )
-        views = _views(self._flat, tensors)
-        self._gradients, self._statistics = views[: len(self._weights)], views[len(self._weights) :]
+        parts = views(self._flat, tensors)
+        self._gradients, self._statistics = parts[: len(self._weights)], parts[len(self._weights) :]
         self._tail = self._flat[-4:]
-        self._flats = [self._flat[: sum(weight.numel() for weight in self._weights)]]
-        self._said = (False, False)
+        self.flats = [FlatGradient(self._flat[: sum(weight.numel() for weight in self._weights)], self._weights)]
         self._sums: list[tuple[int, Tensor]] = []
 
     def begin(self, *, stop: bool, void: bool) -> None:
@@ -281,6 +299,9 @@ class Tree(Alone):
             self._tail[LOSS] += self._own_losses[-1]
         return loss
 
+    def is_void(self, note: Tensor) -> bool:
+        return note.device.type == "cpu" and bool(note[VOIDS])
+
     def finish(self) -> Tensor:
         total = self._sums[0][1] if self._sums else torch.zeros_like(self._flat)  # a rank without data has no shards
         stop, void = self._said
@@ -301,36 +322,6 @@ class Tree(Alone):
             leaf = self._sums.pop()[1] + leaf
             level += 1
         self._sums.append((level, leaf))
-
-
-def _views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Parts of `flat` in the shapes and memory formats of `tensors`, one behind the other."""
-    views, start = [], 0
-    for tensor in tensors:
-        views.append(flat.as_strided(tensor.size(), tensor.stride(), start))
-        start += tensor.numel()
-    return views
-
-
-def _joined(tensors: list[Tensor]) -> list[Tensor]:
-    """Flat tensors over the same memory, as few as there are pieces of it: DDP's gradients lie side by side.
-
-    Their order must not depend on addresses, which differ from process to process.
-    """
-    pieces: dict[int, list[Tensor]] = {}
-    for tensor in tensors:
-        pieces.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
-    joined: list[Tensor] = []
-    for piece in pieces.values():
-        end = -1
-        for tensor in sorted(piece, key=lambda each: each.storage_offset()):
-            if tensor.storage_offset() == end:
-                last = joined.pop()
-                joined.append(last.as_strided((last.numel() + tensor.numel(),), (1,)))
-            else:
-                joined.append(tensor.as_strided((tensor.numel(),), (1,)))
-            end = int(tensor.storage_offset()) + tensor.numel()
-    return joined
 
 
 def share_buffers(network: nn.Module, world: World) -> None:

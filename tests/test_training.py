@@ -33,7 +33,7 @@ def configured(tmp_path: Path, *overrides: str) -> Config:
 def started(config: Config, world: World | None = None, network: nn.Module | None = None) -> Training:
     world = world or World()
     network = network or build_model(config.model, SHAPE, 4, config.run.seed)
-    return Training(config, network, choose(config.train, config.distributed, world, network, None), world)
+    return Training(config, network, choose(config.train, config.distributed, world, 10**9, None), world)
 
 
 def batch(size: int, share: int | None = None, count: int | None = None) -> Batch:

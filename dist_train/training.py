@@ -15,7 +15,7 @@ from dist_train.config import Config
 from dist_train.data.batches import Shard
 from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
-from dist_train.optim import Average, FlatUpdate, build_optimizer
+from dist_train.optim import Average, FlatUpdate, build_optimizer, update_of
 from dist_train.world import World
 
 
@@ -50,7 +50,7 @@ class Training:
         """The newest step whose evaluation is finished, if one was due."""
         self.reduction = parallel.Alone(self.network, self.network, world)
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
-        self._update: Callable[[], object] = self.optimizer.step
+        self._update: Callable[[], object] = update_of(self.optimizer)
         self._flat_update: FlatUpdate | None = None
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:

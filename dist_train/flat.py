@@ -4,36 +4,48 @@ A small network's step is a hundred short calls, and those for each weight (zero
 would be half of them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+ALIGNMENT = 16
+"""Elements to a multiple of which places are rounded up, 64 bytes of fp32, as torch aligns a tensor of its own: kernels
+are fastest there, and some sum in another order elsewhere."""
 
 
 class FlatGradient(NamedTuple):
     """The gradients of some weights, side by side."""
 
     tensor: Tensor
-    """Float [n]; each weight's `grad` is a part of it."""
+    """Float [n]; each weight's `grad` is a part of it. What lies between them is zero."""
     weights: list[nn.Parameter]
-    """In the order in which their gradients lie."""
+    starts: list[int]
+    """Where the gradient of each weight begins."""
 
 
-def views(flat: Tensor, tensors: Iterable[Tensor]) -> list[Tensor]:
-    """Parts of `flat` in the shapes and memory formats of `tensors`, one behind the other."""
-    parts, start = [], 0
+def places(tensors: Iterable[Tensor]) -> tuple[list[int], int]:
+    """Where tensors begin that are laid side by side, each aligned, and how many elements they take together."""
+    starts, end = [], 0
     for tensor in tensors:
-        parts.append(flat.as_strided(tensor.size(), tensor.stride(), start))
-        start += tensor.numel()
-    return parts
+        starts.append(end)
+        end += -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
+    return starts, end
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """A flat copy of tensors of one dtype and device, each in its memory format."""
-    flat = torch.empty(sum(tensor.numel() for tensor in tensors), dtype=tensors[0].dtype, device=tensors[0].device)
-    for view, tensor in zip(views(flat, tensors), tensors, strict=True):
-        view.copy_(tensor)
+def views(flat: Tensor, tensors: Iterable[Tensor], starts: Iterable[int]) -> list[Tensor]:
+    """Parts of `flat` in the shapes and memory formats of `tensors`."""
+    pairs = zip(tensors, starts, strict=True)
+    return [flat.as_strided(tensor.size(), tensor.stride(), start) for tensor, start in pairs]
+
+
+def flat_gradient(weights: list[nn.Parameter]) -> FlatGradient:
+    """Gradients of zero for weights of one dtype and device, which become their `grad`."""
+    starts, size = places(weights)
+    flat = FlatGradient(torch.zeros(size, dtype=weights[0].dtype, device=weights[0].device), weights, starts)
+    for weight, view in zip(weights, views(flat.tensor, weights, starts), strict=True):
+        weight.grad = view
     return flat
 
 
@@ -51,10 +63,10 @@ def neighbours(weights: Iterable[nn.Parameter]) -> list[FlatGradient]:
         end = -1
         for gradient, weight in sorted(pairs, key=lambda pair: pair[0].storage_offset()):
             if gradient.storage_offset() == end:
-                before, owners = found.pop()
+                before, weights_before, starts = found.pop()
                 flat = before.as_strided((before.numel() + gradient.numel(),), (1,))
-                found.append(FlatGradient(flat, [*owners, weight]))
+                found.append(FlatGradient(flat, [*weights_before, weight], [*starts, before.numel()]))
             else:
-                found.append(FlatGradient(gradient.as_strided((gradient.numel(),), (1,)), [weight]))
+                found.append(FlatGradient(gradient.as_strided((gradient.numel(),), (1,)), [weight], [0]))
             end = int(gradient.storage_offset()) + gradient.numel()
     return found

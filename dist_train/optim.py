@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_train.config import Optim
-from dist_train.flat import FlatGradient, joined, views
+from dist_train.flat import FlatGradient, views
 
 # Those with one fused kernel for all weights, on CPU and on CUDA; the rest update in groups (foreach).
 _FUSED = ("SGD", "Adam", "AdamW")
@@ -59,13 +59,13 @@ class FlatUpdate:
         (group,) = optimizer.param_groups
         self._optimizer = optimizer
         self._weights: list[nn.Parameter] = group["params"]
-        self._owners: dict[nn.Parameter, list[nn.Parameter]] = {}
-        for gradient, weights in flats:
-            if _have_one_age(optimizer, weights):
-                flat = _flattened(weights, gradient)
-                self._owners[flat] = weights
-                _join_state(optimizer, flat, weights)
-        inside = {weight for weights in self._owners.values() for weight in weights}
+        self._owners: dict[nn.Parameter, FlatGradient] = {}
+        for gradient in flats:
+            if _have_one_age(optimizer, gradient.weights):
+                flat = _flattened(gradient)
+                self._owners[flat] = gradient
+                _join_state(optimizer, flat, gradient)
+        inside = {weight for gradient in self._owners.values() for weight in gradient.weights}
         others = [weight for weight in self._weights if weight not in inside]
         for weight in others:
             _lay_out_state(optimizer, weight)
@@ -73,13 +73,12 @@ class FlatUpdate:
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state_dict as it would be with the weights themselves; tensors may be views."""
-        state = {
-            weight: dict(self._optimizer.state[weight]) for weight in self._weights if weight in self._optimizer.state
-        }
-        for flat, weights in self._owners.items():
+        kept = self._optimizer.state
+        state = {weight: dict(kept[weight]) for weight in self._weights if weight in kept}
+        for flat, (_, weights, starts) in self._owners.items():
             parts = {
-                name: views(value, weights) if _is_of(value, flat) else [value] * len(weights)
-                for name, value in self._optimizer.state[flat].items()
+                name: views(value, weights, starts) if _is_of(value, flat) else [value] * len(weights)
+                for name, value in kept[flat].items()
             }
             for number, weight in enumerate(weights):
                 state[weight] = {name: values[number] for name, values in parts.items()}
@@ -106,22 +105,30 @@ def _is_of(value: Any, weight: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == weight.shape
 
 
-def _flattened(weights: list[nn.Parameter], gradient: Tensor) -> nn.Parameter:
+def _flattened(gradient: FlatGradient) -> nn.Parameter:
     """One weight over all, in whose memory they lie from now on."""
-    flat = nn.Parameter(joined([weight.detach() for weight in weights]))
-    flat.grad = gradient
-    for weight, view in zip(weights, views(flat.detach(), weights), strict=True):
+    flat = nn.Parameter(_joined([weight.detach() for weight in gradient.weights], gradient))
+    flat.grad = gradient.tensor
+    for weight, view in zip(gradient.weights, views(flat.detach(), gradient.weights, gradient.starts), strict=True):
         weight.data = view
     return flat
 
 
-def _join_state(optimizer: torch.optim.Optimizer, flat: nn.Parameter, weights: list[nn.Parameter]) -> None:
-    states = [optimizer.state.pop(weight) for weight in weights if weight in optimizer.state]
+def _join_state(optimizer: torch.optim.Optimizer, flat: nn.Parameter, gradient: FlatGradient) -> None:
+    states = [optimizer.state.pop(weight) for weight in gradient.weights if weight in optimizer.state]
     if states:
         optimizer.state[flat] = {
-            name: _joined_like([state[name] for state in states], weights) if _is_of(value, weights[0]) else value
+            name: _joined([state[name] for state in states], gradient) if _is_of(value, gradient.weights[0]) else value
             for name, value in states[0].items()
         }
+
+
+def _joined(values: list[Tensor], gradient: FlatGradient) -> Tensor:
+    """Something of each weight, laid side by side like the gradients."""
+    flat = torch.zeros_like(gradient.tensor, dtype=values[0].dtype)
+    for view, value in zip(views(flat, gradient.weights, gradient.starts), values, strict=True):
+        view.copy_(value)
+    return flat
 
 
 def _lay_out_state(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
@@ -130,14 +137,6 @@ def _lay_out_state(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
     for name, value in state.items():
         if _is_of(value, weight):
             state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-def _joined_like(values: list[Tensor], weights: list[nn.Parameter]) -> Tensor:
-    """Flat, each in the memory format of its weight, in which its checkpoint need not have it."""
-    flat = torch.empty(sum(value.numel() for value in values), dtype=values[0].dtype, device=values[0].device)
-    for view, value in zip(views(flat, weights), values, strict=True):
-        view.copy_(value)
-    return flat
 
 
 def lr_at(config: Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:

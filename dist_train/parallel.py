@@ -11,7 +11,7 @@ no reduction of its own: the sum of losses over the global batch, how many ranks
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_train.config import Train
 from dist_train.errors import ConfigError
-from dist_train.flat import FlatGradient, neighbours, views
+from dist_train.flat import FlatGradient, flat_gradient, neighbours, places, views
 from dist_train.world import World
 
 LOSS, STOPS, VOIDS = range(3)
@@ -61,8 +61,8 @@ class Alone:
         self._weights = [weight for weight in network.parameters() if weight.requires_grad]
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
-        self.flats: list[FlatGradient] = []
-        """Where the gradients lie, from the end of the first step on."""
+        self.flats = self._laid_out(self._weights)
+        """Where the gradients lie from the first step on."""
         self._said = (False, False)
         self._own_losses: list[Tensor] = []
         self._counted: list[Tensor] = []
@@ -74,7 +74,7 @@ class Alone:
         """Before the first backward pass of a step: what this rank has to say to the others."""
         for flat in self.flats:
             flat.tensor.zero_()
-        for weight in self._unused if self.flats else self._weights:
+        for weight in self._unused:
             weight.grad = None
         self._own_losses, self._counted = [], []
         self._said = (stop, void)
@@ -114,8 +114,6 @@ class Alone:
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
-        if not self.flats:
-            self._flatten()
         return self._note()
 
     def _note(self) -> Tensor:
@@ -132,16 +130,21 @@ class Alone:
         norms = torch._foreach_norm([flat.tensor for flat in self.flats])
         return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
-    def _flatten(self) -> None:
-        """Let the gradients of the weights that have one be parts of one tensor, from the first step on."""
-        used = [weight for weight in self._weights if weight.grad is not None]
+    def settle(self, pictures: Tensor) -> None:
+        """Find out which weights take part in the output, by a pass over `pictures` whose effects are undone.
+
+        The others have no gradient and are left alone; in a flat one they would have zeros, and decay.
+        """
+        for weight in self._weights:
+            weight.grad = None
+        self._keep_buffers()
+        self._network(pictures).sum().backward()
+        self.undo()
         self._unused = [weight for weight in self._weights if weight.grad is None]
-        if not used:
-            return
-        flat = torch.zeros(sum(weight.numel() for weight in used), dtype=used[0].dtype, device=used[0].device)
-        for weight, view in zip(used, views(flat, used), strict=True):
-            weight.grad = view.add_(cast("Tensor", weight.grad))  # as later backward passes do: 0 + -0 is 0
-        self.flats = [FlatGradient(flat, used)]
+        self.flats = self._laid_out([weight for weight in self._weights if weight.grad is not None])
+
+    def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
+        return [flat_gradient(weights)] if weights else []
 
 
 class Average(Alone):
@@ -170,6 +173,10 @@ class Average(Alone):
         self._may_be_void = world.device.type == "cpu"  # elsewhere the note is read after the step has been made
         super().__init__(self._ddp, network, world)
         self._settle_buckets(pictures, world)
+        self.flats = neighbours(self._weights)
+
+    def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:  # noqa: ARG002
+        return []  # where DDP lays them is known once its buckets have settled
 
     def begin(self, *, stop: bool, void: bool) -> None:
         for weight in (*self._weights, self._rider):
@@ -194,8 +201,6 @@ class Average(Alone):
         return self._may_be_void and bool(note[VOIDS])
 
     def finish(self) -> Tensor:
-        if not self.flats:
-            self.flats = neighbours(self._weights)
         return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
 
     def _settle_buckets(self, pictures: Tensor, world: World) -> None:
@@ -213,7 +218,6 @@ class Average(Alone):
                 self._check_all_used()
         for buffer, before in zip(self._network.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        self.begin(stop=False, void=False)
 
     def _check_all_used(self) -> None:
         """DDP would wait for their gradients, and name numbers only."""
@@ -261,19 +265,19 @@ class Tree(Alone):
     """
 
     def __init__(self, model: nn.Module, network: nn.Module, world: World) -> None:
+        self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         super().__init__(model, network, world)
         self._world = world
-        self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        tensors = [*self._weights, *self._buffers]
-        # One tensor: gradients, buffers, the note, and the number of shards that have samples.
-        self._flat = torch.zeros(
-            sum(tensor.numel() for tensor in tensors) + 4, dtype=self._yes_no[0].dtype, device=world.device
-        )
-        parts = views(self._flat, tensors)
-        self._gradients, self._statistics = parts[: len(self._weights)], parts[len(self._weights) :]
-        self._tail = self._flat[-4:]
-        self.flats = [FlatGradient(self._flat[: sum(weight.numel() for weight in self._weights)], self._weights)]
         self._sums: list[tuple[int, Tensor]] = []
+
+    def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
+        """One tensor for gradients, buffers, the note, and the number of shards that have samples."""
+        starts, end = places([*weights, *self._buffers])
+        self._flat = torch.zeros(end + 4, dtype=self._yes_no[0].dtype, device=self._yes_no[0].device)
+        parts = views(self._flat, [*weights, *self._buffers], starts)
+        self._gradients, self._statistics = parts[: len(weights)], parts[len(weights) :]
+        self._tail = self._flat[-4:]
+        return [FlatGradient(self._flat[: places(weights)[1]], weights, starts[: len(weights)])]
 
     def begin(self, *, stop: bool, void: bool) -> None:
         self._own_losses, self._sums = [], []

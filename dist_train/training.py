@@ -63,18 +63,20 @@ class Training:
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
-        self.reduction = self._reduction(called, max(2, samples), shape)
+        pictures = torch.zeros(max(2, samples), *shape, device=self.world.device)
+        with self._autocast():
+            self.reduction = self._reduction(called, pictures.contiguous(memory_format=self.choices.memory_format))
+        self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
 
-    def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
+    def _reduction(self, model: nn.Module, pictures: Tensor) -> parallel.Alone:
         if self.shards:
             return parallel.Tree(model, self.network, self.world)
-        if self.world.size == 1:  # with a process group or without: the bits must not depend on how it was started
-            return parallel.Alone(model, self.network, self.world)
-        pictures = torch.zeros(samples, *shape, device=self.world.device)
-        with self._autocast():
-            return parallel.Average(
-                model, self.network, self.world, pictures.contiguous(memory_format=self.choices.memory_format)
-            )
+        if self.world.size > 1:
+            return parallel.Average(model, self.network, self.world, pictures)
+        # With a process group or without: the bits must not depend on how it was started.
+        alone = parallel.Alone(model, self.network, self.world)
+        alone.settle(pictures[:2])
+        return alone
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -119,8 +121,6 @@ class Training:
 
     def update(self) -> None:
         """Change the weights by the gradients that lie there."""
-        if self._flat_update is None:
-            self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         if self._measures_norm:

@@ -597,7 +597,7 @@ def test_a_damaged_entry_is_made_anew(
 
 
 def contents(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    return dataset.train.pictures.take(dataset.train.indices).clone(), dataset.train.labels
+    return dataset.train.pictures.take(dataset.train.indices).clone(), dataset.train.labels.clone()
 
 
 def test_damage_is_mended_under_ranks_that_have_opened_it(settings: Settings, root: Path) -> None:

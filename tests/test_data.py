@@ -1,5 +1,6 @@
 """Opening data sets, the cache, both loaders, and what is said of bad files."""
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
@@ -598,6 +599,94 @@ def test_a_damaged_entry_is_made_anew(
 
 def contents(dataset: Dataset) -> tuple[Tensor, Tensor]:
     return dataset.train.pictures.take(dataset.train.indices).clone(), dataset.train.labels.clone()
+
+
+@pytest.fixture
+def read_whole(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files of the cache that are read to compare them with their checksum, as it happens."""
+    found: list[Path] = []
+    original = cache_module._checksum
+
+    def noted(path: Path) -> str:
+        found.append(path)
+        return original(path)
+
+    monkeypatch.setattr(cache_module, "_checksum", noted)
+    return found
+
+
+def test_a_whole_entry_is_not_read_again(settings: Settings, root: Path, read_whole: list[Path]) -> None:
+    write_idx(root)
+    opened(settings("mnist"))
+    read_whole.clear()
+    opened(settings("mnist"))
+    assert read_whole == []
+
+
+def changed_behind_its_time(path: Path) -> None:
+    """Another byte, and the time of before."""
+    status = path.stat()
+    flip_a_byte(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def exchanged(path: Path) -> None:
+    """Another file of that name, size and time."""
+    shutil.copy2(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+def spoil_json(path: Path) -> None:
+    path.with_name("checked.json").write_text("{")
+
+
+@pytest.mark.parametrize("change", [Path.touch, changed_behind_its_time, exchanged, spoil_json])
+def test_an_entry_that_looks_different_is_read_once(
+    settings: Settings, root: Path, read_whole: list[Path], change: Callable[[Path], None]
+) -> None:
+    write_idx(root)
+    config = settings("mnist")
+    expected = contents(opened(config))
+    pictures = entries(config)["train"] / "pictures.u8"
+    change(pictures)
+    read_whole.clear()
+    for _ in range(2):
+        assert all(torch.equal(one, other) for one, other in zip(contents(opened(config)), expected, strict=True))
+    assert read_whole.count(pictures) == (3 if change is changed_behind_its_time else 1)  # and twice to mend it
+    read_whole.clear()
+    opened(config)
+    assert read_whole == []
+
+
+def test_a_copied_cache_is_read_once(settings: Settings, root: Path, tmp_path: Path, read_whole: list[Path]) -> None:
+    write_idx(root)
+    opened(settings("mnist"))
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    for expected in (True, False):
+        read_whole.clear()
+        opened(settings("mnist", cache=str(tmp_path / "copy")))
+        assert bool(read_whole) == expected
+
+
+def test_an_entry_in_a_cache_that_cannot_be_written_is_read_at_each_start(
+    settings: Settings, root: Path, read_whole: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx(root)
+    config = settings("mnist")
+    opened(config)
+    for path in Path(config.cache).glob("*/checked.json"):
+        path.unlink()
+
+    @contextlib.contextmanager
+    def refuse(*_: object) -> Iterator[None]:
+        raise DataError("data.cache: cannot write")
+        yield
+
+    monkeypatch.setattr(cache_module, "lock", refuse)
+    for _ in range(2):
+        read_whole.clear()
+        opened(config)
+        assert {path.name for path in read_whole} == {"pictures.u8", "labels.i64"}
 
 
 def test_damage_is_mended_under_ranks_that_have_opened_it(settings: Settings, root: Path) -> None:

@@ -81,14 +81,18 @@ def cut_out_(
         indices: int64 [B], numbers of the samples, on the same device.
     """
     channels, height, width = pictures.shape[1:]
+    if memory_format == torch.contiguous_format:
+        channels = 1  # of a mask, which serves all of them; in channels_last they lie between its numbers
     row, column = seeds.random_bits(seed, ("cutout-row", "cutout-column"), epoch, indices)
     bits = _INTEGER[pictures.element_size()]
     rows = _outside(row % height, side, height).to(bits).neg_()[:, None, :, None]
     columns = _outside(column % width, side, width).to(bits).neg_()[:, None, None, :]
     columns = columns.expand(-1, channels, -1, -1).contiguous(memory_format=memory_format)
     # Bits, all set where a number stays: filling by a mask of booleans takes six times as long.
-    kept = torch.bitwise_or(rows, columns, out=torch.empty_like(pictures, dtype=bits))
-    pictures.view(bits).bitwise_and_(kept)
+    kept = torch.empty(
+        len(pictures), channels, height, width, dtype=bits, device=pictures.device, memory_format=memory_format
+    )
+    pictures.view(bits).bitwise_and_(torch.bitwise_or(rows, columns, out=kept))
 
 
 def _windows(pictures: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:

@@ -836,6 +836,19 @@ def test_a_process_that_waits_says_so(
     assert "waiting for another process that downloads or decodes digits" in caplog.text
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_decoding_shows_how_far_it_is_on_a_terminal_only(
+    settings: Settings, root: Path, is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(root)
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    opened(settings("image_folder"))
+    assert ("decoding:   0%|" in terminal.getvalue()) == is_terminal
+    assert bool(terminal.getvalue()) == is_terminal
+
+
 def test_workers_decode_nothing_ahead(settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(root)
     config = settings("image_folder", loader="workers", normalize=Normalize(mean=(0.5,) * 3, std=(0.2,) * 3))

@@ -32,8 +32,7 @@ def main() -> None:
         dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
     if "threads" in choices:
         torch.set_num_threads(choices["threads"])
-    device = torch.device(order.device, int(os.environ.get("LOCAL_RANK", "0")) if order.device == "cuda" else None)
-    run(order, choices, device)
+    run(order, choices, order.torch_device())
     if order.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()

@@ -1,11 +1,13 @@
-"""Processes that are measured: how long they took, how much memory they held, and what else the machine did meanwhile."""
+"""Processes that are measured: how long they took, how much memory they held, and what else ran meanwhile."""
 
 import os
 import resource
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +85,8 @@ def _wait(process: "subprocess.Popen[str]", timeout: float) -> str:
 
 
 def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, 9)
-    except ProcessLookupError:
-        pass
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 class _Watch:

@@ -1,7 +1,6 @@
 """A session's numbers as tables: `results/<machine>-<date>.md`, and the part of the README that is made from it."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from benchmarks.rounds import Case, Record, Spread, of_case
 

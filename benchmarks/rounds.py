@@ -1,4 +1,4 @@
-"""Turns: every task once a round, so that whatever slows the machine slows all of them; medians, and ratios by round."""
+"""Turns: every task once a round, so that what slows the machine slows all of them; medians, and ratios by round."""
 
 import statistics
 import sys
@@ -102,19 +102,16 @@ def take_turns(
 
 
 def _measured(task: Task, number: int, tries: int) -> Record:
-    best: Record | None = None
-    for _ in range(tries):
+    records: list[Record] = []
+    while len(records) < tries:
         if tries > 1:
             _wait_for_quiet()
         reading = task.measure()
         seen = reading.outcome
-        record = Record(task.case, number, reading.value, seen.others, seen.memory, seen.largest)
-        if best is None or record.others < best.others:
-            best = record
-        if not best.is_disturbed:
+        records.append(Record(task.case, number, reading.value, seen.others, seen.memory, seen.largest))
+        if not records[-1].is_disturbed:
             break
-    assert best is not None
-    return best
+    return min(records, key=lambda record: record.others)
 
 
 def _wait_for_quiet() -> None:

@@ -62,7 +62,12 @@ class OurRun:
 
 
 def train(
-    session: Session, work: Work, ranks: int, *settings: str, directory: Path | None = None, launcher: list[str] | None = None
+    session: Session,
+    work: Work,
+    ranks: int,
+    *settings: str,
+    directory: Path | None = None,
+    launcher: list[str] | None = None,
 ) -> OurRun:
     """Train a work by the ordinary command, to its end.
 

@@ -23,7 +23,7 @@ QUIET = {
 }
 
 
-class Classifier(lightning.LightningModule):
+class Classifier(lightning.LightningModule):  # type: ignore[misc]
     def __init__(self, order: Order) -> None:
         super().__init__()
         self.order = order
@@ -40,13 +40,11 @@ class Classifier(lightning.LightningModule):
         return material.optimizer(self.order.work, self.parameters())
 
 
-class Clock(lightning.Callback):
+class Clock(lightning.Callback):  # type: ignore[misc]
     def __init__(self, order: Order) -> None:
         self.order = order
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: lightning.Trainer, _: Any, outputs: Any, *__: Any) -> None:
         if trainer.is_global_zero and self.order.is_read(trainer.global_step):
             self.order.read_clock(trainer.global_step, outputs["loss"].item())
 

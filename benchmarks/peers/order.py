@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from benchmarks.works import WORKS, Work
 
 AUTOCAST = ("no", "bf16")
@@ -35,6 +37,14 @@ class Order:
     def batch(self) -> int:
         """Samples a rank in one step."""
         return self.work.batch // self.ranks
+
+    def torch_device(self) -> torch.device:
+        """The device of this rank."""
+        if self.device == "cpu":
+            return torch.device("cpu")
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
 
     def is_read(self, step: int) -> bool:
         """Whether the loss is printed and the clock is read after `step` finished steps."""

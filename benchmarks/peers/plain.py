@@ -1,6 +1,6 @@
 """PyTorch alone: the loop of its MNIST example, and of its DistributedDataParallel tutorial where there are ranks."""
 
-import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,21 +15,18 @@ from benchmarks.peers.order import Order, parse_order
 
 def main() -> None:
     order = parse_order()
-    rank, device = 0, torch.device(order.device)
+    rank = 0
     if order.ranks > 1:
         dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
         rank = dist.get_rank()
-    if order.device == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    train(order, rank, device)
+    train(order, rank, order.torch_device())
     if order.ranks > 1:
         dist.destroy_process_group()
 
 
 def train(order: Order, rank: int, device: torch.device) -> None:
     dataset = material.dataset(order.work)
-    sampler = DistributedSampler(dataset) if order.ranks > 1 else None
+    sampler: DistributedSampler[Any] | None = DistributedSampler(dataset) if order.ranks > 1 else None
     pin = device.type == "cuda"
     loader = DataLoader(
         dataset, order.batch, shuffle=sampler is None, sampler=sampler, num_workers=order.workers, pin_memory=pin
@@ -48,7 +45,7 @@ def train(order: Order, rank: int, device: torch.device) -> None:
             optimizer.zero_grad()
             with torch.autocast(device.type, torch.bfloat16, enabled=order.autocast == "bf16"):
                 loss = functional.cross_entropy(model(data), target)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
             if rank == 0 and order.is_read(step):

@@ -56,16 +56,19 @@ def case(work: str, ranks: int, name: str) -> Case:
     return Case(MEASURE, work, ranks, name, UNIT)
 
 
-def tasks(session: Session, works: Sequence[Work], ranks: Sequence[int]) -> Iterator[Task]:
-    """All who train each work, one after the other; ours before the limits, which take over what it has chosen."""
+def tasks(
+    session: Session, works: Sequence[Work], ranks: Sequence[int], names: Sequence[str] | None = None
+) -> Iterator[Task]:
+    """All who train each work, or those of these names; ours before the limits, which take over what it has chosen."""
     for work in works:
         for size in ranks:
             for name, measure in _entrants(session, work, size):
-                yield Task(case(work.name, size, name), measure)
+                if names is None or name in names:
+                    yield Task(case(work.name, size, name), measure)
 
 
 def _entrants(session: Session, work: Work, ranks: int) -> Iterator[tuple[str, Callable[[], Reading]]]:
-    peers = _peers(session, work)
+    peers = _peers(session, work, ranks)
     for name, peer in peers.items():
         yield name, partial(measure_peer, session, work, ranks, peer)
     for name, settings in (OURS | COMPILED if work.name == "small" and not session.quick else OURS).items():
@@ -80,17 +83,17 @@ def limit_as(name: str) -> str:
     return f"{LIMIT} as {name}"
 
 
-def _peers(session: Session, work: Work) -> dict[str, Peer]:
+def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
     """In a quick session the frameworks sit out the work in which nearly all time is the network's."""
     if not session.quick:
-        return PEERS | BESIDE
+        return PEERS | BESIDE if ranks == 1 else PEERS
     return {"plain": PEERS["plain"]} if work.name == "resnet" else PEERS
 
 
 def measure_peer(session: Session, work: Work, ranks: int, peer: Peer, workers: int | None = None) -> Reading:
     """A peer's throughput, with its best number of workers or this one."""
     if workers is None:
-        workers = session.workers.get((work.name, ranks, peer.module), 0)
+        workers = best_workers(session, work, ranks, peer)
     python = sys.executable if peer.module == "plain" else session.peers_python
     more = (*peer.arguments, "--workers", str(workers))
     return _read(session, work, started(python, ranks), f"benchmarks.peers.{peer.module}", more)
@@ -147,18 +150,17 @@ def rate(readings: Sequence[dict[str, Any]], batch: int, first: int, last: int) 
     return (last - first) * batch / float(times[last] - times[first])
 
 
-def find_workers(session: Session, works: Sequence[Work], ranks: Sequence[int]) -> None:
-    """Find each peer's best number of workers and keep it for the session, the same for all its variants.
+def best_workers(session: Session, work: Work, ranks: int, peer: Peer) -> int:
+    """A peer's best number of workers, found when it is first asked for and kept for the session and all variants.
 
     In a quick session it is that of the plain loop for all, and one in between is not tried.
     """
-    counts = (0, 2) if session.quick else COUNTS
-    for work in works:
-        for size in ranks:
-            tried = {"plain": PEERS["plain"]} if session.quick else PEERS
-            best = {peer.module: _best(session, work, size, peer, counts) for peer in tried.values()}
-            for peer in PEERS.values():
-                session.workers[work.name, size, peer.module] = best.get(peer.module, best["plain"])
+    module = "plain" if session.quick else peer.module
+    key = work.name, ranks, module
+    if key not in session.workers:
+        counts = (0, 2) if session.quick else COUNTS
+        session.workers[key] = _best(session, work, ranks, PEERS[module], counts)
+    return session.workers[key]
 
 
 def _best(session: Session, work: Work, ranks: int, peer: Peer, counts: Sequence[int]) -> int:

@@ -10,14 +10,18 @@ from benchmarks.throughput import limit_as
 from benchmarks.works import WORKS
 
 FIGURES = (
-    "The median of the ratios of the rounds, from the lowest to the highest. A row without a number was not measured in "
-    "this session."
+    "The median of the ratios of the rounds, from the lowest to the highest. A row without a number was not measured "
+    "in this session."
 )
 THROUGHPUT = (
     "In samples/s. The best peer is the one with the highest median in fp32; limit is forward, backward and update on "
     "one fixed batch in plain fp32."
 )
 MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
+DISTURBANCE = (
+    f": other processes used more than {DISTURBED} of a core meanwhile. Where a case or a pair of them has undisturbed "
+    "rounds, only those count."
+)
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
@@ -27,8 +31,7 @@ def report(results: Results) -> str:
     parts = [
         f"# Benchmark of {results.about['date'][:10]}",
         _machine(results),
-        f"Of {len(results.records)} readings {disturbed} were disturbed: other processes used more than {DISTURBED} of a "
-        "core meanwhile. Where a case or a pair of them has undisturbed rounds, only those count.",
+        f"{disturbed} of {len(results.records)} readings were disturbed{DISTURBANCE}",
         "## Figures to reach",
         FIGURES,
         _figures(results.records),

@@ -9,11 +9,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
-from benchmarks.processes import ROOT, Outcome, run
+from benchmarks.processes import ROOT, FailedError, Outcome, run
 from benchmarks.rounds import Case, Reading, Task
-from benchmarks.session import OurRun, Session, own_settings, read_lines, torchrun, train
+from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, torchrun, train
 from benchmarks.works import WORKS
 
 WORK = WORKS["mnist"]
@@ -22,8 +21,11 @@ ONE_STEP = ("train.max_steps=1", "log.every=1", "distributed.backend=gloo")
 DIST_TRAIN = "ours, dist-train train"
 TORCHRUN = "ours, torchrun"
 BARE = "bare script, torchrun"
-SHOWN = ("torch", "torchvision", "numpy", "tensorboard", "pydantic", "yaml", "tqdm", "sklearn", "dist_train")
-"""Packages whose imports are listed; all others are added up."""
+SHOWN = (
+    *("torch", "torch._dynamo", "torchvision", "numpy", "sympy", "sklearn", "tensorboard"),
+    *("pydantic", "yaml", "tqdm", "dist_train"),
+)
+"""Packages whose imports are listed, each without those in it that are listed too; all others are added up."""
 
 
 def case(name: str) -> Case:
@@ -53,16 +55,12 @@ def _bare(session: Session) -> Reading:
 def _peer(session: Session, module: str, begin: list[str], *more: str) -> Reading:
     readings = session.path("readings")
     asked = [f"benchmarks.peers.{module}", WORK.name, "--steps", "1", "--readings", str(readings), *more]
-    return _until_first([*begin, "-m", *asked], readings)
+    outcome, lines = run_and_read([*begin, "-m", *asked], readings, last=1)
+    return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
-def _until_first(command: list[str], readings: Path) -> Reading:
-    outcome = run(command)
-    return Reading(read_lines(readings)[0]["time"] - outcome.started, outcome)
-
-
-def _ours(session: Session, launcher: list[str], *more: str) -> Reading:
-    return first_step(train(session, WORK, RANKS, *ONE_STEP, *more, launcher=launcher))
+def _ours(session: Session, launcher: list[str], *flags: str) -> Reading:
+    return first_step(train(session, WORK, RANKS, *ONE_STEP, launcher=launcher, flags=flags))
 
 
 def first_step(ours: OurRun, step: int = 1) -> Reading:
@@ -86,12 +84,14 @@ def import_tasks(session: Session) -> Iterator[Task]:
 def _imports(session: Session, seen: dict[str, float], package: str) -> Reading:
     """The first of a round runs, the others read what it has seen."""
     if package == "all":
-        command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORK.recipe)]
-        settings = [*own_settings(session, WORK), *ONE_STEP, f"run.dir={session.path('imports')}"]
-        outcome = run([*command, *settings])
         seen.clear()
+        command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORK.recipe)]
+        settings = overridden(own_settings(session, WORK), [*ONE_STEP, f"run.dir={session.path('imports')}"])
+        outcome = run([*command, *settings])
         seen.update(by_package(outcome.output))
         return Reading(sum(seen.values()), outcome)
+    if not seen:
+        raise FailedError("the imports were not measured")
     return Reading(seen.get(package, 0.0), Outcome(0.0, 0.0, 0.0, 0, 0, ""))
 
 
@@ -99,6 +99,6 @@ def by_package(importtime: str) -> dict[str, float]:
     """Seconds of import by package of `SHOWN`, the rest as `others`, from what `python -X importtime` prints."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for own, module in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)", importtime, re.MULTILINE):
-        package = module.split(".")[0]
-        seconds[package if package in SHOWN else "others"] += int(own) / 1e6
+        found = [package for package in SHOWN if f"{module}.".startswith(f"{package}.")]
+        seconds[max(found, key=len, default="others")] += int(own) / 1e6
     return dict(seconds)

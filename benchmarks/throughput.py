@@ -9,12 +9,11 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.processes import FailedError, Outcome, run
+from benchmarks.processes import FailedError
 from benchmarks.rounds import Case, Reading, Task
-from benchmarks.session import Session, read_lines, started, train
+from benchmarks.session import Session, run_and_read, started, train
 from benchmarks.works import Work
 
 MEASURE = "throughput"
@@ -124,14 +123,10 @@ def measure_ours(session: Session, work: Work, ranks: int, name: str, settings: 
 
 def _read(session: Session, work: Work, begin: list[str], module: str, more: Sequence[str]) -> Reading:
     first, last = work.window(session.quick)
-    outcome, readings = _run(session, work, [*begin, "-m", module], last, more)
-    return Reading(rate(read_lines(readings), work.batch, first, last), outcome)
-
-
-def _run(session: Session, work: Work, command: list[str], steps: int, more: Sequence[str]) -> tuple[Outcome, Path]:
-    readings = session.path("readings")
-    asked = [work.name, "--steps", str(steps), "--device", session.device, "--readings", str(readings)]
-    return run([*command, *asked, *more]), readings
+    file = session.path("readings")
+    asked = [work.name, "--steps", str(last), "--device", session.device, "--readings", str(file)]
+    outcome, readings = run_and_read([*begin, "-m", module, *asked, *more], file, last)
+    return Reading(rate(readings, work.batch, first, last), outcome)
 
 
 def rate(readings: Sequence[dict[str, Any]], batch: int, first: int, last: int) -> float:

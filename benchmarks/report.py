@@ -68,7 +68,7 @@ def number(value: float) -> str:
     """Three digits at least: 3,243, 57.1, 0.941."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:#.3g}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -70,6 +70,11 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **(more or {})}
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def others_now(seconds: float = 0.5) -> float:
     """Cores that are in use while this process waits."""
     before = _busy_seconds()

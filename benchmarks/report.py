@@ -148,7 +148,8 @@ def _figures(records: Sequence[Record]) -> str:
             f"{number(spread.median)} ({number(spread.low)} to {number(spread.high)}, n {spread.n})" if spread else ""
         )
         reached = {True: "yes", False: "**no**", None: ""}[each["reached"]]
-        rows.append([each["figure"], f"{sign} {each['target']:g}", measured, reached])
+        doubt = ", disturbed" if each["disturbed"] else ""
+        rows.append([each["figure"], f"{sign} {each['target']:g}", measured, reached + doubt])
     return table(("figure", "target", "measured", "reached"), rows)
 
 

@@ -48,8 +48,12 @@ class Results:
 
 
 def figures_of(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Each figure to reach with its target, what was measured (None: nothing), and whether it is reached."""
+    """Each figure to reach with its target, what was measured (None: nothing), and whether it is reached.
+
+    `disturbed`: there was no round in which nothing else ran.
+    """
     found = []
+    quiet = [record for record in records if not record.is_disturbed]
     for figure in figures():
         spread: Spread | None = figure.measure(records)
         found.append(
@@ -59,6 +63,7 @@ def figures_of(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "is_least": figure.is_least,
                 "measured": spread._asdict() if spread else None,
                 "reached": figure.is_reached_by(spread.median) if spread else None,
+                "disturbed": spread is not None and figure.measure(quiet) is None,
             }
         )
     return found

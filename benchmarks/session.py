@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,9 @@ def overridden(settings: Sequence[str], by: Sequence[str]) -> list[str]:
     return list({setting.partition("=")[0]: setting for setting in (*settings, *by)}.values())
 
 
-def run_and_read(command: Sequence[str], readings: Path, last: int) -> tuple[Outcome, list[dict[str, Any]]]:
+def run_and_read(
+    command: Sequence[str], readings: Path, last: int, env: Mapping[str, str] | None = None
+) -> tuple[Outcome, list[dict[str, Any]]]:
     """Run a command that writes its readings to a file, until that of step `last`.
 
     What is written counts, however the command ends after it: a process of Gloo may abort while its interpreter is
@@ -111,7 +113,7 @@ def run_and_read(command: Sequence[str], readings: Path, last: int) -> tuple[Out
         FailedError: it failed before.
     """
     try:
-        outcome = run(command)
+        outcome = run(command, env)
     except FailedError as error:
         lines = read_lines(readings) if readings.exists() else []
         if error.outcome is None or not any(line["step"] == last for line in lines):

@@ -242,6 +242,13 @@ class TestFigures:
         texts = [figure.text for figure in figures()]
         assert len(texts) == len(set(texts)) > 30
 
+    def test_what_was_measured_in_disturbed_rounds_only_says_so(self) -> None:
+        text = "MNIST example net, batch 64, 1 rank: ours / best peer"
+        quiet = throughputs(plain=30, ours=80)
+        loud = [replace(each, others=1.0) for each in quiet]
+        found = [next(each for each in figures_of(records) if each["figure"] == text) for records in (quiet, loud)]
+        assert [(each["reached"], each["disturbed"]) for each in found] == [(True, False), (True, True)]
+
     def test_what_was_not_measured_is_not_reached(self) -> None:
         found = figures_of([])
         assert all(each["measured"] is None and each["reached"] is None for each in found)

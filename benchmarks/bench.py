@@ -54,7 +54,8 @@ def measure(options: argparse.Namespace) -> Results:
     """The session that the options ask for."""
     begun = time.monotonic()
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    rounds, tries = options.rounds or (1 if options.quick else 3), 1 if options.quick else 3
+    usual = 1 if options.quick else 3
+    rounds, tries = options.rounds or usual, options.tries or usual
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         python = peers_python()
         session = Session(Path(directory), options.device, options.quick, python)
@@ -132,6 +133,11 @@ def _parse() -> argparse.Namespace:
         "--who", nargs="+", metavar="NAME", help="of the throughput, only these, by their names in the report"
     )
     parser.add_argument("--rounds", type=int, help="default: 3, and 1 with --quick")
+    parser.add_argument(
+        "--tries",
+        type=int,
+        help="how often to try for an undisturbed reading in a round; default: 3, and 1 with --quick",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=DIRECTORY, help="directory of the results; default: %(default)s")
     parser.add_argument("--readme", action="store_true", help="write the README's table from the newest results")

@@ -20,18 +20,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoints, evaluation, start, throughput
+from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
 from benchmarks.results import DIRECTORY, Results, about_machine, machine_name, newest, read
-from benchmarks.rounds import Task, take_turns
+from benchmarks.rounds import NO_TIME, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
 from dist_train.errors import DataError, UserError
 
-MEASURES = ("start", "imports", "checkpoint", "restart", "evaluation", "throughput")
+MEASURES = ("start", "imports", "checkpoint", "restart", "data", "evaluation", "throughput")
 QUICK_SECONDS = 270
 README = ROOT / "README.md"
 
@@ -47,7 +47,7 @@ def main() -> int:
     text = report(results)
     print(f"\n{text}")
     _write(results, text, options.out)
-    return 1 if any(each.reason != "no time was left" for each in results.missing) else 0
+    return 1 if any(each.reason != NO_TIME for each in results.missing) else 0
 
 
 def measure(options: argparse.Namespace) -> Results:
@@ -94,6 +94,7 @@ def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
         "imports": start.import_tasks(session),
         "checkpoint": checkpoints.wait_tasks(session),
         "restart": checkpoints.restart_tasks(session),
+        "data": loading.tasks(session),
         "evaluation": evaluation.tasks(session, works),
         "throughput": throughput.tasks(session, works, options.ranks, options.who),
     }

@@ -35,7 +35,7 @@ def tasks(session: Session, works: Sequence[Work]) -> Iterator[Task]:
             "plain bf16": partial(_plain, session, work, "bf16"),
             **{name: partial(_ours, session, work, settings) for name, settings in OURS.items()},
         }
-        yield from (Task(case(work.name, name), measure) for name, measure in measures.items())
+        yield from (Task.of(case(work.name, name), measure) for name, measure in measures.items())
 
 
 def _plain(session: Session, work: Work, autocast: str) -> Reading:

@@ -77,7 +77,8 @@ def read(path: Path) -> Results:
 def newest(directory: Path = DIRECTORY) -> Path | None:
     """The file of the newest full session, which the README shows; None where there is none yet."""
     contents = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")}
-    abouts = {path: content["about"] for path, content in contents.items() if content.get("kind") == KIND}
+    ours = {path: each for path, each in contents.items() if isinstance(each, dict) and each.get("kind") == KIND}
+    abouts = {path: content["about"] for path, content in ours.items()}
     dates = {path: about["date"] for path, about in abouts.items() if not about["quick"]}
     return max(dates, key=lambda path: dates[path], default=None)
 

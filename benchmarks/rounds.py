@@ -11,6 +11,7 @@ from benchmarks.processes import FailedError, Outcome, others_now
 
 DISTURBED = 0.1
 """Share of a core that other processes may use during a measurement that counts as quiet."""
+NO_TIME = "no time was left"
 _PATIENCE = 40.0  # seconds that a task waits for a quiet machine
 
 
@@ -62,8 +63,14 @@ class Record:
 class Task:
     """Something to measure once a round."""
 
-    case: Case
-    measure: Callable[[], Reading]
+    cases: tuple[Case, ...]
+    measure: Callable[[], Sequence[Reading]]
+    """A reading for each of the cases."""
+
+    @classmethod
+    def of(cls, case: Case, measure: Callable[[], Reading]) -> "Task":
+        """A task that measures one case."""
+        return cls((case,), lambda: [measure()])
 
 
 @dataclass(frozen=True)
@@ -85,33 +92,41 @@ def take_turns(
         deadline: of `time.monotonic`; what has not begun by then is missing.
     """
     records: list[Record] = []
-    missing: dict[Case, Missing] = {}
+    missing: list[Missing] = []
+    waiting = list(tasks)
     for number in range(rounds):
-        for task in tasks:
+        for task in list(waiting):
             if deadline is not None and time.monotonic() > deadline:
                 if number == 0:
-                    missing[task.case] = Missing(task.case, "no time was left")
-            elif task.case not in missing:
-                try:
-                    records.append(_measured(task, number, tries))
-                    _tell(records[-1])
-                except FailedError as error:
-                    missing[task.case] = Missing(task.case, str(error))
-                    print(f"{_named(task.case)}: failed: {error}", file=sys.stderr, flush=True)
-    return records, list(missing.values())
+                    missing += [Missing(case, NO_TIME) for case in task.cases]
+                continue
+            try:
+                found = _measured(task, number, tries)
+            except FailedError as error:
+                missing += [Missing(case, str(error)) for case in task.cases]
+                waiting.remove(task)
+                print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
+            else:
+                records += found
+                for record in found:
+                    _tell(record)
+    return records, missing
 
 
-def _measured(task: Task, number: int, tries: int) -> Record:
-    records: list[Record] = []
-    while len(records) < tries:
+def _measured(task: Task, number: int, tries: int) -> list[Record]:
+    found: list[list[Record]] = []
+    while len(found) < tries:
         if tries > 1:
             _wait_for_quiet()
-        reading = task.measure()
-        seen = reading.outcome
-        records.append(Record(task.case, number, reading.value, seen.others, seen.memory, seen.largest))
-        if not records[-1].is_disturbed:
+        found.append([_record(case, number, each) for case, each in zip(task.cases, task.measure(), strict=True)])
+        if not any(record.is_disturbed for record in found[-1]):
             break
-    return min(records, key=lambda record: record.others)
+    return min(found, key=lambda records: max(record.others for record in records))
+
+
+def _record(case: Case, number: int, reading: Reading) -> Record:
+    seen = reading.outcome
+    return Record(case, number, reading.value, seen.others, seen.memory, seen.largest)
 
 
 def _wait_for_quiet() -> None:

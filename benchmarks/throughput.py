@@ -64,7 +64,7 @@ def tasks(
         for size in ranks if work.name == "mnist" or not session.quick else {1} & set(ranks):
             for name, measure in _entrants(session, work, size):
                 if names is None or name in names:
-                    yield Task(case(work.name, size, name), measure)
+                    yield Task.of(case(work.name, size, name), measure)
 
 
 def _entrants(session: Session, work: Work, ranks: int) -> Iterator[tuple[str, Callable[[], Reading]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench, checkpoints, evaluation, material, start, throughput
+from benchmarks import bench, checkpoints, evaluation, loading, material, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
@@ -90,7 +90,7 @@ class TestTurns:
         def measured(name: str) -> Callable[[], Reading]:
             return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
 
-        records, missing = take_turns([Task(ONE, measured("one")), Task(OTHER, measured("other"))], rounds=2)
+        records, missing = take_turns([Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))], rounds=2)
         assert order == ["one", "other", "one", "other"]
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
@@ -104,21 +104,30 @@ class TestTurns:
             calls.append(1)
             raise FailedError("exit code 1")
 
-        records, missing = take_turns([Task(ONE, fails), Task(OTHER, lambda: reading(1))], rounds=3)
+        records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
         assert len(calls) == 1
         assert [each.case for each in records] == [OTHER] * 3
 
+    def test_one_run_may_give_several_readings(self) -> None:
+        several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
+        records, _ = take_turns([several], rounds=2)
+        assert [(each.case, each.round, each.value) for each in records] == [
+            (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 1), (OTHER, 1, 2),
+        ]  # fmt: skip
+        _, missing = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
+        assert [each.case for each in missing] == [ONE, OTHER]
+
     def test_what_has_no_time_is_missing(self) -> None:
-        records, missing = take_turns([Task(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
+        records, missing = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
         assert (records, missing) == ([], [Missing(ONE, "no time was left")])
 
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
-        records, _ = take_turns([Task(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [2]
-        records, _ = take_turns([Task(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [4]
 
 
@@ -259,9 +268,9 @@ class TestFigures:
         works = list(WORKS.values())
         tasks = [
             *throughput.tasks(full, works, [1, 2]), *start.tasks(full), *evaluation.tasks(full, works),
-            *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
+            *loading.tasks(full), *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
         ]  # fmt: skip
-        records = [record(task.case, 0, 1.0) for task in tasks]
+        records = [record(case, 0, 1.0) for task in tasks for case in task.cases]
         assert [each["figure"] for each in figures_of(records) if each["measured"] is None] == []
 
 
@@ -319,6 +328,7 @@ class TestReadme:
         older = self.written(tmp_path, "b", date="2026-01-01T00:00:00+00:00")
         self.written(tmp_path, "quick", quick=True, date="2026-01-03T00:00:00+00:00")
         (tmp_path / "gpu.json").write_text('{"kind": "gpu", "records": []}')
+        (tmp_path / "growth.json").write_text("[]")
         assert newest(tmp_path) == older
         newer = self.written(tmp_path, "a")
         assert newest(tmp_path) == newer

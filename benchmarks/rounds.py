@@ -136,8 +136,9 @@ def _wait_for_quiet() -> None:
 
 
 def _tell(record: Record) -> None:
+    value = f"{record.value:,.0f}" if record.value >= 1000 else f"{record.value:.4g}"
     disturbed = f"  (others used {record.others:.2f} cores)" if record.is_disturbed else ""
-    print(f"{record.round + 1}: {_named(record.case)}  {record.value:,.4g} {record.case.unit}{disturbed}", flush=True)
+    print(f"{record.round + 1}: {_named(record.case)}  {value} {record.case.unit}{disturbed}", flush=True)
 
 
 def _named(case: Case) -> str:

@@ -48,9 +48,11 @@ def tasks(session: Session) -> Iterator[Task]:
 
 
 def _bare(session: Session) -> Reading:
-    answer = session.path("bare")
-    outcome = run([*torchrun(sys.executable, RANKS), "-m", "benchmarks.bare", str(answer)])
-    return Reading(float(answer.read_text(encoding="utf-8")) - outcome.started, outcome)
+    readings = session.path("bare")
+    outcome, lines = run_and_read(
+        [*torchrun(sys.executable, RANKS), "-m", "benchmarks.bare", str(readings)], readings, 1
+    )
+    return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
 def _peer(session: Session, module: str, begin: list[str], *more: str) -> Reading:

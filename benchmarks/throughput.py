@@ -1,0 +1,168 @@
+"""Samples a second between two moments of a training in its steady state, everything included, at one and two ranks.
+
+All read the same clock at the same steps: the peers and the limit write it to a file of `--readings`, of ours it is
+the `time` of the lines in `metrics.jsonl`. Ours has its log, TensorBoard, ledger and one checkpoint in that window.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.processes import FailedError, cores
+from benchmarks.rounds import Case, Reading, Task
+from benchmarks.session import Session, run_and_read, started, train
+from benchmarks.works import Work
+
+MEASURE = "throughput"
+UNIT = "samples/s"
+COUNTS = (0, 1, 2)
+"""Numbers of workers of which a peer's best is taken."""
+
+
+class Peer(NamedTuple):
+    """One of `benchmarks.peers` in one variant."""
+
+    module: str
+    arguments: tuple[str, ...] = ()
+
+
+PEERS = {
+    "plain": Peer("plain"),
+    "accelerate": Peer("accelerate"),
+    "lightning": Peer("lightning", ("--quiet",)),
+    "ignite": Peer("ignite"),
+}
+"""Those that ours is held against, in fp32."""
+BESIDE = {
+    "lightning defaults": Peer("lightning"),
+    "plain bf16": Peer("plain", ("--autocast", "bf16")),
+    "accelerate bf16": Peer("accelerate", ("--autocast", "bf16")),
+    "lightning bf16": Peer("lightning", ("--quiet", "--autocast", "bf16")),
+}
+"""Those that are only shown."""
+OURS = {"ours": ("train.precision=fp32",), "ours auto": ("train.precision=auto",)}
+"""Our variants, and the settings of each."""
+COMPILED = {"ours compiled": ("train.precision=fp32", "train.compile=step")}
+"""The variants of small steps too."""
+LIMIT = "limit"
+QUICK_ORDER = (("mnist", 1), ("small", 1), ("resnet", 1), ("mnist", 2), ("tutorial", 1))
+"""Works and ranks of a quick session; what comes last is left out where the time is up."""
+
+
+def case(work: str, ranks: int, name: str) -> Case:
+    """The case of this measure."""
+    return Case(MEASURE, work, ranks, name, UNIT)
+
+
+def tasks(
+    session: Session, works: Sequence[Work], ranks: Sequence[int], names: Sequence[str] | None = None
+) -> Iterator[Task]:
+    """All who train each work, or those of these names; ours before the limits, which take over what it has chosen."""
+    asked = {(work.name, size): work for work in works for size in ranks}
+    for name, size in QUICK_ORDER if session.quick else asked:
+        if (work := asked.get((name, size))) is not None:
+            for who, measure in _entrants(session, work, size):
+                if names is None or who in names:
+                    yield Task.of(case(work.name, size, who), measure)
+
+
+def _entrants(session: Session, work: Work, ranks: int) -> Iterator[tuple[str, Callable[[], Reading]]]:
+    peers = _peers(session, work, ranks)
+    for name, peer in peers.items():
+        yield name, partial(measure_peer, session, work, ranks, peer)
+    for name, settings in (OURS | COMPILED if work.name == "small" and not session.quick else OURS).items():
+        yield name, partial(measure_ours, session, work, ranks, name, settings)
+    yield LIMIT, partial(measure_limit, session, work, ranks)
+    for name in OURS:
+        yield limit_as(name), partial(measure_limit, session, work, ranks, as_=name)
+
+
+def limit_as(name: str) -> str:
+    """What the bare step is called that has the format and precision of this variant of ours."""
+    return f"{LIMIT} as {name}"
+
+
+def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
+    """Of a quick session all in the first work only, and the plain loop in the others."""
+    if session.quick:
+        return PEERS if (work.name, ranks) == QUICK_ORDER[0] else {"plain": PEERS["plain"]}
+    return PEERS | BESIDE if ranks == 1 else PEERS
+
+
+def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Reading:
+    """A peer's throughput with its best number of workers, which is found when it is first asked for and then kept.
+
+    In a quick session it is that of the plain loop for all, and one in between is not tried.
+    """
+    key = work.name, ranks, "plain" if session.quick else peer.module
+    if key in session.workers:
+        return _peer(session, work, ranks, peer, session.workers[key])
+    counts = (0, 2) if session.quick else COUNTS
+    found: dict[int, list[Reading]] = {count: [] for count in counts}
+    for _ in range(1 if session.quick else 2):
+        for count in counts:
+            found[count].append(_peer(session, work, ranks, peer, count))
+    rates = {count: statistics.median(reading.value for reading in readings) for count, readings in found.items()}
+    told = ", ".join(f"{count}: {value:,.0f}" for count, value in rates.items())
+    print(f"{work.name}, {ranks} rank(s), {peer.module}, {UNIT} by workers: {told}", flush=True)
+    session.workers[key] = max(rates, key=lambda count: rates[count])
+    return found[session.workers[key]][-1]
+
+
+def _peer(session: Session, work: Work, ranks: int, peer: Peer, workers: int) -> Reading:
+    python = sys.executable if peer.module == "plain" else session.peers_python
+    more = (*peer.arguments, "--workers", str(workers))
+    return _read(session, work, ranks, python, f"benchmarks.peers.{peer.module}", more)
+
+
+def measure_limit(session: Session, work: Work, ranks: int, as_: str | None = None) -> Reading:
+    """The throughput of the bare step; `as_`: in the format and precision that this variant of ours has chosen.
+
+    Raises:
+        FailedError: that variant has not run yet.
+    """
+    chosen: dict[str, Any] = {}
+    if as_ is not None:
+        if (work.name, ranks, as_) not in session.choices:
+            raise FailedError(f"{as_} did not run, so its choices are not known")
+        chosen = session.choices[work.name, ranks, as_]
+    return _read(session, work, ranks, sys.executable, "benchmarks.limit", ("--choices", json.dumps(chosen)))
+
+
+def measure_ours(session: Session, work: Work, ranks: int, name: str, settings: Sequence[str]) -> Reading:
+    """Our throughput, of an ordinary run with one checkpoint in the window."""
+    first, last = work.window(session.quick)
+    every = first + (last - first) // 2
+    ours = train(session, work, ranks, f"train.max_steps={last}", f"checkpoint.every={every}", *settings)
+    session.choices[work.name, ranks, name] = ours.choices
+    return Reading(rate(ours.readings(), work.batch, first, last), ours.outcome)
+
+
+def _read(session: Session, work: Work, ranks: int, python: str | Path, module: str, more: Sequence[str]) -> Reading:
+    """Run a module that writes readings; several ranks share the cores as ours do."""
+    first, last = work.window(session.quick)
+    file = session.path("readings")
+    asked = [work.name, "--steps", str(last), "--device", session.device, "--readings", str(file)]
+    env = {"OMP_NUM_THREADS": str(max(1, cores() // ranks))} if ranks > 1 else {}
+    outcome, readings = run_and_read([*started(python, ranks), "-m", module, *asked, *more], file, last, env)
+    return Reading(rate(readings, work.batch, first, last), outcome)
+
+
+def rate(readings: Sequence[dict[str, Any]], batch: int, first: int, last: int) -> float:
+    """Samples a second from the end of step `first` to the end of step `last`.
+
+    Args:
+        readings: with `step`, finished steps, and `time`, in seconds.
+        batch: samples a step.
+
+    Raises:
+        FailedError: one of the two steps was not read.
+    """
+    times = {reading["step"]: reading["time"] for reading in readings}
+    if missing := {first, last} - set(times):
+        raise FailedError(f"the clock was not read after step {sorted(missing)}, only after {sorted(times)}")
+    return (last - first) * batch / float(times[last] - times[first])

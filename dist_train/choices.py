@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dist_train.config import Distributed, Train
-from dist_train.errors import CheckpointError
+from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World, cores
 
 
@@ -55,6 +55,7 @@ def choose(
     and one thread is all that every number of ranks can have.
 
     Raises:
+        ConfigError: `train.precision` is tf32, and this rank's device has none.
         CheckpointError: another precision is asked for than the checkpoint was trained in.
     """
     before = Choices(**stored) if stored else None
@@ -65,6 +66,11 @@ def choose(
         raise CheckpointError(
             f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
             "start anew with run.resume=never."
+        )
+    if precision == "tf32" and not _has_tf32(world.device):
+        raise ConfigError(
+            "train.precision is tf32, which GPUs of compute capability 8.0 and newer have, and this rank is on "
+            f"{_named(world.device)}; use auto, fp32 or bf16"
         )
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
@@ -84,17 +90,26 @@ def apply_to_process(choices: Choices, deterministic: bool, device: torch.device
     """Set what torch keeps per process."""
     torch.set_num_threads(choices.threads)
     if device.type == "cuda":
-        # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa.
-        torch.backends.cudnn.allow_tf32 = False
+        # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa. Both by the older of torch's
+        # two interfaces, which inductor reads too: after a use of both, torch refuses to answer.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = choices.precision == "tf32"
     if deterministic:
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is refused in this mode without it
         torch.use_deterministic_algorithms(True)
 
 
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _named(device: torch.device) -> str:
+    return "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
 def _made_for_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return _has_tf32(device)  # both came with Ampere
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     return "amx_bf16" in flags or "avx512_bf16" in flags

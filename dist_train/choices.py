@@ -90,8 +90,8 @@ def apply_to_process(choices: Choices, deterministic: bool, device: torch.device
     """Set what torch keeps per process."""
     torch.set_num_threads(choices.threads)
     if device.type == "cuda":
-        # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa. Both by the older of torch's
-        # two interfaces, which inductor reads too: after a use of both, torch refuses to answer.
+        # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa. Both flags by the older of
+        # torch's two interfaces, which the newer one follows: after a use of both, torch refuses to answer.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = choices.precision == "tf32"
     if deterministic:
         if device.type == "cuda":

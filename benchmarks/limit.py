@@ -1,0 +1,87 @@
+"""The limit: forward, backward and optimizer step on one fixed batch, and nothing else.
+
+    python -m benchmarks.limit mnist --steps 250 --readings FILE
+    torchrun --nproc_per_node=2 -m benchmarks.limit mnist --steps 250 --readings FILE --choices '{"precision": "bf16"}'
+
+Without `--choices` plain fp32 in torch's own format, as a lesson would write it. With them the precision, memory
+format and threads that a run of ours has chosen (`choices` of its `env.json`), and the fused update.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks import material
+from benchmarks.peers.order import Order
+from benchmarks.works import WORKS
+
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def main() -> None:
+    order, choices = _parse()
+    if order.ranks > 1:
+        dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
+    if "threads" in choices:
+        torch.set_num_threads(choices["threads"])
+    run(order, choices, order.torch_device())
+    if order.ranks > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def run(order: Order, choices: dict[str, Any], device: torch.device) -> None:
+    """Step after step on the same batch; rank 0 reads the clock where the others do."""
+    memory_format = torch.channels_last if choices.get("channels_last") else torch.contiguous_format
+    network = material.network(order.work).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = material.optimizer(order.work, network.parameters(), **({"fused": True} if choices else {}))
+    model = _wrapped(network, order, device, as_ours=bool(choices))
+    pictures, labels = material.fixed_batch(order.work, order.batch)
+    pictures, labels = pictures.to(device, memory_format=memory_format), labels.to(device)
+    dtype = TYPES.get(choices.get("precision", ""))
+    for step in range(1, order.steps + 1):
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = functional.cross_entropy(model(pictures), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if order.is_read(step):
+            _tell(order, step, loss)
+
+
+def _wrapped(network: nn.Module, order: Order, device: torch.device, as_ours: bool) -> nn.Module:
+    if order.ranks == 1:
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=as_ours)
+
+
+def _tell(order: Order, step: int, loss: Tensor) -> None:
+    number = loss.item()
+    if os.environ.get("RANK", "0") == "0":
+        order.read_clock(step, number)
+
+
+def _parse() -> tuple[Order, dict[str, Any]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--readings", type=Path)
+    parser.add_argument("--choices", type=json.loads, default={})
+    given = parser.parse_args()
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    order = Order(WORKS[given.work], given.steps, 0, "no", given.device, ranks, True, given.readings)
+    return order, given.choices
+
+
+if __name__ == "__main__":
+    main()

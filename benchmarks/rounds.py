@@ -1,0 +1,165 @@
+"""Turns: every task once a round, so that what slows the machine slows all of them; medians, and ratios by round."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from benchmarks.processes import FailedError, Outcome, others_now
+
+DISTURBED = 0.1
+"""Share of a core that other processes may use during a measurement that counts as quiet."""
+_PATIENCE = 40.0  # seconds that a task waits for a quiet machine
+
+
+class Case(NamedTuple):
+    """What a number is of."""
+
+    measure: str
+    work: str
+    ranks: int
+    name: str
+    """Who did the work, and in which variant: `plain`, `ours bf16`."""
+    unit: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number, and what the machine did while it was measured."""
+
+    value: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Record:
+    """A reading of a case in a round."""
+
+    case: Case
+    round: int
+    value: float
+    others: float
+    memory: int
+    largest: int
+
+    @property
+    def is_disturbed(self) -> bool:
+        return self.others > DISTURBED
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = asdict(self)
+        return {**self.case._asdict(), **{name: fields[name] for name in fields if name != "case"}}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Record":
+        case = Case(**{name: content[name] for name in Case._fields})
+        return cls(case, **{name: value for name, value in content.items() if name not in Case._fields})
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to measure once a round."""
+
+    case: Case
+    measure: Callable[[], Reading]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A case without a number, and why."""
+
+    case: Case
+    reason: str
+
+
+def take_turns(
+    tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None
+) -> tuple[list[Record], list[Missing]]:
+    """Measure every task once a round.
+
+    Args:
+        tries: how often a task is measured in a round at most, where other processes disturb it; the least disturbed
+            counts.
+        deadline: of `time.monotonic`; what has not begun by then is missing.
+    """
+    records: list[Record] = []
+    missing: dict[Case, Missing] = {}
+    for number in range(rounds):
+        for task in tasks:
+            if deadline is not None and time.monotonic() > deadline:
+                if number == 0:
+                    missing[task.case] = Missing(task.case, "no time was left")
+            elif task.case not in missing:
+                try:
+                    records.append(_measured(task, number, tries))
+                    _tell(records[-1])
+                except FailedError as error:
+                    missing[task.case] = Missing(task.case, str(error))
+                    print(f"{_named(task.case)}: failed: {error}", file=sys.stderr, flush=True)
+    return records, list(missing.values())
+
+
+def _measured(task: Task, number: int, tries: int) -> Record:
+    records: list[Record] = []
+    while len(records) < tries:
+        if tries > 1:
+            _wait_for_quiet()
+        reading = task.measure()
+        seen = reading.outcome
+        records.append(Record(task.case, number, reading.value, seen.others, seen.memory, seen.largest))
+        if not records[-1].is_disturbed:
+            break
+    return min(records, key=lambda record: record.others)
+
+
+def _wait_for_quiet() -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while others_now() > DISTURBED and time.monotonic() < deadline:
+        pass
+
+
+def _tell(record: Record) -> None:
+    disturbed = f"  (others used {record.others:.2f} cores)" if record.is_disturbed else ""
+    print(f"{record.round + 1}: {_named(record.case)}  {record.value:,.4g} {record.case.unit}{disturbed}", flush=True)
+
+
+def _named(case: Case) -> str:
+    ranks = f"{case.ranks} rank{'s' if case.ranks > 1 else ''}"
+    return "  ".join(part for part in (case.measure, case.work, ranks, case.name) if part)
+
+
+class Spread(NamedTuple):
+    """Some numbers, in short."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Raises ValueError where there are none."""
+        found = sorted(values)
+        if not found:
+            raise ValueError("no numbers")
+        return cls(statistics.median(found), found[0], found[-1], len(found))
+
+
+def of_case(records: Iterable[Record], case: Case) -> list[Record]:
+    """The records of a case; undisturbed ones only, where there are any."""
+    mine = [record for record in records if record.case == case]
+    return [record for record in mine if not record.is_disturbed] or mine
+
+
+def ratio(records: Sequence[Record], above: Case, below: Case) -> Spread | None:
+    """`above` divided by `below`, round by round; of undisturbed pairs only, where there are any.
+
+    None where no round has both.
+    """
+    first = {record.round: record for record in records if record.case == above}
+    second = {record.round: record for record in records if record.case == below}
+    pairs = [(first[number], second[number]) for number in first.keys() & second.keys()]
+    quiet = [pair for pair in pairs if not any(record.is_disturbed for record in pair)] or pairs
+    return Spread.of(one.value / other.value for one, other in quiet) if quiet else None

@@ -5,7 +5,7 @@ CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: train test test-quick test-long test-slurm test-slurm-long lint install lock clean
+.PHONY: train test test-quick test-long test-slurm test-slurm-long gpu-check lint install lock clean
 
 train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
@@ -25,6 +25,10 @@ test-slurm: install
 
 test-slurm-long: install
 	$(PYTEST) tests/slurm
+
+# For whoever has a GPU: needs torch and a few packages, which it names, and no network. ARGS=--allow-cpu without a GPU.
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -94,8 +94,7 @@ def tensorboard() -> list[str]:
 
 def ours(work: Work, place: Place, *overrides: str) -> Spread:
     """An ordinary run with its log, ledger and checkpoints, as long as it takes."""
-    few = [] if place.on_gpu else [f"log.every={1 if work.name == 'resnet' else 4}"]
-    config = settings(work, place, *few, *overrides)
+    config = settings(work, place, f"log.every={every(work, place)}", *overrides)
     stop, metrics = Stop(), Path(config.run.dir) / "metrics.jsonl"
     with _stopped_when(lambda: _are_enough(_read(metrics), place.seconds), stop):
         train(config, open_world(config.distributed, {}), stop)
@@ -140,7 +139,7 @@ def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = No
     )
     network = material.network(work).to(place.device).train()
     optimizer = material.optimizer(work, network.parameters())
-    every = max(work.every, 10) if place.on_gpu else 1
+    pause = every(work, place)
     readings: list[tuple[int, float]] = []
     batches = _endless(loader)
     step = 0
@@ -153,7 +152,7 @@ def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = No
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         step += 1
-        if step % every == 0:
+        if step % pause == 0:
             loss.item()
             readings.append((step, time.perf_counter()))
     return _spread(readings[1:], work.batch)
@@ -195,18 +194,23 @@ def bare(work: Work, place: Place, precision: str) -> Spread:
     pictures, labels = material.fixed_batch(work, work.batch)
     pictures, labels = pictures.to(place.device, memory_format=memory_format), labels.to(place.device)
     dtype = TYPES.get(precision)
-    every = max(work.every, 10) if place.on_gpu else 1
+    pause = every(work, place)
     readings: list[tuple[int, float]] = []
     while not _are_enough(readings[1:], place.seconds / 2):
-        for _ in range(every):
+        for _ in range(pause):
             optimizer.zero_grad()
             with torch.autocast(place.device.type, dtype, enabled=dtype is not None):
                 loss = functional.cross_entropy(network(pictures), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         place.wait()
-        readings.append((len(readings) * every + every, time.perf_counter()))
+        readings.append(((len(readings) + 1) * pause, time.perf_counter()))
     return _spread(readings[1:], work.batch)
+
+
+def every(work: Work, place: Place) -> int:
+    """Steps between two readings of the clock."""
+    return max(10, 2 * work.every) if place.on_gpu else (1 if work.name == "resnet" else 4)
 
 
 def _use_tf32(convolutions: bool, products: bool) -> None:

@@ -5,7 +5,7 @@ CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: train test test-quick test-long test-slurm test-slurm-long gpu-check lint install lock clean
+.PHONY: train test test-quick test-long test-slurm test-slurm-long bench gpu-check lint install lock clean
 
 train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
@@ -25,6 +25,10 @@ test-slurm: install
 
 test-slurm-long: install
 	$(PYTEST) tests/slurm
+
+# Beside other frameworks, in one session; needs $DIST_TRAIN_DATA. BENCH=--quick takes less than five minutes.
+bench: install
+	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 # For whoever has a GPU: needs torch and a few packages, which it names, and no network. ARGS=--allow-cpu without a GPU.
 gpu-check:
@@ -48,4 +52,4 @@ lock: install
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

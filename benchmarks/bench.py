@@ -1,53 +1,119 @@
 """Measure this project against the frameworks that train the same work, side by side in one session.
 
-    python -m benchmarks.bench [--quick] [--works mnist tutorial] [--measures throughput] [--rounds 5]
+    python -m benchmarks.bench [--quick] [--works mnist tutorial] [--measures throughput start] [--rounds 5]
+    python -m benchmarks.bench --readme
 
 Everybody takes a turn in every round, so that whatever slows the machine slows all of them; ratios are taken by round.
 Needs MNIST and the batches of CIFAR-10 in $DIST_TRAIN_DATA, as torchvision lays them out. The other frameworks are
-installed into an environment of their own, `.venv-bench`. Writes `benchmarks/results/<machine>-<date>.{json,md}`.
+installed into an environment of their own, `.venv-bench`. Writes `benchmarks/results/<machine>-<date>.{json,md}`;
+`--readme` puts the newest full session there into the README's table.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from benchmarks import throughput
+from benchmarks import checkpoints, evaluation, start, throughput
 from benchmarks.peers_environment import peers_python
-from benchmarks.report import medians
-from benchmarks.rounds import take_turns
+from benchmarks.processes import ROOT
+from benchmarks.report import readme_part, report, with_part
+from benchmarks.results import DIRECTORY, Results, about_machine, machine_name, newest, read
+from benchmarks.rounds import Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
-from dist_train.errors import DataError
+from dist_train.errors import DataError, UserError
 
-QUICK_SECONDS = 280
+MEASURES = ("start", "imports", "checkpoint", "restart", "evaluation", "throughput")
+QUICK_SECONDS = 270
+README = ROOT / "README.md"
 
 
 def main() -> int:
+    """Measure, or write the README's table; returns the exit code."""
     options = _parse()
+    if options.readme:
+        write_readme()
+        return 0
     _check_data()
+    results = measure(options)
+    text = report(results)
+    print(f"\n{text}")
+    _write(results, text, options.out)
+    return 1 if any(each.reason != "no time was left" for each in results.missing) else 0
+
+
+def measure(options: argparse.Namespace) -> Results:
+    """The session that the options ask for."""
     begun = time.monotonic()
-    works = [WORKS[name] for name in options.works]
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    rounds, tries = options.rounds or (1 if options.quick else 3), 1 if options.quick else 3
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-        session = Session(Path(directory), options.device, options.quick, peers_python())
+        python = peers_python()
+        session = Session(Path(directory), options.device, options.quick, python)
+        tasks = list(_tasks(session, options))
         deadline = begun + QUICK_SECONDS if options.quick else None
-        throughput.find_workers(session, works, options.ranks)
-        tasks = list(throughput.tasks(session, works, options.ranks))
-        records, missing = take_turns(tasks, options.rounds or (1 if options.quick else 5), deadline=deadline)
-    print(medians(records))
-    for each in missing:
-        print(f"missing: {each.case}: {each.reason}")
-    return 1 if missing else 0
+        records, missing = take_turns(tasks, rounds, tries, deadline)
+    about = {**about_machine(), "date": date, "device": options.device, "rounds": rounds, "quick": options.quick}
+    workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
+    return Results({**about, "workers": workers}, records, missing)
+
+
+def write_readme(readme: Path = README, directory: Path = DIRECTORY) -> None:
+    """Put the newest full session into the README's table.
+
+    Raises:
+        UserError: there is no session, or the README has no marks.
+    """
+    path = newest(directory)
+    if path is None:
+        raise UserError(f"{directory}: holds no results of a full session; make them with python -m benchmarks.bench")
+    try:
+        readme.write_text(with_part(readme.read_text(encoding="utf-8"), part_of(path)), encoding="utf-8")
+    except ValueError as error:
+        raise UserError(f"{readme}: has {error} for the table to stand between") from error
+
+
+def part_of(path: Path) -> str:
+    """What the README says of the results in a file."""
+    return readme_part(read(path), f"benchmarks/results/{path.stem}.md")
+
+
+def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
+    works = [WORKS[name] for name in options.works]
+    chosen = {
+        "start": start.tasks(session),
+        "imports": start.import_tasks(session),
+        "checkpoint": checkpoints.wait_tasks(session),
+        "restart": checkpoints.restart_tasks(session),
+        "evaluation": evaluation.tasks(session, works),
+        "throughput": throughput.tasks(session, works, options.ranks, options.who),
+    }
+    for name in options.measures:
+        yield from chosen[name]
+
+
+def _write(results: Results, text: str, out: Path) -> None:
+    about: dict[str, Any] = results.about
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{machine_name(about)}-{about['date'][:10]}.json"
+    path.write_text(json.dumps(results.to_dict(), indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(f"results: {path} and {path.with_suffix('.md').name}")
 
 
 def _check_data() -> None:
     root = Path(os.environ.get("DIST_TRAIN_DATA", ""))
     wanted = [root / "MNIST" / "raw", root / "cifar-10-batches-py"]
     if "DIST_TRAIN_DATA" not in os.environ:
-        raise DataError("$DIST_TRAIN_DATA is not set; the directory that holds MNIST/raw and cifar-10-batches-py")
+        raise DataError("$DIST_TRAIN_DATA is not set; set it to the directory of MNIST/raw and cifar-10-batches-py")
     if missing := [str(path) for path in wanted if not path.is_dir()]:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
 
@@ -57,10 +123,18 @@ def _parse() -> argparse.Namespace:
         prog="python -m benchmarks.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one round of short windows, in less than five minutes")
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
-    parser.add_argument("--ranks", nargs="+", type=int, choices=(1, 2), default=[1, 2])
-    parser.add_argument("--rounds", type=int, help="default: 5, and 1 with --quick")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK", help=" ".join(WORKS))
+    parser.add_argument(
+        "--measures", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="MEASURE", help=" ".join(MEASURES)
+    )
+    parser.add_argument("--ranks", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="of the throughput")
+    parser.add_argument(
+        "--who", nargs="+", metavar="NAME", help="of the throughput, only these, by their names in the report"
+    )
+    parser.add_argument("--rounds", type=int, help="default: 3, and 1 with --quick")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--out", type=Path, default=DIRECTORY, help="directory of the results; default: %(default)s")
+    parser.add_argument("--readme", action="store_true", help="write the README's table from the newest results")
     return parser.parse_args()
 
 

@@ -42,7 +42,6 @@ COMPILED = (
 )
 """What is compiled, the most telling first: the time may not be enough for all."""
 UNIT = "samples/s"
-NO_TORCHVISION = "torchvision is not installed"
 NO_TF32 = "a CPU has no TF32"
 
 
@@ -78,6 +77,10 @@ class Part:
             self.sheet.add(name, "skipped", note=reason)
 
     def failed(self, name: str, error: Exception) -> None:
+        """Write down that something failed, its traceback in the log; or that it was skipped for want of a package."""
+        if isinstance(error, ModuleNotFoundError):
+            self.skipped([name], f"{error.name} is not installed")
+            return
         traceback.print_exc()
         self.sheet.add(name, "failed", note=(str(error).strip() or repr(error)).splitlines()[-1][:300])
 
@@ -209,10 +212,6 @@ def throughput(work: Work, part: Part) -> None:
     """Ours in each precision, next to the bare step in the same and to plain PyTorch."""
     names = ["plain fp32", "plain bf16", *(f"{who} {each}" for each in PRECISIONS for who in ("bare", "ours"))]
     part.sheet.plan(names)
-    has_torchvision = importlib.util.find_spec("torchvision") is not None
-    if work.name == "resnet" and not has_torchvision:
-        part.skipped(names, NO_TORCHVISION)
-        return
     precisions = PRECISIONS if part.place.on_gpu else ("fp32", "bf16")
     for precision in precisions:
         part.measure(f"bare {precision}", partial(gpu_throughput.bare, work, part.place, precision))
@@ -221,10 +220,7 @@ def throughput(work: Work, part: Part) -> None:
     part.skipped(
         (f"{who} {each}" for each in PRECISIONS if each not in precisions for who in ("bare", "ours")), NO_TF32
     )
-    if has_torchvision:
-        _plain(work, part)
-    else:
-        part.skipped(names[:2], NO_TORCHVISION)
+    _plain(work, part)
 
 
 def _plain(work: Work, part: Part) -> None:
@@ -235,7 +231,8 @@ def _plain(work: Work, part: Part) -> None:
         counts = gpu_throughput.worker_counts() if place.on_gpu else (0,)
         rates = {workers: gpu_throughput.plain(work, place, workers) for workers in counts}
     except Exception as error:
-        part.failed("plain fp32", error)
+        for name in ("plain fp32", "plain bf16"):
+            part.failed(name, error)
         return
     best = max(rates, key=lambda workers: rates[workers].median)
     part.found("plain fp32", rates[best], note=f"{best} workers; torch's default: convolutions in TF32")
@@ -248,9 +245,6 @@ def checkpoint(part: Part) -> None:
     names = ("the step waits", "the step waits, written before it goes on", "a copy", "a copy to pinned memory")
     to_disk = "torch.save and fsync"
     part.sheet.plan([*names, to_disk])
-    if not importlib.util.find_spec("torchvision"):
-        part.skipped([*names, to_disk], NO_TORCHVISION)
-        return
     place, work = part.place, WORKS["resnet"]
     part.measure(names[0], partial(_stall, work, place, "checkpoint.asynchronous=true"), "ms")
     part.measure(names[1], partial(_stall, work, place, "checkpoint.asynchronous=false"), "ms")

@@ -19,13 +19,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class FailedError(Exception):
-    """A measured process ended with something else than 0, or did not end in time."""
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a command that has ended well."""
+    """What is known of a command that has ended."""
 
     started: float
     """Seconds since 1970."""
@@ -37,6 +33,14 @@ class Outcome:
     largest: int
     """Most resident bytes of one of its processes."""
     output: str
+
+
+class FailedError(Exception):
+    """A measured process ended with something else than 0, or did not end in time, or did not say what it should."""
+
+    def __init__(self, message: str, outcome: Outcome | None = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 600.0) -> Outcome:
@@ -54,15 +58,21 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: f
         output = _wait(process, timeout)
     seconds = time.time() - started
     others = max(0.0, (_busy_seconds() - busy) - (_own_seconds() - own)) / seconds
+    outcome = Outcome(started, seconds, round(others, 3), watch.memory, watch.largest, output)
     if process.returncode != 0:
-        raise FailedError(f"exit code {process.returncode}\n{output[-2000:]}")
-    return Outcome(started, seconds, round(others, 3), watch.memory, watch.largest, output)
+        raise FailedError(f"exit code {process.returncode}\n{output[-2000:]}", outcome)
+    return outcome
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's variables without those of a launcher, with the repository on Python's path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
     return {**kept, "PYTHONPATH": str(ROOT), **(more or {})}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def others_now(seconds: float = 0.5) -> float:

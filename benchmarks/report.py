@@ -2,14 +2,73 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.rounds import Case, Record, Spread, of_case
+from benchmarks import throughput
+from benchmarks.figures import best_peer, over_best_peer
+from benchmarks.results import Results, figures_of
+from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case, ratio
+from benchmarks.throughput import limit_as
+from benchmarks.works import WORKS
+
+FIGURES = (
+    "The median of the ratios of the rounds, from the lowest to the highest. A row without a number was not measured "
+    "in this session."
+)
+THROUGHPUT = (
+    "In samples/s. The best peer is the one with the highest median in fp32; limit is forward, backward and update on "
+    "one fixed batch in plain fp32."
+)
+MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
+DISTURBANCE = (
+    f": other processes used more than {DISTURBED} of a core meanwhile. Where a case or a pair of them has undisturbed "
+    "rounds, only those count."
+)
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def report(results: Results) -> str:
+    """The whole session."""
+    disturbed = sum(record.is_disturbed for record in results.records)
+    parts = [
+        f"# Benchmark of {results.about['date'][:10]}",
+        _machine(results),
+        f"{disturbed} of {len(results.records)} readings were disturbed{DISTURBANCE}",
+        "## Figures to reach",
+        FIGURES,
+        _figures(results.records),
+        "## Throughput beside the best peer",
+        THROUGHPUT,
+        works_table(results.records),
+        "## All numbers",
+        medians(results.records),
+        "## Peak memory",
+        MEMORY,
+        _memory(results.records),
+        *_missing(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_part(results: Results, source: str) -> str:
+    """What stands in the README between the marks, which are part of it; `source`: path of the report."""
+    return "\n\n".join(
+        [BEGIN, works_table(results.records), f"{_machine(results)} All numbers: [{source}]({source}).", END]
+    )
+
+
+def with_part(document: str, part: str) -> str:
+    """A document with what lies between the marks replaced; raises ValueError where it has no marks."""
+    head, begin, rest = document.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"no {BEGIN} and {END}")
+    return head + part + tail
 
 
 def number(value: float) -> str:
     """Three digits at least: 3,243, 57.1, 0.941."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:#.3g}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -18,21 +77,58 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def works_table(records: Sequence[Record]) -> str:
+    """A row for each work and number of ranks: the best peer, ours, the limit."""
+    measured = dict.fromkeys((case.work, case.ranks) for case in cases(records) if case.measure == throughput.MEASURE)
+    rows = [_work_row(records, work, ranks) for work, ranks in measured]
+    head = (
+        "work",
+        "ranks",
+        "best peer",
+        "ours, fp32",
+        "ours, `precision: auto`",
+        "limit",
+        "ours / limit in its format",
+    )
+    return table(head, rows)
+
+
+def _work_row(records: Sequence[Record], work: str, ranks: int) -> list[str]:
+    best = best_peer(records, work, ranks)
+    limit = throughput.case(work, ranks, throughput.LIMIT)
+    kept = [ratio(records, throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
+            for name in throughput.OURS]  # fmt: skip
+    return [
+        WORKS[work].title,
+        str(ranks),
+        f"{best.name} {_median(records, best)}" if best else "",
+        *(_beside_best(records, work, ranks, name) for name in throughput.OURS),
+        _median(records, limit),
+        ", ".join(f"{each.median:.2f}" if each else "-" for each in kept),
+    ]
+
+
+def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) -> str:
+    times = over_best_peer(work, ranks, name)(records)
+    value = _median(records, throughput.case(work, ranks, name))
+    return f"{value} ({times.median:.2f} x)" if times else value
+
+
+def _median(records: Sequence[Record], case: Case) -> str:
+    found = of_case(records, case)
+    return number(Spread.of(record.value for record in found).median) if found else ""
+
+
 def cases(records: Iterable[Record]) -> list[Case]:
     """The cases that there are records of, in their order."""
     return list(dict.fromkeys(record.case for record in records))
-
-
-def spread_of(records: Iterable[Record], case: Case) -> Spread:
-    """Of the readings of a case."""
-    return Spread.of(record.value for record in of_case(records, case))
 
 
 def medians(records: Sequence[Record]) -> str:
     """Every case with its median, spread and n."""
     rows = []
     for case in cases(records):
-        spread = spread_of(records, case)
+        spread = Spread.of(record.value for record in of_case(records, case))
         disturbed = sum(record.is_disturbed for record in records if record.case == case)
         rows.append(
             [
@@ -41,3 +137,44 @@ def medians(records: Sequence[Record]) -> str:
             ]
         )  # fmt: skip
     return table(("measure", "work", "ranks", "who", "median", "spread", "n", "disturbed"), rows)
+
+
+def _figures(records: Sequence[Record]) -> str:
+    rows = []
+    for each in figures_of(records):
+        spread = Spread(**each["measured"]) if each["measured"] else None
+        sign = "at least" if each["is_least"] else "at most"
+        measured = (
+            f"{number(spread.median)} ({number(spread.low)} to {number(spread.high)}, n {spread.n})" if spread else ""
+        )
+        reached = {True: "yes", False: "**no**", None: ""}[each["reached"]]
+        doubt = ", disturbed" if each["disturbed"] else ""
+        rows.append([each["figure"], f"{sign} {each['target']:g}", measured, reached + doubt])
+    return table(("figure", "target", "measured", "reached"), rows)
+
+
+def _memory(records: Sequence[Record]) -> str:
+    rows = []
+    for case in cases(record for record in records if record.case.measure == throughput.MEASURE):
+        found = [record for record in records if record.case == case]
+        together, largest = (max(getattr(record, name) for record in found) >> 20 for name in ("memory", "largest"))
+        rows.append([case.work, str(case.ranks), case.name, f"{together:,}", f"{largest:,}"])
+    return table(("work", "ranks", "who", "all processes", "largest process"), rows)
+
+
+def _missing(results: Results) -> list[str]:
+    if not results.missing:
+        return []
+    rows = [[*(str(part) for part in each.case[:4]), each.reason.splitlines()[0]] for each in results.missing]
+    return ["## Not measured", table(("measure", "work", "ranks", "who", "why"), rows)]
+
+
+def _machine(results: Results) -> str:
+    about = results.about
+    bf16 = f", {' and '.join(about['bf16'])}" if about["bf16"] else ""
+    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    return (
+        f"{about['processor']}, {about['cores']} cores{bf16}, {about['memory_gib']} GiB, {about['system']}, Python "
+        f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s)"
+        f"{', quick' if about['quick'] else ''}, everybody in turn; commit {about['commit']}."
+    )

@@ -153,13 +153,17 @@ def of_case(records: Iterable[Record], case: Case) -> list[Record]:
     return [record for record in mine if not record.is_disturbed] or mine
 
 
-def ratio(records: Sequence[Record], above: Case, below: Case) -> Spread | None:
-    """`above` divided by `below`, round by round; of undisturbed pairs only, where there are any.
-
-    None where no round has both.
-    """
-    first = {record.round: record for record in records if record.case == above}
-    second = {record.round: record for record in records if record.case == below}
-    pairs = [(first[number], second[number]) for number in first.keys() & second.keys()]
+def paired(records: Iterable[Record], one: Case, other: Case) -> list[tuple[float, float]]:
+    """The values of two cases in the rounds that have both; of undisturbed pairs only, where there are any."""
+    records = list(records)
+    first = {record.round: record for record in records if record.case == one}
+    second = {record.round: record for record in records if record.case == other}
+    pairs = [(first[number], second[number]) for number in sorted(first.keys() & second.keys())]
     quiet = [pair for pair in pairs if not any(record.is_disturbed for record in pair)] or pairs
-    return Spread.of(one.value / other.value for one, other in quiet) if quiet else None
+    return [(above.value, below.value) for above, below in quiet]
+
+
+def ratio(records: Iterable[Record], above: Case, below: Case) -> Spread | None:
+    """`above` divided by `below`, round by round; None where no round has both."""
+    pairs = paired(records, above, below)
+    return Spread.of(one / other for one, other in pairs) if pairs else None

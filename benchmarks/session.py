@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,22 +68,23 @@ def train(
     ranks: int,
     *settings: str,
     directory: Path | None = None,
-    launcher: list[str] | None = None,
+    launcher: Sequence[str] = (),
+    flags: Sequence[str] = (),
 ) -> OurRun:
     """Train a work by the ordinary command, to its end.
 
     Args:
         settings: more `key=value`.
         directory: of the run; by default a new one.
-        launcher: by default plain Python for one rank and torchrun for several.
+        launcher: by default plain Python for one rank and torchrun for several; `flags` are for it.
 
     Raises:
         FailedError: the run did not end well.
     """
     directory = directory or session.path(f"ours-{work.name}")
     begin = launcher or [*started(sys.executable, ranks), "-m", "dist_train"]
-    overrides = [*own_settings(session, work), f"run.dir={directory}", *settings]
-    return OurRun(run([*begin, str(ROOT / "configs" / work.recipe), *overrides]), directory)
+    overrides = overridden(own_settings(session, work), [f"run.dir={directory}", *settings])
+    return OurRun(run([*begin, str(ROOT / "configs" / work.recipe), *overrides, *flags]), directory)
 
 
 def own_settings(session: Session, work: Work) -> list[str]:
@@ -92,6 +94,32 @@ def own_settings(session: Session, work: Work) -> list[str]:
         *work.overrides, f"log.every={work.every}", "eval.every_epochs=0", "data.limit_test=10",
         "data.download=false", *device,
     ]  # fmt: skip
+
+
+def overridden(settings: Sequence[str], by: Sequence[str]) -> list[str]:
+    """The `key=value` of both, each key once; those of `by` count."""
+    return list({setting.partition("=")[0]: setting for setting in (*settings, *by)}.values())
+
+
+def run_and_read(
+    command: Sequence[str], readings: Path, last: int, env: Mapping[str, str] | None = None
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Run a command that writes its readings to a file, until that of step `last`.
+
+    What is written counts, however the command ends after it: a process of Gloo may abort while its interpreter is
+    torn down.
+
+    Raises:
+        FailedError: it failed before.
+    """
+    try:
+        outcome = run(command, env)
+    except FailedError as error:
+        lines = read_lines(readings) if readings.exists() else []
+        if error.outcome is None or not any(line["step"] == last for line in lines):
+            raise
+        return error.outcome, lines
+    return outcome, read_lines(readings)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

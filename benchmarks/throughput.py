@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.processes import FailedError, Outcome, run
+from benchmarks.processes import FailedError, cores
 from benchmarks.rounds import Case, Reading, Task
-from benchmarks.session import Session, read_lines, started, train
+from benchmarks.session import Session, run_and_read, started, train
 from benchmarks.works import Work
 
 MEASURE = "throughput"
@@ -56,16 +56,19 @@ def case(work: str, ranks: int, name: str) -> Case:
     return Case(MEASURE, work, ranks, name, UNIT)
 
 
-def tasks(session: Session, works: Sequence[Work], ranks: Sequence[int]) -> Iterator[Task]:
-    """All who train each work, one after the other; ours before the limits, which take over what it has chosen."""
+def tasks(
+    session: Session, works: Sequence[Work], ranks: Sequence[int], names: Sequence[str] | None = None
+) -> Iterator[Task]:
+    """All who train each work, or those of these names; ours before the limits, which take over what it has chosen."""
     for work in works:
-        for size in ranks:
+        for size in ranks if work.name == "mnist" or not session.quick else {1} & set(ranks):
             for name, measure in _entrants(session, work, size):
-                yield Task(case(work.name, size, name), measure)
+                if names is None or name in names:
+                    yield Task(case(work.name, size, name), measure)
 
 
 def _entrants(session: Session, work: Work, ranks: int) -> Iterator[tuple[str, Callable[[], Reading]]]:
-    peers = _peers(session, work)
+    peers = _peers(session, work, ranks)
     for name, peer in peers.items():
         yield name, partial(measure_peer, session, work, ranks, peer)
     for name, settings in (OURS | COMPILED if work.name == "small" and not session.quick else OURS).items():
@@ -80,20 +83,37 @@ def limit_as(name: str) -> str:
     return f"{LIMIT} as {name}"
 
 
-def _peers(session: Session, work: Work) -> dict[str, Peer]:
+def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
     """In a quick session the frameworks sit out the work in which nearly all time is the network's."""
     if not session.quick:
-        return PEERS | BESIDE
+        return PEERS | BESIDE if ranks == 1 else PEERS
     return {"plain": PEERS["plain"]} if work.name == "resnet" else PEERS
 
 
-def measure_peer(session: Session, work: Work, ranks: int, peer: Peer, workers: int | None = None) -> Reading:
-    """A peer's throughput, with its best number of workers or this one."""
-    if workers is None:
-        workers = session.workers.get((work.name, ranks, peer.module), 0)
+def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Reading:
+    """A peer's throughput with its best number of workers, which is found when it is first asked for and then kept.
+
+    In a quick session it is that of the plain loop for all, and one in between is not tried.
+    """
+    key = work.name, ranks, "plain" if session.quick else peer.module
+    if key in session.workers:
+        return _peer(session, work, ranks, peer, session.workers[key])
+    counts = (0, 2) if session.quick else COUNTS
+    found: dict[int, list[Reading]] = {count: [] for count in counts}
+    for _ in range(1 if session.quick else 2):
+        for count in counts:
+            found[count].append(_peer(session, work, ranks, peer, count))
+    rates = {count: statistics.median(reading.value for reading in readings) for count, readings in found.items()}
+    told = ", ".join(f"{count}: {value:,.0f}" for count, value in rates.items())
+    print(f"{work.name}, {ranks} rank(s), {peer.module}, {UNIT} by workers: {told}", flush=True)
+    session.workers[key] = max(rates, key=lambda count: rates[count])
+    return found[session.workers[key]][-1]
+
+
+def _peer(session: Session, work: Work, ranks: int, peer: Peer, workers: int) -> Reading:
     python = sys.executable if peer.module == "plain" else session.peers_python
     more = (*peer.arguments, "--workers", str(workers))
-    return _read(session, work, started(python, ranks), f"benchmarks.peers.{peer.module}", more)
+    return _read(session, work, ranks, python, f"benchmarks.peers.{peer.module}", more)
 
 
 def measure_limit(session: Session, work: Work, ranks: int, as_: str | None = None) -> Reading:
@@ -107,7 +127,7 @@ def measure_limit(session: Session, work: Work, ranks: int, as_: str | None = No
         if (work.name, ranks, as_) not in session.choices:
             raise FailedError(f"{as_} did not run, so its choices are not known")
         chosen = session.choices[work.name, ranks, as_]
-    return _read(session, work, started(sys.executable, ranks), "benchmarks.limit", ("--choices", json.dumps(chosen)))
+    return _read(session, work, ranks, sys.executable, "benchmarks.limit", ("--choices", json.dumps(chosen)))
 
 
 def measure_ours(session: Session, work: Work, ranks: int, name: str, settings: Sequence[str]) -> Reading:
@@ -119,16 +139,14 @@ def measure_ours(session: Session, work: Work, ranks: int, name: str, settings: 
     return Reading(rate(ours.readings(), work.batch, first, last), ours.outcome)
 
 
-def _read(session: Session, work: Work, begin: list[str], module: str, more: Sequence[str]) -> Reading:
+def _read(session: Session, work: Work, ranks: int, python: str | Path, module: str, more: Sequence[str]) -> Reading:
+    """Run a module that writes readings; several ranks share the cores as ours do."""
     first, last = work.window(session.quick)
-    outcome, readings = _run(session, work, [*begin, "-m", module], last, more)
-    return Reading(rate(read_lines(readings), work.batch, first, last), outcome)
-
-
-def _run(session: Session, work: Work, command: list[str], steps: int, more: Sequence[str]) -> tuple[Outcome, Path]:
-    readings = session.path("readings")
-    asked = [work.name, "--steps", str(steps), "--device", session.device, "--readings", str(readings)]
-    return run([*command, *asked, *more]), readings
+    file = session.path("readings")
+    asked = [work.name, "--steps", str(last), "--device", session.device, "--readings", str(file)]
+    env = {"OMP_NUM_THREADS": str(max(1, cores() // ranks))} if ranks > 1 else {}
+    outcome, readings = run_and_read([*started(python, ranks), "-m", module, *asked, *more], file, last, env)
+    return Reading(rate(readings, work.batch, first, last), outcome)
 
 
 def rate(readings: Sequence[dict[str, Any]], batch: int, first: int, last: int) -> float:
@@ -145,29 +163,3 @@ def rate(readings: Sequence[dict[str, Any]], batch: int, first: int, last: int) 
     if missing := {first, last} - set(times):
         raise FailedError(f"the clock was not read after step {sorted(missing)}, only after {sorted(times)}")
     return (last - first) * batch / float(times[last] - times[first])
-
-
-def find_workers(session: Session, works: Sequence[Work], ranks: Sequence[int]) -> None:
-    """Find each peer's best number of workers and keep it for the session, the same for all its variants.
-
-    In a quick session it is that of the plain loop for all, and one in between is not tried.
-    """
-    counts = (0, 2) if session.quick else COUNTS
-    for work in works:
-        for size in ranks:
-            tried = {"plain": PEERS["plain"]} if session.quick else PEERS
-            best = {peer.module: _best(session, work, size, peer, counts) for peer in tried.values()}
-            for peer in PEERS.values():
-                session.workers[work.name, size, peer.module] = best.get(peer.module, best["plain"])
-
-
-def _best(session: Session, work: Work, ranks: int, peer: Peer, counts: Sequence[int]) -> int:
-    """The count of the best median; of two readings each, taken in turns, where there is time for it."""
-    found: dict[int, list[float]] = {count: [] for count in counts}
-    for _ in range(1 if session.quick else 2):
-        for count in counts:
-            found[count].append(measure_peer(session, work, ranks, peer, count).value)
-    rates = {count: statistics.median(values) for count, values in found.items()}
-    told = ", ".join(f"{count}: {value:,.0f}" for count, value in rates.items())
-    print(f"{work.name}, {ranks} rank(s), {peer.module}, {UNIT} by workers: {told}", flush=True)
-    return max(rates, key=lambda count: rates[count])

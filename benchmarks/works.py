@@ -34,7 +34,7 @@ class Work:
 WORKS = {
     work.name: work
     for work in (
-        Work("mnist", "MNIST example net, batch 64", "mnist_example.yaml", "mnist", 64, 50, 50, 800, 200),
+        Work("mnist", "MNIST example net, batch 64", "mnist_example.yaml", "mnist", 64, 50, 50, 400, 200),
         Work(
             "tutorial",
             "CIFAR tutorial net, batch 128",
@@ -43,11 +43,11 @@ WORKS = {
             batch=128,
             every=25,
             warm_up=50,
-            steps=300,
+            steps=200,
             quick_steps=100,
             overrides=("data.global_batch=128",),
         ),
-        Work("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 6000, 1500),
-        Work("resnet", "ResNet-18, batch 128, crop and flip", "cifar10_resnet18.yaml", "cifar10", 128, 1, 2, 6, 3),
+        Work("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 4000, 1500),
+        Work("resnet", "ResNet-18, batch 128, crop and flip", "cifar10_resnet18.yaml", "cifar10", 128, 1, 2, 4, 2),
     )
 }

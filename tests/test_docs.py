@@ -18,7 +18,8 @@ from dist_train.reference import settings_reference
 from launch.cli import COMMANDS
 from tests.conftest import ROOT, Python
 
-DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "runs", ".pytest_cache"} & set(path.parts))
+NOT_OURS = {".venv", ".venv-bench", "runs", ".pytest_cache"}
+DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not NOT_OURS & set(path.parts))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # What makes a command of the README short, without a network and without a trace in the checkout.
 SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_test=40", "train.max_steps=2"]

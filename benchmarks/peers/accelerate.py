@@ -29,6 +29,7 @@ def main() -> None:
                 order.read_clock(step, loss.item())
             if step == order.steps:
                 break
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

@@ -26,6 +26,7 @@ def training(_: int, order: Order) -> None:
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, tell)
     trainer.run(loader, max_epochs=1, epoch_length=order.steps)
+    idist.barrier()
 
 
 def main() -> None:

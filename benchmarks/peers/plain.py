@@ -21,6 +21,7 @@ def main() -> None:
         rank = dist.get_rank()
     train(order, rank, order.torch_device())
     if order.ranks > 1:
+        dist.barrier()
         dist.destroy_process_group()
 
 

@@ -1,0 +1,102 @@
+"""How long a step waits for a checkpoint of ResNet-18 with its momentum, and how long a resume takes.
+
+Of ours both are read from `metrics.jsonl`, of which there is a line a step here. `samples_per_second` leaves a save
+out and `time` does not, so what lies between is the wait.
+"""
+
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import FailedError, run
+from benchmarks.rounds import Case, Reading, Task
+from benchmarks.session import Session, read_lines, train
+from benchmarks.start import first_step
+from benchmarks.works import WORKS
+
+WORK = WORKS["resnet"]
+BATCH = 8
+"""Small steps, so that the wait is not lost in them."""
+EVERY = 12
+"""Steps between two checkpoints: the one before is on disk by then."""
+SETTINGS = (f"data.global_batch={BATCH}", "log.every=1", "train.precision=fp32", "checkpoint.keep_best=false")
+
+
+def wait_case(name: str) -> Case:
+    """The case of the wait."""
+    return Case("checkpoint", WORK.name, 1, name, "ms")
+
+
+def restart_case(name: str) -> Case:
+    """The case of a start."""
+    return Case("restart", WORK.name, 1, name, "s")
+
+
+def wait_tasks(session: Session) -> Iterator[Task]:
+    """Ours, and what the same tensors cost a plain program."""
+    seen: dict[str, Reading] = {}
+    measures: dict[str, Callable[[], Reading]] = {
+        "ours": partial(_wait, session),
+        "copy into memory that is there": partial(_copies, session, seen, "copy"),
+        "clone": partial(_seen, seen, "clone"),
+        "torch.save and fsync": partial(_seen, seen, "save"),
+    }
+    yield from (Task(wait_case(name), measure) for name, measure in measures.items())
+
+
+def restart_tasks(session: Session) -> Iterator[Task]:
+    """A start at step 0, and then one that goes on from the checkpoint that the first has left."""
+    runs: list[Path] = []
+    yield Task(restart_case("cold start"), partial(_cold, session, runs))
+    yield Task(restart_case("resume"), partial(_resume, session, runs))
+
+
+def _wait(session: Session) -> Reading:
+    steps = EVERY * (2 if session.quick else 4) + 1
+    ours = train(session, WORK, 1, *SETTINGS, f"train.max_steps={steps}", f"checkpoint.every={EVERY}")
+    found = waits(ours.readings(), BATCH, EVERY)
+    return Reading(1000 * statistics.median(found), ours.outcome)
+
+
+def waits(lines: Sequence[dict[str, Any]], batch: int, every: int) -> list[float]:
+    """Seconds between two steps that were no training, after each step that is saved.
+
+    Raises:
+        FailedError: none was saved before the last.
+    """
+    pairs = [(one, other) for one, other in pairwise(lines) if one["step"] % every == 0]
+    if not pairs:
+        raise FailedError("no step was saved before the last")
+    return [other["time"] - one["time"] - batch / other["samples_per_second"] for one, other in pairs]
+
+
+def _copies(session: Session, seen: dict[str, Reading], name: str) -> Reading:
+    """Runs all of them in turns, and keeps the others for those that ask next."""
+    seen.clear()
+    answer = session.path("copies")
+    outcome = run([sys.executable, "-m", "benchmarks.copies", str(answer), str(session.directory)])
+    turns = read_lines(answer)
+    for key in turns[0]:
+        seen[key] = Reading(1000 * statistics.median(turn[key] for turn in turns), outcome)
+    return seen[name]
+
+
+def _seen(seen: dict[str, Reading], name: str) -> Reading:
+    if name not in seen:
+        raise FailedError("the copies were not measured")
+    return seen[name]
+
+
+def _cold(session: Session, runs: list[Path]) -> Reading:
+    runs.append(session.path("restarted"))
+    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=1", directory=runs[-1]))
+
+
+def _resume(session: Session, runs: list[Path]) -> Reading:
+    if not runs:
+        raise FailedError("there was no cold start to go on from")
+    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=2", directory=runs[-1]), step=2)

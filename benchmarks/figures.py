@@ -1,0 +1,118 @@
+"""The figures that this project has set itself, as ratios of what one session has measured."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks import checkpoints, evaluation, start, throughput
+from benchmarks.rounds import Case, Record, Spread, of_case, paired, ratio
+from benchmarks.throughput import PEERS, limit_as
+from benchmarks.works import WORKS
+
+Measured = Callable[[Sequence[Record]], Spread | None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure to reach."""
+
+    text: str
+    target: float
+    is_least: bool
+    """Whether the figure has to be at least, or at most, the target."""
+    measure: Measured
+    """From all records of a session; None where it was not measured."""
+
+    def is_reached_by(self, value: float) -> bool:
+        return value >= self.target if self.is_least else value <= self.target
+
+
+def best_peer(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+    """The case of the peer with the highest median in fp32; None where none was measured."""
+    measured = [throughput.case(work, ranks, name) for name in PEERS]
+    medians = {case: Spread.of(record.value for record in found).median for case in measured
+               if (found := of_case(records, case))}  # fmt: skip
+    return max(medians, key=lambda case: medians[case]) if medians else None
+
+
+def over_best_peer(work: str, ranks: int, name: str) -> Measured:
+    """The throughput of this variant of ours, divided by that of the best peer in fp32."""
+
+    def measured(records: Sequence[Record]) -> Spread | None:
+        best = best_peer(records, work, ranks)
+        return ratio(records, throughput.case(work, ranks, name), best) if best else None
+
+    return measured
+
+
+def over(above: Case, below: Case) -> Measured:
+    """One case divided by another."""
+    return lambda records: ratio(records, above, below)
+
+
+def of_limit(work: str, ranks: int, name: str) -> Measured:
+    """The throughput of this variant of ours, divided by that of the bare step in its format and precision."""
+    return over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
+
+
+def added_microseconds(work: str, name: str) -> Measured:
+    """What a step of ours takes longer than the bare step in its format and precision."""
+    cases = throughput.case(work, 1, name), throughput.case(work, 1, limit_as(name))
+
+    def measured(records: Sequence[Record]) -> Spread | None:
+        batch = WORKS[work].batch
+        pairs = paired(records, *cases)
+        return Spread.of(1e6 * batch * (1 / ours - 1 / bare) for ours, bare in pairs) if pairs else None
+
+    return measured
+
+
+PEER_TARGETS = (
+    *(("mnist", 1, "ours", 2.0), ("mnist", 1, "ours auto", 3.2)),
+    *(("tutorial", 1, "ours", 2.0), ("tutorial", 1, "ours auto", 3.2)),
+    *(("mnist", 2, "ours", 1.5), ("mnist", 2, "ours auto", 2.0)),
+    *(("tutorial", 2, "ours", 1.5), ("tutorial", 2, "ours auto", 2.0)),
+    *(("small", 1, "ours", 1.7), ("small", 1, "ours compiled", 2.5)),
+    *(("resnet", 1, "ours", 1.15), ("resnet", 1, "ours auto", 3.0)),
+)
+"""Work, ranks, variant of ours, and its throughput over that of the best peer, at least."""
+
+
+def figures() -> Iterator[Figure]:
+    """All of them, in the order in which they are shown."""
+    yield from _against_peers()
+    yield from _against_the_limit()
+    for work in evaluation.WORK_NAMES:
+        for name, target in (("ours", 4.0), ("ours auto", 7.0)):
+            cases = evaluation.case(work, "plain"), evaluation.case(work, name)
+            yield Figure(f"evaluation of 10,000, {work}: plain / {name}", target, True, over(*cases))
+    yield from _of_a_run()
+
+
+def _against_peers() -> Iterator[Figure]:
+    for work, ranks, name, target in PEER_TARGETS:
+        text = f"{WORKS[work].title}, {ranks} rank{'s' if ranks > 1 else ''}: {name} / best peer"
+        yield Figure(text, target, True, over_best_peer(work, ranks, name))
+
+
+def _against_the_limit() -> Iterator[Figure]:
+    for work in ("mnist", "tutorial", "resnet"):
+        for name in throughput.OURS:
+            text = f"{WORKS[work].title}, 1 rank: {name} / bare step in its format"
+            yield Figure(text, 0.97, True, of_limit(work, 1, name))
+    text = f"{WORKS['small'].title}, 1 rank: microseconds a step over the bare one in its format"
+    yield Figure(text, 60.0, False, added_microseconds("small", "ours"))
+    for work in ("mnist", "tutorial", "resnet"):
+        for name in throughput.OURS:
+            text = f"{WORKS[work].title}, 2 ranks: {name} / bare DDP step in its format"
+            yield Figure(text, 0.95, True, of_limit(work, 2, name))
+
+
+def _of_a_run() -> Iterator[Figure]:
+    wait = checkpoints.wait_case
+    for name in ("copy into memory that is there", "clone"):
+        yield Figure(f"checkpoint: the step waits / {name}", 1.2, False, over(wait("ours"), wait(name)))
+    restart = over(checkpoints.restart_case("resume"), checkpoints.restart_case("cold start"))
+    yield Figure("restart: resume / cold start, to the first step", 1.2, False, restart)
+    for name, target in ((start.DIST_TRAIN, 0.7), (start.TORCHRUN, 1.05)):
+        measured = over(start.case(name), start.case(start.BARE))
+        yield Figure(f"start of two ranks: {name} / {start.BARE}", target, False, measured)

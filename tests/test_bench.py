@@ -1,0 +1,420 @@
+"""The benchmark's own arithmetic, its readings and tables; nothing here needs the frameworks that it measures."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bench, checkpoints, evaluation, material, start, throughput
+from benchmarks.figures import Figure, best_peer, figures
+from benchmarks.peers_environment import LOCK
+from benchmarks.processes import FailedError, Outcome, run
+from benchmarks.report import BEGIN, END, number, report, with_part, works_table
+from benchmarks.results import Results, figures_of, machine_name, newest, read
+from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, of_case, ratio, take_turns
+from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
+from benchmarks.works import WORKS
+from dist_train.errors import UserError
+from dist_train.loading import load_config
+from dist_train.process import state_and_start
+from tests.conftest import ROOT, Python
+
+ONE, OTHER = Case("throughput", "mnist", 1, "one", "samples/s"), Case("throughput", "mnist", 1, "other", "samples/s")
+ABOUT = {
+    "date": "2026-01-02T03:04:05+00:00", "processor": "Some(R) CPU  7", "cores": 2, "bf16": ["avx512_bf16"],
+    "memory_gib": 8, "system": "Linux", "python": "3.11.1", "packages": {"torch": "2.15.0"}, "commit": "abc",
+    "device": "cpu", "rounds": 2, "quick": False, "workers": {},
+}  # fmt: skip
+
+
+def record(case: Case, round_: int, value: float, others: float = 0.0) -> Record:
+    return Record(case, round_, value, others, memory=3 << 20, largest=2 << 20)
+
+
+def reading(value: float, others: float = 0.0) -> Reading:
+    return Reading(value, Outcome(0.0, 1.0, others, 0, 0, ""))
+
+
+def session(directory: Path) -> Session:
+    return Session(directory, "cpu", quick=True, peers_python=Path(sys.executable))
+
+
+def throughputs(work: str = "mnist", **values: float) -> list[Record]:
+    return [record(throughput.case(work, 1, name.replace("_", " ")), 0, value) for name, value in values.items()]
+
+
+class TestRatios:
+    def test_are_taken_by_round(self) -> None:
+        records = [record(ONE, 0, 10), record(OTHER, 0, 5), record(ONE, 1, 90), record(OTHER, 1, 30)]
+        assert ratio(records, ONE, OTHER) == Spread(2.5, 2.0, 3.0, 2)
+
+    def test_leave_out_rounds_in_which_one_was_disturbed(self) -> None:
+        records = [record(ONE, 0, 10), record(OTHER, 0, 5), record(ONE, 1, 90), record(OTHER, 1, 3, others=0.5)]
+        assert ratio(records, ONE, OTHER) == Spread(2.0, 2.0, 2.0, 1)
+
+    def test_take_disturbed_rounds_where_there_are_no_others(self) -> None:
+        records = [
+            record(ONE, 0, 10, others=0.5),
+            record(OTHER, 0, 5),
+            record(ONE, 1, 30),
+            record(OTHER, 1, 5, others=1),
+        ]
+        assert ratio(records, ONE, OTHER) == Spread(4.0, 2.0, 6.0, 2)
+
+    def test_there_is_none_without_a_common_round(self) -> None:
+        assert ratio([record(ONE, 0, 10), record(OTHER, 1, 5)], ONE, OTHER) is None
+
+    def test_a_case_counts_its_undisturbed_rounds(self) -> None:
+        records = [
+            record(ONE, 0, 10, others=DISTURBED + 0.01),
+            record(ONE, 1, 20, others=DISTURBED),
+            record(OTHER, 0, 1),
+        ]
+        assert of_case(records, ONE) == [records[1]]
+        assert of_case(records[:1], ONE) == records[:1]
+
+    def test_a_spread_needs_numbers(self) -> None:
+        assert Spread.of([3, 1, 2, 10]) == Spread(2.5, 1, 10, 4)
+        with pytest.raises(ValueError, match="no numbers"):
+            Spread.of([])
+
+
+class TestTurns:
+    def test_everybody_has_one_a_round(self) -> None:
+        order: list[str] = []
+
+        def measured(name: str) -> Callable[[], Reading]:
+            return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
+
+        records, missing = take_turns([Task(ONE, measured("one")), Task(OTHER, measured("other"))], rounds=2)
+        assert order == ["one", "other", "one", "other"]
+        assert [(each.case, each.round, each.value) for each in records] == [
+            (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
+        ]  # fmt: skip
+        assert missing == []
+
+    def test_a_failure_is_missing_and_the_others_go_on(self) -> None:
+        calls = []
+
+        def fails() -> Reading:
+            calls.append(1)
+            raise FailedError("exit code 1")
+
+        records, missing = take_turns([Task(ONE, fails), Task(OTHER, lambda: reading(1))], rounds=3)
+        assert missing == [Missing(ONE, "exit code 1")]
+        assert len(calls) == 1
+        assert [each.case for each in records] == [OTHER] * 3
+
+    def test_what_has_no_time_is_missing(self) -> None:
+        records, missing = take_turns([Task(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
+        assert (records, missing) == ([], [Missing(ONE, "no time was left")])
+
+    def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
+        tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
+        records, _ = take_turns([Task(ONE, lambda: next(tries))], rounds=1, tries=3)
+        assert [each.value for each in records] == [2]
+        records, _ = take_turns([Task(ONE, lambda: next(tries))], rounds=1, tries=3)
+        assert [each.value for each in records] == [4]
+
+
+class TestReadings:
+    def test_a_rate_is_between_two_steps(self) -> None:
+        lines = [
+            {"step": 1, "time": 0.0},
+            {"step": 50, "time": 10.0},
+            {"step": 100, "time": 11.0},
+            {"step": 150, "time": 14.0},
+        ]
+        assert throughput.rate(lines, 64, 50, 150) == 100 * 64 / 4
+
+    def test_a_rate_needs_both_steps(self) -> None:
+        with pytest.raises(FailedError, match=r"after step \[100\], only after \[50\]"):
+            throughput.rate([{"step": 50, "time": 10.0}], 64, 50, 100)
+
+    def test_the_wait_for_a_checkpoint_is_what_was_no_training(self) -> None:
+        lines = [
+            {"step": 1, "time": 10.0, "samples_per_second": 80.0},
+            {"step": 2, "time": 10.1, "samples_per_second": 80.0},
+            {"step": 3, "time": 10.25, "samples_per_second": 80.0},
+        ]
+        assert checkpoints.waits(lines, 8, every=2) == [pytest.approx(0.05)]
+        with pytest.raises(FailedError, match="no step was saved"):
+            checkpoints.waits(lines, 8, every=3)
+
+    def test_an_evaluation_follows_the_line_of_its_step(self) -> None:
+        trained = [{"step": 5, "time": 1.0}, {"step": 10, "time": 3.0}]
+        evaluated = [{"step": 5, "time": 1.5}, {"step": 10, "time": 3.25}]
+        assert evaluation.pauses(trained, evaluated) == [0.5, 0.25]
+        with pytest.raises(FailedError, match="1 evaluation"):
+            evaluation.pauses(trained, evaluated[:1])
+
+    def test_imports_are_added_up_by_package(self) -> None:
+        text = (
+            "import time: self [us] | cumulative | imported package\n"
+            "import time:      1000 |       1000 |     torch._dynamo.config\n"
+            "import time:      2000 |       3000 |   torch\n"
+            "step 1 of 1\n"
+            "import time:       500 |        500 | torchvisionary\n"
+            "import time:       250 |        250 | dist_train.config\n"
+        )
+        expected = {"torch._dynamo": 0.001, "torch": 0.002, "others": 0.0005, "dist_train": 0.00025}
+        assert start.by_package(text) == pytest.approx(expected)
+
+    def test_a_start_is_until_the_line_of_the_first_step(self, tmp_path: Path) -> None:
+        lines = [
+            {"kind": "train", "step": 1, "time": 103.0}, {"kind": "eval", "step": 1, "time": 104.0},
+            {"kind": "train", "step": 2, "time": 109.0},
+        ]  # fmt: skip
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        ours = OurRun(Outcome(100.0, 20.0, 0.0, 0, 0, ""), tmp_path)
+        assert start.first_step(ours).value == 3.0
+        assert start.first_step(ours, step=2).value == 9.0
+
+
+class TestProcesses:
+    def test_are_watched(self) -> None:
+        outcome = run([sys.executable, "-c", "import time; there = b'x' * 50_000_000; print('done'); time.sleep(0.5)"])
+        assert outcome.output == "done\n"
+        assert outcome.seconds > 0.5
+        assert 50_000_000 < outcome.largest <= outcome.memory
+
+    def test_memory_is_that_of_the_whole_family(self) -> None:
+        child = "import time; there = b'x' * 50_000_000; time.sleep(0.5)"
+        parent = f"import subprocess, sys; there = b'x' * 50_000_000; subprocess.run([sys.executable, '-c', {child!r}])"
+        outcome = run([sys.executable, "-c", parent])
+        assert outcome.memory > 100_000_000 > outcome.largest
+
+    def test_a_failure_says_what_was_printed(self) -> None:
+        with pytest.raises(FailedError, match="exit code 3\nno such thing"):
+            run([sys.executable, "-c", "import sys; print('no such thing'); sys.exit(3)"])
+
+    def test_what_does_not_end_is_ended_with_its_children(self, tmp_path: Path) -> None:
+        pids = tmp_path / "pids"
+        child = f"import os, time; open({str(pids)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+        with pytest.raises(FailedError, match="ran over 1 s"):
+            run([sys.executable, "-c", parent], timeout=1.0)
+        deadline = time.monotonic() + 5
+        while (found := state_and_start(int(pids.read_text()))) and found[0] != "Z" and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert found is None or found[0] == "Z"
+
+    def test_what_was_written_counts_however_the_process_ends(self, tmp_path: Path) -> None:
+        readings = tmp_path / "readings"
+        write = f"open({str(readings)!r}, 'w').write('{{\"step\": 5, \"time\": 1.0}}\\n')"
+        command = [sys.executable, "-c", f"import os; {write}; os.abort()"]
+        _, lines = run_and_read(command, readings, last=5)
+        assert lines == [{"step": 5, "time": 1.0}]
+        with pytest.raises(FailedError, match="exit code -6"):
+            run_and_read(command, readings, last=6)
+
+
+class TestFigures:
+    def test_the_best_peer_has_the_highest_median(self) -> None:
+        records = throughputs(plain=30, accelerate=40, lightning=20, lightning_defaults=90, plain_bf16=99, ours=80)
+        assert best_peer(records, "mnist", 1) == throughput.case("mnist", 1, "accelerate")
+        assert best_peer(records, "mnist", 2) is None
+
+    def figure(self, text: str) -> Figure:
+        return next(each for each in figures() if each.text.startswith(text))
+
+    def test_ours_is_held_against_the_best_peer(self) -> None:
+        figure = self.figure("MNIST example net, batch 64, 1 rank: ours auto / best peer")
+        measured = figure.measure(throughputs(plain=30, accelerate=40, ours=80, ours_auto=128))
+        assert measured == Spread(3.2, 3.2, 3.2, 1)
+        assert figure.is_reached_by(3.2)
+        assert not figure.is_reached_by(3.19)
+
+    def test_what_a_small_step_adds(self) -> None:
+        figure = self.figure("CIFAR tutorial net, batch 4, 1 rank: microseconds")
+        measured = figure.measure(throughputs("small", ours=4000, limit_as_ours=4200))
+        assert measured is not None
+        assert measured.median == pytest.approx(1e6 * (4 / 4000 - 4 / 4200))
+        assert figure.is_reached_by(60.0)
+        assert not figure.is_reached_by(60.1)
+
+    def test_each_has_a_name_of_its_own(self) -> None:
+        texts = [figure.text for figure in figures()]
+        assert len(texts) == len(set(texts)) > 30
+
+    def test_what_was_measured_in_disturbed_rounds_only_says_so(self) -> None:
+        text = "MNIST example net, batch 64, 1 rank: ours / best peer"
+        quiet = throughputs(plain=30, ours=80)
+        loud = [replace(each, others=1.0) for each in quiet]
+        found = [next(each for each in figures_of(records) if each["figure"] == text) for records in (quiet, loud)]
+        assert [(each["reached"], each["disturbed"]) for each in found] == [(True, False), (True, True)]
+
+    def test_what_was_not_measured_is_not_reached(self) -> None:
+        found = figures_of([])
+        assert all(each["measured"] is None and each["reached"] is None for each in found)
+
+    def test_every_case_of_a_figure_is_measured_by_somebody(self, tmp_path: Path) -> None:
+        """A figure whose names nobody measures would stay empty for ever: with a number in all cases, none is empty."""
+        full = replace(session(tmp_path), quick=False)
+        works = list(WORKS.values())
+        tasks = [
+            *throughput.tasks(full, works, [1, 2]), *start.tasks(full), *evaluation.tasks(full, works),
+            *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
+        ]  # fmt: skip
+        records = [record(task.case, 0, 1.0) for task in tasks]
+        assert [each["figure"] for each in figures_of(records) if each["measured"] is None] == []
+
+
+class TestReport:
+    def results(self, **changes: float) -> Results:
+        values = {"plain": 3000.0, "ignite": 3500.0, "ours": 7000.0, "ours auto": 10500.0, "limit": 4000.0, **changes}
+        records = [record(throughput.case("mnist", 1, name), number, value + number)
+                   for number in range(2) for name, value in values.items()]  # fmt: skip
+        limits = [record(throughput.case("mnist", 1, "limit as ours"), 0, 7000.0)]
+        return Results(ABOUT, records + limits, [Missing(ONE, "exit code 1\nmore")])
+
+    def test_a_row_for_each_work(self) -> None:
+        row = works_table(self.results().records).splitlines()[-1]
+        assert row == (
+            "| MNIST example net, batch 64 | 1 | ignite 3,500 | 7,000 (2.00 x) | 10,500 (3.00 x) | 4,000 | 1.00, - |"
+        )
+
+    def test_says_what_is_reached_and_what_is_not(self) -> None:
+        text = report(self.results(ours=7100.0))
+        assert "1 rank: ours / best peer | at least 2 | 2.03 (2.03 to 2.03, n 2) | yes |" in text
+        assert "1 rank: ours auto / best peer | at least 3.2 | 3.00 (3.00 to 3.00, n 2) | **no** |" in text
+        assert "| throughput | mnist | 1 | one | exit code 1 |" in text
+        assert "| mnist | 1 | ours | 3 | 2 |" in text
+
+    def test_results_are_read_as_they_were_written(self, tmp_path: Path) -> None:
+        results = self.results()
+        (tmp_path / "some.json").write_text(json.dumps(results.to_dict()))
+        assert read(tmp_path / "some.json") == results
+
+    @pytest.mark.parametrize(("value", "text"), [(3243.4, "3,243"), (57.12, "57.1"), (0.94149, "0.941"), (2.0, "2.00")])
+    def test_numbers_have_three_digits(self, value: float, text: str) -> None:
+        assert number(value) == text
+
+    def test_a_machine_has_a_name_for_files(self) -> None:
+        assert machine_name(ABOUT) == "some-cpu-7-2-cores"
+
+
+class TestReadme:
+    def written(self, directory: Path, name: str, **about: object) -> Path:
+        results = Results(ABOUT | about, throughputs(plain=1000, ours=2000), [])
+        path = directory / f"{name}.json"
+        path.write_text(json.dumps(results.to_dict()))
+        return path
+
+    def test_shows_the_newest_results(self) -> None:
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        path = newest()
+        if path is None:
+            assert BEGIN not in text, "there are no results that the table could be of"
+        else:
+            assert bench.part_of(path) in text, "run python -m benchmarks.bench --readme"
+
+    def test_the_newest_is_a_full_session(self, tmp_path: Path) -> None:
+        assert newest(tmp_path) is None
+        older = self.written(tmp_path, "b", date="2026-01-01T00:00:00+00:00")
+        self.written(tmp_path, "quick", quick=True, date="2026-01-03T00:00:00+00:00")
+        (tmp_path / "gpu.json").write_text('{"kind": "gpu", "records": []}')
+        assert newest(tmp_path) == older
+        newer = self.written(tmp_path, "a")
+        assert newest(tmp_path) == newer
+
+    def test_is_written_between_the_marks(self, tmp_path: Path) -> None:
+        path = self.written(tmp_path, "machine")
+        readme = tmp_path / "README.md"
+        readme.write_text(f"before\n{BEGIN} old {END}\nafter\n")
+        bench.write_readme(readme, tmp_path)
+        text = readme.read_text()
+        assert text.startswith(f"before\n{BEGIN}\n")
+        assert text.endswith(f"{END}\nafter\n")
+        assert "old" not in text
+        assert "2,000 (2.00 x)" in text
+        assert bench.part_of(path) in text
+        self.written(tmp_path, "machine", commit="def")
+        assert bench.part_of(path) not in text
+
+    def test_needs_marks_and_results(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="holds no results of a full session"):
+            bench.write_readme(tmp_path / "README.md", tmp_path)
+        self.written(tmp_path, "machine")
+        (tmp_path / "README.md").write_text("text\n")
+        with pytest.raises(UserError, match=f"no {BEGIN} and {END}"):
+            bench.write_readme(tmp_path / "README.md", tmp_path)
+        with pytest.raises(ValueError, match="no <!-- bench -->"):
+            with_part(f"{END} {BEGIN}", "part")
+
+
+class TestWorks:
+    @pytest.mark.parametrize("name", WORKS)
+    def test_are_those_of_their_recipes(self, name: str) -> None:
+        work = WORKS[name]
+        config = material.settings(work)
+        assert (config.data.name, config.data.global_batch) == (work.dataset, work.batch)
+        logits = material.network(work)(material.fixed_batch(work, 2)[0])
+        assert logits.shape == (2, 10)
+        optimizer = material.optimizer(work, [logits.detach().requires_grad_()])
+        assert optimizer.defaults["momentum"] == config.optim.arguments()["momentum"] > 0
+
+    @pytest.mark.parametrize("name", WORKS)
+    @pytest.mark.parametrize("quick", [True, False])
+    def test_the_clock_is_read_at_both_ends_within_an_epoch(self, name: str, quick: bool) -> None:
+        work = WORKS[name]
+        first, last = work.window(quick)
+        assert 0 < first < last <= {"mnist": 60_000, "cifar10": 50_000}[work.dataset] // work.batch
+        assert first % work.every == last % work.every == 0
+        assert (last - first) // 2 >= 1, "a checkpoint has to lie between"
+
+    @pytest.mark.parametrize("name", WORKS)
+    def test_our_settings_are_settings(self, name: str, tmp_path: Path) -> None:
+        ours = overridden(own_settings(session(tmp_path), WORKS[name]), ["log.every=1", "train.max_steps=1"])
+        config = load_config(material.CONFIGS / WORKS[name].recipe, ours)
+        assert config.log.every == 1
+        assert config.log.ledger
+        assert config.log.tensorboard
+
+    def test_an_override_is_given_once(self) -> None:
+        assert overridden(["a=1", "b=2"], ["a=3", "c=4"]) == ["a=3", "b=2", "c=4"]
+
+
+def lines_of(text: str) -> Iterable[str]:
+    return (line for line in text.splitlines() if line)
+
+
+def test_the_peers_are_pinned() -> None:
+    pins = dict(line.split("==") for line in lines_of(LOCK.read_text()))
+    assert {"accelerate", "lightning", "pytorch-ignite"} <= set(pins)
+    assert not {"torch", "torchvision", "numpy"} & set(pins), "those are the project's own"
+
+
+def test_without_data_the_command_says_so(python: Python) -> None:
+    unset = "import os, sys; os.environ.pop('DIST_TRAIN_DATA', None); sys.argv[1:] = ['--quick']; "
+    call = "from benchmarks import bench; from dist_train.entry import run_guarded; sys.exit(run_guarded(bench.main))"
+    done = python("-c", unset + call)
+    assert done.returncode == 2
+    assert done.stderr.startswith("$DIST_TRAIN_DATA is not set")
+    assert "Traceback" not in done.stderr
+    done = python("-m", "benchmarks.bench", "--quick", env={"DIST_TRAIN_DATA": str(ROOT / "configs")})
+    assert done.returncode == 2
+    assert "there is no" in done.stderr
+
+
+@pytest.mark.slow
+def test_ours_and_the_limit_are_measured(tmp_path: Path) -> None:
+    """On made pictures, so that no files are needed; the limit in the format that ours has chosen."""
+    mine = session(tmp_path)
+    work = replace(WORKS["mnist"], every=2, warm_up=2, quick_steps=4, overrides=("data.name=synthetic", "log.every=2"))
+    measured = throughput.measure_ours(mine, work, 1, "ours", ["train.precision=fp32", "data.global_batch=64"])
+    assert measured.value > 0
+    assert measured.outcome.largest > 0
+    assert mine.choices["mnist", 1, "ours"]["precision"] == "fp32"
+    ours = train(mine, work, 1, "train.max_steps=1", "log.every=1")
+    assert start.first_step(ours).value > 0
+    with pytest.raises(FailedError, match="ours auto did not run"):
+        throughput.measure_limit(mine, work, 1, as_="ours auto")
+    mine = replace(mine, quick=True)
+    limit = throughput.measure_limit(mine, replace(WORKS["mnist"], quick_steps=50), 1, as_="ours")
+    assert limit.value > 0

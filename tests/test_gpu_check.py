@@ -28,7 +28,7 @@ def test_without_a_gpu_it_says_what_it_skipped_and_exits_with_3(python: Python, 
 
 @pytest.mark.slow
 def test_a_cpu_does_what_it_can_and_says_what_it_can_t(python: Python, tmp_path: Path) -> None:
-    asked = ("--allow-cpu", "--parts", "tests", "mnist", "compiled", "--out", str(tmp_path))
+    asked = ("--allow-cpu", "--parts", "tests", "mnist", "--out", str(tmp_path))
     done = python("-m", "benchmarks.gpu_check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".log"}
@@ -43,7 +43,6 @@ def test_a_cpu_does_what_it_can_and_says_what_it_can_t(python: Python, tmp_path:
         "outcome": "skipped",
         "note": "a CPU has no TF32",
     }
-    assert rows["small", "ours bf16 compiled"]["outcome"] == "skipped"
     tests = [row for part, row in rows.items() if part[0] == "tests"]
     assert len(tests) > 15
     assert {row["outcome"] for row in tests} == {"skipped"}
@@ -95,11 +94,14 @@ def test_what_a_part_has_not_done_is_not_passed(
     monkeypatch.setattr(gpu_check, "LEAST", 0.0)
     rows = Check(tmp_path, time.monotonic() + 60).do(Part("group", "a group", 2.0), "cpu")
     assert [(row.name, row.outcome, row.note) for row in rows] == [("first", "passed", ""), ("second", outcome, note)]
-    assert b"sleep 61.25 " not in {command_of(pid) for pid in all_pids()}
+    deadline = time.monotonic() + 5
+    while is_running(b"sleep 61.25 "):
+        assert time.monotonic() < deadline, "what the part had started goes on"
+        time.sleep(0.05)
 
 
-def all_pids() -> list[int]:
-    return [int(place.name) for place in Path("/proc").iterdir() if place.name.isdecimal()]
+def is_running(command: bytes) -> bool:
+    return any(command_of(int(place.name)) == command for place in Path("/proc").iterdir() if place.name.isdecimal())
 
 
 def test_ours_is_held_against_the_same_precision_and_plain_fp32() -> None:

@@ -5,7 +5,7 @@ CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: train test test-quick test-long test-slurm test-slurm-long bench lint install lock clean
+.PHONY: train test test-quick test-long test-slurm test-slurm-long bench gpu-check lint install lock clean
 
 train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
@@ -29,6 +29,10 @@ test-slurm-long: install
 # Beside other frameworks, in one session; needs $DIST_TRAIN_DATA. BENCH=--quick takes less than five minutes.
 bench: install
 	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+# For whoever has a GPU: needs torch and a few packages, which it names, and no network. ARGS=--allow-cpu without a GPU.
+gpu-check:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

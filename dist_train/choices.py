@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_train.config import Distributed, Train
-from dist_train.errors import CheckpointError
+from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World, cores
 
 SMALL = 4_000_000
@@ -69,6 +69,7 @@ def choose(
             is ever timed: two starts of the same training have to choose the same.
 
     Raises:
+        ConfigError: `train.precision` is tf32, and this rank's device has none.
         CheckpointError: another precision is asked for than the checkpoint was trained in.
     """
     before = Choices(**stored) if stored else None
@@ -82,6 +83,7 @@ def choose(
             f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
             "start anew with run.resume=never."
         )
+    _check_tf32(precision, world.device)
     onednn = train.onednn == "on"
     if train.onednn == "auto":
         onednn = before.onednn if before else not (is_small and precision == "fp32" and train.channels_last != "on")
@@ -126,8 +128,9 @@ def apply_to_process(choices: Choices, deterministic: bool, device: torch.device
     torch.set_num_threads(choices.threads)
     use_onednn(choices.onednn)
     if device.type == "cuda":
-        # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa.
-        torch.backends.cudnn.allow_tf32 = False
+        # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa. Both flags by the older of
+        # torch's two interfaces, which the newer one follows: after a use of both, torch refuses to answer.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = choices.precision == "tf32"
     if deterministic:
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is refused in this mode without it
@@ -139,9 +142,22 @@ def use_onednn(wanted: bool) -> None:
     torch.backends.mkldnn.enabled = wanted  # type: ignore[assignment]
 
 
+def _check_tf32(precision: str, device: torch.device) -> None:
+    if precision == "tf32" and not _has_tf32(device):
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        raise ConfigError(
+            "train.precision is tf32, which GPUs of compute capability 8.0 and newer have, and this rank is on "
+            f"{name}; use auto, fp32 or bf16"
+        )
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def _made_for_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return _has_tf32(device)  # both came with Ampere
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     return "amx_bf16" in flags or "avx512_bf16" in flags

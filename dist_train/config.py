@@ -337,9 +337,10 @@ class Train(Section):
     """Optimizer steps after which the run ends, if it has not before."""
     micro_batch: Positive | None = None
     """Most samples per rank in one backward pass; a rank with more accumulates gradients. Default: no limit."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "fp32"
     """Type of the arithmetic inside autocast; weights stay fp32. `auto`: bf16 on hardware made for it, but for
-    convolutions so small that it does not pay, else fp32."""
+    convolutions so small that it does not pay, else fp32. `tf32`: fp32 whose matrix products and convolutions drop 13
+    bits of the mantissa, on GPUs that have it (compute capability 8.0 and newer)."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Memory format of pictures and convolutions. `auto`: on where it is known to be faster."""
     onednn: Literal["auto", "on", "off"] = "auto"

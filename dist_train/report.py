@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +261,7 @@ def _environment(world: World, training: Training) -> dict[str, Any]:
         "dist_train": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {"torch": str(torch.__version__), **{name: version(name) for name in packages}},
+        "packages": {"torch": str(torch.__version__), **{name: _version(name) for name in packages}},
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -269,6 +269,14 @@ def _environment(world: World, training: Training) -> dict[str, Any]:
         "world_size": world.size,
         "choices": training.choices.to_dict(),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: without its work a run does without it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _per_class(evaluation: Evaluation, most: int = 20) -> str:

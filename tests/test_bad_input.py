@@ -46,6 +46,7 @@ CASES = [
     (["run.dir=/proc/run"], "run.dir /proc/run: can't be written"),
     (["run.resume={}/nowhere"], "{}/nowhere: no checkpoint there"),
     (["train.sync_batchnorm=true"], "train.sync_batchnorm is on, but torch has it for GPUs only"),
+    (["train.precision=tf32"], "train.precision is tf32, which GPUs of compute capability 8.0 and newer have"),
     (["data.validation=0.999"], "data.validation"),
     (["model.name=torchvision/resnet18", "data.limit_train=17"], "data.global_batch: some rank gets a single sample"),
     (["distributed.threads=100000"], "distributed.threads is 100000"),

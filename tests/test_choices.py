@@ -10,10 +10,11 @@ from torch import nn
 from dist_train import choices as room
 from dist_train.choices import Choices, apply_to_process, choose, convolution_work
 from dist_train.config import Distributed, Train
-from dist_train.errors import CheckpointError
+from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World
 
 CONVOLUTION, TINY, LINEAR = 10**9, 10**6, 0
+ON_GPU = World(device=torch.device("cuda", 0))
 STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
 
 
@@ -98,6 +99,21 @@ def test_another_precision_than_the_checkpoint_s_is_refused() -> None:
         choose(Train(precision="bf16"), Distributed(), World(), LINEAR, STORED.to_dict())
 
 
+def test_tf32_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision is tf32.*this rank is on the CPU; use auto, fp32 or bf16"):
+        choose(Train(precision="tf32"), Distributed(), World(), CONVOLUTION, None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(ConfigError, match="this rank is on Tesla T4"):
+        choose(Train(precision="tf32"), Distributed(), ON_GPU, CONVOLUTION, None)
+
+
+def test_tf32_is_taken_where_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    found = choose(Train(precision="tf32"), Distributed(), ON_GPU, CONVOLUTION, None)
+    assert (found.precision, found.channels_last, found.autocast_dtype) == ("tf32", True, None)
+
+
 def test_choices_as_torch_has_them() -> None:
     assert STORED.memory_format is torch.channels_last
     assert replace(STORED, channels_last=False).memory_format is torch.contiguous_format
@@ -108,9 +124,11 @@ def test_choices_as_torch_has_them() -> None:
 @pytest.fixture
 def process_settings() -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 @pytest.mark.usefixtures("process_settings")
@@ -119,3 +137,12 @@ def test_choices_are_applied(deterministic: bool) -> None:
     apply_to_process(STORED, deterministic, torch.device("cpu"))
     assert torch.get_num_threads() == 3
     assert torch.are_deterministic_algorithms_enabled() == deterministic
+
+
+@pytest.mark.usefixtures("process_settings")
+@pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
+def test_convolutions_and_products_drop_bits_in_tf32_alone(precision: str) -> None:
+    apply_to_process(replace(STORED, precision=precision), False, ON_GPU.device)
+    is_tf32 = precision == "tf32"
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == is_tf32
+    assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == is_tf32, "inductor reads this one"

@@ -1,8 +1,9 @@
 """Do several jobs one after the other in one world, which saves starting Python and torch for each.
 
-    torchrun ... tests/ranks/runs.py JOBS.json        (or plain python, for a world of one)
+    torchrun ... tests/ranks/runs.py JOBS.json [auto]        (or plain python, for a world of one)
 
-Leaves the number of graphs that torch has compiled for a run in its `compiled_graphs`.
+On the CPU; with `auto` on a GPU, where there is one. Leaves the number of graphs that torch has compiled for a run in
+its `compiled_graphs`.
 
 JOBS.json: a list of {"train": [config, overrides...], "dtype": "float64"?} and of
 {"cut": run, "to": run, "step": n}, which leaves a run as a kill right after the save of that step would have.
@@ -54,7 +55,7 @@ def do(job: dict[str, Any], world: World) -> None:
 
 
 def main() -> None:
-    world = open_world(Distributed(backend="gloo"))
+    world = open_world(Distributed(backend="auto" if "auto" in sys.argv[2:] else "gloo"))
     for job in json.loads(Path(sys.argv[1]).read_text()):
         do(job, world)
     world.close()

@@ -1,0 +1,356 @@
+"""What must not grow: memory and time a step over many steps and checkpoints, start and memory over a data set's size.
+
+    python -m benchmarks.growth [--quick] [--measures steps checkpoints start epoch ranks] [--rounds 3] [--out DIR]
+
+One process, or two ranks, trains a tiny network on made pictures of 8x8. Prints a table and writes it to
+`benchmarks/results/growth-<date>.md` and `.json`.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
+from benchmarks.report import number, table
+from benchmarks.session import read_lines, torchrun
+
+CONFIG = """
+data: {{name: synthetic, shape: [1, 8, 8], num_train: {size}, num_test: 16, global_batch: 32, cache: {cache},
+       normalize: {{mean: [0.5], std: [0.25]}}}}
+model: {{name: mnist_cnn}}
+optim: {{name: sgd, lr: 0.01, momentum: 0.9}}
+train: {{max_steps: 1000000}}
+distributed: {{backend: gloo, threads: 1}}
+eval: {{every_epochs: 0}}
+log: {{progress: 'off'}}
+"""
+SIZES = {"10 thousand": 10_000, "1 million": 1_000_000, "10 million": 10_000_000}
+FLAT = 1.1
+"""What the last tenth or the largest size may be of the first, where it should be the same."""
+PAUSE = 0.1
+"""Seconds that the start of an epoch may take at any size."""
+ORDERS = 16
+"""Bytes a sample that a rank may have for itself."""
+SETTLED = 5.0
+"""Seconds that ranks go on training before their memory is looked at: the next epoch's order is drawn meanwhile."""
+PATIENCE = 900.0  # seconds after which a run is given up
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number at several places or sizes, and whether it grows as it should."""
+
+    measure: str
+    what: str
+    unit: str
+    values: dict[str, float]
+    """Medians by place or size."""
+    limit: str
+    """What was to be kept, in words."""
+    is_kept: bool
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done."""
+
+    steps: int
+    checkpoints: int
+    sizes: dict[str, int]
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The memory of one process at one time, in bytes."""
+
+    time: float
+    resident: int
+    private: int
+    """Of this process alone; pages of files that several have mapped are not in it."""
+    share: int
+    """With its share of the pages that several have."""
+
+
+def main() -> None:
+    given = _parse()
+    scale = Scale(100_000, 100, SIZES, given.rounds)
+    if given.quick:
+        scale = Scale(5_000, 20, dict(list(SIZES.items())[:2]), given.rounds)
+    busy = others_now()
+    findings: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+        for name in given.measures or MEASURES:
+            for finding in MEASURES[name](Path(folder), scale):
+                findings.append(finding)
+                print(" ".join(_cells(finding)), flush=True)
+    _write(findings, scale, busy, given.out)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="5,000 steps, 20 checkpoints, two sizes")
+    parser.add_argument("--measures", nargs="+", choices=list(MEASURES), help="only these")
+    parser.add_argument("--rounds", type=int, default=3, help="starts at each size (default: 3)")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args()
+
+
+def over_steps(folder: Path, scale: Scale) -> Iterator[Finding]:
+    """Time a step, memory, and bytes a line, in the first tenth of a long run and in the last."""
+    every = scale.steps // 100
+    settings = [f"train.max_steps={scale.steps}", f"log.every={every}", "checkpoint.every=1000000"]
+    directory, samples = _sampled_run(folder, SIZES["10 thousand"], "steps", settings)
+    lines = _trained(directory)
+    yield from _tenths("steps", f"{scale.steps:,} steps", lines, samples)
+    yield _lengths("steps", "a line of metrics.jsonl", directory / "metrics.jsonl")
+    yield _lengths("steps", "a line of ledger.jsonl", directory / "ledger.jsonl")
+
+
+def over_checkpoints(folder: Path, scale: Scale) -> Iterator[Finding]:
+    """The same over many checkpoints; each time is of the steps from one to the next, with what they wait for it."""
+    every = 25
+    steps = every * (scale.checkpoints + 1)
+    settings = [f"train.max_steps={steps}", f"log.every={every}", f"checkpoint.every={every}"]
+    directory, samples = _sampled_run(folder, SIZES["10 thousand"], "checkpoints", settings)
+    yield from _tenths("checkpoints", f"{scale.checkpoints} checkpoints", _trained(directory), samples)
+    there = len(list((directory / "checkpoints").glob("step_*")))
+    yield Finding(
+        "checkpoints", "kept at the end", "", {"all": there}, "at most 4: the newest three and the best", there <= 4
+    )
+
+
+def over_sizes(folder: Path, scale: Scale) -> Iterator[Finding]:
+    """From the command to the end of the first step, by the size of a data set that is cached."""
+    found: dict[str, list[float]] = {name: [] for name in scale.sizes}
+    for _ in range(scale.rounds):  # in turns
+        for name, size in scale.sizes.items():
+            found[name].append(_seconds_to_first_step(folder, size))
+    values = {name: statistics.median(seconds) for name, seconds in found.items()}
+    yield _flat("start", "from the command to the first step", "s", values)
+
+
+def at_an_epoch(folder: Path, scale: Scale) -> Iterator[Finding]:
+    """How long the first batch of the second epoch takes, where the first epoch has lasted a while."""
+    values = {}
+    for name, size in scale.sizes.items():
+        found = [_epoch(folder, size) for _ in range(scale.rounds)]
+        values[name] = statistics.median(each["first"] - each["usual"] for each in found)
+    yield Finding(
+        "epoch", "the first batch of an epoch takes longer than others by", "s", values,
+        f"at most {PAUSE} s", max(values.values()) <= PAUSE,
+    )  # fmt: skip
+
+
+def of_ranks(folder: Path, scale: Scale) -> Iterator[Finding]:
+    """Memory of each of two ranks that train, by the size of the data set."""
+    largest: dict[str, Sample] = {}
+    for name, size in scale.sizes.items():
+        largest[name] = max(_ranks_memory(folder, size), key=lambda sample: sample.private)
+    private = {name: sample.private / 2**20 for name, sample in largest.items()}
+    yield _flat("ranks", "private memory of a rank, of two", "MiB", private)
+    (fewest, low), *_, (most, high) = zip(scale.sizes.values(), private.values(), strict=True)
+    a_sample = 2**20 * (high - low) / (most - fewest)
+    yield Finding(
+        "ranks", "private memory that grows with the data set", "bytes a sample", {"largest and smallest": a_sample},
+        f"at most {ORDERS}: the orders of two epochs; a picture has 64", a_sample <= ORDERS,
+    )  # fmt: skip
+    share = {name: sample.share / 2**20 for name, sample in largest.items()}
+    yield Finding("ranks", "with its share of what both have", "MiB", share, "", True)
+
+
+MEASURES: dict[str, Callable[[Path, Scale], Iterator[Finding]]] = {
+    "steps": over_steps,
+    "checkpoints": over_checkpoints,
+    "start": over_sizes,
+    "epoch": at_an_epoch,
+    "ranks": of_ranks,
+}
+
+
+def _flat(measure: str, what: str, unit: str, values: dict[str, float]) -> Finding:
+    """Should be the same everywhere: the last at most `FLAT` times the first."""
+    first, *_, last = values.values()
+    return Finding(measure, what, unit, values, f"the last at most {FLAT} x the first", last <= FLAT * first)
+
+
+def _tenths(measure: str, what: str, lines: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Time a step and memory in the first tenth, but for its first line, and in the last.
+
+    Args:
+        lines: of kind `train`, in equal steps.
+        samples: of the process, from its start to its end.
+    """
+    lines = lines[1:]  # before the first the kernels are loaded
+    count = max(2, len(lines) // 10)
+    tenths = {"first tenth": lines[: count + 1], "last tenth": lines[-count - 1 :]}
+    times = {
+        name: statistics.median(
+            1000 * (after["time"] - before["time"]) / (after["step"] - before["step"])
+            for before, after in pairwise(tenth)
+        )
+        for name, tenth in tenths.items()
+    }
+    yield _flat(measure, f"a step, over {what}", "ms", times)
+    memory = {}
+    for name, tenth in tenths.items():
+        begun, ended = tenth[0]["time"], tenth[-1]["time"]
+        near = [each.resident for each in samples if begun <= each.time <= ended]
+        nearest = min(samples, key=lambda each: abs(each.time - ended)).resident
+        memory[name] = statistics.median(near or [nearest]) / 2**20
+    yield _flat(measure, f"resident memory, over {what}", "MiB", memory)
+
+
+def _lengths(measure: str, what: str, path: Path) -> Finding:
+    """Bytes a line: where it is the same, a file grows with its lines and no faster."""
+    lines = path.read_bytes().splitlines()
+    count = max(1, len(lines) // 10)
+    tenths = {"first tenth": lines[:count], "last tenth": lines[-count:]}
+    return _flat(measure, what, "bytes", {name: statistics.mean(map(len, tenth)) for name, tenth in tenths.items()})
+
+
+def _config(folder: Path, size: int) -> Path:
+    """The settings of runs on so many pictures, which lie in the cache then."""
+    path = folder / f"{size}.yaml"
+    if not path.exists():
+        path.write_text(CONFIG.format(size=size, cache=folder / "cache"), encoding="utf-8")
+        run([sys.executable, "-m", "benchmarks.growth_data", "make", str(path)], timeout=PATIENCE)
+        run([sys.executable, "-m", "dist_train", str(path), "train.max_steps=1", f"run.dir={folder / f'warm-{size}'}"])
+    return path
+
+
+def _sampled_run(folder: Path, size: int, name: str, settings: Sequence[str]) -> tuple[Path, list[Sample]]:
+    """An ordinary run of one process to its end; its directory, and its memory meanwhile."""
+    directory = folder / name
+    samples: list[Sample] = []
+    command = [sys.executable, "-m", "dist_train", str(_config(folder, size)), f"run.dir={directory}", *settings]
+    with _running(command) as process:
+        while process.poll() is None:
+            samples += _samples([process.pid])
+            time.sleep(0.1)
+    if process.returncode:
+        raise FailedError(f"{name}: exit code {process.returncode}")
+    return directory, samples
+
+
+def _seconds_to_first_step(folder: Path, size: int) -> float:
+    directory = Path(tempfile.mkdtemp(dir=folder))
+    config = _config(folder, size)
+    asked = ["train.max_steps=1", "log.every=1", f"run.dir={directory}"]
+    outcome = run([sys.executable, "-m", "dist_train", str(config), *asked], timeout=PATIENCE)
+    return float(_trained(directory)[0]["time"]) - outcome.started
+
+
+def _epoch(folder: Path, size: int) -> dict[str, float]:
+    asked = ["-m", "benchmarks.growth_data", "epoch", str(_config(folder, size))]
+    outcome = run([sys.executable, *asked], timeout=PATIENCE)
+    found: dict[str, float] = json.loads(outcome.output.splitlines()[-1])
+    return found
+
+
+def _ranks_memory(folder: Path, size: int) -> list[Sample]:
+    """The memory of each of two ranks some steps after their start."""
+    directory = Path(tempfile.mkdtemp(dir=folder))
+    config = _config(folder, size)
+    asked = [str(config), f"run.dir={directory}", "log.every=10", "checkpoint.every=1000000"]
+    with _running([*torchrun(sys.executable, 2), "-m", "dist_train", *asked]) as process:
+        _wait_for(lambda: len(_trained(directory)) >= 20, process)
+        time.sleep(SETTLED)
+        ranks = [pid for pid in family(process.pid) if _is_rank(pid)]
+        samples = _samples(ranks)
+        process.send_signal(signal.SIGTERM)
+        process.wait(PATIENCE)
+    if len(samples) != 2:
+        raise FailedError(f"{len(samples)} ranks were found, not 2")
+    return samples
+
+
+def _is_rank(pid: int) -> bool:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"-m\0dist_train\0" in command and b"torch.distributed.run" not in command
+
+
+def _wait_for(is_there: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_there():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise FailedError("the ranks ended before they had trained")
+        time.sleep(0.2)
+
+
+@contextmanager
+def _running(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process with its output thrown away; what is left of it is killed at the end."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            for pid in sorted(family(process.pid)):
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+
+def _samples(pids: Sequence[int]) -> list[Sample]:
+    """The memory of those processes that are there."""
+    found = []
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+        except OSError:
+            continue
+        sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in text.splitlines()[1:]}
+        private = sizes["Private_Clean"] + sizes["Private_Dirty"]
+        found.append(Sample(time.time(), sizes["Rss"], private, sizes["Pss"]))
+    return found
+
+
+def _trained(directory: Path) -> list[dict[str, Any]]:
+    """The lines of kind `train` of a run; none where there is no file yet."""
+    path = directory / "metrics.jsonl"
+    return [line for line in read_lines(path) if line["kind"] == "train"] if path.exists() else []
+
+
+def _cells(finding: Finding) -> list[str]:
+    values = ", ".join(f"{name}: {number(value)}" for name, value in finding.values.items())
+    return [
+        finding.measure,
+        finding.what,
+        f"{values} {finding.unit}",
+        finding.limit,
+        "yes" if finding.is_kept else "NO",
+    ]
+
+
+def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path) -> None:
+    """The table on the terminal and in `out`."""
+    date = datetime.date.today().isoformat()
+    text = table(("measure", "what", "medians", "to be kept", "kept"), map(_cells, findings))
+    head = (
+        f"{os.cpu_count()} cores, of which others used {busy:.1f} at the beginning; {scale.rounds} rounds at each size."
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    content = {"date": date, "others": busy, "scale": asdict(scale), "findings": [asdict(each) for each in findings]}
+    (out / f"growth-{date}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (out / f"growth-{date}.md").write_text(f"# What must not grow, {date}\n\n{head}\n\n{text}\n", encoding="utf-8")
+    print(f"\n{head}\n\n{text}\n\n{out / f'growth-{date}.md'}")
+
+
+if __name__ == "__main__":
+    main()

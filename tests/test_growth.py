@@ -1,0 +1,81 @@
+"""The bench of what must not grow finds what grows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import growth
+from benchmarks.growth import Sample, Scale
+
+
+def lines(*seconds_a_step: float) -> list[dict[str, Any]]:
+    """Lines of metrics, one after each 10 steps that took so long, after a first slow one."""
+    found, time = [], 0.0
+    for number, seconds in enumerate((5.0, *seconds_a_step), start=1):
+        time += 10 * seconds
+        found.append({"step": 10 * number, "time": time})
+    return found
+
+
+def samples(*resident: int) -> list[Sample]:
+    """Of a process that lives for 100 seconds."""
+    return [Sample(100 * number / len(resident), size, 0, 0) for number, size in enumerate(resident)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "resident", "kept"),
+    [
+        ([1.0] * 40, [2**30] * 200, [True, True]),
+        ([1.0 + number / 100 for number in range(40)], [2**30] * 200, [False, True]),
+        ([1.0] * 40, [2**30 + 2**21 * number for number in range(200)], [True, False]),
+    ],
+    ids=["flat", "slower and slower", "larger and larger"],
+)
+def test_what_grows_over_steps_is_found(steps: list[float], resident: list[int], kept: list[bool]) -> None:
+    scaled = [{**line, "time": line["time"] * 100 / lines(*steps)[-1]["time"]} for line in lines(*steps)]
+    found = list(growth._tenths("steps", "40 steps", scaled, samples(*resident)))
+    assert [finding.is_kept for finding in found] == kept
+
+
+def test_the_first_line_does_not_count() -> None:
+    slow_start, _ = growth._tenths("steps", "40 steps", lines(*[0.25] * 40), samples(2**20))
+    assert slow_start.values == {"first tenth": pytest.approx(250), "last tenth": pytest.approx(250)}
+
+
+@pytest.mark.parametrize(("longer", "kept"), [(0, True), (60, False)])
+def test_lines_that_grow_are_found(tmp_path: Path, longer: int, kept: bool) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join("x" * (100 + longer * number // 100) + "\n" for number in range(100)))
+    assert growth._lengths("steps", "a line", path).is_kept is kept
+
+
+@pytest.mark.slow
+def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
+    scale = Scale(steps=0, checkpoints=0, sizes={"small": 1600, "larger": 6400}, rounds=1)
+    (finding,) = growth.at_an_epoch(tmp_path, scale)
+    assert set(finding.values) == {"small", "larger"}
+    assert len(list((tmp_path / "cache").glob("synthetic-train-*/pictures.u8"))) == 2
+    assert {path.stat().st_size for path in (tmp_path / "cache").glob("synthetic-train-*/pictures.u8")} == {
+        1600 * 64,
+        6400 * 64,
+    }
+
+
+@pytest.mark.slow
+def test_the_memory_of_both_ranks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "SETTLED", 0.0)
+    found = list(growth.of_ranks(tmp_path, Scale(0, 0, {"small": 320, "larger": 640}, rounds=1)))
+    assert [finding.measure for finding in found] == ["ranks"] * 3
+    assert all(50 < value < 4000 for value in found[0].values.values()), found
+
+
+def test_the_table_and_the_numbers_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finding = growth._flat("start", "to the first step", "s", {"small": 1.0, "large": 3.0})
+    growth._write([finding], Scale(5, 5, {"small": 1}, 3), 0.25, tmp_path)
+    (content,) = (json.loads(path.read_text()) for path in tmp_path.glob("growth-*.json"))
+    assert content["findings"][0]["is_kept"] is False
+    row = "| start | to the first step | small: 1, large: 3 s | the last at most 1.1 x the first | NO |"
+    assert row in next(tmp_path.glob("growth-*.md")).read_text()
+    assert row in capsys.readouterr().out

@@ -19,13 +19,16 @@ from dist_train.world import World, cores
 
 @dataclass(frozen=True)
 class Choices:
-    """The settings `train.precision`, `train.channels_last` and `distributed.threads` with every `auto` decided."""
+    """The settings `train.precision`, `train.channels_last`, `distributed.threads` and `distributed.shared_memory` with
+    every `auto` decided."""
 
     precision: str
     channels_last: bool
     threads: int
     local_size: int
-    """Ranks on a machine, for which `threads` was chosen."""
+    """Ranks on a machine, for which `threads` and `shared_memory` were chosen."""
+    shared_memory: bool = False
+    """Checkpoints of before there was such a choice have none: their gradients went through the backend."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -47,12 +50,17 @@ def choose(
     network: nn.Module,
     stored: dict[str, Any] | None,
     shards: int | None = None,
+    can_share: bool = False,
 ) -> Choices:
     """Decide every `auto`; what `stored`, the choices of the checkpoint, has decided stays decided.
 
     Threads are decided anew only where the number of ranks on a machine has changed: the old number would then leave
     cores idle or fight over them, and another number of ranks sums in another order anyway. With `shards` it does not,
-    and one thread is all that every number of ranks can have.
+    and one thread is all that every number of ranks can have. Shared memory is decided upon in the same way, and with
+    `shards` it changes no bits.
+
+    Args:
+        can_share: whether the ranks have memory that they share.
 
     Raises:
         CheckpointError: another precision is asked for than the checkpoint was trained in.
@@ -77,7 +85,10 @@ def choose(
         threads = 1
     else:
         threads = max(1, cores() // world.local_size)
-    return Choices(precision, channels_last, threads, world.local_size)
+    shared_memory = can_share
+    if before and before.local_size == world.local_size and not shards:
+        shared_memory = can_share and before.shared_memory
+    return Choices(precision, channels_last, threads, world.local_size, shared_memory)
 
 
 def apply_to_process(choices: Choices, deterministic: bool, device: torch.device) -> None:

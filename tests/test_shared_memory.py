@@ -81,11 +81,11 @@ def test_every_rank_finds_the_sum_of_a_fixed_tree(
         assert torch.equal(found[rank], expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.int64])
-def test_a_sum_is_of_any_type(ranks: Callable[..., list[SharedMemory]], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_sum_is_of_any_floating_type(ranks: Callable[..., list[SharedMemory]], dtype: torch.dtype) -> None:
     own = [(part * 100).to(dtype) for part in numbers(3, 3000)]
     found = [part.clone() for part in own]
-    together(ranks(3), lambda rank, memory: memory.sum_(found[rank], 1 if dtype == torch.int64 else 1.0))
+    together(ranks(3), lambda rank, memory: memory.sum_(found[rank]))
     for rank in range(3):
         assert torch.equal(found[rank], tree(own))
 

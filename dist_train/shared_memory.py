@@ -75,9 +75,10 @@ class SharedMemory:
         self._wait.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Timespec))
 
     def sum_(self, flat: Tensor, factor: float = 1.0) -> None:
-        """Replace `flat`, [n] of floating point, contiguous, on the CPU, by the sum over all ranks of `factor` times theirs.
+        """Replace `flat` by the sum over all ranks of `factor` times theirs.
 
-        Every rank calls this with a tensor of the same size and type, and finds the same bits. The ranks are added in
+        `flat` is [n], contiguous, of floating point, on the CPU. Every rank calls this with one of the same size and
+        type, and finds the same bits. The ranks are added in
         a fixed binary tree, whoever comes first: (0 + 1) + (2 + 3), and so on.
 
         Raises:

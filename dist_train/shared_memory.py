@@ -78,8 +78,8 @@ class SharedMemory:
         """Replace `flat` by the sum over all ranks of `factor` times theirs.
 
         `flat` is [n], contiguous, of floating point, on the CPU. Every rank calls this with one of the same size and
-        type, and finds the same bits. The ranks are added in
-        a fixed binary tree, whoever comes first: (0 + 1) + (2 + 3), and so on.
+        type, and finds the same bits. The ranks are added in a fixed binary tree, whoever comes first: (0 + 1) +
+        (2 + 3), and so on.
 
         Raises:
             DistNetworkError: another rank has gone, or did not come within the timeout.
@@ -165,25 +165,30 @@ def open_shared_memory(config: Distributed, world: World) -> SharedMemory | None
 
 def _made(size: int) -> int:
     """A descriptor of new memory with its semaphores; -1 where the system gives none."""
-    descriptor = -1
     try:
         descriptor = os.memfd_create("dist_train")
-        # All of it is taken now: to write to memory for which there is no room would end the process.
-        os.posix_fallocate(descriptor, 0, _size(size))
-        memory = mmap.mmap(descriptor, _size(size))
-        own = _here()
-        _OWNER.pack_into(memory, 0, own.pid, own.started)
-        libc = ctypes.CDLL(None, use_errno=True)
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        for offset in [_semaphore(one, other, size) for one in range(size) for other in range(size)]:
-            if libc.sem_init(ctypes.c_void_p(address + offset), 1, 0) != 0:
-                raise OSError(ctypes.get_errno(), "sem_init")
+        try:
+            _prepare(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
     except (OSError, AttributeError) as error:  # AttributeError: a system that has no such function
         _log.info("no shared memory: %s", error)
-        if descriptor >= 0:
-            os.close(descriptor)
         return -1
     return descriptor
+
+
+def _prepare(descriptor: int, size: int) -> None:
+    # All of it is taken now: to write to memory for which there is no room would end the process.
+    os.posix_fallocate(descriptor, 0, _size(size))
+    memory = mmap.mmap(descriptor, _size(size))
+    own = _here()
+    _OWNER.pack_into(memory, 0, own.pid, own.started)
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for offset in [_semaphore(one, other, size) for one in range(size) for other in range(size)]:
+        if libc.sem_init(ctypes.c_void_p(address + offset), 1, 0) != 0:
+            raise OSError(ctypes.get_errno(), "sem_init")
 
 
 def _mapped(processes: list[_Process], descriptor: int) -> mmap.mmap | None:

@@ -67,7 +67,7 @@ def steps(world: World, memory: SharedMemory) -> dict[str, Callable[[], object]]
     gloo, shared = Average(*twice(network()), world, pictures), Average(*twice(network()), world, pictures, memory)
 
     def summed() -> None:
-        memory.sum_(flat._flats[0], 1 / world.size)
+        memory.sum_(flat.flats[0].tensor, 1 / world.size)
 
     return {
         "gloo": stepping(gloo, pictures, labels),

@@ -383,6 +383,14 @@ class Distributed(Section):
 
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """`nccl` trains on GPUs, `gloo` on CPU. `auto`: nccl where there is a GPU."""
+    shared_memory: Literal["auto", "off"] = "auto"
+    """Let the ranks of one machine add up their gradients in memory that they share, in place of Gloo. `auto`: where
+    all ranks are on one machine, on CPU, and the system lets them. The ranks are added in an order that depends on
+    their numbers only."""
+    compression: Literal["none", "bf16"] = "none"
+    """What gradients are while they go between ranks through Gloo or NCCL. `bf16`: half the bytes, with 8 bits of
+    mantissa; losses and weights keep theirs. In shared memory, where it would save nothing, gradients stay as they
+    are."""
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """How long a rank waits for the others in one operation."""
     threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
@@ -482,6 +490,11 @@ def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
     if config.run.reproducible == "bitwise" and config.train.sync_batchnorm:
         yield Contradiction(
             "train.sync_batchnorm", "is on, but run.reproducible bitwise has statistics of a shard's own samples only"
+        )
+    if config.run.reproducible == "bitwise" and config.distributed.compression != "none":
+        yield Contradiction(
+            "distributed.compression",
+            f"is {config.distributed.compression}, but with run.reproducible bitwise no rank may round what it sends",
         )
 
 

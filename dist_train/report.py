@@ -14,6 +14,7 @@ import torch
 
 from dist_train import __version__
 from dist_train.checkpoint import weights_sha256
+from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.console import RankLog, log_to_file
 from dist_train.data import Dataset
@@ -250,8 +251,18 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
         "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s",
         world.size, world.device.type, plan.global_batch, plan.largest_pass(world.size), training.choices,
     )  # fmt: skip
+    if world.size > 1:
+        _log.info("gradients go between ranks through %s", _way(config, training.choices, world))
     start = f"goes on at step {training.step}" if training.step else "starts at step 0"
     _log.info("%s of %d, %d an epoch", start, plan.total_steps, plan.steps_per_epoch)
+
+
+def _way(config: Config, choices: Choices, world: World) -> str:
+    """How gradients go between ranks, and how long they are."""
+    compression = config.distributed.compression
+    if not choices.shared_memory:
+        return str(world.backend) if compression == "none" else f"{world.backend}, as {compression}"
+    return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
 
 
 def _environment(world: World, training: Training) -> dict[str, Any]:

@@ -175,7 +175,8 @@ def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
 def other_bits(files: Files, config: Config, made: Choices, world: World) -> list[str]:
     """What the bits of the result depend on and has changed since the checkpoint was written."""
     before, now = files["training.pt"]["machine"], _machine(config, made, world)
-    return [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
+    # What a checkpoint does not say was not thought of when it was written, and has not changed for all we know.
+    return [f"{key} {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
 
 
 def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
@@ -188,4 +189,6 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "shards": config.shards,
         "threads": made.threads,
         "channels_last": made.channels_last,
+        # The sum of two has the same bits in any order.
+        "shared_memory": made.shared_memory if world.size > 2 and config.shards is None else None,
     }

@@ -24,6 +24,7 @@ from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.shared_memory import open_shared_memory
 from dist_train.stop import Stop, StopRequested
 from dist_train.store import Store
 from dist_train.training import Training
@@ -57,13 +58,15 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         if world.is_main:
             run.check_usable(anew)
     files = resume.load(config, run, world, anew)
+    memory = open_shared_memory(config.distributed, world)
     with world.agreement():
         plan = Plan.of(config, len(dataset.train))
         work = convolution_work(network, dataset.shape) * plan.largest_pass(world.size)
-        choices = choose(config.train, config.distributed, world, work, resume.choices(files), config.shards)
+        stored = resume.choices(files)
+        choices = choose(config.train, config.distributed, world, work, stored, config.shards, memory is not None)
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
-        training = Training(config, network, choices, world)
+        training = Training(config, network, choices, world, memory)
         if files:
             training.restore(files)
         check_passes(network, dataset.shape, plan.smallest_pass(world.size))

@@ -94,6 +94,28 @@ def test_threads_are_decided_anew_for_another_number_of_ranks() -> None:
     assert (found.threads, found.local_size) == (2, 4)
 
 
+def test_memory_is_shared_where_it_can_be() -> None:
+    world = World(size=2, local_size=2)
+    assert choose(Train(), Distributed(), world, LINEAR, None, can_share=True).shared_memory
+    assert not choose(Train(), Distributed(), world, LINEAR, None, can_share=False).shared_memory
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_sums_stay_where_they_were_made(before: bool) -> None:
+    """But where the number of ranks changes, or their order changes no bits, and never where it is not possible."""
+    stored = replace(STORED, local_size=2, shared_memory=before).to_dict()
+    two, three = World(size=2, local_size=2), World(size=3, local_size=3)
+    assert choose(Train(), Distributed(), two, LINEAR, stored, can_share=True).shared_memory is before
+    assert choose(Train(), Distributed(), three, LINEAR, stored, can_share=True).shared_memory
+    assert choose(Train(), Distributed(), two, LINEAR, stored, shards=8, can_share=True).shared_memory
+    assert not choose(Train(), Distributed(), two, LINEAR, stored, can_share=False).shared_memory
+
+
+def test_checkpoints_of_before_went_through_the_backend() -> None:
+    stored = {key: value for key, value in STORED.to_dict().items() if key != "shared_memory"}
+    assert not choose(Train(), Distributed(), World(), LINEAR, stored, can_share=True).shared_memory
+
+
 def test_another_precision_than_the_checkpoint_s_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"train\.precision is bf16, but the checkpoint was trained in fp32"):
         choose(Train(precision="bf16"), Distributed(), World(), LINEAR, STORED.to_dict())

@@ -16,7 +16,7 @@ LAYERS = (
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
     ("seeds", "flat", "world", "watchdog", "postmortem"),  # torch begins here
-    ("choices", "entry", "console", "recorder"),
+    ("choices", "entry", "console", "recorder", "shared_memory"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
     ("resume", "spoiled"),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dist_train.config import Optim
+from dist_train.eager import with_plain_step
 
 # Those with one fused kernel for all weights, on CPU and on CUDA; the rest update in groups (foreach).
 _FUSED = ("SGD", "Adam", "AdamW")
@@ -30,7 +31,8 @@ def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> 
         arguments["fused"] = True
     elif name not in _NO_GROUPS_COMPILED:
         arguments["foreach"] = True
-    return optimizer(weights, **arguments)
+    built = optimizer(weights, **arguments)
+    return built if compiled else with_plain_step(built)
 
 
 def lr_at(config: Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:

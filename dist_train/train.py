@@ -14,6 +14,7 @@ from dist_train.choices import apply_to_process, choose
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
+from dist_train.eager import leave_dynamo_out
 from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import Evaluation, evaluate
 from dist_train.facts import Fact, Facts
@@ -48,6 +49,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         SaveError: the last checkpoint could not be written.
     """
     stop = stop or Stop()
+    if config.train.compile == "off":
+        leave_dynamo_out()
     run = RunDir(config.run.dir)
     # A rank in the place of a lost one goes on with what that one has begun anew.
     anew = config.run.resume == "never" and not run.was_begun_before_restart()

@@ -11,11 +11,11 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors", "process", "stop"),
-    ("config", "store", "lines"),
+    ("config", "store", "lines", "events"),
     ("rundir", "ledger", "beats"),
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
-    ("seeds", "world", "watchdog", "postmortem"),  # torch begins here
+    ("seeds", "world", "eager", "watchdog", "postmortem"),  # torch begins here
     ("choices", "entry", "console", "recorder"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("agent",),
 )
 WITHOUT_TORCH = (
-    *("errors", "process", "stop", "config", "store", "lines", "rundir", "ledger"),
+    *("errors", "process", "stop", "config", "store", "lines", "events", "rundir", "ledger"),
     *("beats", "failures", "stacks", "verdict", "watchdog", "postmortem", "recorder"),
     *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__"),
 )

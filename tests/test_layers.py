@@ -23,12 +23,13 @@ LAYERS = (
     ("report",),
     ("train",),
     ("__main__",),
+    ("forks",),
     ("agent",),
 )
 WITHOUT_TORCH = (
     *("errors", "process", "stop", "config", "store", "lines", "events", "rundir", "ledger"),
     *("beats", "failures", "stacks", "verdict", "watchdog", "postmortem", "recorder"),
-    *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__"),
+    *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__", "agent"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors", "process", "stop"),
     ("config", "store", "lines", "events"),
-    ("rundir", "ledger", "beats"),
+    ("rundir", "ledger", "beats", "host"),
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
     ("seeds", "world", "eager", "watchdog", "postmortem"),  # torch begins here
@@ -27,7 +27,7 @@ LAYERS = (
     ("agent",),
 )
 WITHOUT_TORCH = (
-    *("errors", "process", "stop", "config", "store", "lines", "events", "rundir", "ledger"),
+    *("errors", "process", "stop", "config", "store", "lines", "events", "rundir", "ledger", "host"),
     *("beats", "failures", "stacks", "verdict", "watchdog", "postmortem", "recorder"),
     *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__", "agent"),
 )

@@ -1,7 +1,7 @@
-"""Trains as `python -m dist_train` or its agent does, and writes which modules a rank has imported until the end of
-its first step.
+"""Train as `python -m dist_train` does, or with `--nproc` as its agent, and write down what a rank has imported.
 
-DIST_TRAIN_TEST_IMPORTS: a directory, for a file `R.json` of rank R and the modules that it had before it trained.
+DIST_TRAIN_TEST_IMPORTS: a directory, for `begun.R.json` and `stepped.R.json`: the modules that rank R has when it is
+about to train, and after its first step.
 """
 
 import json
@@ -14,35 +14,39 @@ from dist_train import __main__, agent
 from dist_train.entry import leave, run_guarded
 
 
-def note(what: str) -> None:
-    place = Path(os.environ["DIST_TRAIN_TEST_IMPORTS"], f"{what}.{os.environ.get('RANK', '0')}.json")
+def note(moment: str) -> None:
+    place = Path(os.environ["DIST_TRAIN_TEST_IMPORTS"], f"{moment}.{os.environ.get('RANK', '0')}.json")
     if not place.exists():
         place.write_text(json.dumps(sorted(sys.modules)))
 
 
-def noted(main: Any) -> Any:
-    def train(*arguments: Any) -> Any:
-        from dist_train import train as story
+def noting(main: Any) -> Any:
+    def noted(*given: Any) -> Any:
+        note("begun")
+        from dist_train import train
 
-        note("before")
-        step = story.train_step
+        step = train.train_step
 
-        def train_step(*arguments: Any) -> Any:
-            done = step(*arguments)
-            note("first")
+        def train_step(*given: Any) -> Any:
+            done = step(*given)
+            note("stepped")
             return done
 
-        story.train_step = train_step
-        return main(*arguments)
+        train.train_step = train_step
+        return main(*given)
 
-    return train
+    return noted
+
+
+def main() -> None:
+    if "--nproc" not in sys.argv:
+        __main__.main = noting(__main__.main)
+        __main__.start()
+    from dist_train import forks
+
+    forks.train_main = noting(forks.train_main)
+    leave(run_guarded(agent.main))
 
 
 if __name__ == "__main__":
-    if "--nproc" in sys.argv:
-        from dist_train import forks
-
-        forks.train_main = noted(forks.train_main)
-        leave(run_guarded(agent.main))
-    __main__.main = noted(__main__.main)
-    __main__.start()
+    main()

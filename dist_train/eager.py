@@ -1,19 +1,18 @@
-"""Eager training without `torch._dynamo`, whose import takes as long as torch's own.
+"""Eager training without torch's compiler, whose import takes as long as torch's own.
 
-torch 2.11 to 2.15 imports the compiler for processes that compile nothing, always to hear that it has no part: at the
-first call of a function that it must not trace (an optimizer's constructor, DDP's forward pass), for the mode that
-DDP's constructor asks for, and at each step of an optimizer, to break a graph that nobody draws. A torch that looks
-different imports it as ever, and so does whoever asks for more than these.
+torch 2.11 to 2.15 imports `torch._dynamo` for processes that compile nothing, always to hear that it has no part: at
+the first call of a function that it must not trace (an optimizer's constructor, DDP's forward pass), for the mode that
+DDP's constructor asks for, and at each step of an optimizer, to break a graph that nobody draws (`optim.update_of` goes
+without). A torch that looks different imports it as ever, and so does whoever asks for more than these.
 """
 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -24,6 +23,8 @@ _NOT_TRACED = (
     (Optimizer, "zero_grad"),
     (DistributedDataParallel, "_inside_ddp_forward"),
 )
+# As torch.autograd.backward calls it.
+_run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
 # What `torch._dynamo.utils` answers to DDP unless somebody has imported it and set another mode.
 _DDP_MODE = "ddp_optimizer"
 
@@ -50,8 +51,9 @@ class _Unloaded:
         return getattr(importlib.import_module(self._name), name)
 
 
-def with_plain_step(optimizer: Optimizer) -> Optimizer:
-    """The same, whose `step` is torch's own function without the graph breaks, hooks and profiling around it."""
-    step: Callable[..., object] = inspect.unwrap(type(optimizer).step)
-    optimizer.step = MethodType(torch.no_grad()(step), optimizer)  # type: ignore[method-assign]
-    return optimizer
+def backward(loss: Tensor, gradient: Tensor) -> None:
+    """`loss.backward(gradient)`, both float [], without the look at their shapes, for which torch imports sympy."""
+    if _run_backward is None:
+        loss.backward(gradient)  # type: ignore[no-untyped-call]
+    else:
+        _run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)

@@ -32,7 +32,7 @@ def noting(main: Any) -> Any:
             note("stepped")
             return done
 
-        train.train_step = train_step
+        train.train_step = train_step  # type: ignore[assignment]
         return main(*given)
 
     return noted
@@ -44,7 +44,7 @@ def main() -> None:
         __main__.start()
     from dist_train import forks
 
-    forks.train_main = noting(forks.train_main)
+    setattr(forks, "train_main", noting(__main__.main))  # noqa: B010 (it is imported there)
     leave(run_guarded(agent.main))
 
 

@@ -50,6 +50,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _import_needed(config: "Config") -> None:
     """Import what every rank of such a run does; torch comes in here."""
     import dist_train.console
+    import dist_train.spoiled
     import dist_train.train  # noqa: F401
     from dist_train.data import opening
     from dist_train.models import module_of

@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dist_train.data import Dataset
 from dist_train.errors import NonFiniteError, UserError
 from dist_train.evaluate import Evaluation
 from dist_train.facts import Fact
+from dist_train.host import Host
 from dist_train.ledger import Ledger
 from dist_train.loading import to_yaml
 from dist_train.metrics import Metrics, has_bar, test_at
@@ -203,7 +205,7 @@ class MainReport(Report):
 
 @contextmanager
 def open_report(
-    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World
+    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World, host: Host
 ) -> Iterator[Report]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     with log_to_file(run.logs, world, training.step) as log:
@@ -211,9 +213,9 @@ def open_report(
             yield Report(log)
             return
         write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-        write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
+        write_whole(run.environment, json.dumps(_environment(world, training, host), indent=2) + "\n")
         report = MainReport(log, config, run, training, plan)
-        _introduce(config, dataset, training, plan, world)
+        _introduce(config, dataset, training, plan, world, host)
         report.status("running", resumable=True)
         with _told(report, training, run):
             yield report
@@ -239,7 +241,7 @@ def _told(report: MainReport, training: Training, run: RunDir) -> Iterator[None]
         run.release()
 
 
-def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World) -> None:
+def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World, host: Host) -> None:
     """Say what is about to run, with every number that was derived and every choice that was made."""
     weights = sum(weight.numel() for weight in training.network.parameters())
     _log.info(
@@ -253,6 +255,7 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
     )  # fmt: skip
     if world.size > 1:
         _log.info("gradients go between ranks through %s", _way(config, training.choices, world))
+    _log.info("%s", host)
     start = f"goes on at step {training.step}" if training.step else "starts at step 0"
     _log.info("%s of %d, %d an epoch", start, plan.total_steps, plan.steps_per_epoch)
 
@@ -265,7 +268,7 @@ def _way(config: Config, choices: Choices, world: World) -> str:
     return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
 
 
-def _environment(world: World, training: Training) -> dict[str, Any]:
+def _environment(world: World, training: Training, host: Host) -> dict[str, Any]:
     """Versions and devices; of the process's environment nothing, since it may hold secrets."""
     packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
     return {
@@ -279,6 +282,7 @@ def _environment(world: World, training: Training) -> dict[str, Any]:
         "backend": world.backend,
         "world_size": world.size,
         "choices": training.choices.to_dict(),
+        "host": asdict(host),
     }
 
 

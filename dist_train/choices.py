@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError
 from dist_train.world import World, cores
 
+SMALL = 4_000_000
+"""Multiplications in a convolution below which torch's own kernels are faster than oneDNN's, whose calls cost more."""
+
 
 @dataclass(frozen=True)
 class Choices:
-    """The settings `train.precision`, `train.channels_last` and `distributed.threads` with every `auto` decided."""
+    """The settings `train.precision`, `train.channels_last`, `train.onednn` and `distributed.threads`, decided."""
 
     precision: str
     channels_last: bool
     threads: int
     local_size: int
     """Ranks on a machine, for which `threads` was chosen."""
+    onednn: bool = True
+    """Whether oneDNN computes the training's convolutions on a CPU; evaluations are always oneDNN's."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -39,12 +44,17 @@ class Choices:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __str__(self) -> str:
+        kinds = (("channels_last", self.channels_last), ("onednn", self.onednn))
+        formats = ", ".join(f"{name} {'on' if chosen else 'off'}" for name, chosen in kinds)
+        return f"{self.precision}, {formats}, {self.threads} thread(s) a rank"
+
 
 def choose(
     train: Train,
     distributed: Distributed,
     world: World,
-    network: nn.Module,
+    work: int,
     stored: dict[str, Any] | None,
     shards: int | None = None,
 ) -> Choices:
@@ -54,35 +64,67 @@ def choose(
     cores idle or fight over them, and another number of ranks sums in another order anyway. With `shards` it does not,
     and one thread is all that every number of ranks can have.
 
+    Args:
+        work: multiplications of the network's largest convolution in one forward pass; 0 without convolutions. Nothing
+            is ever timed: two starts of the same training have to choose the same.
+
     Raises:
         CheckpointError: another precision is asked for than the checkpoint was trained in.
     """
     before = Choices(**stored) if stored else None
+    is_small = world.device.type == "cpu" and 0 < work < SMALL
     precision: str = train.precision
     if precision == "auto":
-        precision = before.precision if before else ("bf16" if _made_for_bf16(world.device) else "fp32")
+        gains = _made_for_bf16(world.device) and not is_small
+        precision = before.precision if before else ("bf16" if gains else "fp32")
     if before and before.precision != precision:
         raise CheckpointError(
             f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
             "start anew with run.resume=never."
         )
+    onednn = train.onednn == "on"
+    if train.onednn == "auto":
+        onednn = before.onednn if before else not (is_small and precision == "fp32" and train.channels_last != "on")
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
-        channels_last = before.channels_last if before else _gains_by_channels_last(network, precision, world)
+        channels_last = (
+            before.channels_last if before else work > 0 and _gains_by_channels_last(precision, onednn, world)
+        )
+    threads = _threads(distributed, world, before, shards)
+    return Choices(precision, channels_last, threads, world.local_size, onednn)
+
+
+def _threads(distributed: Distributed, world: World, before: Choices | None, shards: int | None) -> int:
     if distributed.threads != "auto":
-        threads = distributed.threads
-    elif before and (shards or before.local_size == world.local_size):
-        threads = before.threads
-    elif shards:
-        threads = 1
-    else:
-        threads = max(1, cores() // world.local_size)
-    return Choices(precision, channels_last, threads, world.local_size)
+        return distributed.threads
+    if before and (shards or before.local_size == world.local_size):
+        return before.threads
+    return 1 if shards else max(1, cores() // world.local_size)
+
+
+def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiplications of the network's largest convolution for one picture of `shape`; 0 without convolutions."""
+    found = [0]
+
+    def note(layer: nn.Conv2d, _: object, output: Tensor) -> None:
+        found.append(output[0].numel() * layer.weight[0].numel())
+
+    hooks = [layer.register_forward_hook(note) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    was_training = network.training
+    network.eval()  # nothing random happens, and no statistics change
+    weight = next(network.parameters())
+    with torch.no_grad():
+        network(torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return max(found)
 
 
 def apply_to_process(choices: Choices, deterministic: bool, device: torch.device) -> None:
     """Set what torch keeps per process."""
     torch.set_num_threads(choices.threads)
+    use_onednn(choices.onednn)
     if device.type == "cuda":
         # fp32 means fp32: torch would let cuDNN's convolutions drop 13 bits of the mantissa.
         torch.backends.cudnn.allow_tf32 = False
@@ -90,6 +132,11 @@ def apply_to_process(choices: Choices, deterministic: bool, device: torch.device
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is refused in this mode without it
         torch.use_deterministic_algorithms(True)
+
+
+def use_onednn(wanted: bool) -> None:
+    """Have oneDNN compute this process's convolutions on a CPU from here on, or torch itself."""
+    torch.backends.mkldnn.enabled = wanted  # type: ignore[assignment]
 
 
 def _made_for_bf16(device: torch.device) -> bool:
@@ -100,8 +147,6 @@ def _made_for_bf16(device: torch.device) -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def _gains_by_channels_last(network: nn.Module, precision: str, world: World) -> bool:
+def _gains_by_channels_last(precision: str, onednn: bool, world: World) -> bool:
     """oneDNN's convolutions gain by it in every precision, cuDNN's where tensor cores do the work."""
-    if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
-        return False
-    return world.device.type == "cpu" or precision != "fp32"
+    return onednn if world.device.type == "cpu" else precision != "fp32"

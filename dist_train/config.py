@@ -338,9 +338,13 @@ class Train(Section):
     micro_batch: Positive | None = None
     """Most samples per rank in one backward pass; a rank with more accumulates gradients. Default: no limit."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Type of the arithmetic inside autocast; weights stay fp32. `auto`: bf16 on hardware made for it, else fp32."""
+    """Type of the arithmetic inside autocast; weights stay fp32. `auto`: bf16 on hardware made for it, but for
+    convolutions so small that it does not pay, else fp32."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Memory format of pictures and convolutions. `auto`: on where it is known to be faster."""
+    onednn: Literal["auto", "on", "off"] = "auto"
+    """oneDNN's convolutions in training on a CPU. `auto`: on, but for passes so small that its calls cost more than
+    the work."""
     compile: Literal["off", "model", "step"] = "off"
     """`model`: `torch.compile` of the network. `step`: of the loss with the network, and of the update."""
     max_grad_norm: Above | None = None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_train import checkpoint
-from dist_train.choices import Choices, apply_to_process
+from dist_train.choices import Choices, apply_to_process, use_onednn
 from dist_train.config import Data
 from dist_train.console import log_to_terminal
 from dist_train.data import Dataset, Samples, open_dataset
@@ -98,6 +98,7 @@ def evaluate(
     stops = torch.zeros((), dtype=torch.int64, device=world.device)
     losses = torch.zeros(len(samples), dtype=torch.float64, device=world.device)
     network.eval()
+    use_onednn(True)  # the batches are large whatever the training's are
     batches = eval_batches(samples, dataset, config, world, choices.memory_format)
     try:
         for batch in _awaited(batches, stop or Stop()):
@@ -110,6 +111,7 @@ def evaluate(
     except StopRequested:
         stops += 1  # the others learn it below
     network.train()
+    use_onednn(choices.onednn)
     for tensor in (stops, correct, count, losses):
         world.sum_(tensor)
     if stops:

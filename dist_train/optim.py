@@ -1,12 +1,17 @@
 """Settings -> optimizer, learning rate and average of the weights."""
 
 import copy
+import inspect
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_train.config import Optim
+from dist_train.flat import FlatGradient, views
 
 # Those with one fused kernel for all weights, on CPU and on CUDA; the rest update in groups (foreach).
 _FUSED = ("SGD", "Adam", "AdamW")
@@ -31,6 +36,107 @@ def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> 
     elif name not in _NO_GROUPS_COMPILED:
         arguments["foreach"] = True
     return optimizer(weights, **arguments)
+
+
+def update_of(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """The optimizer's step without what torch wraps around it (hooks, profiling, a look at `differentiable`).
+
+    Nobody has hooks on it here, and around the update of one flat weight they cost more than it does.
+    """
+    step = inspect.unwrap(type(optimizer).step)
+    return torch.no_grad()(partial(step, optimizer))
+
+
+class FlatUpdate:
+    """The update of an optimizer's weights as one operation for each flat gradient, instead of one for each weight.
+
+    Torch's optimizers work element by element, so to them a weight is as good as many side by side. The weights are
+    moved to where they lie like their gradients, and the optimizer is given those stretches in their place.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, flats: Sequence[FlatGradient]) -> None:
+        """Change `optimizer`, which has one group of weights; weights without a flat gradient stay as they are."""
+        (group,) = optimizer.param_groups
+        self._optimizer = optimizer
+        self._weights: list[nn.Parameter] = group["params"]
+        self._owners: dict[nn.Parameter, FlatGradient] = {}
+        for gradient in flats:
+            if _have_one_age(optimizer, gradient.weights):
+                flat = _flattened(gradient)
+                self._owners[flat] = gradient
+                _join_state(optimizer, flat, gradient)
+        inside = {weight for gradient in self._owners.values() for weight in gradient.weights}
+        others = [weight for weight in self._weights if weight not in inside]
+        for weight in others:
+            _lay_out_state(optimizer, weight)
+        group["params"] = [*self._owners, *others]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's state_dict as it would be with the weights themselves; tensors may be views."""
+        kept = self._optimizer.state
+        state = {weight: dict(kept[weight]) for weight in self._weights if weight in kept}
+        for flat, (_, weights, starts) in self._owners.items():
+            parts = {
+                name: views(value, weights, starts) if _is_of(value, flat) else [value] * len(weights)
+                for name, value in kept[flat].items()
+            }
+            for number, weight in enumerate(weights):
+                state[weight] = {name: values[number] for name, values in parts.items()}
+        numbered = {number: state[weight] for number, weight in enumerate(self._weights) if weight in state}
+        (group,) = self._optimizer.param_groups
+        return {"state": numbered, "param_groups": [{**group, "params": list(range(len(self._weights)))}]}
+
+
+def _have_one_age(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> bool:
+    """Whether what the optimizer keeps once a weight, such as a count of steps, is the same for all of them."""
+    if any(weight.dim() == 0 for weight in weights):
+        return False  # what is kept once could not be told from what is kept for each element
+    kept = [
+        {name: value for name, value in optimizer.state[weight].items() if not _is_of(value, weight)}
+        if weight in optimizer.state
+        else None
+        for weight in weights
+    ]
+    return all(each == kept[0] for each in kept)
+
+
+def _is_of(value: Any, weight: Tensor) -> bool:
+    """Whether something in an optimizer's state is kept for each element of a weight."""
+    return isinstance(value, Tensor) and value.shape == weight.shape
+
+
+def _flattened(gradient: FlatGradient) -> nn.Parameter:
+    """One weight over all, in whose memory they lie from now on."""
+    flat = nn.Parameter(_joined([weight.detach() for weight in gradient.weights], gradient))
+    flat.grad = gradient.tensor
+    for weight, view in zip(gradient.weights, views(flat.detach(), gradient.weights, gradient.starts), strict=True):
+        weight.data = view
+    return flat
+
+
+def _join_state(optimizer: torch.optim.Optimizer, flat: nn.Parameter, gradient: FlatGradient) -> None:
+    states = [optimizer.state.pop(weight) for weight in gradient.weights if weight in optimizer.state]
+    if states:
+        optimizer.state[flat] = {
+            name: _joined([state[name] for state in states], gradient) if _is_of(value, gradient.weights[0]) else value
+            for name, value in states[0].items()
+        }
+
+
+def _joined(values: list[Tensor], gradient: FlatGradient) -> Tensor:
+    """Something of each weight, laid side by side like the gradients."""
+    flat = torch.zeros_like(gradient.tensor, dtype=values[0].dtype)
+    for view, value in zip(views(flat, gradient.weights, gradient.starts), values, strict=True):
+        view.copy_(value)
+    return flat
+
+
+def _lay_out_state(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
+    """Give what came from a checkpoint the strides of its weight: fused kernels walk both as one block."""
+    state = optimizer.state.get(weight, {})
+    for name, value in state.items():
+        if _is_of(value, weight):
+            state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def lr_at(config: Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:

@@ -8,10 +8,10 @@ With the gradients goes a note of three numbers that every rank has to know afte
 no reduction of its own: the sum of losses over the global batch, how many ranks want to stop, and how many had no data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_train.config import Train
 from dist_train.errors import ConfigError
+from dist_train.flat import FlatGradient, flat_gradient, neighbours, places, views
 from dist_train.world import World
 
 LOSS, STOPS, VOIDS = range(3)
 """Positions in a note."""
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 # torch 2.15 has renamed the argument, and warns of the name that older ones know.
 _SYNC_BUFFERS = next(
@@ -59,43 +61,47 @@ class Alone:
         self._weights = [weight for weight in network.parameters() if weight.requires_grad]
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
-        self._note = self._yes_no[0].expand(3)
+        self.flats = self._laid_out(self._weights)
+        """Where the gradients lie from the first step on."""
+        self._said = (False, False)
         self._own_losses: list[Tensor] = []
-        self._flats: list[Tensor] = []
+        self._counted: list[Tensor] = []
         self._unused: list[nn.Parameter] = []
         self._all_buffers = list(network.buffers())
         self._before = [buffer.clone() for buffer in self._all_buffers]
 
     def begin(self, *, stop: bool, void: bool) -> None:
         """Before the first backward pass of a step: what this rank has to say to the others."""
-        for flat in self._flats:
-            flat.zero_()
-        for weight in self._unused if self._flats else self._weights:
+        for flat in self.flats:
+            flat.tensor.zero_()
+        for weight in self._unused:
             weight.grad = None
-        self._say(stop, void)
-
-    def _say(self, stop: bool, void: bool) -> None:
-        self._own_losses = []
-        self._note = torch.stack((self._yes_no[0], self._yes_no[stop], self._yes_no[void]))
+        self._own_losses, self._counted = [], []
+        self._said = (stop, void)
 
     def shard(self, counts: bool) -> AbstractContextManager[None]:  # noqa: ARG002
         """Around the backward passes of one shard; `counts`: whether it has any sample."""
-        return nullcontext()
+        return _NOTHING
 
     def backward_pass(self, last: bool) -> AbstractContextManager[Any]:  # noqa: ARG002
         """Around one backward pass; the ranks' gradients come together in the last of a step."""
-        return nullcontext()
+        return _NOTHING
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
-        """The loss [], whose value has been added to the note if it `counts`."""
-        self._own_losses.append(loss.detach())
+        """The loss [], whose value goes into the note if it `counts`."""
+        value = loss.detach()
+        self._own_losses.append(value)
         if counts:
-            self._note[LOSS] += self._own_losses[-1]
+            self._counted.append(value)
         return loss
 
     def is_own_loss_finite(self) -> bool:
         """Whether the losses of all of this rank's backward passes in the last step were numbers."""
         return all(bool(loss.isfinite()) for loss in self._own_losses)
+
+    def is_void(self, note: Tensor) -> bool:  # noqa: ARG002
+        """Whether some rank had no data, so that nobody makes the step; False where that is not known yet."""
+        return False
 
     def undo(self) -> None:
         """Give the buffers back what they held before the step: nobody makes it, and its forward passes don't count."""
@@ -108,27 +114,37 @@ class Alone:
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
-        if not self._flats:
-            self._flatten()
-        return self._note
+        return self._note()
+
+    def _note(self) -> Tensor:
+        """What this rank has to say: one operation, because a small network's step is short."""
+        stop, void = self._said
+        losses = self._counted
+        total = losses[0] if len(losses) == 1 else sum(losses, self._yes_no[0])
+        return torch.stack((total, self._yes_no[stop], self._yes_no[void]))
 
     def grad_norm(self) -> Tensor:
         """2-norm of the gradients over all weights, float []; from one tensor, because a call costs more than a sum."""
-        if len(self._flats) == 1:
-            return torch.linalg.vector_norm(self._flats[0])  # type: ignore[no-any-return]
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._flats)))  # type: ignore[no-any-return]
+        if len(self.flats) == 1:
+            return torch.linalg.vector_norm(self.flats[0].tensor)  # type: ignore[no-any-return]
+        norms = torch._foreach_norm([flat.tensor for flat in self.flats])
+        return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
-    def _flatten(self) -> None:
-        """Let the gradients of the weights that have one be parts of one tensor, from the first step on."""
-        used = [weight for weight in self._weights if weight.grad is not None]
+    def settle(self, pictures: Tensor) -> None:
+        """Find out which weights take part in the output, by a pass over `pictures` whose effects are undone.
+
+        The others have no gradient and are left alone; in a flat one they would have zeros, and decay.
+        """
+        for weight in self._weights:
+            weight.grad = None
+        self._keep_buffers()
+        self._network(pictures).sum().backward()
+        self.undo()
         self._unused = [weight for weight in self._weights if weight.grad is None]
-        if not used:
-            return
-        flat = torch.zeros(sum(weight.numel() for weight in used), dtype=used[0].dtype, device=used[0].device)
-        for weight, view in zip(used, _views(flat, used), strict=True):
-            view.add_(cast("Tensor", weight.grad))  # as the backward passes of later steps do: 0 + -0 is 0
-            weight.grad = view
-        self._flats = [flat]
+        self.flats = self._laid_out([weight for weight in self._weights if weight.grad is not None])
+
+    def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
+        return [flat_gradient(weights)] if weights else []
 
 
 class Average(Alone):
@@ -157,26 +173,34 @@ class Average(Alone):
         self._may_be_void = world.device.type == "cpu"  # elsewhere the note is read after the step has been made
         super().__init__(self._ddp, network, world)
         self._settle_buckets(pictures, world)
+        self.flats = neighbours(self._weights)
+
+    def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:  # noqa: ARG002
+        return []  # where DDP lays them is known once its buckets have settled
 
     def begin(self, *, stop: bool, void: bool) -> None:
         for weight in (*self._weights, self._rider):
             weight.grad = None
         if self._may_be_void:
             self._keep_buffers()
-        self._say(stop, void)
+        self._own_losses = []
+        self._said = (stop, void)
 
     def backward_pass(self, last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if last else self._ddp.no_sync()
+        return _NOTHING if last else self._ddp.no_sync()
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
-        super().noted(loss, counts)
-        loss = _Ride.apply(loss, self._rider, self._note.to(self._rider.dtype))
-        self._note = torch.zeros_like(self._note)  # the gradients of several passes are added up
+        value = loss.detach()
+        self._own_losses.append(value)
+        self._counted = [value] if counts else []
+        loss = _Ride.apply(loss, self._rider, self._note().to(self._rider.dtype))
+        self._said = (False, False)  # the gradients of several passes are added up
         return loss
 
+    def is_void(self, note: Tensor) -> bool:
+        return self._may_be_void and bool(note[VOIDS])
+
     def finish(self) -> Tensor:
-        if not self._flats:
-            self._flats = _joined([weight.grad for weight in self._weights if weight.grad is not None])
         return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
 
     def _settle_buckets(self, pictures: Tensor, world: World) -> None:
@@ -194,7 +218,6 @@ class Average(Alone):
                 self._check_all_used()
         for buffer, before in zip(self._network.buffers(), buffers, strict=True):
             buffer.copy_(before)
-        self.begin(stop=False, void=False)
 
     def _check_all_used(self) -> None:
         """DDP would wait for their gradients, and name numbers only."""
@@ -242,20 +265,19 @@ class Tree(Alone):
     """
 
     def __init__(self, model: nn.Module, network: nn.Module, world: World) -> None:
+        self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         super().__init__(model, network, world)
         self._world = world
-        self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        tensors = [*self._weights, *self._buffers]
-        # One tensor: gradients, buffers, the note, and the number of shards that have samples.
-        self._flat = torch.zeros(
-            sum(tensor.numel() for tensor in tensors) + 4, dtype=self._yes_no[0].dtype, device=world.device
-        )
-        views = _views(self._flat, tensors)
-        self._gradients, self._statistics = views[: len(self._weights)], views[len(self._weights) :]
-        self._tail = self._flat[-4:]
-        self._flats = [self._flat[: sum(weight.numel() for weight in self._weights)]]
-        self._said = (False, False)
         self._sums: list[tuple[int, Tensor]] = []
+
+    def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
+        """One tensor for gradients, buffers, the note, and the number of shards that have samples."""
+        starts, end = places([*weights, *self._buffers])
+        self._flat = torch.zeros(end + 4, dtype=self._yes_no[0].dtype, device=self._yes_no[0].device)
+        parts = views(self._flat, [*weights, *self._buffers], starts)
+        self._gradients, self._statistics = parts[: len(weights)], parts[len(weights) :]
+        self._tail = self._flat[-4:]
+        return [FlatGradient(self._flat[: places(weights)[1]], weights, starts[: len(weights)])]
 
     def begin(self, *, stop: bool, void: bool) -> None:
         self._own_losses, self._sums = [], []
@@ -281,6 +303,9 @@ class Tree(Alone):
             self._tail[LOSS] += self._own_losses[-1]
         return loss
 
+    def is_void(self, note: Tensor) -> bool:
+        return note.device.type == "cpu" and bool(note[VOIDS])
+
     def finish(self) -> Tensor:
         total = self._sums[0][1] if self._sums else torch.zeros_like(self._flat)  # a rank without data has no shards
         stop, void = self._said
@@ -301,36 +326,6 @@ class Tree(Alone):
             leaf = self._sums.pop()[1] + leaf
             level += 1
         self._sums.append((level, leaf))
-
-
-def _views(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Parts of `flat` in the shapes and memory formats of `tensors`, one behind the other."""
-    views, start = [], 0
-    for tensor in tensors:
-        views.append(flat.as_strided(tensor.size(), tensor.stride(), start))
-        start += tensor.numel()
-    return views
-
-
-def _joined(tensors: list[Tensor]) -> list[Tensor]:
-    """Flat tensors over the same memory, as few as there are pieces of it: DDP's gradients lie side by side.
-
-    Their order must not depend on addresses, which differ from process to process.
-    """
-    pieces: dict[int, list[Tensor]] = {}
-    for tensor in tensors:
-        pieces.setdefault(tensor.untyped_storage().data_ptr(), []).append(tensor)
-    joined: list[Tensor] = []
-    for piece in pieces.values():
-        end = -1
-        for tensor in sorted(piece, key=lambda each: each.storage_offset()):
-            if tensor.storage_offset() == end:
-                last = joined.pop()
-                joined.append(last.as_strided((last.numel() + tensor.numel(),), (1,)))
-            else:
-                joined.append(tensor.as_strided((tensor.numel(),), (1,)))
-            end = int(tensor.storage_offset()) + tensor.numel()
-    return joined
 
 
 def share_buffers(network: nn.Module, world: World) -> None:

@@ -240,7 +240,6 @@ def _told(report: MainReport, training: Training, run: RunDir) -> Iterator[None]
 
 def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World) -> None:
     """Say what is about to run, with every number that was derived and every choice that was made."""
-    choices = training.choices
     weights = sum(weight.numel() for weight in training.network.parameters())
     _log.info(
         "%s: %s (%s weights) on %s: %s training samples of %s, %d classes",
@@ -248,10 +247,8 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
         "x".join(map(str, dataset.shape)), len(dataset.classes),
     )  # fmt: skip
     _log.info(
-        "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s, channels_last %s, %d thread(s) a rank",
-        world.size, world.device.type, plan.global_batch,
-        plan.largest_pass(world.size),
-        choices.precision, "on" if choices.channels_last else "off", choices.threads,
+        "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s",
+        world.size, world.device.type, plan.global_batch, plan.largest_pass(world.size), training.choices,
     )  # fmt: skip
     start = f"goes on at step {training.step}" if training.step else "starts at step 0"
     _log.info("%s of %d, %d an epoch", start, plan.total_steps, plan.steps_per_epoch)

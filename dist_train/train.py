@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_train import resume
 from dist_train.checkpoint import Saver
-from dist_train.choices import apply_to_process, choose
+from dist_train.choices import apply_to_process, choose, convolution_work
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
@@ -19,7 +19,6 @@ from dist_train.evaluate import Evaluation, evaluate
 from dist_train.facts import Fact, Facts
 from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
-from dist_train.parallel import VOIDS
 from dist_train.plan import Plan, check_ranks
 from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
 from dist_train.report import Report, open_report
@@ -59,13 +58,14 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             run.check_usable(anew)
     files = resume.load(config, run, world, anew)
     with world.agreement():
-        choices = choose(config.train, config.distributed, world, network, resume.choices(files), config.shards)
+        plan = Plan.of(config, len(dataset.train))
+        work = convolution_work(network, dataset.shape) * plan.largest_pass(world.size)
+        choices = choose(config.train, config.distributed, world, work, resume.choices(files), config.shards)
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
         training = Training(config, network, choices, world)
         if files:
             training.restore(files)
-        plan = Plan.of(config, len(dataset.train))
         check_passes(network, dataset.shape, plan.smallest_pass(world.size))
     with world.agreement():
         aside = run.claim(anew) if world.is_main else None
@@ -132,7 +132,7 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
                     mark("backward", batch.step)
                     training.scaled(noted).backward(weight)  # type: ignore[no-untyped-call]
     note = reduction.finish()
-    if note.device.type == "cpu" and note[VOIDS]:
+    if reduction.is_void(note):
         reduction.undo()
         return None
     mark("update", batch.step)

@@ -15,7 +15,7 @@ from dist_train.config import Config
 from dist_train.data.batches import Shard
 from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
-from dist_train.optim import Average, build_optimizer
+from dist_train.optim import Average, FlatUpdate, build_optimizer, update_of
 from dist_train.world import World
 
 
@@ -43,7 +43,6 @@ class Training:
         self.grad_norm: Tensor | None = None
         """2-norm of the step's gradients over all weights before they are clipped, float []; None: not asked for."""
         self._measures_norm = config.log.ledger or config.train.max_grad_norm is not None
-        self._weights = list(self.network.parameters())
         self.last_loss: float | None = None
         self.best_accuracy: float | None = None
         self.best_step: int | None = None
@@ -51,7 +50,8 @@ class Training:
         """The newest step whose evaluation is finished, if one was due."""
         self.reduction = parallel.Alone(self.network, self.network, world)
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
-        self._update: Callable[[], object] = self.optimizer.step
+        self._update: Callable[[], object] = update_of(self.optimizer)
+        self._flat_update: FlatUpdate | None = None
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
         """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
@@ -63,18 +63,20 @@ class Training:
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
-        self.reduction = self._reduction(called, max(2, samples), shape)
+        pictures = torch.zeros(max(2, samples), *shape, device=self.world.device)
+        with self._autocast():
+            self.reduction = self._reduction(called, pictures.contiguous(memory_format=self.choices.memory_format))
+        self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
 
-    def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
+    def _reduction(self, model: nn.Module, pictures: Tensor) -> parallel.Alone:
         if self.shards:
             return parallel.Tree(model, self.network, self.world)
-        if self.world.size == 1:  # with a process group or without: the bits must not depend on how it was started
-            return parallel.Alone(model, self.network, self.world)
-        pictures = torch.zeros(samples, *shape, device=self.world.device)
-        with self._autocast():
-            return parallel.Average(
-                model, self.network, self.world, pictures.contiguous(memory_format=self.choices.memory_format)
-            )
+        if self.world.size > 1:
+            return parallel.Average(model, self.network, self.world, pictures)
+        # With a process group or without: the bits must not depend on how it was started.
+        alone = parallel.Alone(model, self.network, self.world)
+        alone.settle(pictures[:2])
+        return alone
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -86,6 +88,8 @@ class Training:
     def cut(self, shard: Shard) -> list[tuple[Tensor, Tensor]]:
         """The shard in equal pieces of at most `train.micro_batch`, one backward pass each."""
         pictures, labels = shard.pictures, shard.labels
+        if len(labels) <= (self.config.micro_batch or len(labels)) and shard.share:
+            return [(pictures, labels)]
         if self.config.sync_batchnorm and shard.share == 0:
             # The statistics are over all ranks then, and would count a stand-in; torch takes an empty batch for none.
             pictures, labels = pictures[:0], labels[:0]
@@ -122,7 +126,8 @@ class Training:
         if self._measures_norm:
             self.grad_norm = norm = self.reduction.grad_norm()
             if self.config.max_grad_norm is not None:
-                nn.utils.clip_grads_with_norm_(self._weights, self.config.max_grad_norm, norm)
+                weights = self.optimizer.param_groups[0]["params"]
+                nn.utils.clip_grads_with_norm_(weights, self.config.max_grad_norm, norm)
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -169,7 +174,7 @@ class Training:
         files["training.pt"] = {
             "epoch": self.step // steps_per_epoch,
             "step": self.step,
-            "optimizer_state_dict": _plain(self.optimizer.state_dict()),
+            "optimizer_state_dict": _plain((self._flat_update or self.optimizer).state_dict()),
             "scaler_state_dict": self.scaler.state_dict() if self.scaler else None,
             "loss": self.last_loss,
             "window": window,
@@ -195,7 +200,6 @@ class Training:
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"training.pt: its optimizer does not fit: {error}") from error
         self._complete_state()
-        self._restore_layout()
         if self.scaler and saved["scaler_state_dict"]:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
         self.window.load_state_dict(saved["window"])
@@ -216,13 +220,6 @@ class Training:
             for name, value in optimizer.state[probe.weight].items():
                 if isinstance(value, Tensor) and state.get(name) is None:
                     state[name] = torch.zeros_like(weight)
-
-    def _restore_layout(self) -> None:
-        """Give the optimizer's tensors the strides of their weights: fused kernels walk both as one block."""
-        for weight, state in self.optimizer.state.items():
-            for name, tensor in state.items():
-                if isinstance(tensor, Tensor) and tensor.shape == weight.shape:
-                    state[name] = torch.empty_like(weight, dtype=tensor.dtype).copy_(tensor)
 
 
 def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from dist_train import choices as room
-from dist_train.choices import Choices, apply_to_process, choose
+from dist_train.choices import Choices, apply_to_process, choose, convolution_work
 from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError
 from dist_train.world import World
 
-CONVOLUTION, LINEAR = nn.Sequential(nn.Conv2d(1, 1, 3)), nn.Sequential(nn.Linear(3, 3))
+CONVOLUTION, TINY, LINEAR = 10**9, 10**6, 0
 STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
 
 
@@ -41,6 +41,29 @@ def test_what_is_set_is_taken() -> None:
 
 def test_channels_last_is_for_convolutions() -> None:
     assert not choose(Train(), Distributed(), World(), LINEAR, None).channels_last
+
+
+def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: True)
+    found = choose(Train(precision="auto"), Distributed(), World(), TINY, None)
+    assert found == Choices("fp32", channels_last=False, threads=8, local_size=1, onednn=False)
+    assert choose(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
+    assert choose(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
+    assert choose(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
+
+
+def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:
+    before = {"precision": "fp32", "channels_last": True, "threads": 3, "local_size": 1}
+    assert choose(Train(), Distributed(), World(), TINY, before).onednn
+
+
+def test_the_work_of_a_network_is_that_of_its_largest_convolution() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert convolution_work(network, (1, 8, 8)) == 4 * 4 * 4 * (2 * 9)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+    assert convolution_work(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)) == 0
 
 
 @pytest.mark.parametrize(("made_for_it", "precision"), [(True, "bf16"), (False, "fp32")])

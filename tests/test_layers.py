@@ -15,7 +15,7 @@ LAYERS = (
     ("rundir", "ledger", "beats"),
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
-    ("seeds", "world", "watchdog", "postmortem"),  # torch begins here
+    ("seeds", "flat", "world", "watchdog", "postmortem"),  # torch begins here
     ("choices", "entry", "console", "recorder"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dist_train import parallel, resume
-from dist_train.checkpoint import NEEDED
+from dist_train.checkpoint import NEEDED, Files
 from dist_train.choices import choose
 from dist_train.config import Config
 from dist_train.data.batches import Batch, Shard
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
 from dist_train.models import build_model
+from dist_train.optim import build_optimizer
 from dist_train.parallel import LOSS
 from dist_train.train import train_step
 from dist_train.training import Training
@@ -30,10 +31,18 @@ def configured(tmp_path: Path, *overrides: str) -> Config:
     return load_config(path, ["optim.lr=0.1", *overrides])
 
 
-def started(config: Config, world: World | None = None, network: nn.Module | None = None) -> Training:
+def made(config: Config, world: World | None = None, network: nn.Module | None = None) -> Training:
     world = world or World()
     network = network or build_model(config.model, SHAPE, 4, config.run.seed)
-    return Training(config, network, choose(config.train, config.distributed, world, network, None), world)
+    return Training(config, network, choose(config.train, config.distributed, world, 10**9, None), world)
+
+
+def started(config: Config, network: nn.Module | None = None, files: Files | None = None) -> Training:
+    training = made(config, network=network)
+    if files:
+        training.restore(files)
+    training.start(8, SHAPE)
+    return training
 
 
 def batch(size: int, share: int | None = None, count: int | None = None) -> Batch:
@@ -73,7 +82,7 @@ def test_a_step_in_pieces_has_the_gradient_of_a_whole_one(tmp_path: Path) -> Non
 
 def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
     """DDP takes the mean over ranks, so a rank's gradient is ranks / samples of its sum."""
-    alone, third = started(configured(tmp_path)), started(configured(tmp_path), World(rank=1, size=3))
+    alone, third = started(configured(tmp_path)), made(configured(tmp_path), World(rank=1, size=3))
     third.reduction.averaged_over = 3
     train_step(alone, batch(4))
     train_step(third, batch(4, count=10))
@@ -132,6 +141,53 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     )
 
 
+class HalfUsed(nn.Module):
+    """Has a weight that takes no part in the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle = nn.Linear(3, 3)
+        self.used = nn.Linear(144, 4)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.used(pictures.flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_weight_without_a_part_in_the_output_is_left_alone(tmp_path: Path) -> None:
+    config = configured(tmp_path, "optim.momentum=0.9", "optim.weight_decay=0.5")
+    training = started(config, network=HalfUsed())
+    before = {name: tensor.clone() for name, tensor in training.network.state_dict().items()}
+    train_step(training, batch(8))
+    changed = {name for name, tensor in training.network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"used.weight", "used.bias"}
+    files = training.files(1, resume.about(config, training.choices, training.world))
+    assert set(files["training.pt"]["optimizer_state_dict"]["state"]) == {2, 3}
+    again = started(config, network=HalfUsed(), files=files)
+    for each in (training, again):
+        train_step(each, batch(6))
+    assert all(map(torch.equal, training.network.parameters(), again.network.parameters()))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adagrad", "asgd", "nadam", "rprop"])
+def test_what_is_saved_is_torch_s_own_optimizer(tmp_path: Path, name: str) -> None:
+    """However the weights lie here: torch's optimizer over them takes the state, and goes on alike."""
+    config = configured(tmp_path, f"optim.name={name}", *(["optim.momentum=0.9"] if name == "sgd" else []))
+    training = started(config)
+    for size in (8, 6):
+        train_step(training, batch(size))
+    files = training.files(1, resume.about(config, training.choices, training.world))
+    plain = build_model(config.model, SHAPE, 4, 0)
+    plain.load_state_dict(files["model.pt"])
+    optimizer = build_optimizer(config.optim, plain)
+    optimizer.load_state_dict(files["training.pt"]["optimizer_state_dict"])
+    train_step(training, batch(5))
+    for gradient, weight in zip(gradients(training), plain.parameters(), strict=True):
+        weight.grad = gradient.contiguous()
+    optimizer.step()
+    for one, other in zip(training.network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_only_a_better_accuracy_is_the_best(tmp_path: Path) -> None:
     training = started(configured(tmp_path))
     assert [training.is_best(accuracy) for accuracy in (0.0, 0.5, 0.5, 0.4, 0.6)] == [True, True, False, False, True]
@@ -146,8 +202,7 @@ def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path: Path) -> None
     files = first.files(steps_per_epoch=2, about=resume.about(config, first.choices, first.world))
     assert set(files) == {"model.pt", "average.pt", "training.pt"}
     assert set(files["training.pt"]) == NEEDED
-    second = started(config)
-    second.restore(files)
+    second = started(config, files=files)
     for training in (first, second):
         train_step(training, batch(5))
     for name, tensor in first.network.state_dict().items():
@@ -161,7 +216,7 @@ def test_a_changed_argument_of_the_optimizer_is_taken(tmp_path: Path) -> None:
     first = started(config)
     train_step(first, batch(4))
     files = first.files(1, resume.about(config, first.choices, first.world))
-    second = started(configured(tmp_path, "optim.momentum=0.5", "optim.weight_decay=0.1"))
+    second = made(configured(tmp_path, "optim.momentum=0.5", "optim.weight_decay=0.1"))
     second.restore(files)
     assert (second.optimizer.param_groups[0]["momentum"], second.optimizer.param_groups[0]["weight_decay"]) == (
         0.5,
@@ -184,8 +239,7 @@ def test_an_argument_that_keeps_more_state_is_taken(tmp_path: Path, before: str,
     train_step(first, batch(4))
     files = first.files(1, resume.about(config, first.choices, first.world))
     more = [f"optim.{name}={value}" for name, value in changed.items()]
-    second = started(configured(tmp_path, f"optim.name={before}", *more))
-    second.restore(files)
+    second = started(configured(tmp_path, f"optim.name={before}", *more), files=files)
     weights = [weight.clone() for weight in second.network.parameters()]
     train_step(second, batch(4))
     assert all(not torch.equal(*pair) for pair in zip(weights, second.network.parameters(), strict=True))

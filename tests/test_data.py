@@ -438,6 +438,35 @@ def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_form
             assert torch.equal(left, right)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_gpu_gets_the_same_bits_and_is_never_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, memory_format: torch.memory_format, fits: bool
+) -> None:
+    """Also where its memory does not hold the pictures, and they are sent batch by batch."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if not fits:
+        monkeypatch.setattr(memory, "device_bytes", lambda _: 0)
+    config = settings("synthetic", shape=(3, 8, 8), num_train=70, global_batch=16, augment=ALL)
+    gpu = World(device=torch.device("cuda", 0))
+    on_gpu, on_cpu = opened(config, gpu), opened(config)
+    expected = trained(on_cpu, config, World(), 0, 12)
+    with TrainBatches(on_gpu, config, SEED, gpu, 0, 12, memory_format) as batches:
+        found = [flat(next(batches))]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found += [flat(batch) for batch in batches]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert {one.pictures.device for one in found} == {gpu.device}
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.pictures.cpu(), other.pictures)
+        assert torch.equal(one.labels.cpu(), other.labels)
+        assert torch.equal(one.indices, other.indices)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_share_the_batch_of_a_single_one(settings: Settings, root: Path, workers: int) -> None:
     write_images(root)

@@ -118,7 +118,7 @@ class TrainBatches:
         self._announced: deque[Share] = deque()
         self._reader = _reader(self._samples, self._positions(), dataset, config, world)
         self._stream = self._batches()
-        if len(sampler):
+        if len(sampler) and not self._announced:  # workers have begun to read already
             sampler.expect_first()
 
     def __iter__(self) -> Self:
@@ -153,11 +153,10 @@ class TrainBatches:
     def _shards(self, share: Share, pictures: Tensor) -> Iterator[Shard]:
         """The shards of one batch after another, prepared together."""
         numbers = self._samples.numbers(share.positions)
-        labels = self._samples.labels.index_select(0, share.positions)
+        labels = sent(self._samples.labels.index_select(0, share.positions), self._device)
         prepared = self._preparation.augmented(sent(pictures, self._device), sent(numbers, self._device), share.epoch)
         sizes = share.sizes * share.steps
-        labels = sent(labels, self._device)
-        cuts = zip(_cut(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
+        cuts = zip(_aligned(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(share.parts)
         for (number, part), cut in zip(cycle(enumerate(share.parts, start=first)), cuts, strict=False):
             its_pictures, its_labels, indices = cut
@@ -210,7 +209,7 @@ def eval_batches(
             )
 
 
-def _cut(pictures: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+def _aligned(pictures: Tensor, sizes: list[int]) -> Iterable[Tensor]:
     """The pictures of one shard after another; parts of the tensor, or copies where those would not be aligned."""
     parts = torch.split(pictures, sizes)
     each = pictures.element_size() * math.prod(pictures.shape[1:])

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,8 +106,21 @@ class TestTurns:
 
         records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
-        assert len(calls) == 1
+        assert len(calls) == 2
         assert [each.case for each in records] == [OTHER] * 3
+
+    def test_what_fails_once_is_tried_again(self) -> None:
+        answers: Iterator[FailedError | Reading] = iter([FailedError("exit code -6"), reading(1), reading(2)])
+
+        def sometimes() -> Reading:
+            answer = next(answers)
+            if isinstance(answer, FailedError):
+                raise answer
+            return answer
+
+        records, missing = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
+        assert missing == []
 
     def test_one_run_may_give_several_readings(self) -> None:
         several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])

@@ -24,7 +24,7 @@ from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
-from benchmarks.results import DIRECTORY, Results, about_machine, machine_name, newest, read
+from benchmarks.results import DIRECTORY, Results, about_machine, gpus, machine_name, newest, read
 from benchmarks.rounds import NO_TIME, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
@@ -56,13 +56,15 @@ def measure(options: argparse.Namespace) -> Results:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     usual = 1 if options.quick else 3
     rounds, tries = options.rounds or usual, options.tries or usual
+    names = _check_gpus(options)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         python = peers_python()
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
         deadline = begun + QUICK_SECONDS if options.quick else None
         records, missing = take_turns(tasks, rounds, tries, deadline)
-    about = {**about_machine(), "date": date, "device": options.device, "rounds": rounds, "quick": options.quick}
+    device = ", ".join(names) or options.device
+    about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
     return Results({**about, "workers": workers}, records, missing)
 
@@ -118,6 +120,18 @@ def _check_data() -> None:
         raise DataError("$DIST_TRAIN_DATA is not set; set it to the directory of MNIST/raw and cifar-10-batches-py")
     if missing := [str(path) for path in wanted if not path.is_dir()]:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
+
+
+def _check_gpus(options: argparse.Namespace) -> list[str]:
+    """The names of the GPUs that are measured, none on a CPU; raises UserError where there are too few."""
+    if options.device == "cpu":
+        return []
+    names = gpus()
+    if len(names) < max(options.ranks):
+        raise UserError(
+            f"--device cuda: there are {len(names)} GPUs for --ranks {max(options.ranks)}; ask for fewer ranks"
+        )
+    return names[: max(options.ranks)]
 
 
 def _parse() -> argparse.Namespace:

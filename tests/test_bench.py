@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import bench, checkpoints, evaluation, loading, material, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
@@ -401,6 +402,16 @@ class TestWorks:
 
     def test_an_override_is_given_once(self) -> None:
         assert overridden(["a=1", "b=2"], ["a=3", "c=4"]) == ["a=3", "b=2", "c=4"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("MNIST/raw", "cifar-10-batches-py"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("DIST_TRAIN_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cuda", "--ranks", "1"])
+    with pytest.raises(UserError, match="there are 0 GPUs for --ranks 1"):
+        bench.main()
 
 
 def lines_of(text: str) -> Iterable[str]:

@@ -12,6 +12,7 @@ installed into an environment of their own, `.venv-bench`. Writes `benchmarks/re
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +44,7 @@ def main() -> int:
         write_readme()
         return 0
     _check_data()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     results = measure(options)
     text = report(results)
     print(f"\n{text}")

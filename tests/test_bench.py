@@ -14,7 +14,7 @@ from benchmarks import bench, checkpoints, evaluation, loading, material, start,
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
-from benchmarks.report import BEGIN, END, number, report, with_part, works_table
+from benchmarks.report import BEGIN, END, number, report, runs_table, with_part, works_table
 from benchmarks.results import Results, figures_of, machine_name, newest, read
 from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, of_case, ratio, take_turns
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
@@ -301,6 +301,14 @@ class TestReport:
         assert row == (
             "| MNIST example net, batch 64 | 1 | ignite 3,500 | 7,000 (2.00 x) | 10,500 (3.00 x) | 4,000 | 1.00, - |"
         )
+
+    def test_a_run_beside_its_steps(self) -> None:
+        cases = {start.case(start.BARE): 3.5, start.case(start.DIST_TRAIN): 2.25, start.case(start.TORCHRUN): 3.6}
+        alone = record(evaluation.case("mnist", "plain"), 0, 1.5)
+        text = runs_table([*(record(case, 0, value) for case, value in cases.items()), alone])
+        _, _, row = text.splitlines()
+        assert row.startswith("| two ranks, from the command to the first step | bare script, torchrun 3.50 s |")
+        assert row.endswith("| ours, dist-train train 2.25 s; ours, torchrun 3.60 s |")
 
     def test_says_what_is_reached_and_what_is_not(self) -> None:
         text = report(self.results(ours=7100.0))

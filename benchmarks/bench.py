@@ -12,6 +12,7 @@ installed into an environment of their own, `.venv-bench`. Writes `benchmarks/re
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -24,14 +25,15 @@ from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
-from benchmarks.results import DIRECTORY, Results, about_machine, machine_name, newest, read
+from benchmarks.results import DIRECTORY, Results, about_machine, gpus, machine_name, newest, read
 from benchmarks.rounds import NO_TIME, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
 from dist_train.errors import DataError, UserError
 
-MEASURES = ("start", "imports", "checkpoint", "restart", "data", "evaluation", "throughput")
+MEASURES = ("imports", "start", "checkpoint", "restart", "data", "evaluation", "throughput")
+"""In this order: the first run on some data may have to fill the cache, which no start should be measured with."""
 QUICK_SECONDS = 270
 README = ROOT / "README.md"
 
@@ -43,6 +45,7 @@ def main() -> int:
         write_readme()
         return 0
     _check_data()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     results = measure(options)
     text = report(results)
     print(f"\n{text}")
@@ -56,13 +59,15 @@ def measure(options: argparse.Namespace) -> Results:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     usual = 1 if options.quick else 3
     rounds, tries = options.rounds or usual, options.tries or usual
+    names = _check_gpus(options)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         python = peers_python()
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
         deadline = begun + QUICK_SECONDS if options.quick else None
         records, missing = take_turns(tasks, rounds, tries, deadline)
-    about = {**about_machine(), "date": date, "device": options.device, "rounds": rounds, "quick": options.quick}
+    device = ", ".join(names) or options.device
+    about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
     return Results({**about, "workers": workers}, records, missing)
 
@@ -90,16 +95,16 @@ def part_of(path: Path) -> str:
 def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
     works = [WORKS[name] for name in options.works]
     chosen = {
-        "start": start.tasks(session),
         "imports": start.import_tasks(session),
+        "start": start.tasks(session),
         "checkpoint": checkpoints.wait_tasks(session),
         "restart": checkpoints.restart_tasks(session),
         "data": loading.tasks(session),
         "evaluation": evaluation.tasks(session, works),
         "throughput": throughput.tasks(session, works, options.ranks, options.who),
     }
-    for name in options.measures:
-        yield from chosen[name]
+    for name in MEASURES:
+        yield from chosen[name] if name in options.measures else ()
 
 
 def _write(results: Results, text: str, out: Path) -> None:
@@ -118,6 +123,18 @@ def _check_data() -> None:
         raise DataError("$DIST_TRAIN_DATA is not set; set it to the directory of MNIST/raw and cifar-10-batches-py")
     if missing := [str(path) for path in wanted if not path.is_dir()]:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
+
+
+def _check_gpus(options: argparse.Namespace) -> list[str]:
+    """The names of the GPUs that are measured, none on a CPU; raises UserError where there are too few."""
+    if options.device == "cpu":
+        return []
+    names = gpus()
+    if len(names) < max(options.ranks):
+        raise UserError(
+            f"--device cuda: there are {len(names)} GPUs for --ranks {max(options.ranks)}; ask for fewer ranks"
+        )
+    return names[: max(options.ranks)]
 
 
 def _parse() -> argparse.Namespace:

@@ -1,9 +1,11 @@
 """The results of a session: what is kept of it as JSON, and on what machine it was."""
 
+import ast
 import json
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figures
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Missing, Record, Spread
 
 DIRECTORY = ROOT / "benchmarks" / "results"
@@ -99,6 +101,12 @@ def about_machine() -> dict[str, Any]:
         "packages": {name: version(name) for name in _PACKAGES},
         "commit": _commit(),
     }
+
+
+def gpus() -> list[str]:
+    """The names of this machine's GPUs, as torch has them."""
+    ask = "import torch; print([torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())])"
+    return list(ast.literal_eval(run([sys.executable, "-c", ask]).output.splitlines()[-1]))
 
 
 def _commit() -> str | None:

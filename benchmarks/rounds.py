@@ -11,6 +11,7 @@ from benchmarks.processes import FailedError, Outcome, others_now
 
 DISTURBED = 0.1
 """Share of a core that other processes may use during a measurement that counts as quiet."""
+MOST_FAILURES = 2
 NO_TIME = "no time was left"
 _PATIENCE = 40.0  # seconds that a task waits for a quiet machine
 
@@ -89,28 +90,26 @@ def take_turns(
     Args:
         tries: how often a task is measured in a round at most, where other processes disturb it; the least disturbed
             counts.
-        deadline: of `time.monotonic`; what has not begun by then is missing.
+        deadline: of `time.monotonic`; what has not begun by then is left out.
+
+    Returns:
+        What was measured, and the cases of which there is no number. A task that has failed twice is given up.
     """
     records: list[Record] = []
-    missing: list[Missing] = []
-    waiting = list(tasks)
+    reasons: dict[Case, list[str]] = {case: [] for task in tasks for case in task.cases}
     for number in range(rounds):
-        for task in list(waiting):
+        for task in tasks:
             if deadline is not None and time.monotonic() > deadline:
-                if number == 0:
-                    missing += [Missing(case, NO_TIME) for case in task.cases]
-                continue
-            try:
-                found = _measured(task, number, tries)
-            except FailedError as error:
-                missing += [Missing(case, str(error)) for case in task.cases]
-                waiting.remove(task)
-                print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
-            else:
-                records += found
-                for record in found:
-                    _tell(record)
-    return records, missing
+                break
+            if len(reasons[task.cases[0]]) < MOST_FAILURES:
+                try:
+                    records += _measured(task, number, tries)
+                except FailedError as error:
+                    for case in task.cases:
+                        reasons[case].append(str(error))
+                    print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
+    measured = {record.case for record in records}
+    return records, [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
 
 
 def _measured(task: Task, number: int, tries: int) -> list[Record]:
@@ -121,7 +120,10 @@ def _measured(task: Task, number: int, tries: int) -> list[Record]:
         found.append([_record(case, number, each) for case, each in zip(task.cases, task.measure(), strict=True)])
         if not any(record.is_disturbed for record in found[-1]):
             break
-    return min(found, key=lambda records: max(record.others for record in records))
+    records = min(found, key=lambda records: max(record.others for record in records))
+    for record in records:
+        _tell(record)
+    return records
 
 
 def _record(case: Case, number: int, reading: Reading) -> Record:

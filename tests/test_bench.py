@@ -3,17 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import bench, checkpoints, evaluation, loading, material, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
-from benchmarks.report import BEGIN, END, number, report, with_part, works_table
+from benchmarks.report import BEGIN, END, number, report, runs_table, with_part, works_table
 from benchmarks.results import Results, figures_of, machine_name, newest, read
 from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, of_case, ratio, take_turns
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
@@ -106,8 +107,21 @@ class TestTurns:
 
         records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
-        assert len(calls) == 1
+        assert len(calls) == 2
         assert [each.case for each in records] == [OTHER] * 3
+
+    def test_what_fails_once_is_tried_again(self) -> None:
+        answers: Iterator[FailedError | Reading] = iter([FailedError("exit code -6"), reading(1), reading(2)])
+
+        def sometimes() -> Reading:
+            answer = next(answers)
+            if isinstance(answer, FailedError):
+                raise answer
+            return answer
+
+        records, missing = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
+        assert missing == []
 
     def test_one_run_may_give_several_readings(self) -> None:
         several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
@@ -288,6 +302,14 @@ class TestReport:
             "| MNIST example net, batch 64 | 1 | ignite 3,500 | 7,000 (2.00 x) | 10,500 (3.00 x) | 4,000 | 1.00, - |"
         )
 
+    def test_a_run_beside_its_steps(self) -> None:
+        cases = {start.case(start.BARE): 3.5, start.case(start.DIST_TRAIN): 2.25, start.case(start.TORCHRUN): 3.6}
+        alone = record(evaluation.case("mnist", "plain"), 0, 1.5)
+        text = runs_table([*(record(case, 0, value) for case, value in cases.items()), alone])
+        _, _, row = text.splitlines()
+        assert row.startswith("| two ranks, from the command to the first step | bare script, torchrun 3.50 s |")
+        assert row.endswith("| ours, dist-train train 2.25 s; ours, torchrun 3.60 s |")
+
     def test_says_what_is_reached_and_what_is_not(self) -> None:
         text = report(self.results(ours=7100.0))
         assert "1 rank: ours / best peer | at least 2 | 2.03 (2.03 to 2.03, n 2) | yes |" in text
@@ -388,6 +410,16 @@ class TestWorks:
 
     def test_an_override_is_given_once(self) -> None:
         assert overridden(["a=1", "b=2"], ["a=3", "c=4"]) == ["a=3", "b=2", "c=4"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("MNIST/raw", "cifar-10-batches-py"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("DIST_TRAIN_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cuda", "--ranks", "1"])
+    with pytest.raises(UserError, match="there are 0 GPUs for --ranks 1"):
+        bench.main()
 
 
 def lines_of(text: str) -> Iterable[str]:

@@ -1,9 +1,10 @@
 """The least that trains on several ranks: what a start of `dist_train` is held against.
 
-The layers of PyTorch's MNIST example on a random batch, under a launcher. Rank 0 prints the time of its first step to
-the file of its argument.
+The layers of PyTorch's MNIST example on a random batch, under a launcher. Rank 0 writes the time of its first step to
+the file of its argument, as a line of JSON.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def main() -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     if dist.get_rank() == 0:
-        Path(sys.argv[1]).write_text(f"{time.time()}\n", encoding="utf-8")
+        Path(sys.argv[1]).write_text(json.dumps({"step": 1, "time": time.time()}) + "\n", encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
 

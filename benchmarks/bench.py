@@ -12,6 +12,7 @@ installed into an environment of their own, `.venv-bench`. Writes `benchmarks/re
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -20,18 +21,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checkpoints, evaluation, start, throughput
+from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
-from benchmarks.results import DIRECTORY, Results, about_machine, machine_name, newest, read
-from benchmarks.rounds import Task, take_turns
+from benchmarks.results import DIRECTORY, Results, about_machine, gpus, machine_name, newest, read
+from benchmarks.rounds import NO_TIME, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
 from dist_train.errors import DataError, UserError
 
-MEASURES = ("start", "imports", "checkpoint", "restart", "evaluation", "throughput")
+MEASURES = ("imports", "start", "checkpoint", "restart", "data", "evaluation", "throughput")
+"""In this order: the first run on some data may have to fill the cache, which no start should be measured with."""
 QUICK_SECONDS = 270
 README = ROOT / "README.md"
 
@@ -43,25 +45,29 @@ def main() -> int:
         write_readme()
         return 0
     _check_data()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     results = measure(options)
     text = report(results)
     print(f"\n{text}")
     _write(results, text, options.out)
-    return 1 if any(each.reason != "no time was left" for each in results.missing) else 0
+    return 1 if any(each.reason != NO_TIME for each in results.missing) else 0
 
 
 def measure(options: argparse.Namespace) -> Results:
     """The session that the options ask for."""
     begun = time.monotonic()
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    rounds, tries = options.rounds or (1 if options.quick else 3), 1 if options.quick else 3
+    usual = 1 if options.quick else 3
+    rounds, tries = options.rounds or usual, options.tries or usual
+    names = _check_gpus(options)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         python = peers_python()
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
         deadline = begun + QUICK_SECONDS if options.quick else None
         records, missing = take_turns(tasks, rounds, tries, deadline)
-    about = {**about_machine(), "date": date, "device": options.device, "rounds": rounds, "quick": options.quick}
+    device = ", ".join(names) or options.device
+    about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
     return Results({**about, "workers": workers}, records, missing)
 
@@ -89,15 +95,16 @@ def part_of(path: Path) -> str:
 def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
     works = [WORKS[name] for name in options.works]
     chosen = {
-        "start": start.tasks(session),
         "imports": start.import_tasks(session),
+        "start": start.tasks(session),
         "checkpoint": checkpoints.wait_tasks(session),
         "restart": checkpoints.restart_tasks(session),
+        "data": loading.tasks(session),
         "evaluation": evaluation.tasks(session, works),
         "throughput": throughput.tasks(session, works, options.ranks, options.who),
     }
-    for name in options.measures:
-        yield from chosen[name]
+    for name in MEASURES:
+        yield from chosen[name] if name in options.measures else ()
 
 
 def _write(results: Results, text: str, out: Path) -> None:
@@ -118,6 +125,18 @@ def _check_data() -> None:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
 
 
+def _check_gpus(options: argparse.Namespace) -> list[str]:
+    """The names of the GPUs that are measured, none on a CPU; raises UserError where there are too few."""
+    if options.device == "cpu":
+        return []
+    names = gpus()
+    if len(names) < max(options.ranks):
+        raise UserError(
+            f"--device cuda: there are {len(names)} GPUs for --ranks {max(options.ranks)}; ask for fewer ranks"
+        )
+    return names[: max(options.ranks)]
+
+
 def _parse() -> argparse.Namespace:
     parser = Parser(
         prog="python -m benchmarks.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,6 +151,11 @@ def _parse() -> argparse.Namespace:
         "--who", nargs="+", metavar="NAME", help="of the throughput, only these, by their names in the report"
     )
     parser.add_argument("--rounds", type=int, help="default: 3, and 1 with --quick")
+    parser.add_argument(
+        "--tries",
+        type=int,
+        help="how often to try for an undisturbed reading in a round; default: 3, and 1 with --quick",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, default=DIRECTORY, help="directory of the results; default: %(default)s")
     parser.add_argument("--readme", action="store_true", help="write the README's table from the newest results")

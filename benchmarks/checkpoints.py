@@ -6,7 +6,7 @@ out and `time` does not, so what lies between is the wait.
 
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,8 @@ BATCH = 8
 """Small steps, so that the wait is not lost in them."""
 EVERY = 12
 """Steps between two checkpoints: the one before is on disk by then."""
+COPIES = {"copy into memory that is there": "copy", "clone": "clone", "torch.save and fsync": "save"}
+"""What a plain program does with the same tensors, and what `benchmarks.copies` calls it."""
 SETTINGS = (f"data.global_batch={BATCH}", "log.every=1", "train.precision=fp32", "checkpoint.keep_best=false")
 
 
@@ -38,21 +40,15 @@ def restart_case(name: str) -> Case:
 
 def wait_tasks(session: Session) -> Iterator[Task]:
     """Ours, and what the same tensors cost a plain program."""
-    seen: dict[str, Reading] = {}
-    measures: dict[str, Callable[[], Reading]] = {
-        "ours": partial(_wait, session),
-        "copy into memory that is there": partial(_copies, session, seen, "copy"),
-        "clone": partial(_seen, seen, "clone"),
-        "torch.save and fsync": partial(_seen, seen, "save"),
-    }
-    yield from (Task(wait_case(name), measure) for name, measure in measures.items())
+    yield Task.of(wait_case("ours"), partial(_wait, session))
+    yield Task(tuple(wait_case(name) for name in COPIES), partial(_copies, session))
 
 
 def restart_tasks(session: Session) -> Iterator[Task]:
     """A start at step 0, and then one that goes on from the checkpoint that the first has left."""
     runs: list[Path] = []
-    yield Task(restart_case("cold start"), partial(_cold, session, runs))
-    yield Task(restart_case("resume"), partial(_resume, session, runs))
+    yield Task.of(restart_case("cold start"), partial(_cold, session, runs))
+    yield Task.of(restart_case("resume"), partial(_resume, session, runs))
 
 
 def _wait(session: Session) -> Reading:
@@ -74,21 +70,11 @@ def waits(lines: Sequence[dict[str, Any]], batch: int, every: int) -> list[float
     return [other["time"] - one["time"] - batch / other["samples_per_second"] for one, other in pairs]
 
 
-def _copies(session: Session, seen: dict[str, Reading], name: str) -> Reading:
-    """Runs all of them in turns, and keeps the others for those that ask next."""
-    seen.clear()
+def _copies(session: Session) -> list[Reading]:
     answer = session.path("copies")
     outcome = run([sys.executable, "-m", "benchmarks.copies", str(answer), str(session.directory)])
     turns = read_lines(answer)
-    for key in turns[0]:
-        seen[key] = Reading(1000 * statistics.median(turn[key] for turn in turns), outcome)
-    return seen[name]
-
-
-def _seen(seen: dict[str, Reading], name: str) -> Reading:
-    if name not in seen:
-        raise FailedError("the copies were not measured")
-    return seen[name]
+    return [Reading(1000 * statistics.median(turn[key] for turn in turns), outcome) for key in COPIES.values()]
 
 
 def _cold(session: Session, runs: list[Path]) -> Reading:

@@ -1,9 +1,9 @@
 """The figures that this project has set itself, as ratios of what one session has measured."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks import checkpoints, evaluation, start, throughput
+from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.rounds import Case, Record, Spread, of_case, paired, ratio
 from benchmarks.throughput import PEERS, limit_as
 from benchmarks.works import WORKS
@@ -26,22 +26,31 @@ class Figure:
         return value >= self.target if self.is_least else value <= self.target
 
 
+def best_of(records: Sequence[Record], cases: Iterable[Case]) -> Case | None:
+    """The case with the highest median; None where none was measured."""
+    found = {case: of_case(records, case) for case in cases}
+    medians = {case: Spread.of(each.value for each in mine).median for case, mine in found.items() if mine}
+    return max(medians, key=lambda case: medians[case], default=None)
+
+
 def best_peer(records: Sequence[Record], work: str, ranks: int) -> Case | None:
-    """The case of the peer with the highest median in fp32; None where none was measured."""
-    measured = [throughput.case(work, ranks, name) for name in PEERS]
-    medians = {case: Spread.of(record.value for record in found).median for case in measured
-               if (found := of_case(records, case))}  # fmt: skip
-    return max(medians, key=lambda case: medians[case]) if medians else None
+    """The peer with the highest median in fp32; None where none was measured."""
+    return best_of(records, (throughput.case(work, ranks, name) for name in PEERS))
+
+
+def over_best(above: Case, others: Sequence[Case]) -> Measured:
+    """A case divided by the best of others."""
+
+    def measured(records: Sequence[Record]) -> Spread | None:
+        best = best_of(records, others)
+        return ratio(records, above, best) if best else None
+
+    return measured
 
 
 def over_best_peer(work: str, ranks: int, name: str) -> Measured:
     """The throughput of this variant of ours, divided by that of the best peer in fp32."""
-
-    def measured(records: Sequence[Record]) -> Spread | None:
-        best = best_peer(records, work, ranks)
-        return ratio(records, throughput.case(work, ranks, name), best) if best else None
-
-    return measured
+    return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in PEERS])
 
 
 def over(above: Case, below: Case) -> Measured:
@@ -80,6 +89,10 @@ PEER_TARGETS = (
 def figures() -> Iterator[Figure]:
     """All of them, in the order in which they are shown."""
     yield from _against_peers()
+    data = over_best(loading.case(loading.OURS), [loading.case(name) for name in loading.THEIRS])
+    yield Figure("data path of ResNet-18: ours / torchvision's transforms with 0 or 2 workers", 12.0, True, data)
+    files = over(loading.case(loading.FILES), loading.case(loading.FOLDER))
+    yield Figure("pictures from files: ours / ImageFolder", 1.0, True, files)
     yield from _against_the_limit()
     for work in evaluation.WORK_NAMES:
         for name, target in (("ours", 4.0), ("ours auto", 7.0)):
@@ -109,7 +122,7 @@ def _against_the_limit() -> Iterator[Figure]:
 
 def _of_a_run() -> Iterator[Figure]:
     wait = checkpoints.wait_case
-    for name in ("copy into memory that is there", "clone"):
+    for name in ("copy into memory that is there", "clone"):  # fresh memory costs its pages
         yield Figure(f"checkpoint: the step waits / {name}", 1.2, False, over(wait("ours"), wait(name)))
     restart = over(checkpoints.restart_case("resume"), checkpoints.restart_case("cold start"))
     yield Figure("restart: resume / cold start, to the first step", 1.2, False, restart)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks import throughput
+from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.figures import best_peer, over_best_peer
 from benchmarks.results import Results, figures_of
 from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case, ratio
@@ -22,6 +22,32 @@ DISTURBANCE = (
     f": other processes used more than {DISTURBED} of a core meanwhile. Where a case or a pair of them has undisturbed "
     "rounds, only those count."
 )
+BESIDE = (
+    (
+        "two ranks, from the command to the first step",
+        [start.case(name) for name in (start.BARE, "accelerate, torchrun", "lightning")],
+        [start.case(name) for name in (start.DIST_TRAIN, start.TORCHRUN)],
+    ),
+    *(
+        (
+            f"evaluation of 10,000, {work}",
+            [evaluation.case(work, "plain")],
+            [evaluation.case(work, name) for name in throughput.OURS],
+        )
+        for work in evaluation.WORK_NAMES
+    ),
+    (
+        "a step waits for a checkpoint of ResNet-18",
+        [checkpoints.wait_case(name) for name in checkpoints.COPIES],
+        [checkpoints.wait_case("ours")],
+    ),
+    (
+        "crop, flip, normalise",
+        [loading.case(name) for name in loading.THEIRS],
+        [loading.case(loading.OURS)],
+    ),
+)
+"""What a run costs beside its steps: a title, the cases of others, and ours."""
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
@@ -38,6 +64,8 @@ def report(results: Results) -> str:
         "## Throughput beside the best peer",
         THROUGHPUT,
         works_table(results.records),
+        "## A run beside its steps",
+        runs_table(results.records),
         "## All numbers",
         medians(results.records),
         "## Peak memory",
@@ -50,9 +78,8 @@ def report(results: Results) -> str:
 
 def readme_part(results: Results, source: str) -> str:
     """What stands in the README between the marks, which are part of it; `source`: path of the report."""
-    return "\n\n".join(
-        [BEGIN, works_table(results.records), f"{_machine(results)} All numbers: [{source}]({source}).", END]
-    )
+    tables = [works_table(results.records), runs_table(results.records)]
+    return "\n\n".join([BEGIN, *tables, f"{_machine(results)} All numbers: [{source}]({source}).", END])
 
 
 def with_part(document: str, part: str) -> str:
@@ -106,6 +133,17 @@ def _work_row(records: Sequence[Record], work: str, ranks: int) -> list[str]:
         _median(records, limit),
         ", ".join(f"{each.median:.2f}" if each else "-" for each in kept),
     ]
+
+
+def runs_table(records: Sequence[Record]) -> str:
+    """What a run costs beside its steps: others and ours; a row for each measure that there are numbers of."""
+    rows = [(title, _listed(records, others), _listed(records, ours)) for title, others, ours in BESIDE]
+    return table(("what", "others", "ours"), [row for row in rows if all(row)])
+
+
+def _listed(records: Sequence[Record], cases: Iterable[Case]) -> str:
+    measured = [(case, _median(records, case)) for case in cases]
+    return "; ".join(f"{case.name} {value} {case.unit}" for case, value in measured if value)
 
 
 def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) -> str:

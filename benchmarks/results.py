@@ -1,9 +1,11 @@
 """The results of a session: what is kept of it as JSON, and on what machine it was."""
 
+import ast
 import json
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import figures
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Missing, Record, Spread
 
 DIRECTORY = ROOT / "benchmarks" / "results"
@@ -77,7 +79,8 @@ def read(path: Path) -> Results:
 def newest(directory: Path = DIRECTORY) -> Path | None:
     """The file of the newest full session, which the README shows; None where there is none yet."""
     contents = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")}
-    abouts = {path: content["about"] for path, content in contents.items() if content.get("kind") == KIND}
+    ours = {path: each for path, each in contents.items() if isinstance(each, dict) and each.get("kind") == KIND}
+    abouts = {path: content["about"] for path, content in ours.items()}
     dates = {path: about["date"] for path, about in abouts.items() if not about["quick"]}
     return max(dates, key=lambda path: dates[path], default=None)
 
@@ -98,6 +101,12 @@ def about_machine() -> dict[str, Any]:
         "packages": {name: version(name) for name in _PACKAGES},
         "commit": _commit(),
     }
+
+
+def gpus() -> list[str]:
+    """The names of this machine's GPUs, as torch has them."""
+    ask = "import torch; print([torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())])"
+    return list(ast.literal_eval(run([sys.executable, "-c", ask]).output.splitlines()[-1]))
 
 
 def _commit() -> str | None:

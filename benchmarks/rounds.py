@@ -11,6 +11,8 @@ from benchmarks.processes import FailedError, Outcome, others_now
 
 DISTURBED = 0.1
 """Share of a core that other processes may use during a measurement that counts as quiet."""
+MOST_FAILURES = 2
+NO_TIME = "no time was left"
 _PATIENCE = 40.0  # seconds that a task waits for a quiet machine
 
 
@@ -62,8 +64,14 @@ class Record:
 class Task:
     """Something to measure once a round."""
 
-    case: Case
-    measure: Callable[[], Reading]
+    cases: tuple[Case, ...]
+    measure: Callable[[], Sequence[Reading]]
+    """A reading for each of the cases."""
+
+    @classmethod
+    def of(cls, case: Case, measure: Callable[[], Reading]) -> "Task":
+        """A task that measures one case."""
+        return cls((case,), lambda: [measure()])
 
 
 @dataclass(frozen=True)
@@ -82,36 +90,45 @@ def take_turns(
     Args:
         tries: how often a task is measured in a round at most, where other processes disturb it; the least disturbed
             counts.
-        deadline: of `time.monotonic`; what has not begun by then is missing.
+        deadline: of `time.monotonic`; what has not begun by then is left out.
+
+    Returns:
+        What was measured, and the cases of which there is no number. A task that has failed twice is given up.
     """
     records: list[Record] = []
-    missing: dict[Case, Missing] = {}
+    reasons: dict[Case, list[str]] = {case: [] for task in tasks for case in task.cases}
     for number in range(rounds):
         for task in tasks:
             if deadline is not None and time.monotonic() > deadline:
-                if number == 0:
-                    missing[task.case] = Missing(task.case, "no time was left")
-            elif task.case not in missing:
+                break
+            if len(reasons[task.cases[0]]) < MOST_FAILURES:
                 try:
-                    records.append(_measured(task, number, tries))
-                    _tell(records[-1])
+                    records += _measured(task, number, tries)
                 except FailedError as error:
-                    missing[task.case] = Missing(task.case, str(error))
-                    print(f"{_named(task.case)}: failed: {error}", file=sys.stderr, flush=True)
-    return records, list(missing.values())
+                    for case in task.cases:
+                        reasons[case].append(str(error))
+                    print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
+    measured = {record.case for record in records}
+    return records, [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
 
 
-def _measured(task: Task, number: int, tries: int) -> Record:
-    records: list[Record] = []
-    while len(records) < tries:
+def _measured(task: Task, number: int, tries: int) -> list[Record]:
+    found: list[list[Record]] = []
+    while len(found) < tries:
         if tries > 1:
             _wait_for_quiet()
-        reading = task.measure()
-        seen = reading.outcome
-        records.append(Record(task.case, number, reading.value, seen.others, seen.memory, seen.largest))
-        if not records[-1].is_disturbed:
+        found.append([_record(case, number, each) for case, each in zip(task.cases, task.measure(), strict=True)])
+        if not any(record.is_disturbed for record in found[-1]):
             break
-    return min(records, key=lambda record: record.others)
+    records = min(found, key=lambda records: max(record.others for record in records))
+    for record in records:
+        _tell(record)
+    return records
+
+
+def _record(case: Case, number: int, reading: Reading) -> Record:
+    seen = reading.outcome
+    return Record(case, number, reading.value, seen.others, seen.memory, seen.largest)
 
 
 def _wait_for_quiet() -> None:
@@ -121,8 +138,9 @@ def _wait_for_quiet() -> None:
 
 
 def _tell(record: Record) -> None:
+    value = f"{record.value:,.0f}" if record.value >= 1000 else f"{record.value:.4g}"
     disturbed = f"  (others used {record.others:.2f} cores)" if record.is_disturbed else ""
-    print(f"{record.round + 1}: {_named(record.case)}  {record.value:,.4g} {record.case.unit}{disturbed}", flush=True)
+    print(f"{record.round + 1}: {_named(record.case)}  {value} {record.case.unit}{disturbed}", flush=True)
 
 
 def _named(case: Case) -> str:

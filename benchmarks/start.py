@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from benchmarks.processes import ROOT, FailedError, Outcome, run
+from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Reading, Task
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, torchrun, train
 from benchmarks.works import WORKS
@@ -25,7 +25,8 @@ SHOWN = (
     *("torch", "torch._dynamo", "torchvision", "numpy", "sympy", "sklearn", "tensorboard"),
     *("pydantic", "yaml", "tqdm", "dist_train"),
 )
-"""Packages whose imports are listed, each without those in it that are listed too; all others are added up."""
+"""Packages whose imports are listed, each without those in it that are listed too."""
+PACKAGES = ("all", *SHOWN, "others")
 
 
 def case(name: str) -> Case:
@@ -43,13 +44,15 @@ def tasks(session: Session) -> Iterator[Task]:
         "accelerate, torchrun": partial(_peer, session, "accelerate", torchrun(session.peers_python, RANKS)),
         "lightning": partial(_peer, session, "lightning", [str(session.peers_python)], f"--ranks={RANKS}"),
     }
-    yield from (Task(case(name), measure) for name, measure in measures.items())
+    yield from (Task.of(case(name), measure) for name, measure in measures.items())
 
 
 def _bare(session: Session) -> Reading:
-    answer = session.path("bare")
-    outcome = run([*torchrun(sys.executable, RANKS), "-m", "benchmarks.bare", str(answer)])
-    return Reading(float(answer.read_text(encoding="utf-8")) - outcome.started, outcome)
+    readings = session.path("bare")
+    outcome, lines = run_and_read(
+        [*torchrun(sys.executable, RANKS), "-m", "benchmarks.bare", str(readings)], readings, 1
+    )
+    return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
 def _peer(session: Session, module: str, begin: list[str], *more: str) -> Reading:
@@ -75,24 +78,16 @@ def import_case(package: str) -> Case:
 
 
 def import_tasks(session: Session) -> Iterator[Task]:
-    """The packages that a run of one process imports until its end, each with the time of its own modules."""
-    seen: dict[str, float] = {}
-    for package in ("all", *SHOWN, "others"):
-        yield Task(import_case(package), partial(_imports, session, seen, package))
+    """What a run of one process imports until its end, each package with the time of its own modules."""
+    yield Task(tuple(import_case(package) for package in PACKAGES), partial(_imports, session))
 
 
-def _imports(session: Session, seen: dict[str, float], package: str) -> Reading:
-    """The first of a round runs, the others read what it has seen."""
-    if package == "all":
-        seen.clear()
-        command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORK.recipe)]
-        settings = overridden(own_settings(session, WORK), [*ONE_STEP, f"run.dir={session.path('imports')}"])
-        outcome = run([*command, *settings])
-        seen.update(by_package(outcome.output))
-        return Reading(sum(seen.values()), outcome)
-    if not seen:
-        raise FailedError("the imports were not measured")
-    return Reading(seen.get(package, 0.0), Outcome(0.0, 0.0, 0.0, 0, 0, ""))
+def _imports(session: Session) -> list[Reading]:
+    command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORK.recipe)]
+    settings = overridden(own_settings(session, WORK), [*ONE_STEP, f"run.dir={session.path('imports')}"])
+    outcome = run([*command, *settings])
+    seconds = by_package(outcome.output)
+    return [Reading(value, outcome) for value in (sum(seconds.values()), *(seconds.get(p, 0.0) for p in PACKAGES[1:]))]
 
 
 def by_package(importtime: str) -> dict[str, float]:

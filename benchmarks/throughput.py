@@ -49,6 +49,8 @@ OURS = {"ours": ("train.precision=fp32",), "ours auto": ("train.precision=auto",
 COMPILED = {"ours compiled": ("train.precision=fp32", "train.compile=step")}
 """The variants of small steps too."""
 LIMIT = "limit"
+QUICK_ORDER = (("mnist", 1), ("small", 1), ("resnet", 1), ("mnist", 2), ("tutorial", 1))
+"""Works and ranks of a quick session; what comes last is left out where the time is up."""
 
 
 def case(work: str, ranks: int, name: str) -> Case:
@@ -60,11 +62,12 @@ def tasks(
     session: Session, works: Sequence[Work], ranks: Sequence[int], names: Sequence[str] | None = None
 ) -> Iterator[Task]:
     """All who train each work, or those of these names; ours before the limits, which take over what it has chosen."""
-    for work in works:
-        for size in ranks if work.name == "mnist" or not session.quick else {1} & set(ranks):
-            for name, measure in _entrants(session, work, size):
-                if names is None or name in names:
-                    yield Task(case(work.name, size, name), measure)
+    asked = {(work.name, size): work for work in works for size in ranks}
+    for name, size in QUICK_ORDER if session.quick else asked:
+        if (work := asked.get((name, size))) is not None:
+            for who, measure in _entrants(session, work, size):
+                if names is None or who in names:
+                    yield Task.of(case(work.name, size, who), measure)
 
 
 def _entrants(session: Session, work: Work, ranks: int) -> Iterator[tuple[str, Callable[[], Reading]]]:
@@ -84,10 +87,10 @@ def limit_as(name: str) -> str:
 
 
 def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
-    """In a quick session the frameworks sit out the work in which nearly all time is the network's."""
-    if not session.quick:
-        return PEERS | BESIDE if ranks == 1 else PEERS
-    return {"plain": PEERS["plain"]} if work.name == "resnet" else PEERS
+    """Of a quick session all in the first work only, and the plain loop in the others."""
+    if session.quick:
+        return PEERS if (work.name, ranks) == QUICK_ORDER[0] else {"plain": PEERS["plain"]}
+    return PEERS | BESIDE if ranks == 1 else PEERS
 
 
 def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Reading:

@@ -3,17 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import bench, checkpoints, evaluation, material, start, throughput
+from benchmarks import bench, checkpoints, evaluation, loading, material, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
-from benchmarks.report import BEGIN, END, number, report, with_part, works_table
+from benchmarks.report import BEGIN, END, number, report, runs_table, with_part, works_table
 from benchmarks.results import Results, figures_of, machine_name, newest, read
 from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, of_case, ratio, take_turns
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
@@ -90,7 +91,7 @@ class TestTurns:
         def measured(name: str) -> Callable[[], Reading]:
             return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
 
-        records, missing = take_turns([Task(ONE, measured("one")), Task(OTHER, measured("other"))], rounds=2)
+        records, missing = take_turns([Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))], rounds=2)
         assert order == ["one", "other", "one", "other"]
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
@@ -104,21 +105,43 @@ class TestTurns:
             calls.append(1)
             raise FailedError("exit code 1")
 
-        records, missing = take_turns([Task(ONE, fails), Task(OTHER, lambda: reading(1))], rounds=3)
+        records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
-        assert len(calls) == 1
+        assert len(calls) == 2
         assert [each.case for each in records] == [OTHER] * 3
 
+    def test_what_fails_once_is_tried_again(self) -> None:
+        answers: Iterator[FailedError | Reading] = iter([FailedError("exit code -6"), reading(1), reading(2)])
+
+        def sometimes() -> Reading:
+            answer = next(answers)
+            if isinstance(answer, FailedError):
+                raise answer
+            return answer
+
+        records, missing = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
+        assert missing == []
+
+    def test_one_run_may_give_several_readings(self) -> None:
+        several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
+        records, _ = take_turns([several], rounds=2)
+        assert [(each.case, each.round, each.value) for each in records] == [
+            (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 1), (OTHER, 1, 2),
+        ]  # fmt: skip
+        _, missing = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
+        assert [each.case for each in missing] == [ONE, OTHER]
+
     def test_what_has_no_time_is_missing(self) -> None:
-        records, missing = take_turns([Task(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
+        records, missing = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
         assert (records, missing) == ([], [Missing(ONE, "no time was left")])
 
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
-        records, _ = take_turns([Task(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [2]
-        records, _ = take_turns([Task(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [4]
 
 
@@ -259,9 +282,9 @@ class TestFigures:
         works = list(WORKS.values())
         tasks = [
             *throughput.tasks(full, works, [1, 2]), *start.tasks(full), *evaluation.tasks(full, works),
-            *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
+            *loading.tasks(full), *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
         ]  # fmt: skip
-        records = [record(task.case, 0, 1.0) for task in tasks]
+        records = [record(case, 0, 1.0) for task in tasks for case in task.cases]
         assert [each["figure"] for each in figures_of(records) if each["measured"] is None] == []
 
 
@@ -278,6 +301,14 @@ class TestReport:
         assert row == (
             "| MNIST example net, batch 64 | 1 | ignite 3,500 | 7,000 (2.00 x) | 10,500 (3.00 x) | 4,000 | 1.00, - |"
         )
+
+    def test_a_run_beside_its_steps(self) -> None:
+        cases = {start.case(start.BARE): 3.5, start.case(start.DIST_TRAIN): 2.25, start.case(start.TORCHRUN): 3.6}
+        alone = record(evaluation.case("mnist", "plain"), 0, 1.5)
+        text = runs_table([*(record(case, 0, value) for case, value in cases.items()), alone])
+        _, _, row = text.splitlines()
+        assert row.startswith("| two ranks, from the command to the first step | bare script, torchrun 3.50 s |")
+        assert row.endswith("| ours, dist-train train 2.25 s; ours, torchrun 3.60 s |")
 
     def test_says_what_is_reached_and_what_is_not(self) -> None:
         text = report(self.results(ours=7100.0))
@@ -319,6 +350,7 @@ class TestReadme:
         older = self.written(tmp_path, "b", date="2026-01-01T00:00:00+00:00")
         self.written(tmp_path, "quick", quick=True, date="2026-01-03T00:00:00+00:00")
         (tmp_path / "gpu.json").write_text('{"kind": "gpu", "records": []}')
+        (tmp_path / "growth.json").write_text("[]")
         assert newest(tmp_path) == older
         newer = self.written(tmp_path, "a")
         assert newest(tmp_path) == newer
@@ -378,6 +410,16 @@ class TestWorks:
 
     def test_an_override_is_given_once(self) -> None:
         assert overridden(["a=1", "b=2"], ["a=3", "c=4"]) == ["a=3", "b=2", "c=4"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("MNIST/raw", "cifar-10-batches-py"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setenv("DIST_TRAIN_DATA", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cuda", "--ranks", "1"])
+    with pytest.raises(UserError, match="there are 0 GPUs for --ranks 1"):
+        bench.main()
 
 
 def lines_of(text: str) -> Iterable[str]:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import growth
 from benchmarks.growth import Sample, Scale
+from benchmarks.report import number
 
 
 def lines(*seconds_a_step: float) -> list[dict[str, Any]]:
@@ -76,6 +77,7 @@ def test_the_table_and_the_numbers_are_written(tmp_path: Path, capsys: pytest.Ca
     growth._write([finding], Scale(5, 5, {"small": 1}, 3), 0.25, tmp_path)
     (content,) = (json.loads(path.read_text()) for path in tmp_path.glob("growth-*.json"))
     assert content["findings"][0]["is_kept"] is False
-    row = "| start | to the first step | small: 1, large: 3 s | the last at most 1.1 x the first | NO |"
+    values = f"small: {number(1.0)}, large: {number(3.0)} s"
+    row = f"| start | to the first step | {values} | the last at most 1.1 x the first | NO |"
     assert row in next(tmp_path.glob("growth-*.md")).read_text()
     assert row in capsys.readouterr().out

@@ -14,15 +14,15 @@ from benchmarks.report import number
 def lines(*seconds_a_step: float) -> list[dict[str, Any]]:
     """Lines of metrics, one after each 10 steps that took so long, after a first slow one."""
     found, time = [], 0.0
-    for number, seconds in enumerate((5.0, *seconds_a_step), start=1):
+    for count, seconds in enumerate((5.0, *seconds_a_step), start=1):
         time += 10 * seconds
-        found.append({"step": 10 * number, "time": time})
+        found.append({"step": 10 * count, "time": time})
     return found
 
 
 def samples(*resident: int) -> list[Sample]:
     """Of a process that lives for 100 seconds."""
-    return [Sample(100 * number / len(resident), size, 0, 0) for number, size in enumerate(resident)]
+    return [Sample(100 * each / len(resident), size, 0, 0) for each, size in enumerate(resident)]
 
 
 @pytest.mark.parametrize(

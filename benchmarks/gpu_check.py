@@ -173,7 +173,8 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     for pid in sorted(family(process.pid) if process.poll() is None else ()):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # one that hangs in a driver does not even end by this
+        process.wait(10)
 
 
 def _given_up(row: Row, ended: str) -> Row:

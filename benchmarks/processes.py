@@ -65,9 +65,10 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: f
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables without those of a launcher, with the repository on Python's path."""
+    """This process's variables without those of a launcher, with the repository first on Python's path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
-    return {**kept, "PYTHONPATH": str(ROOT), **(more or {})}
+    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "PYTHONPATH": path, **(more or {})}
 
 
 def cores() -> int:

@@ -126,7 +126,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     """
     launchers = (*VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
-    clean = {**kept, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+    clean = {**kept, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
     def run(
         *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180, cwd: Path = ROOT

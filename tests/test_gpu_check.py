@@ -1,6 +1,7 @@
 """`make gpu-check` where there is no GPU, and that it takes no part for passed that it did not do."""
 
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.gpu_check import PARTS, Check, Part
 from benchmarks.gpu_rows import Row, Sheet, markdown, read_rows
+from benchmarks.processes import environment
 from tests.conftest import ROOT, Python, command_of
 
 BLIND = {"CUDA_VISIBLE_DEVICES": ""}  # no GPU, whatever machine this is
@@ -55,6 +57,19 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(gpu_check, "NEEDED", lacking)
     assert gpu_check.main([]) == 2
     assert "lacks no-such-package" in capsys.readouterr().err
+
+
+def test_the_command_needs_nothing_to_say_what_is_missing(python: Python) -> None:
+    needed = " ".join(gpu_check.NEEDED)
+    done = python("-c", f"import benchmarks.gpu_check, sys; print([m for m in '{needed}'.split() if m in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_parts_find_packages_that_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/opt/packages")
+    assert environment()["PYTHONPATH"] == f"{ROOT}{os.pathsep}/opt/packages"
+    monkeypatch.delenv("PYTHONPATH")
+    assert environment()["PYTHONPATH"] == str(ROOT)
 
 
 def test_a_part_for_which_no_time_is_left_is_skipped(tmp_path: Path) -> None:

@@ -8,20 +8,21 @@ import pytest
 
 from benchmarks import growth
 from benchmarks.growth import Sample, Scale
+from benchmarks.report import number
 
 
 def lines(*seconds_a_step: float) -> list[dict[str, Any]]:
     """Lines of metrics, one after each 10 steps that took so long, after a first slow one."""
     found, time = [], 0.0
-    for number, seconds in enumerate((5.0, *seconds_a_step), start=1):
+    for count, seconds in enumerate((5.0, *seconds_a_step), start=1):
         time += 10 * seconds
-        found.append({"step": 10 * number, "time": time})
+        found.append({"step": 10 * count, "time": time})
     return found
 
 
 def samples(*resident: int) -> list[Sample]:
     """Of a process that lives for 100 seconds."""
-    return [Sample(100 * number / len(resident), size, 0, 0) for number, size in enumerate(resident)]
+    return [Sample(100 * each / len(resident), size, 0, 0) for each, size in enumerate(resident)]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_the_table_and_the_numbers_are_written(tmp_path: Path, capsys: pytest.Ca
     growth._write([finding], Scale(5, 5, {"small": 1}, 3), 0.25, tmp_path)
     (content,) = (json.loads(path.read_text()) for path in tmp_path.glob("growth-*.json"))
     assert content["findings"][0]["is_kept"] is False
-    row = "| start | to the first step | small: 1, large: 3 s | the last at most 1.1 x the first | NO |"
+    values = f"small: {number(1.0)}, large: {number(3.0)} s"
+    row = f"| start | to the first step | {values} | the last at most 1.1 x the first | NO |"
     assert row in next(tmp_path.glob("growth-*.md")).read_text()
     assert row in capsys.readouterr().out

@@ -189,5 +189,6 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "shards": config.shards,
         "threads": made.threads,
         "channels_last": made.channels_last,
+        # The sum of two is the same either way, but gradients lie elsewhere, and norm and update round by where they lie.
         "shared_memory": made.shared_memory if config.shards is None else None,
     }

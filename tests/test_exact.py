@@ -94,7 +94,6 @@ class Runs:
                 jobs.append({"cut": str(self.path(config, ranks)), "to": str(self.path(name, ranks)), "step": step})
                 jobs.append({"train": self.train(config, name, ranks)})
         if ranks > 1:
-            jobs.append({"train": self.train("curve", "curve-gloo", ranks, "distributed.shared_memory=off")})
             # A checkpoint of one rank, inside an epoch (step 26 of 8 an epoch), gone on from by several.
             jobs.append({"cut": str(self.path("curve", 1)), "to": str(self.path("moved", ranks)), "step": 26})
             jobs.append({"train": self.train("curve", "moved", ranks)})
@@ -153,9 +152,8 @@ def test_a_run_resumed_at_any_checkpoint_ends_with_the_same_bits(
 
 @pytest.mark.parametrize("ranks", WORLDS[1:])
 def test_gradients_may_go_another_way(runs: Runs, ranks: int) -> None:
-    """The gradients of two ranks have the same bits in shared memory and by Gloo, their norm not: other buckets."""
+    """Two ranks' gradients have the same bits either way, but lie in other buckets, by which norm and update round."""
     assert runs.losses("gloo", ranks) == pytest.approx(runs.losses("everything", ranks), rel=1e-4)
-    assert (runs.weights("curve-gloo", ranks) == runs.weights("curve", ranks)) is (ranks == 2)
     assert runs.losses("compressed", ranks) == pytest.approx(runs.losses("everything", ranks), rel=2e-2)
     assert runs.weights("compressed", ranks) != runs.weights("gloo", ranks)
     assert [runs.shares(name, ranks) for name in ("everything", "gloo", "compressed")] == [True, False, False]

@@ -189,6 +189,6 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "shards": config.shards,
         "threads": made.threads,
         "channels_last": made.channels_last,
-        # The sum of two is the same either way, but gradients lie elsewhere, and norm and update round by where they lie.
+        # Of two ranks too: the sums are the same then, but they lie elsewhere, by which norm and update round.
         "shared_memory": made.shared_memory if config.shards is None else None,
     }

@@ -1,6 +1,6 @@
 """Sums over the ranks of one machine, through memory that they share.
 
-Gloo's ranks talk through TCP, on one machine too: about ten times slower than two copies and a sum in memory, and its
+Gloo's ranks talk through TCP, on one machine too: several times slower than two copies and a sum in memory, and its
 threads take the cores that compute.
 """
 

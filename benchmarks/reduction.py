@@ -37,7 +37,7 @@ def main() -> None:
     if "RANK" not in os.environ:
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.ranks}")
         command = (*launcher, "-m", "benchmarks.reduction", *sys.argv[1:])
-        sys.exit(subprocess.run([sys.executable, *command], check=False).returncode)  # noqa: S603
+        sys.exit(subprocess.run([sys.executable, *command], check=False).returncode)
     world = open_world(Distributed(backend="gloo"))
     torch.set_num_threads(max(1, cores() // world.local_size))
     memory = open_shared_memory(Distributed(), world)

@@ -223,3 +223,20 @@ def test_the_weights_of_resnet18_begin_as_torchvision_s_do() -> None:
         if name != "conv1.weight":  # the stem has another shape
             assert weight.std().item() == pytest.approx(original.get_parameter(name).std().item(), rel=0.1), name
             assert weight.mean().item() == pytest.approx(original.get_parameter(name).mean().item(), abs=0.01), name
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_added_channels_change_no_number(memory_format: torch.memory_format) -> None:
+    """Six channels become eight where they lie innermost."""
+    network, lesson = build_model(TUTORIAL, (3, 32, 32), 10, 0), TutorialNet()
+    lesson.load_state_dict(network.state_dict())
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    pictures = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    formatted = pictures.contiguous(memory_format=memory_format)
+    computed = network.conv1(formatted)
+    assert computed.shape[1] == (8 if memory_format == torch.channels_last else 6)
+    torch.testing.assert_close(network(formatted), lesson(pictures))
+    network(formatted).square().sum().backward()
+    lesson(pictures).square().sum().backward()
+    for ours, theirs in zip(network.parameters(), lesson.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)

@@ -230,10 +230,10 @@ def test_added_channels_change_no_number(memory_format: torch.memory_format) -> 
     """Six channels become eight where they lie innermost."""
     network, lesson = build_model(TUTORIAL, (3, 32, 32), 10, 0), TutorialNet()
     lesson.load_state_dict(network.state_dict())
-    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+    network.to(memory_format=memory_format)
     pictures = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     formatted = pictures.contiguous(memory_format=memory_format)
-    computed = network.conv1(formatted)
+    computed = network.conv1(formatted)  # type: ignore[operator]
     assert computed.shape[1] == (8 if memory_format == torch.channels_last else 6)
     torch.testing.assert_close(network(formatted), lesson(pictures))
     network(formatted).square().sum().backward()

@@ -16,8 +16,24 @@ from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World, cores
 
-SMALL = 4_000_000
-"""Multiplications in a convolution below which torch's own kernels are faster than oneDNN's, whose calls cost more."""
+# Below both, torch's own convolutions on a CPU are faster than oneDNN's, whose calls cost more; from 16 samples on
+# torch hands its own to NNPACK, which is slower than either. Measured on two cores with AVX-512, five networks.
+_SMALL_WORK = 4_000_000
+_FEW_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """What there is to compute in one forward pass of a network."""
+
+    work: int
+    """Multiplications of the largest convolution for one picture; 0 without convolutions."""
+    samples: int
+    """Most pictures in a pass."""
+
+    @property
+    def are_small(self) -> bool:
+        return self.samples < _FEW_SAMPLES and 0 < self.work * self.samples < _SMALL_WORK
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ def choose(
     train: Train,
     distributed: Distributed,
     world: World,
-    work: int,
+    convolutions: Convolutions,
     stored: dict[str, Any] | None,
     shards: int | None = None,
     can_share: bool = False,
@@ -71,8 +87,8 @@ def choose(
     `shards` it changes no bits.
 
     Args:
-        work: multiplications of the network's largest convolution in one forward pass; 0 without convolutions. Nothing
-            is ever timed: two starts of the same training have to choose the same.
+        convolutions: of this network, in this rank's largest pass. Nothing is ever timed: two starts of the same
+            training have to choose the same.
         can_share: whether the ranks have memory that they share.
 
     Raises:
@@ -80,7 +96,7 @@ def choose(
         CheckpointError: another precision is asked for than the checkpoint was trained in.
     """
     before = Choices(**stored) if stored else None
-    is_small = world.device.type == "cpu" and 0 < work < SMALL
+    is_small = world.device.type == "cpu" and convolutions.are_small
     precision: str = train.precision
     if precision == "auto":
         gains = _made_for_bf16(world.device) and not is_small
@@ -97,7 +113,9 @@ def choose(
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
         channels_last = (
-            before.channels_last if before else work > 0 and _gains_by_channels_last(precision, onednn, world)
+            before.channels_last
+            if before
+            else convolutions.work > 0 and _gains_by_channels_last(precision, onednn, world)
         )
     threads = _threads(distributed, world, before, shards)
     shared_memory = can_share

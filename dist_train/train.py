@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_train import resume
 from dist_train.checkpoint import Saver
-from dist_train.choices import apply_to_process, choose, convolution_work
+from dist_train.choices import Convolutions, apply_to_process, choose, convolution_work
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
@@ -66,9 +66,11 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
     memory = open_shared_memory(config.distributed, world)
     with world.agreement():
         plan = Plan.of(config, len(dataset.train))
-        work = convolution_work(network, dataset.shape) * plan.largest_pass(world.size)
+        convolutions = Convolutions(convolution_work(network, dataset.shape), plan.largest_pass(world.size))
         stored = resume.choices(files)
-        choices = choose(config.train, config.distributed, world, work, stored, config.shards, memory is not None)
+        choices = choose(
+            config.train, config.distributed, world, convolutions, stored, config.shards, memory is not None
+        )
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
         host.bind()  # not before: the choice of threads counts the cores that all ranks share

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from dist_train import choices as room
-from dist_train.choices import Choices, apply_to_process, choose, convolution_work
+from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work
 from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World
 
-CONVOLUTION, TINY, LINEAR = 10**9, 10**6, 0
+CONVOLUTION, TINY, LINEAR = Convolutions(10**6, 64), Convolutions(10**6, 3), Convolutions(0, 64)
 ON_GPU = World(device=torch.device("cuda", 0))
 STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
 
@@ -51,6 +51,11 @@ def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.M
     assert choose(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
+
+
+@pytest.mark.parametrize(("work", "samples", "small"), [(10**6, 3, True), (10**6, 5, False), (10**4, 16, False)])
+def test_small_is_little_work_on_few_samples(work: int, samples: int, small: bool) -> None:
+    assert Convolutions(work, samples).are_small is small
 
 
 def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:

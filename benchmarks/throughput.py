@@ -5,7 +5,6 @@ the `time` of the lines in `metrics.jsonl`. Ours has its log, TensorBoard, ledge
 """
 
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -96,7 +95,8 @@ def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
 def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Reading:
     """A peer's throughput with its best number of workers, which is found when it is first asked for and then kept.
 
-    In a quick session it is that of the plain loop for all, and one in between is not tried.
+    Of two readings of a number the better counts: what disturbs one only slows it. In a quick session there is one
+    reading, it is that of the plain loop for all, and one worker is not tried.
     """
     key = work.name, ranks, "plain" if session.quick else peer.module
     if key in session.workers:
@@ -106,7 +106,7 @@ def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Readin
     for _ in range(1 if session.quick else 2):
         for count in counts:
             found[count].append(_peer(session, work, ranks, peer, count))
-    rates = {count: statistics.median(reading.value for reading in readings) for count, readings in found.items()}
+    rates = {count: max(reading.value for reading in readings) for count, readings in found.items()}
     told = ", ".join(f"{count}: {value:,.0f}" for count, value in rates.items())
     print(f"{work.name}, {ranks} rank(s), {peer.module}, {UNIT} by workers: {told}", flush=True)
     session.workers[key] = max(rates, key=lambda count: rates[count])

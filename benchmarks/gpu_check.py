@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"gpu-check: torch does not start here: {facts['fault']}", file=sys.stderr)
             return 1
         if not facts["gpu"] and not given.allow_cpu:
-            _skip_all(parts)
+            _skip_all(parts, facts)
             return 3
         rows = [row for part in parts for row in check.do(part, "cuda" if facts["gpu"] else "cpu")]
         _write(facts, rows, check.log.read_text(encoding="utf-8", errors="replace"), given.out)
@@ -103,10 +103,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _skip_all(parts: Sequence[Part]) -> None:
+def _skip_all(parts: Sequence[Part], facts: dict[str, Any]) -> None:
     for part in parts:
         print(f"{part.name}: skipped: torch finds no GPU ({part.what})")
-    print("gpu-check: nothing was checked; --allow-cpu does what a CPU can", file=sys.stderr)
+    built = f"torch {facts['torch']}, CUDA: {facts['CUDA']}"
+    print(f"gpu-check: nothing was checked ({built}); --allow-cpu does what a CPU can", file=sys.stderr)
 
 
 class Check:

@@ -104,6 +104,7 @@ def main() -> None:
 def facts() -> dict[str, Any]:
     """Versions, driver and GPU; `gpu` is None where torch finds none."""
     found: dict[str, Any] = {"gpu": None, "python": platform.python_version(), "torch": str(torch.__version__)}
+    found["CUDA"] = torch.version.cuda or "torch is built without it"
     found["platform"] = platform.platform()
     found["cores"] = len(os.sched_getaffinity(0))
     if not torch.cuda.is_available():
@@ -115,7 +116,6 @@ def facts() -> dict[str, Any]:
         "compute capability": f"{properties.major}.{properties.minor}",
         "memory": f"{properties.total_memory / 2**30:.0f} GiB",
         "driver": _driver(),
-        "CUDA": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "NCCL": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
     }

@@ -161,7 +161,7 @@ def of_ranks(folder: Path, scale: Scale) -> Iterator[Finding]:
     for name, size in scale.sizes.items():
         largest[name] = max(_ranks_memory(folder, size), key=lambda sample: sample.private)
     private = {name: sample.private / 2**20 for name, sample in largest.items()}
-    yield _flat("ranks", "private memory of a rank, of two", "MiB", private)
+    yield Finding("ranks", "private memory of a rank, of two", "MiB", private, "", True)
     (fewest, low), *_, (most, high) = zip(scale.sizes.values(), private.values(), strict=True)
     a_sample = 2**20 * (high - low) / (most - fewest)
     yield Finding(

@@ -228,7 +228,7 @@ def test_null_is_not_given(load: Load) -> None:
         ("optim: {name: adm}", "optim.name is 'adm'; allowed: sgd, adam, adamw"),
         ("optim: {name: AdamW}", "Did you mean adamw?"),
         ("optim: {name: [adam]}", "optim.name is ['adam']; allowed: sgd"),
-        ("train: {precision: fp8}", "train.precision is 'fp8'; allowed: auto, fp32, bf16, fp16"),
+        ("train: {precision: fp8}", "train.precision is 'fp8'; allowed: auto, fp32, tf32, bf16, fp16"),
         ("train: {precision: fp-16}", "Did you mean fp16?"),
         ("train: {channels_last: true}", "train.channels_last is true; allowed: auto, on, off"),
         ("train: {sync_batchnorm: yes}", "train.sync_batchnorm is 'yes'; it must be true or false"),

@@ -75,10 +75,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as place:
         rates = _rates(Path(place), options.batch)
-        found = {name: [rate()] for name, rate in rates.items()}
-        for _ in range(options.rounds - 1):
+        found: dict[str, list[float]] = {name: [] for name in rates}
+        for number in range(options.rounds):
             for name, rate in rates.items():
                 found[name].append(rate())
+                print(f"{number + 1}: {name:32s} {found[name][-1]:11,.0f} pictures/s", flush=True)
     _tell(found)
     if options.json:
         about = {"torch": torch.__version__, "threads": options.threads, "batch": options.batch}

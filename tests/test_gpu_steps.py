@@ -71,6 +71,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     monkeypatch.setattr(parallel, "place_model", place)
     monkeypatch.setattr(train, "seed_step", lambda *_: None)
     monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(train, "backward", backward)
     monkeypatch.setattr(torch, "_fused_sgd_", fused)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)

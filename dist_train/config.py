@@ -387,6 +387,13 @@ class Distributed(Section):
     threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """Threads per rank. `auto`: the cores this process may use, divided by the ranks on this machine; 1 where
     `run.reproducible` is `bitwise`, because the number must not depend on that of the ranks."""
+    allocator: Literal["auto", "system"] = "auto"
+    """`auto`: memory that a step has freed is kept for the next, where glibc would hand it back to the system and take
+    it anew, a page at a time. Another allocator in `LD_PRELOAD`, or a glibc tuned by variables, is left alone."""
+    binding: Literal["auto", "off"] = "auto"
+    """`auto`: on a machine of several NUMA nodes each rank on CPU keeps to the cores of one, unless a variable says
+    that it is bound already. Single cores are not dealt out: that gains nothing, and the threads that save and load
+    would be in the way."""
     shards: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """`run.reproducible: bitwise` cuts every global batch into this many virtual ranks, a power of two; each rank
     computes an equal number of them one after another. Default: 8 where it is needed."""

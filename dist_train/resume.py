@@ -51,6 +51,7 @@ def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files
     Raises:
         CheckpointError: `run.resume` leads to no checkpoint, none is whole, or its settings can't be changed so.
     """
+    source: Checkpoint | None = None
     contents: dict[str, bytes] = {}
     is_own = True
     with world.agreement():
@@ -62,8 +63,10 @@ def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files
     about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
     sent = json.loads(world.broadcast_bytes(about if world.is_main else None))
     received = {name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]}
-    files = checkpoint.decode_files(received) if received else None
-    if files and not sent["is_own"]:
+    if not received:
+        return None
+    files = source.files if source else checkpoint.decode_files(received)
+    if not sent["is_own"]:
         files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
     return files
 

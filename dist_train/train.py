@@ -14,9 +14,11 @@ from dist_train.choices import apply_to_process, choose, convolution_work
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
+from dist_train.eager import backward, leave_dynamo_out
 from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import Evaluation, evaluate
 from dist_train.facts import Fact, Facts
+from dist_train.host import settle
 from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
 from dist_train.plan import Plan, check_ranks
@@ -47,6 +49,9 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         SaveError: the last checkpoint could not be written.
     """
     stop = stop or Stop()
+    if config.train.compile == "off":
+        leave_dynamo_out()
+    host = settle(config.distributed, world.local_rank, world.local_size, on_cpu=world.device.type == "cpu")
     run = RunDir(config.run.dir)
     # A rank in the place of a lost one goes on with what that one has begun anew.
     anew = config.run.resume == "never" and not run.was_begun_before_restart()
@@ -63,6 +68,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         choices = choose(config.train, config.distributed, world, work, resume.choices(files), config.shards)
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
+        host.bind()  # not before: the choice of threads counts the cores that all ranks share
         training = Training(config, network, choices, world)
         if files:
             training.restore(files)
@@ -77,7 +83,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             clear(run.path)
     stall_minutes = config.distributed.stall_minutes
     with (
-        open_report(config, run, dataset, training, plan, world) as report,
+        open_report(config, run, dataset, training, plan, world, host) as report,
         open_recorder(run.path, world, attempt, stall_minutes, command, lambda: stop.reason is not None) as recorder,
         _open_saver(config, run, report) as saver,
     ):
@@ -130,7 +136,7 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
                     loss = training.loss_sum(pictures, labels)
                     noted = reduction.noted(loss, counts=shard.share > 0)
                     mark("backward", batch.step)
-                    training.scaled(noted).backward(weight)  # type: ignore[no-untyped-call]
+                    backward(training.scaled(noted), weight)
     note = reduction.finish()
     if reduction.is_void(note):
         reduction.undo()

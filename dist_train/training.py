@@ -215,7 +215,7 @@ class Training:
         probe = nn.Linear(1, 1, bias=False)
         optimizer = build_optimizer(self._optim, probe)
         probe.weight.grad = torch.zeros_like(probe.weight)
-        optimizer.step()
+        update_of(optimizer)()
         for weight, state in self.optimizer.state.items():
             for name, value in optimizer.state[probe.weight].items():
                 if isinstance(value, Tensor) and state.get(name) is None:

@@ -4,6 +4,7 @@ import importlib
 import logging
 import math
 from dataclasses import replace
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -53,8 +54,13 @@ def open_dataset(config: Data, seed: int, world: World) -> Dataset:
         ) from error
 
 
+def module_of(config: Data) -> ModuleType:
+    """The module of this package that finds and reads the data set, imported now."""
+    return importlib.import_module(f"dist_train.data.{MODULES[config.name]}")
+
+
 def _open(config: Data, seed: int, world: World) -> Dataset:
-    module = importlib.import_module(f"dist_train.data.{MODULES[config.name]}")
+    module = module_of(config)
     sources: dict[str, Source] = {split: module.find(config, split, seed) for split in ("train", "test")}
     loader, contents = _read(config, sources, world)
     _check_shapes(config, contents)

@@ -183,7 +183,7 @@ def nan_pictures(original: Callable[..., Tensor | None]) -> Callable[..., Tensor
 def nan_gradient(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
         if batch.step == TROUBLE["step"] and is_mine():
-            training._weights[0].register_hook(lambda gradient: gradient * math.nan)
+            next(training.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
         return original(training, batch, stop, mark)
 
     return step

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +275,7 @@ def _version(package: str) -> str | None:
     """None where it is not installed: without its work a run does without it."""
     try:
         return version(package)
-    except PackageNotFoundError:
+    except ModuleNotFoundError:
         return None
 
 

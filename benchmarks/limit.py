@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=2 -m benchmarks.limit mnist --steps 250 --readings FILE --choices '{"precision": "bf16"}'
 
 Without `--choices` plain fp32 in torch's own format, as a lesson would write it. With them the precision, memory
-format and threads that a run of ours has chosen (`choices` of its `env.json`), and the fused update.
+format and threads that a run of ours has chosen (`choices` of its `env.json`), its allocator, and the fused update.
 """
 
 import argparse
@@ -22,12 +22,15 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import material
 from benchmarks.peers.order import Order
 from benchmarks.works import WORKS
+from dist_train.host import settle
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def main() -> None:
     order, choices = _parse()
+    if choices:
+        _settle(order)
     if order.ranks > 1:
         dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
     if "threads" in choices:
@@ -36,6 +39,12 @@ def main() -> None:
     if order.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _settle(order: Order) -> None:
+    """Keep freed memory, and keep to the near cores, as a run of ours does."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    settle(material.settings(order.work).distributed, local_rank, order.ranks, on_cpu=order.device == "cpu").bind()
 
 
 def run(order: Order, choices: dict[str, Any], device: torch.device) -> None:

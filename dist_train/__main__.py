@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.entry import FAILED, Parser, first_rank_speaks, is_first_rank, leave, run_guarded
 from dist_train.errors import RefusedElsewhereError, UserError
-from dist_train.process import die_with_parent
+from dist_train.process import die_with_parent, importing
 from dist_train.stop import PREEMPTED, Stop
 
 if TYPE_CHECKING:
@@ -29,15 +29,14 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
     """Train, or print what was asked for; returns the exit code."""
-    from dist_train.loading import load_config, to_yaml
-    from dist_train.reference import settings_reference
-    from dist_train.rundir import RunDir
+    with importing():
+        from dist_train.loading import load_config, to_yaml
+        from dist_train.rundir import RunDir
 
     with first_rank_speaks():
         options = _parse(arguments)
         if options.settings:
-            if is_first_rank():
-                print(settings_reference())
+            _print_settings()
             return 0
         config = load_config(options.config, options.overrides)
     if options.print_config:
@@ -52,10 +51,11 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     if stop is not None:
         _prepare(stop, config, run)
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
-    from dist_train.console import log_to_terminal
-    from dist_train.spoiled import spoil_as_asked
-    from dist_train.train import train
-    from dist_train.world import open_world, restart_may_hang
+    with importing():
+        from dist_train.console import log_to_terminal
+        from dist_train.spoiled import spoil_as_asked
+        from dist_train.train import train
+        from dist_train.world import open_world, restart_may_hang
 
     with first_rank_speaks():
         world = open_world(config.distributed)
@@ -70,6 +70,13 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         is_done = train(config, world, stop, _command(options, world))
     world.close()
     return 0 if is_done else PREEMPTED
+
+
+def _print_settings() -> None:
+    from dist_train.reference import settings_reference
+
+    if is_first_rank():
+        print(settings_reference())
 
 
 def _prepare(stop: Stop, config: "Config", run: "RunDir") -> None:

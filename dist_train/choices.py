@@ -16,21 +16,41 @@ from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World, cores
 
-SMALL = 4_000_000
-"""Multiplications in a convolution below which torch's own kernels are faster than oneDNN's, whose calls cost more."""
+# Below both, torch's own convolutions on a CPU are faster than oneDNN's, whose calls cost more; from 16 samples on
+# torch hands its own to NNPACK, which is slower than either. Measured on two cores with AVX-512, five networks.
+_SMALL_WORK = 4_000_000
+_FEW_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """What there is to compute in one forward pass of a network."""
+
+    work: int
+    """Multiplications of the largest convolution for one picture; 0 without convolutions."""
+    samples: int
+    """Most pictures in a pass."""
+
+    @property
+    def are_small(self) -> bool:
+        return self.samples < _FEW_SAMPLES and 0 < self.work * self.samples < _SMALL_WORK
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The settings `train.precision`, `train.channels_last`, `train.onednn` and `distributed.threads`, decided."""
+    """The settings `train.precision`, `train.channels_last`, `train.onednn`, `distributed.threads` and
+    `distributed.shared_memory`, decided."""
 
     precision: str
     channels_last: bool
     threads: int
     local_size: int
-    """Ranks on a machine, for which `threads` was chosen."""
+    """Ranks on a machine, for which `threads` and `shared_memory` were chosen."""
     onednn: bool = True
     """Whether oneDNN computes the training's convolutions on a CPU; evaluations are always oneDNN's."""
+    shared_memory: bool = False
+    """Whether gradients are added up in memory that the ranks share; no checkpoint of before there was such a choice
+    has it."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -54,26 +74,29 @@ def choose(
     train: Train,
     distributed: Distributed,
     world: World,
-    work: int,
+    convolutions: Convolutions,
     stored: dict[str, Any] | None,
     shards: int | None = None,
+    can_share: bool = False,
 ) -> Choices:
     """Decide every `auto`; what `stored`, the choices of the checkpoint, has decided stays decided.
 
     Threads are decided anew only where the number of ranks on a machine has changed: the old number would then leave
     cores idle or fight over them, and another number of ranks sums in another order anyway. With `shards` it does not,
-    and one thread is all that every number of ranks can have.
+    and one thread is all that every number of ranks can have. Shared memory is decided upon in the same way, and with
+    `shards` it changes no bits.
 
     Args:
-        work: multiplications of the network's largest convolution in one forward pass; 0 without convolutions. Nothing
-            is ever timed: two starts of the same training have to choose the same.
+        convolutions: of this network, in this rank's largest pass. Nothing is ever timed: two starts of the same
+            training have to choose the same.
+        can_share: whether the ranks have memory that they share.
 
     Raises:
         ConfigError: `train.precision` is tf32, and this rank's device has none.
         CheckpointError: another precision is asked for than the checkpoint was trained in.
     """
     before = Choices(**stored) if stored else None
-    is_small = world.device.type == "cpu" and 0 < work < SMALL
+    is_small = world.device.type == "cpu" and convolutions.are_small
     precision: str = train.precision
     if precision == "auto":
         gains = _made_for_bf16(world.device) and not is_small
@@ -90,10 +113,15 @@ def choose(
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
         channels_last = (
-            before.channels_last if before else work > 0 and _gains_by_channels_last(precision, onednn, world)
+            before.channels_last
+            if before
+            else convolutions.work > 0 and _gains_by_channels_last(precision, onednn, world)
         )
     threads = _threads(distributed, world, before, shards)
-    return Choices(precision, channels_last, threads, world.local_size, onednn)
+    shared_memory = can_share
+    if before and before.local_size == world.local_size and not shards:
+        shared_memory = can_share and before.shared_memory
+    return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory)
 
 
 def _threads(distributed: Distributed, world: World, before: Choices | None, shards: int | None) -> int:

@@ -383,11 +383,26 @@ class Distributed(Section):
 
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """`nccl` trains on GPUs, `gloo` on CPU. `auto`: nccl where there is a GPU."""
+    shared_memory: Literal["auto", "off"] = "auto"
+    """Let the ranks of one machine add up their gradients in memory that they share, in place of Gloo. `auto`: where
+    all ranks are on one machine, on CPU, and the system lets them. The ranks are added in an order that depends on
+    their numbers only."""
+    compression: Literal["none", "bf16"] = "none"
+    """What gradients are while they go between ranks through Gloo or NCCL. `bf16`: half the bytes, with 8 bits of
+    mantissa; losses and weights keep theirs. In shared memory, where it would save nothing, gradients stay as they
+    are."""
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """How long a rank waits for the others in one operation."""
     threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
     """Threads per rank. `auto`: the cores this process may use, divided by the ranks on this machine; 1 where
     `run.reproducible` is `bitwise`, because the number must not depend on that of the ranks."""
+    allocator: Literal["auto", "system"] = "auto"
+    """`auto`: memory that a step has freed is kept for the next, where glibc would hand it back to the system and take
+    it anew, a page at a time. Another allocator in `LD_PRELOAD`, or a glibc tuned by variables, is left alone."""
+    binding: Literal["auto", "off"] = "auto"
+    """`auto`: on a machine of several NUMA nodes each rank on CPU keeps to the cores of one, unless a variable says
+    that it is bound already. Single cores are not dealt out: that gains nothing, and the threads that save and load
+    would be in the way."""
     shards: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """`run.reproducible: bitwise` cuts every global batch into this many virtual ranks, a power of two; each rank
     computes an equal number of them one after another. Default: 8 where it is needed."""
@@ -482,6 +497,11 @@ def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
     if config.run.reproducible == "bitwise" and config.train.sync_batchnorm:
         yield Contradiction(
             "train.sync_batchnorm", "is on, but run.reproducible bitwise has statistics of a shard's own samples only"
+        )
+    if config.run.reproducible == "bitwise" and config.distributed.compression != "none":
+        yield Contradiction(
+            "distributed.compression",
+            f"is {config.distributed.compression}, but with run.reproducible bitwise no rank may round what it sends",
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from dist_train.config import Log
+from dist_train.events import scalars_record, version_record
 from dist_train.lines import Lines, backward
 
 Line = dict[str, Any]
@@ -137,34 +138,23 @@ class Curves:
     """
 
     def __init__(self, directory: Path, lines: list[Line]) -> None:
-        # TensorBoard's own writer has a thread that dies of a full disk, and whoever writes next with it.
-        from tensorboard.summary.writer.record_writer import RecordWriter  # only rank 0 needs it
-
         directory.mkdir(exist_ok=True)
         for stale in directory.glob("events.out.tfevents.*"):
             stale.unlink()
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
         self._file = Lines(directory / name)
-        self._records = RecordWriter(self._file)
-        self._add(time.time(), file_version="brain.Event:2")
+        self._file.write(version_record(time.time()))
         for line in lines:
             self.write(line)
 
     def write(self, line: Line) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
         prefix = "train" if line["kind"] == "train" else line["split"]
-        values = [Summary.Value(tag=f"{prefix}/{name}", simple_value=line[name]) for name in names]
-        self._add(line["time"], step=line["step"], summary=Summary(value=values))
+        scalars = {f"{prefix}/{name}": line[name] for name in names}
+        self._file.write(scalars_record(line["time"], line["step"], scalars))
 
     def close(self) -> None:
         self._file.close()
-
-    def _add(self, wall_time: float, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._records.write(Event(wall_time=wall_time, **content).SerializeToString())
 
 
 def standing(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:

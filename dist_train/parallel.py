@@ -11,20 +11,26 @@ no reduction of its own: the sum of losses over the global batch, how many ranks
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_train.config import Train
 from dist_train.errors import ConfigError
 from dist_train.flat import FlatGradient, flat_gradient, neighbours, places, views
+from dist_train.shared_memory import SharedMemory
 from dist_train.world import World
 
 LOSS, STOPS, VOIDS = range(3)
 """Positions in a note."""
 _NOTHING: AbstractContextManager[None] = nullcontext()
+
+_ONE_BUCKET = 2**20  # MB, more than any: to meet once a step is fastest where sending is but a copy
 
 # torch 2.15 has renamed the argument, and warns of the name that older ones know.
 _SYNC_BUFFERS = next(
@@ -157,8 +163,19 @@ class Average(Alone):
     cost a step.
     """
 
-    def __init__(self, model: nn.Module, network: nn.Module, world: World, pictures: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        network: nn.Module,
+        world: World,
+        pictures: Tensor,
+        memory: SharedMemory | None = None,
+        compression: Literal["none", "bf16"] = "none",
+    ) -> None:
         """Wrap `model` and take a first pass over `pictures`, [B, C, H, W], whose effects are undone.
+
+        Args:
+            memory: what the ranks share, where gradients are to be added there; then nothing is compressed.
 
         Raises:
             ConfigError: some weights of the network take no part in its output.
@@ -167,9 +184,16 @@ class Average(Alone):
         options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
         if world.device.type == "cuda":
             options["device_ids"] = [world.device.index]
-        with_rider = _WithRider(model, world.device)
+        if memory:
+            options["bucket_cap_mb"] = _ONE_BUCKET
+        is_compressed = compression == "bf16" and memory is None
+        with_rider = _WithRider(model, world.device, torch.float64 if is_compressed else None)
         self._rider = with_rider.rider
         self._ddp = DistributedDataParallel(with_rider, **options)
+        if memory:
+            self._ddp.register_comm_hook(memory, _mean_in_memory)
+        elif is_compressed:
+            self._ddp.register_comm_hook(None, _mean_as_bf16)
         self._may_be_void = world.device.type == "cpu"  # elsewhere the note is read after the step has been made
         super().__init__(self._ddp, network, world)
         self._settle_buckets(pictures, world)
@@ -201,7 +225,8 @@ class Average(Alone):
         return self._may_be_void and bool(note[VOIDS])
 
     def finish(self) -> Tensor:
-        return torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
+        note = torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
+        return note.to(self._yes_no[0].dtype)
 
     def _settle_buckets(self, pictures: Tensor, world: World) -> None:
         """Let DDP sort its buckets before the first step, by passes whose effects are undone.
@@ -233,10 +258,10 @@ class Average(Alone):
 class _WithRider(nn.Module):
     """A network beside a parameter of three numbers, which no forward pass uses."""
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.network = network
-        self.rider = nn.Parameter(torch.zeros(3, device=device))
+        self.rider = nn.Parameter(torch.zeros(3, dtype=dtype, device=device))
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.network(pictures)  # type: ignore[no-any-return]
@@ -255,6 +280,22 @@ class _Ride(torch.autograd.Function):
         return gradients[0], ctx.note, None
 
 
+def _mean_in_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+    """The mean over ranks, rounded where DDP would round it: each rank's part is divided before it is added."""
+    flat = bucket.buffer()
+    memory.sum_(flat, 1 / memory.size)
+    mean: Future[Tensor] = Future()
+    mean.set_result(flat)
+    return mean
+
+
+def _mean_as_bf16(_: None, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+    """The mean over ranks of a bucket in bf16; of float64 as it is: the rider's, alone, since DDP mixes no types."""
+    if bucket.buffer().dtype == torch.float64:
+        return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]
+    return default_hooks.bf16_compress_hook(None, bucket)  # type: ignore[arg-type]
+
+
 class Tree(Alone):
     """Sums in one fixed binary tree over the shards of a global batch, whichever ranks compute them.
 
@@ -264,10 +305,11 @@ class Tree(Alone):
     over shards, each having started from those before the step. The idea of virtual ranks: EasyScale (Li et al., SC23).
     """
 
-    def __init__(self, model: nn.Module, network: nn.Module, world: World) -> None:
+    def __init__(self, model: nn.Module, network: nn.Module, world: World, memory: SharedMemory | None = None) -> None:
+        """`memory` is what the ranks share, if they do: its sums have the bits of those that are exchanged."""
         self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
         super().__init__(model, network, world)
-        self._world = world
+        self._world, self._memory = world, memory
         self._sums: list[tuple[int, Tensor]] = []
 
     def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
@@ -310,14 +352,20 @@ class Tree(Alone):
         total = self._sums[0][1] if self._sums else torch.zeros_like(self._flat)  # a rank without data has no shards
         stop, void = self._said
         total[-3], total[-2] = float(stop), float(void)
+        self._flat.copy_(self._sum_of_ranks(total))
+        for buffer, view in zip(self._buffers, self._statistics, strict=True):
+            buffer.copy_(view / self._tail[3])
+        return self._tail[:3].clone()
+
+    def _sum_of_ranks(self, total: Tensor) -> Tensor:
+        if self._memory:
+            self._memory.sum_(total)
+            return total
         distance = 1
         while distance < self._world.size:
             total = total + self._world.exchange(total, self._world.rank ^ distance)
             distance *= 2
-        self._flat.copy_(total)
-        for buffer, view in zip(self._buffers, self._statistics, strict=True):
-            buffer.copy_(view / self._tail[3])
-        return self._tail[:3].clone()
+        return total
 
     def _add(self, leaf: Tensor) -> None:
         """Add the next shard's sum to the tree: sums of equally many shards are added at once."""

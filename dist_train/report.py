@@ -6,7 +6,8 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 
 from dist_train import __version__
 from dist_train.checkpoint import weights_sha256
+from dist_train.choices import Choices
 from dist_train.config import Config
 from dist_train.console import RankLog, log_to_file
 from dist_train.data import Dataset
 from dist_train.errors import NonFiniteError, UserError
 from dist_train.evaluate import Evaluation
 from dist_train.facts import Fact
+from dist_train.host import Host
 from dist_train.ledger import Ledger
 from dist_train.loading import to_yaml
 from dist_train.metrics import Metrics, has_bar, test_at
@@ -202,7 +205,7 @@ class MainReport(Report):
 
 @contextmanager
 def open_report(
-    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World
+    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World, host: Host
 ) -> Iterator[Report]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     with log_to_file(run.logs, world, training.step) as log:
@@ -210,9 +213,9 @@ def open_report(
             yield Report(log)
             return
         write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-        write_whole(run.environment, json.dumps(_environment(world, training), indent=2) + "\n")
+        write_whole(run.environment, json.dumps(_environment(world, training, host), indent=2) + "\n")
         report = MainReport(log, config, run, training, plan)
-        _introduce(config, dataset, training, plan, world)
+        _introduce(config, dataset, training, plan, world, host)
         report.status("running", resumable=True)
         with _told(report, training, run):
             yield report
@@ -238,7 +241,7 @@ def _told(report: MainReport, training: Training, run: RunDir) -> Iterator[None]
         run.release()
 
 
-def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World) -> None:
+def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World, host: Host) -> None:
     """Say what is about to run, with every number that was derived and every choice that was made."""
     weights = sum(weight.numel() for weight in training.network.parameters())
     _log.info(
@@ -250,11 +253,22 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
         "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s",
         world.size, world.device.type, plan.global_batch, plan.largest_pass(world.size), training.choices,
     )  # fmt: skip
+    if world.size > 1:
+        _log.info("gradients go between ranks through %s", _way(config, training.choices, world))
+    _log.info("%s", host)
     start = f"goes on at step {training.step}" if training.step else "starts at step 0"
     _log.info("%s of %d, %d an epoch", start, plan.total_steps, plan.steps_per_epoch)
 
 
-def _environment(world: World, training: Training) -> dict[str, Any]:
+def _way(config: Config, choices: Choices, world: World) -> str:
+    """How gradients go between ranks, and how long they are."""
+    compression = config.distributed.compression
+    if not choices.shared_memory:
+        return str(world.backend) if compression == "none" else f"{world.backend}, as {compression}"
+    return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
+
+
+def _environment(world: World, training: Training, host: Host) -> dict[str, Any]:
     """Versions and devices; of the process's environment nothing, since it may hold secrets."""
     packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
     return {
@@ -268,6 +282,7 @@ def _environment(world: World, training: Training) -> dict[str, Any]:
         "backend": world.backend,
         "world_size": world.size,
         "choices": training.choices.to_dict(),
+        "host": asdict(host),
     }
 
 
@@ -275,7 +290,7 @@ def _version(package: str) -> str | None:
     """None where it is not installed: without its work a run does without it."""
     try:
         return version(package)
-    except ModuleNotFoundError:
+    except PackageNotFoundError:
         return None
 
 

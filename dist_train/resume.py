@@ -51,6 +51,7 @@ def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files
     Raises:
         CheckpointError: `run.resume` leads to no checkpoint, none is whole, or its settings can't be changed so.
     """
+    source: Checkpoint | None = None
     contents: dict[str, bytes] = {}
     is_own = True
     with world.agreement():
@@ -62,8 +63,10 @@ def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files
     about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
     sent = json.loads(world.broadcast_bytes(about if world.is_main else None))
     received = {name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]}
-    files = checkpoint.decode_files(received) if received else None
-    if files and not sent["is_own"]:
+    if not received:
+        return None
+    files = source.files if source else checkpoint.decode_files(received)
+    if not sent["is_own"]:
         files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
     return files
 
@@ -175,7 +178,8 @@ def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
 def other_bits(files: Files, config: Config, made: Choices, world: World) -> list[str]:
     """What the bits of the result depend on and has changed since the checkpoint was written."""
     before, now = files["training.pt"]["machine"], _machine(config, made, world)
-    return [f"{key} {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
+    # What a checkpoint does not say was not thought of when it was written, and has not changed for all we know.
+    return [f"{key} {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
 
 
 def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
@@ -188,4 +192,6 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "shards": config.shards,
         "threads": made.threads,
         "channels_last": made.channels_last,
+        # Of two ranks too: the sums are the same then, but they lie elsewhere, by which norm and update round.
+        "shared_memory": made.shared_memory if config.shards is None else None,
     }

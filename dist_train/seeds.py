@@ -6,6 +6,7 @@ Nothing random has to be saved, the number of loader workers changes nothing, an
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,19 +28,20 @@ def generator(seed: int, purpose: str, *where: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, purpose, *where))
 
 
-def random_bits(seed: int, purpose: str, epoch: int, indices: Tensor) -> Tensor:
-    """Uniform random integers in [0, 2**31), one for each sample index, the same on every device.
+def random_bits(seed: int, purposes: Sequence[str], epoch: int, indices: Tensor) -> Tensor:
+    """Uniform random integers in [0, 2**31), one for each purpose and sample index, the same on every device.
 
     Args:
         indices: int64 [N], numbers of samples in their split.
 
     Returns:
-        int64 [N] on the device of `indices`: the upper bits of splitmix64 (Steele, Lea and Flood, "Fast splittable
+        int64 [P, N] on the device of `indices`: the upper bits of splitmix64 (Steele, Lea and Flood, "Fast splittable
         pseudorandom number generators", OOPSLA 2014) at the position `index` of a stream keyed by the rest. A sample's
         number depends on nothing but its own index, so a batch may be cut anywhere.
     """
-    key = _signed(derive(seed, purpose, epoch) << 1)
-    z = indices * _signed(0x9E3779B97F4A7C15) + key
+    # All purposes in one go: of a small batch, the calls cost more than the numbers.
+    positions = indices * _signed(0x9E3779B97F4A7C15)
+    z = torch.stack([positions + _signed(derive(seed, purpose, epoch) << 1) for purpose in purposes])
     z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
     return _shift_right(z ^ _shift_right(z, 31), 33)

@@ -80,9 +80,9 @@ def frames_of_main(directory: Path, rank: int) -> list[str]:
 
 
 def is_waiting(frames: list[str]) -> bool:
-    """Whether the innermost frame is in torch, as that of a rank that waits for its peers."""
+    """Whether the innermost frame is where a rank waits for its peers: in torch, or in their shared memory."""
     found = _FRAME.match(frames[0]) if frames else None
-    return bool(found and "/torch/" in found["file"])
+    return bool(found and ("/torch/" in found["file"] or found["file"].endswith("/dist_train/shared_memory.py")))
 
 
 def _path(directory: Path, rank: int) -> Path:

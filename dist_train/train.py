@@ -10,13 +10,15 @@ from torch import Tensor
 
 from dist_train import resume
 from dist_train.checkpoint import Saver
-from dist_train.choices import apply_to_process, choose, convolution_work
+from dist_train.choices import Convolutions, apply_to_process, choose, convolution_work
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
+from dist_train.eager import backward, leave_dynamo_out
 from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import Evaluation, evaluate
 from dist_train.facts import Fact, Facts
+from dist_train.host import settle
 from dist_train.models import build_model, check_passes
 from dist_train.optim import lr_at
 from dist_train.plan import Plan, check_ranks
@@ -24,6 +26,7 @@ from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.shared_memory import open_shared_memory
 from dist_train.stop import Stop, StopRequested
 from dist_train.store import Store
 from dist_train.training import Training
@@ -47,6 +50,9 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         SaveError: the last checkpoint could not be written.
     """
     stop = stop or Stop()
+    if config.train.compile == "off":
+        leave_dynamo_out()
+    host = settle(config.distributed, world.local_rank, world.local_size, on_cpu=world.device.type == "cpu")
     run = RunDir(config.run.dir)
     # A rank in the place of a lost one goes on with what that one has begun anew.
     anew = config.run.resume == "never" and not run.was_begun_before_restart()
@@ -57,13 +63,18 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         if world.is_main:
             run.check_usable(anew)
     files = resume.load(config, run, world, anew)
+    memory = open_shared_memory(config.distributed, world)
     with world.agreement():
         plan = Plan.of(config, len(dataset.train))
-        work = convolution_work(network, dataset.shape) * plan.largest_pass(world.size)
-        choices = choose(config.train, config.distributed, world, work, resume.choices(files), config.shards)
+        convolutions = Convolutions(convolution_work(network, dataset.shape), plan.largest_pass(world.size))
+        stored = resume.choices(files)
+        choices = choose(
+            config.train, config.distributed, world, convolutions, stored, config.shards, memory is not None
+        )
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
-        training = Training(config, network, choices, world)
+        host.bind()  # not before: the choice of threads counts the cores that all ranks share
+        training = Training(config, network, choices, world, memory)
         if files:
             training.restore(files)
         check_passes(network, dataset.shape, plan.smallest_pass(world.size))
@@ -77,7 +88,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             clear(run.path)
     stall_minutes = config.distributed.stall_minutes
     with (
-        open_report(config, run, dataset, training, plan, world) as report,
+        open_report(config, run, dataset, training, plan, world, host) as report,
         open_recorder(run.path, world, attempt, stall_minutes, command, lambda: stop.reason is not None) as recorder,
         _open_saver(config, run, report) as saver,
     ):
@@ -130,7 +141,7 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
                     loss = training.loss_sum(pictures, labels)
                     noted = reduction.noted(loss, counts=shard.share > 0)
                     mark("backward", batch.step)
-                    training.scaled(noted).backward(weight)  # type: ignore[no-untyped-call]
+                    backward(training.scaled(noted), weight)
     note = reduction.finish()
     if reduction.is_void(note):
         reduction.undo()

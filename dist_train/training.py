@@ -16,6 +16,7 @@ from dist_train.data.batches import Shard
 from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
 from dist_train.optim import Average, FlatUpdate, build_optimizer, update_of
+from dist_train.shared_memory import SharedMemory
 from dist_train.world import World
 
 
@@ -26,14 +27,18 @@ class Training:
     world.
     """
 
-    def __init__(self, config: Config, network: nn.Module, choices: Choices, world: World) -> None:
-        """Raises ConfigError where a setting does not go with this rank's device."""
+    def __init__(
+        self, config: Config, network: nn.Module, choices: Choices, world: World, memory: SharedMemory | None = None
+    ) -> None:
+        """`memory` is used if it was chosen. Raises ConfigError where a setting does not go with this rank's device."""
         self.config = config.train
         self.seed = config.run.seed
         self.shards = config.shards
         self._optim = config.optim
         self.choices = choices
         self.world = world
+        self._memory = memory if choices.shared_memory else None
+        self._compression = config.distributed.compression
         self.network = parallel.place_model(network, config.train, choices.memory_format, world)
         self.optimizer = build_optimizer(config.optim, self.network, compiled=config.train.compile == "step")
         self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
@@ -70,9 +75,9 @@ class Training:
 
     def _reduction(self, model: nn.Module, pictures: Tensor) -> parallel.Alone:
         if self.shards:
-            return parallel.Tree(model, self.network, self.world)
+            return parallel.Tree(model, self.network, self.world, self._memory)
         if self.world.size > 1:
-            return parallel.Average(model, self.network, self.world, pictures)
+            return parallel.Average(model, self.network, self.world, pictures, self._memory, self._compression)
         # With a process group or without: the bits must not depend on how it was started.
         alone = parallel.Alone(model, self.network, self.world)
         alone.settle(pictures[:2])
@@ -215,7 +220,7 @@ class Training:
         probe = nn.Linear(1, 1, bias=False)
         optimizer = build_optimizer(self._optim, probe)
         probe.weight.grad = torch.zeros_like(probe.weight)
-        optimizer.step()
+        update_of(optimizer)()
         for weight, state in self.optimizer.state.items():
             for name, value in optimizer.state[probe.weight].items():
                 if isinstance(value, Tensor) and state.get(name) is None:

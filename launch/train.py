@@ -47,16 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the settings, then become the process that trains or the agent that starts ranks."""
-    from dist_train.loading import load_config, to_yaml
-
-    config = load_config(options.config, options.overrides)
+    """Become the process that trains or the agent that starts ranks; each of them checks the settings first."""
     if not options.print_config:
-        ranks = resolved(options.nproc, config.distributed, os.environ)
+        ranks = _ranks(options)
         settings = [options.config, *options.overrides]
         _become(command_line(settings, ranks, options.max_restarts), environment(ranks, os.environ))
-    print(to_yaml(config), end="")
+    from dist_train.loading import load_config, to_yaml
+
+    print(to_yaml(load_config(options.config, options.overrides)), end="")
     return 0
+
+
+def _ranks(options: argparse.Namespace) -> int | None:
+    """What `resolved` says; the settings are read only where it depends on them, because reading takes its time."""
+    if isinstance(options.nproc, int):
+        return options.nproc
+    if not device_files():
+        return 1
+    from dist_train.loading import load_config
+
+    return resolved(options.nproc, load_config(options.config, options.overrides).distributed, os.environ)
 
 
 def command_line(settings: Sequence[str], ranks: int | None, max_restarts: int = 0) -> list[str]:

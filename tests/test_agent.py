@@ -31,7 +31,7 @@ ENDLESS = ("train.max_steps=1000000", "checkpoint.every=5")
 RANKS = """
 import os, signal, sys, time
 from pathlib import Path
-from dist_train import agent
+from dist_train import agent, forks
 from dist_train.entry import leave, run_guarded
 here = Path(sys.argv[1])
 def body(arguments, stop):
@@ -39,7 +39,7 @@ def body(arguments, stop):
     (here / f"{attempt}.{rank}").write_text(str(os.getpid()))
     while len(list(here.glob(f"{attempt}.*"))) < 2: time.sleep(0.005)
     return what(rank, attempt, stop) or 0
-agent.train_main = body
+forks.train_main = body
 def what(rank, attempt, stop):
 """
 
@@ -49,8 +49,9 @@ def ranks(tmp_path: Path, python: Python) -> Callable[..., "subprocess.Completed
     """Run the agent on two ranks that do what the lines of `body` say, instead of training."""
 
     def run(body: str, restarts: int = 0) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "x.yaml").write_text(SMALL)
         lines = "\n".join(f"    {line}" for line in body.splitlines())
-        options = ["--nproc", "2", "--max-restarts", str(restarts), "x.yaml"]
+        options = ["--nproc", "2", "--max-restarts", str(restarts), str(tmp_path / "x.yaml")]
         end = f"leave(run_guarded(lambda: agent.main({options!r})))"
         return python("-c", f"{RANKS}{lines}\n{end}", str(tmp_path), timeout=60)
 

@@ -1,10 +1,13 @@
 """From uint8 pictures to what the model gets."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dist_train import seeds
 from dist_train.config import Augment, Normalize
 from dist_train.data.augment import Preparation, crop_and_flip
 
@@ -20,6 +23,51 @@ def preparation(normalize: Normalize = ODD, augment: Augment = ALL, **other: tor
 def pictures(count: int, height: int = 11, width: int = 9) -> Tensor:
     shape = (count, 3, height, width)
     return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
+
+
+def by_hand(stored: Tensor, normalize: Normalize, augment: Augment, epoch: int, index: int) -> "np.ndarray[Any, Any]":
+    """What one picture, uint8 [C, H, W], becomes, pixel by pixel and with one rounding an operation."""
+
+    def drawn(purpose: str) -> int:
+        return int(seeds.random_bits(7, (purpose,), epoch, torch.tensor([index])))
+
+    height, width = stored.shape[1:]
+    padding, places = augment.crop_padding, 2 * augment.crop_padding + 1
+    padded = np.pad(stored.numpy(), ((0, 0), (padding, padding), (padding, padding)))
+    top, left = (drawn(name) % places if padding else 0 for name in ("crop-row", "crop-column"))
+    cropped = padded[:, top : top + height, left : left + width]
+    if augment.flip and drawn("flip") % 2 == 1:
+        cropped = cropped[:, :, ::-1]
+    mean, std = (np.array(numbers)[:, None, None] for numbers in (normalize.mean, normalize.std))
+    scale, shift = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    found: np.ndarray[Any, Any] = cropped.astype(np.float32) * scale + shift
+    if augment.cutout:
+        row, column = drawn("cutout-row") % height, drawn("cutout-column") % width
+        above, before = row - augment.cutout // 2, column - augment.cutout // 2
+        found[:, max(0, above) : max(0, above + augment.cutout), max(0, before) : max(0, before + augment.cutout)] = 0
+    return found
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(11, 9), (8, 16), (1, 1)])
+@pytest.mark.parametrize(
+    "augment",
+    [Augment(), Augment(flip=True), Augment(crop_padding=4), Augment(cutout=4), ALL],
+    ids=["none", "flip", "crop", "cutout", "all"],
+)
+def test_bits_are_those_of_single_pictures(
+    augment: Augment, size: tuple[int, int], channels: int, memory_format: torch.memory_format
+) -> None:
+    """To the sign of a zero, in a batch whose sizes are no multiples of what a processor takes at a time."""
+    normalize = Normalize(mean=ODD.mean[:channels], std=ODD.std[:channels])
+    stored = pictures(37, *size)[:, :channels].contiguous()
+    stored[::5] = 0
+    indices = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:37]
+    found = preparation(normalize, augment, memory_format=memory_format).augmented(stored, indices, epoch=3)
+    expected = [by_hand(stored[row], normalize, augment, 3, int(indices[row])) for row in range(37)]
+    assert found.is_contiguous(memory_format=memory_format)
+    assert found.contiguous().numpy().tobytes() == np.stack(expected).tobytes()
 
 
 def test_a_sample_is_augmented_the_same_in_any_batch() -> None:

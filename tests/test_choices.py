@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from dist_train import choices as room
-from dist_train.choices import Choices, apply_to_process, choose, convolution_work
+from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work
 from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World
 
-CONVOLUTION, TINY, LINEAR = 10**9, 10**6, 0
+CONVOLUTION, TINY, LINEAR = Convolutions(10**6, 64), Convolutions(10**6, 3), Convolutions(0, 64)
 ON_GPU = World(device=torch.device("cuda", 0))
 STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
 
@@ -51,6 +51,11 @@ def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.M
     assert choose(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
+
+
+@pytest.mark.parametrize(("work", "samples", "small"), [(10**6, 3, True), (10**6, 5, False), (10**4, 16, False)])
+def test_small_is_little_work_on_few_samples(work: int, samples: int, small: bool) -> None:
+    assert Convolutions(work, samples).are_small is small
 
 
 def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:
@@ -92,6 +97,28 @@ def test_settings_stand_above_stored_choices() -> None:
 def test_threads_are_decided_anew_for_another_number_of_ranks() -> None:
     found = choose(Train(), Distributed(), World(local_size=4), CONVOLUTION, STORED.to_dict())
     assert (found.threads, found.local_size) == (2, 4)
+
+
+def test_memory_is_shared_where_it_can_be() -> None:
+    world = World(size=2, local_size=2)
+    assert choose(Train(), Distributed(), world, LINEAR, None, can_share=True).shared_memory
+    assert not choose(Train(), Distributed(), world, LINEAR, None, can_share=False).shared_memory
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_sums_stay_where_they_were_made(before: bool) -> None:
+    """But where the number of ranks changes, or their order changes no bits, and never where it is not possible."""
+    stored = replace(STORED, local_size=2, shared_memory=before).to_dict()
+    two, three = World(size=2, local_size=2), World(size=3, local_size=3)
+    assert choose(Train(), Distributed(), two, LINEAR, stored, can_share=True).shared_memory is before
+    assert choose(Train(), Distributed(), three, LINEAR, stored, can_share=True).shared_memory
+    assert choose(Train(), Distributed(), two, LINEAR, stored, shards=8, can_share=True).shared_memory
+    assert not choose(Train(), Distributed(), two, LINEAR, stored, can_share=False).shared_memory
+
+
+def test_checkpoints_of_before_went_through_the_backend() -> None:
+    stored = {key: value for key, value in STORED.to_dict().items() if key != "shared_memory"}
+    assert not choose(Train(), Distributed(), World(), LINEAR, stored, can_share=True).shared_memory
 
 
 def test_another_precision_than_the_checkpoint_s_is_refused() -> None:

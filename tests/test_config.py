@@ -82,6 +82,10 @@ def with_settings(**changes: dict[str, Any]) -> Config:
         ({"model": {"num_classes": 11}}, "model.num_classes"),
         ({"data": {"normalize": {"mean": (0.1, 0.2), "std": (1.0,)}}}, "data.normalize"),
         ({"train": {"sync_batchnorm": True}, "distributed": {"backend": "gloo"}}, "train.sync_batchnorm"),
+        (
+            {"run": {"reproducible": "bitwise"}, "distributed": {"compression": "bf16"}},
+            "distributed.compression",
+        ),
     ],
 )
 def test_contradiction(changes: dict[str, dict[str, Any]], key: str) -> None:
@@ -97,6 +101,7 @@ def test_contradiction(changes: dict[str, dict[str, Any]], key: str) -> None:
         {"model": {"num_classes": 10}},
         {"data": {"name": "image_folder"}, "model": {"num_classes": 3}},
         {"train": {"sync_batchnorm": True}},
+        {"distributed": {"compression": "bf16"}},
     ],
 )
 def test_no_contradiction(changes: dict[str, dict[str, Any]]) -> None:

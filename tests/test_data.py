@@ -1,5 +1,6 @@
 """Opening data sets, the cache, both loaders, and what is said of bad files."""
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
@@ -44,6 +45,7 @@ from dist_train.data import (
     reader,
     statistics,
 )
+from dist_train.data import batches as batches_module
 from dist_train.data import cache as cache_module
 from dist_train.data.batches import EVAL_BATCH
 from dist_train.data.cifar import LAYOUTS
@@ -333,6 +335,18 @@ def test_no_validation_and_too_much(settings: Settings, root: Path) -> None:
     )
 
 
+def test_no_rank_holds_an_array_that_counts_up(settings: Settings, root: Path) -> None:
+    """Labels are those that the ranks share, and what is left out costs only its own size."""
+    write_idx(root)
+    whole, part = opened(settings("mnist")), opened(settings("mnist", limit_train=4))
+    assert whole.train.chosen is None
+    assert whole.test.chosen is None
+    assert whole.train.labels.untyped_storage().nbytes() == 12 * 8
+    assert whole.train.numbers(torch.tensor([3, 1], dtype=torch.int32)).tolist() == [3, 1]
+    assert part.train.numbers(torch.tensor([3, 1], dtype=torch.int32)).tolist() == [9, 3]
+    assert whole.train.numbers(torch.tensor([1], dtype=torch.int32)).dtype == torch.int64
+
+
 # Batches
 
 
@@ -362,6 +376,94 @@ def assert_equal(found: list[Trained], expected: list[Trained]) -> None:
         assert (one.share, one.count, one.step, one.epoch) == (other.share, other.count, other.step, other.epoch)
         assert torch.equal(one.pictures, other.pictures)
         assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.indices, other.indices)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize(
+    "loader", [{"loader": "resident"}, {"loader": "workers", "workers": 2}], ids=["resident", "workers"]
+)
+@pytest.mark.parametrize(("global_batch", "shards"), [(4, 1), (7, 1), (3, 8), (16, 8), (17, 2), (40, 4)])
+def test_what_is_prepared_together_changes_no_bit(
+    settings: Settings,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    global_batch: int,
+    shards: int,
+    loader: dict[str, Any],
+    memory_format: torch.memory_format,
+) -> None:
+    """From one batch at a time to all of an epoch; at several numbers of ranks, and from a step inside an epoch on.
+
+    18 samples: the last batch of an epoch is smaller, and shards that find no sample have two that stand in.
+    """
+    write_images(root)
+    config = settings("image_folder", augment=ALL, global_batch=global_batch, **loader)
+    dataset = opened(config)
+    picture = 3 * 8 * 10 * 4
+
+    def batches(together: int, size: int, rank: int, start: int, stop: int) -> list[Batch]:
+        share = -(-min(global_batch, 18) // shards) * (shards // size)
+        monkeypatch.setattr(batches_module, "AHEAD", {"cpu": together * share * picture})
+        world = World(rank=rank, size=size)
+        stream = TrainBatches(dataset, config, SEED, world, start, stop, memory_format, shards if shards > 1 else None)
+        with stream:
+            assert stream._together() == max(1, together)
+            return list(stream)
+
+    stop = 3 * -(-18 // global_batch)
+    for size in {1, shards}:
+        for rank in {0, size - 1}:
+            expected = batches(0, size, rank, 0, stop)
+            assert [batch.step for batch in expected] == list(range(stop))
+            for together, start in ((2, 0), (3, min(1, stop - 1)), (100, stop // 2)):
+                found = batches(together, size, rank, start, stop)
+                assert len(found) == stop - start
+                for one, other in zip(found, expected[start:], strict=True):
+                    assert_same_batch(one, other, memory_format)
+
+
+def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_format) -> None:
+    assert (one.count, one.step, one.epoch, one.void) == (other.count, other.step, other.epoch, other.void)
+    assert torch.equal(one.samples, other.samples)
+    assert len(one.shards) == len(other.shards)
+    for found, expected in zip(one.shards, other.shards, strict=True):
+        assert (found.number, found.share) == (expected.number, expected.share)
+        assert found.pictures.data_ptr() % 64 == expected.pictures.data_ptr() % 64 == 0  # as torch allocates
+        assert found.pictures.is_contiguous(memory_format=memory_format)
+        assert found.pictures.stride() == expected.pictures.stride()
+        for name in ("pictures", "labels", "indices"):
+            left, right = getattr(found, name), getattr(expected, name)
+            assert left.dtype == right.dtype
+            assert torch.equal(left, right)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_gpu_gets_the_same_bits_and_is_never_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, memory_format: torch.memory_format, fits: bool
+) -> None:
+    """Also where its memory does not hold the pictures, and they are sent batch by batch."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if not fits:
+        monkeypatch.setattr(memory, "device_bytes", lambda _: 0)
+    config = settings("synthetic", shape=(3, 8, 8), num_train=70, global_batch=16, augment=ALL)
+    gpu = World(device=torch.device("cuda", 0))
+    on_gpu, on_cpu = opened(config, gpu), opened(config)
+    expected = trained(on_cpu, config, World(), 0, 12)
+    with TrainBatches(on_gpu, config, SEED, gpu, 0, 12, memory_format) as batches:
+        found = [flat(next(batches))]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found += [flat(batch) for batch in batches]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert {one.pictures.device for one in found} == {gpu.device}
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.pictures.cpu(), other.pictures)
+        assert torch.equal(one.labels.cpu(), other.labels)
         assert torch.equal(one.indices, other.indices)
 
 
@@ -597,7 +699,95 @@ def test_a_damaged_entry_is_made_anew(
 
 
 def contents(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    return dataset.train.pictures.take(dataset.train.indices).clone(), dataset.train.labels
+    return dataset.train.pictures.take(dataset.train.indices).clone(), dataset.train.labels.clone()
+
+
+@pytest.fixture
+def read_whole(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Files of the cache that are read to compare them with their checksum, as it happens."""
+    found: list[Path] = []
+    original = cache_module._checksum
+
+    def noted(path: Path) -> str:
+        found.append(path)
+        return original(path)
+
+    monkeypatch.setattr(cache_module, "_checksum", noted)
+    return found
+
+
+def test_a_whole_entry_is_not_read_again(settings: Settings, root: Path, read_whole: list[Path]) -> None:
+    write_idx(root)
+    opened(settings("mnist"))
+    read_whole.clear()
+    opened(settings("mnist"))
+    assert read_whole == []
+
+
+def changed_behind_its_time(path: Path) -> None:
+    """Another byte, and the time of before."""
+    status = path.stat()
+    flip_a_byte(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def exchanged(path: Path) -> None:
+    """Another file of that name, size and time."""
+    shutil.copy2(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+def spoil_json(path: Path) -> None:
+    path.with_name("checked.json").write_text("{")
+
+
+@pytest.mark.parametrize("change", [Path.touch, changed_behind_its_time, exchanged, spoil_json])
+def test_an_entry_that_looks_different_is_read_once(
+    settings: Settings, root: Path, read_whole: list[Path], change: Callable[[Path], None]
+) -> None:
+    write_idx(root)
+    config = settings("mnist")
+    expected = contents(opened(config))
+    pictures = entries(config)["train"] / "pictures.u8"
+    change(pictures)
+    read_whole.clear()
+    for _ in range(2):
+        assert all(torch.equal(one, other) for one, other in zip(contents(opened(config)), expected, strict=True))
+    assert read_whole.count(pictures) == (3 if change is changed_behind_its_time else 1)  # and twice to mend it
+    read_whole.clear()
+    opened(config)
+    assert read_whole == []
+
+
+def test_a_copied_cache_is_read_once(settings: Settings, root: Path, tmp_path: Path, read_whole: list[Path]) -> None:
+    write_idx(root)
+    opened(settings("mnist"))
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    for expected in (True, False):
+        read_whole.clear()
+        opened(settings("mnist", cache=str(tmp_path / "copy")))
+        assert bool(read_whole) == expected
+
+
+def test_an_entry_in_a_cache_that_cannot_be_written_is_read_at_each_start(
+    settings: Settings, root: Path, read_whole: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx(root)
+    config = settings("mnist")
+    opened(config)
+    for path in Path(config.cache).glob("*/checked.json"):
+        path.unlink()
+
+    @contextlib.contextmanager
+    def refuse(*_: object) -> Iterator[None]:
+        raise DataError("data.cache: cannot write")
+        yield
+
+    monkeypatch.setattr(cache_module, "lock", refuse)
+    for _ in range(2):
+        read_whole.clear()
+        opened(config)
+        assert {path.name for path in read_whole} == {"pictures.u8", "labels.i64"}
 
 
 def test_damage_is_mended_under_ranks_that_have_opened_it(settings: Settings, root: Path) -> None:
@@ -673,6 +863,19 @@ def test_a_process_that_waits_says_so(
         opened(config)
         timer.join()
     assert "waiting for another process that downloads or decodes digits" in caplog.text
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_decoding_shows_how_far_it_is_on_a_terminal_only(
+    settings: Settings, root: Path, is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(root)
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    opened(settings("image_folder"))
+    assert ("decoding:   0%|" in terminal.getvalue()) == is_terminal
+    assert bool(terminal.getvalue()) == is_terminal
 
 
 def test_workers_decode_nothing_ahead(settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

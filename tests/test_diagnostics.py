@@ -113,12 +113,17 @@ class DistBackendError(RuntimeError):
     """As torch names its own."""
 
 
+class DistNetworkError(RuntimeError):
+    """As torch names its own."""
+
+
 @pytest.mark.parametrize(
     ("error", "phase", "kind"),
     [
         (ValueError("bad thing"), "forward", "exception"),
         (RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"), "backward", "victim"),
         (RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), "backward", "victim"),
+        (DistNetworkError("rank 1(2), pid 7, has gone"), "backward", "victim"),
         (DistBackendError("NCCL error: remote process exited or there was a network error"), "backward", "victim"),
         (ConnectionResetError("Connection reset by peer"), "data", "exception"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "backward", "loader"),
@@ -250,6 +255,8 @@ def test_of_ranks_at_one_place_the_one_that_does_not_wait_in_torch_has_stalled(r
         leave_stacks(run, rank, file)
     assert judge_stall(Scene.of(run), "no progress").rank == 1
     assert is_waiting(frames_of_main(run / "diagnostics", 0))
+    assert is_waiting(['  File "/x/dist_train/shared_memory.py", line 3 in _wait_for'])
+    assert not is_waiting(['  File "/x/dist_train/train.py", line 3 in train_step'])
 
 
 def test_where_all_wait_in_torch_the_rank_that_has_stalled_is_on_another_host(run: Path) -> None:
@@ -593,9 +600,10 @@ def test_a_run_ends_with_one_verdict(tmp_path: Path, torchrun: Torchrun, fault: 
 
 
 @pytest.mark.slow
-def test_a_peer_that_gloo_has_lost_is_told_from_a_fault(tmp_path: Path) -> None:
-    """No launcher ends the rank that is left: it has Gloo's own words."""
-    command, variables = misbehave(tmp_path / "digits", "kill", 1)
+@pytest.mark.parametrize(("setting", "words"), [("auto", "rank 1(2), pid "), ("off", "peer")])
+def test_a_peer_that_is_lost_is_told_from_a_fault(tmp_path: Path, setting: str, words: str) -> None:
+    """No launcher ends the rank that is left: it has noticed in shared memory, or has Gloo's own words."""
+    command, variables = misbehave(tmp_path / "digits", "kill", 1, f"distributed.shared_memory={setting}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -619,4 +627,4 @@ def test_a_peer_that_gloo_has_lost_is_told_from_a_fault(tmp_path: Path) -> None:
     assert "Traceback" not in said
     left = read_failures(tmp_path / "digits" / "diagnostics", 1)
     assert left[0].kind == "victim"
-    assert "peer" in left[0].error
+    assert words in left[0].error

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dist_train import ledger
 from dist_train.metrics import read_lines
 from tests.conftest import Python, Torchrun
 
@@ -32,6 +33,19 @@ train: {epochs: 2}
 checkpoint: {every: 1, keep_last: 100}
 log: {every: 2, tensorboard: false}
 """
+# Gradients that go another way than through shared memory.
+GLOO = (
+    EVERYTHING
+    + """
+distributed: {shared_memory: "off"}
+"""
+)
+COMPRESSED = (
+    EVERYTHING
+    + """
+distributed: {shared_memory: "off", compression: bf16}
+"""
+)
 CURVE = """
 data: {name: synthetic, num_train: 500, num_test: 260, global_batch: 64, augment: {crop_padding: 2}}
 model: {name: mnist_example}
@@ -42,12 +56,19 @@ log: {every: 1, tensorboard: false}
 """
 
 
+CONFIGS = {
+    "everything": EVERYTHING, "batchnorm": BATCHNORM, "gloo": GLOO, "compressed": COMPRESSED, "curve": CURVE,
+}  # fmt: skip
+CUTS = {"everything": (1, 4, 7, 11), "batchnorm": (1, 3), "gloo": (1, 7), "compressed": (4,)}
+"""The steps after which a run is gone on with."""
+
+
 class Runs:
     """The runs that every world makes, and what lies in them."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        for name, text in (("everything", EVERYTHING), ("batchnorm", BATCHNORM), ("curve", CURVE)):
+        for name, text in CONFIGS.items():
             (directory / f"{name}.yaml").write_text(text)
 
     def path(self, name: str, ranks: int) -> Path:
@@ -65,7 +86,9 @@ class Runs:
             {"train": self.train("curve", "curve", ranks)},
             {"train": self.train("curve", "curve64", ranks), "dtype": "float64"},
         ]
-        for config, steps in (("everything", (1, 4, 7, 11)), ("batchnorm", (1, 3))):
+        for config, steps in CUTS.items():
+            if ranks == 1 and config in ("gloo", "compressed"):
+                continue
             jobs.append({"train": self.train(config, config, ranks)})
             for step in steps:
                 name = f"{config}-from-{step}"
@@ -80,6 +103,15 @@ class Runs:
     def weights(self, name: str, ranks: int) -> str:
         newest = self.path(name, ranks) / "checkpoints" / "latest" / "manifest.json"
         return str(json.loads(newest.read_text())["weights_sha256"])
+
+    def shares(self, name: str, ranks: int) -> bool:
+        """Whether the ranks had shared memory."""
+        return bool(json.loads((self.path(name, ranks) / "env.json").read_text())["choices"]["shared_memory"])
+
+    def first_loss(self, name: str, ranks: int) -> float:
+        found = ledger.value(ledger.read(self.path(name, ranks) / "ledger.jsonl")[0]["loss"])
+        assert found is not None
+        return found
 
     def losses(self, name: str, ranks: int) -> list[float]:
         lines = read_lines(self.path(name, ranks) / "metrics.jsonl")
@@ -107,9 +139,14 @@ def test_the_loss_curve_is_the_same_at_any_number_of_ranks(runs: Runs, name: str
     assert runs.losses(name, ranks) == pytest.approx(alone, rel=tolerance, abs=0)
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
 @pytest.mark.parametrize(
-    ("config", "step"), [("everything", step) for step in (1, 4, 7, 11)] + [("batchnorm", 1), ("batchnorm", 3)]
+    ("config", "step", "ranks"),
+    [
+        (config, step, ranks)
+        for config, steps in CUTS.items()
+        for step in steps
+        for ranks in (WORLDS if config in ("everything", "batchnorm") else WORLDS[1:])
+    ],
 )
 def test_a_run_resumed_at_any_checkpoint_ends_with_the_same_bits(
     runs: Runs, config: str, step: int, ranks: int
@@ -117,6 +154,19 @@ def test_a_run_resumed_at_any_checkpoint_ends_with_the_same_bits(
     resumed = f"{config}-from-{step}"
     assert runs.weights(resumed, ranks) == runs.weights(config, ranks)
     assert _timeless(runs, resumed, ranks) == _timeless(runs, config, ranks)
+
+
+@pytest.mark.parametrize("ranks", WORLDS[1:])
+def test_gradients_may_go_another_way(runs: Runs, ranks: int) -> None:
+    """Two ranks' gradients have the same bits either way, but lie in other buckets, by which norm and update round."""
+    assert runs.losses("gloo", ranks) == pytest.approx(runs.losses("everything", ranks), rel=1e-4)
+    assert runs.losses("compressed", ranks) == pytest.approx(runs.losses("everything", ranks), rel=2e-2)
+    assert runs.weights("compressed", ranks) != runs.weights("gloo", ranks)
+    first = {
+        name: runs.first_loss(name, ranks) for name in ("gloo", "compressed")
+    }  # it is no gradient, and not rounded
+    assert first["compressed"] == pytest.approx(first["gloo"], rel=1e-6)
+    assert [runs.shares(name, ranks) for name in ("everything", "gloo", "compressed")] == [True, False, False]
 
 
 def test_the_runs_are_not_all_alike(runs: Runs) -> None:

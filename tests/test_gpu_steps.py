@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from dist_train import parallel, train
-from dist_train.choices import choose
+from dist_train.choices import Convolutions, choose
 from dist_train.config import Config
 from dist_train.data import open_dataset
 from dist_train.data.augment import Preparation
@@ -71,6 +71,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     monkeypatch.setattr(parallel, "place_model", place)
     monkeypatch.setattr(train, "seed_step", lambda *_: None)
     monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(train, "backward", backward)
     monkeypatch.setattr(torch, "_fused_sgd_", fused)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -110,7 +111,7 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
     world = World(device=GPU)
     dataset = open_dataset(config.data, config.run.seed, World())
     network = build_model(config.model, dataset.shape, 10, config.run.seed)
-    choices = choose(config.train, config.distributed, world, 10**9, None, config.shards)
+    choices = choose(config.train, config.distributed, world, Convolutions(10**6, 64), None, config.shards)
     with TrainBatches(dataset, config.data, 0, World(), 0, 3, choices.memory_format, config.shards) as stream:
         batches = list(stream)
     with fakes:

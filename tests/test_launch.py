@@ -91,7 +91,7 @@ class TestCommands:
             (["train", "x.yaml", "--nproc", "٣"], "it must be auto or a number from 1 up"),
             (["train", "x.yaml", "--nproc", "0"], "--nproc: is '0'; it must be auto or a number from 1 up"),
             (["train", "x.yaml", "--max-restarts=-1"], "--max-restarts: is '-1'; it must be a number from 0 up"),
-            (["train", "no-such.yaml"], "no-such.yaml"),
+            (["train", "no-such.yaml", "--print-config"], "no-such.yaml"),
         ],
     )
     def test_a_fault_ends_with_code_2_and_a_message(
@@ -100,12 +100,15 @@ class TestCommands:
         assert cli.main(arguments) == 2
         assert said in capsys.readouterr().err
 
-    def test_a_wrong_key_is_found_before_anything_starts(
-        self, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("something was started"))
-        assert cli.main(["train", str(config), "--nproc", "2", "optim.lrr=1"]) == 2
-        assert "Did you mean optim.lr?" in capsys.readouterr().err
+    @pytest.mark.parametrize("ranks", ["1", "2", "auto"])
+    def test_a_wrong_key_is_answered_before_torch_is_imported(self, config: Path, python: Python, ranks: str) -> None:
+        (config.parent / "torch.py").write_text("raise SystemExit('torch is imported')")
+        path = os.pathsep.join([str(config.parent), str(ROOT)])
+        command = ("-m", "launch", "train", str(config), "--nproc", ranks)
+        done = python(*command, "optim.lrr=1", env={"PYTHONPATH": path})
+        assert done.returncode == 2
+        assert done.stderr.endswith("optim.lrr is not a setting. Did you mean optim.lr?\n")
+        assert python(*command, env={"PYTHONPATH": path}).stderr == "torch is imported\n"
 
     def test_the_settings_can_be_printed(self, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["train", str(config), "optim.lr=0.5", "--print-config", "run.name=other"]) == 0

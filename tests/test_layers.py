@@ -11,24 +11,25 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("__init__", "errors", "process", "stop"),
-    ("config", "store", "lines"),
-    ("rundir", "ledger", "beats"),
+    ("config", "store", "lines", "events"),
+    ("rundir", "ledger", "beats", "host"),
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
-    ("seeds", "flat", "world", "watchdog", "postmortem"),  # torch begins here
-    ("choices", "entry", "console", "recorder"),
+    ("seeds", "eager", "flat", "world", "watchdog", "postmortem"),  # torch begins here
+    ("choices", "entry", "console", "recorder", "shared_memory"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
     ("resume", "spoiled"),
     ("report",),
     ("train",),
     ("__main__",),
+    ("forks",),
     ("agent",),
 )
 WITHOUT_TORCH = (
-    *("errors", "process", "stop", "config", "store", "lines", "rundir", "ledger"),
+    *("errors", "process", "stop", "config", "store", "lines", "events", "rundir", "ledger", "host"),
     *("beats", "failures", "stacks", "verdict", "watchdog", "postmortem", "recorder"),
-    *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__"),
+    *("wording", "loading", "reference", "plan", "entry", "metrics", "__main__", "agent"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 MODULES = sorted(PACKAGE.rglob("*.py"))

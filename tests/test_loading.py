@@ -506,7 +506,7 @@ def test_any_command_line_is_taken_or_refused(load: Load, overrides: list[str]) 
     taken_or_refused(load, LEAST, *overrides)
 
 
-DEPENDENT = {"shards", "schedule", *SCHEDULE_SETTINGS, "nesterov", "num_classes", "sync_batchnorm"}
+DEPENDENT = {"shards", "schedule", *SCHEDULE_SETTINGS, "nesterov", "num_classes", "sync_batchnorm", "compression"}
 
 
 def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> st.SearchStrategy[Any]:

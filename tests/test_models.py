@@ -196,3 +196,47 @@ def test_the_stem_of_resnet18_keeps_small_pictures_whole() -> None:
     model.get_submodule("layer1").register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
     model(torch.zeros(2, 3, 32, 32))
     assert sides == [32]
+
+
+def test_resnet18_is_torchvision_s_behind_the_stem() -> None:
+    from torchvision import models
+
+    original = models.resnet18(num_classes=7)
+    original.conv1 = nn.Conv2d(2, 64, kernel_size=3, padding=1, bias=False)
+    original.maxpool = nn.Identity()
+    model = build_model(RESNET, (2, 32, 32), 7, seed=0)
+    assert [name for name, _ in model.named_modules() if name] == [
+        name for name, _ in original.named_modules() if name not in ("", "maxpool")
+    ]
+    model.load_state_dict(original.state_dict())
+    pictures = torch.rand(2, 2, 32, 32)
+    for mode in (False, True):
+        torch.testing.assert_close(model.train(mode)(pictures), original.train(mode)(pictures))
+
+
+def test_the_weights_of_resnet18_begin_as_torchvision_s_do() -> None:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    original = models.resnet18(num_classes=10)
+    for name, weight in build_model(RESNET, (3, 32, 32), 10, seed=0).named_parameters():
+        if name != "conv1.weight":  # the stem has another shape
+            assert weight.std().item() == pytest.approx(original.get_parameter(name).std().item(), rel=0.1), name
+            assert weight.mean().item() == pytest.approx(original.get_parameter(name).mean().item(), abs=0.01), name
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_added_channels_change_no_number(memory_format: torch.memory_format) -> None:
+    """Six channels become eight where they lie innermost."""
+    network, lesson = build_model(TUTORIAL, (3, 32, 32), 10, 0), TutorialNet()
+    lesson.load_state_dict(network.state_dict())
+    network.to(memory_format=memory_format)
+    pictures = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    formatted = pictures.contiguous(memory_format=memory_format)
+    computed = network.conv1(formatted)  # type: ignore[operator]
+    assert computed.shape[1] == (8 if memory_format == torch.channels_last else 6)
+    torch.testing.assert_close(network(formatted), lesson(pictures))
+    network(formatted).square().sum().backward()
+    lesson(pictures).square().sum().backward()
+    for ours, theirs in zip(network.parameters(), lesson.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,26 @@ def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(t
     Store(run.checkpoints).quarantine(1, "damaged")
     with pytest.raises(CheckpointError, match=r"has only checkpoints that were set aside.*run\.resume=never"):
         resume.load(config, run, World())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "told"),
+    [
+        (2, [], ["shared_memory True -> False"]),
+        (2, ["run.reproducible=bitwise"], []),
+    ],
+)
+def test_sums_in_another_order_are_told_of(tmp_path: Path, ranks: int, overrides: list[str], told: list[str]) -> None:
+    config, world = configured(tmp_path, *overrides), World(size=ranks, local_size=ranks)
+    now = started(config).choices
+    files = {"training.pt": resume.about(config, replace(now, shared_memory=True), world)}
+    assert resume.other_bits(files, config, now, world) == told
+    assert resume.other_bits(files, config, replace(now, shared_memory=True), world) == []
+
+
+def test_what_a_checkpoint_could_not_know_of_is_not_told_of(tmp_path: Path) -> None:
+    config, world = configured(tmp_path), World(size=4, local_size=4)
+    choices = started(config).choices
+    files = {"training.pt": resume.about(config, choices, world)}
+    del files["training.pt"]["machine"]["shared_memory"]
+    assert resume.other_bits(files, config, choices, world) == []

@@ -62,6 +62,9 @@ class TestWhatARunLeaves:
         expected = files | {"tb", "logs", "checkpoints", "diagnostics"}
         assert {path.name for path in finished[0].iterdir()} == expected
 
+    def test_it_says_how_gradients_go(self, finished: tuple[Path, str]) -> None:
+        assert "gradients go between ranks through shared memory\n" in finished[1]
+
     def test_status(self, finished: tuple[Path, str]) -> None:
         status = json.loads((finished[0] / "status.json").read_text())
         assert (status["state"], status["step"], status["epoch"]) == ("done", STEPS, 4)

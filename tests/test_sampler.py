@@ -1,11 +1,16 @@
 """The order of samples and its cut into shares."""
 
+import threading
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dist_train import seeds
+from dist_train.data.order import Orders
 from dist_train.data.sampler import GlobalBatchSampler, Share
 from dist_train.plan import steps_per_epoch
 
@@ -15,7 +20,14 @@ sizes = st.integers(1, 9)
 
 
 def sampler(
-    length: int, global_batch: int, size: int = 1, rank: int = 0, start: int = 0, stop: int | None = None, seed: int = 5
+    length: int,
+    global_batch: int,
+    size: int = 1,
+    rank: int = 0,
+    start: int = 0,
+    stop: int | None = None,
+    seed: int = 5,
+    shards: int | None = None,
 ) -> GlobalBatchSampler:
     return GlobalBatchSampler(
         range(length),
@@ -25,6 +37,7 @@ def sampler(
         seed=seed,
         start_step=start,
         stop_step=steps_per_epoch(length, global_batch) if stop is None else stop,
+        shards=shards,
     )
 
 
@@ -32,6 +45,11 @@ def of_all_ranks(length: int, global_batch: int, size: int, start: int, stop: in
     """The shares of each step, in the order of the ranks."""
     ranks = [list(sampler(length, global_batch, size, rank, start, stop).shares()) for rank in range(size)]
     return [list(step) for step in zip(*ranks, strict=True)]
+
+
+def own(share: Share) -> list[int]:
+    """What a rank takes of one batch, without what stands in for samples it does not have."""
+    return share.positions[: sum(share.parts)].tolist()
 
 
 def order(length: int, epoch: int, seed: int = 5) -> list[int]:
@@ -50,7 +68,7 @@ def test_shares_are_the_permutation(
     stop = steps * (epochs + 2)
     found: dict[int, list[int]] = {}
     for shares in of_all_ranks(length, global_batch, size, start, stop):
-        found.setdefault(shares[0].epoch, []).extend(i for share in shares for i in share.positions.tolist())
+        found.setdefault(shares[0].epoch, []).extend(i for share in shares for i in own(share))
     first, within = divmod(start, steps)
     expected = {epoch: order(length, epoch) for epoch in range(first, epochs + 2)}
     expected[first] = expected[first][within * global_batch :]
@@ -61,13 +79,42 @@ def test_shares_are_the_permutation(
 @given(lengths, batches, sizes)
 def test_shares_differ_by_at_most_one(length: int, global_batch: int, size: int) -> None:
     for shares in of_all_ranks(length, global_batch, size, 0, steps_per_epoch(length, global_batch)):
-        counts = [len(share.positions) for share in shares]
+        counts = [len(own(share)) for share in shares]
         assert counts == sorted(counts, reverse=True)
         assert counts[0] - counts[-1] <= 1
         assert counts[0] >= 1
         assert {share.count for share in shares} == {sum(counts)}
-        whole = [i for share in shares for i in share.positions.tolist()]
-        assert all(share.stand_in.tolist() == (whole * 2)[:2] for share in shares)
+        whole = [i for share in shares for i in own(share)]
+        assert {tuple(share.whole.tolist()) for share in shares} == {tuple(whole)}
+        assert all(own(share) or share.positions.tolist() == (whole * 2)[:2] for share in shares)
+
+
+@settings(deadline=None)
+@given(
+    lengths, batches, st.sampled_from([(1, 1), (2, 2), (3, 3), (1, 8), (2, 8), (4, 8)]), st.integers(1, 40), st.data()
+)
+def test_shares_of_several_batches_are_those_of_each(
+    length: int, global_batch: int, cut: tuple[int, int], together: int, data: st.DataObject
+) -> None:
+    """Also across the ends of epochs, from any step to any step, and with shards that have no sample."""
+    size, shards = cut
+    start = data.draw(st.integers(0, 3 * steps_per_epoch(length, global_batch)))
+    stop = start + data.draw(st.integers(0, 50))
+    place = {"size": size, "rank": size - 1, "start": start, "stop": stop, "shards": shards}
+    shares = list(sampler(length, global_batch, **place).shares(together))
+    assert all(1 <= share.steps <= together for share in shares)
+    apart = [one for share in shares for one in of_each_step(share)]
+    assert apart == [one for share in sampler(length, global_batch, **place).shares() for one in of_each_step(share)]
+
+
+def of_each_step(share: Share) -> list[object]:
+    read, whole = (torch.split(found, len(found) // share.steps) for found in (share.positions, share.whole))
+    assert all(len(positions) == sum(share.sizes) for positions in read)
+    steps = range(share.step, share.step + share.steps)
+    return [
+        (step, share.epoch, share.count, share.parts, positions.tolist(), all_positions.tolist())
+        for step, positions, all_positions in zip(steps, read, whole, strict=True)
+    ]
 
 
 @settings(deadline=None)
@@ -95,3 +142,44 @@ def test_is_a_batch_sampler() -> None:
     assert isinstance(chosen, DistributedSampler)
     assert len(chosen) == 3
     assert steps_per_epoch(8, 4) == 2
+
+
+def test_the_next_order_is_drawn_by_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last epoch expects none, and the thread has ended with `close`."""
+    threads = []
+    drawn = Orders._drawn
+
+    def noted(orders: Orders, epoch: int) -> Tensor:
+        threads.append((epoch, threading.current_thread().name))
+        return drawn(orders, epoch)
+
+    monkeypatch.setattr(Orders, "_drawn", noted)
+    chosen = sampler(10, 4, stop=9)
+    list(chosen)
+    chosen.close()
+    assert sorted(threads) == [(0, "MainThread"), (1, "order"), (2, "order")]
+    assert "order" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_fails_on_the_thread_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Orders, epoch: int) -> Tensor:
+        if epoch == 0:
+            return torch.arange(10)
+        raise MemoryError("no memory for an order")
+
+    monkeypatch.setattr(Orders, "_drawn", fail)
+    chosen = iter(sampler(10, 5, stop=4))
+    assert [next(chosen), next(chosen)] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    with pytest.raises(MemoryError, match="no memory for an order"):
+        next(chosen)
+
+
+def test_an_order_that_is_not_waited_for_is_still_there() -> None:
+    """A signal may end the wait; what stands in for the batch asks for it again."""
+    orders = Orders(1000, 5)
+    for _ in range(2):
+        orders.expect(3)
+    assert orders.of(3).tolist() == order(1000, 3)
+    assert orders.of(2).tolist() == order(1000, 2)
+    orders.close()
+    orders.close()

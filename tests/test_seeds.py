@@ -18,6 +18,11 @@ def _splitmix64(position: int) -> int:
     return z ^ (z >> 31)
 
 
+def bits(seed: int, purpose: str, epoch: int, indices: Tensor) -> Tensor:
+    """Of one purpose alone."""
+    return seeds.random_bits(seed, (purpose,), epoch, indices)[0]
+
+
 def _chi_square(counts: Tensor) -> float:
     expected = counts.sum() / counts.numel()
     return float(((counts - expected) ** 2 / expected).sum())
@@ -27,7 +32,7 @@ def test_golden_values_hold() -> None:
     """A change here changes the weights, the order or the augmentation of every run that anybody repeats."""
     assert seeds.derive(0, "order", 0) == 5322647907970258854
     assert torch.randperm(10, generator=seeds.generator(0, "order", 0)).tolist() == [9, 2, 6, 1, 3, 7, 5, 4, 8, 0]
-    assert seeds.random_bits(0, "flip", 3, torch.arange(4)).tolist() == [1674679443, 497315954, 333772900, 762238905]
+    assert bits(0, "flip", 3, torch.arange(4)).tolist() == [1674679443, 497315954, 333772900, 762238905]
 
 
 @pytest.mark.parametrize(
@@ -52,25 +57,30 @@ def test_random_bits_are_those_of_splitmix64() -> None:
     key = seeds.derive(7, "crop", 2) << 1
     indices = [0, 1, 2, 59_999, 2**31, 2**40]
     expected = [_splitmix64(key + index * 0x9E3779B97F4A7C15) >> 33 for index in indices]
-    assert seeds.random_bits(7, "crop", 2, torch.tensor(indices)).tolist() == expected
+    assert bits(7, "crop", 2, torch.tensor(indices)).tolist() == expected
+
+
+def test_random_bits_of_several_purposes_are_those_of_each() -> None:
+    together = seeds.random_bits(7, ("crop", "flip"), 2, torch.arange(9))
+    assert torch.equal(together, torch.stack([bits(7, purpose, 2, torch.arange(9)) for purpose in ("crop", "flip")]))
 
 
 def test_random_bits_do_not_depend_on_the_batch() -> None:
     indices = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
-    whole = seeds.random_bits(0, "flip", 0, indices)
+    whole = bits(0, "flip", 0, indices)
     for size in (1, 7, 64):
-        parts = [seeds.random_bits(0, "flip", 0, indices[at : at + size]) for at in range(0, 1000, size)]
+        parts = [bits(0, "flip", 0, indices[at : at + size]) for at in range(0, 1000, size)]
         assert torch.equal(torch.cat(parts), whole)
-    in_order = seeds.random_bits(0, "flip", 0, torch.arange(1000))
+    in_order = bits(0, "flip", 0, torch.arange(1000))
     assert torch.equal(in_order[indices], whole)
 
 
 @pytest.mark.parametrize("shift", [0, 27], ids=["lowest bits", "highest bits"])
 def test_random_bits_are_uniform(shift: int) -> None:
-    bits = seeds.random_bits(0, "flip", 0, torch.arange(1 << 16))
-    assert int(bits.min()) >= 0
-    assert int(bits.max()) < 2**31
-    assert _chi_square(torch.bincount(bits >> shift & 15, minlength=16)) < _MOST
+    drawn = bits(0, "flip", 0, torch.arange(1 << 16))
+    assert int(drawn.min()) >= 0
+    assert int(drawn.max()) < 2**31
+    assert _chi_square(torch.bincount(drawn >> shift & 15, minlength=16)) < _MOST
 
 
 @pytest.mark.parametrize(
@@ -79,8 +89,8 @@ def test_random_bits_are_uniform(shift: int) -> None:
     ids=["purpose", "seed", "epoch", "neighbour"],
 )
 def test_random_bits_of_two_places_are_independent(seed: int, purpose: str, epoch: int, start: int) -> None:
-    one = seeds.random_bits(0, "flip", 0, torch.arange(1 << 16)) & 3
-    other = seeds.random_bits(seed, purpose, epoch, torch.arange(start, start + (1 << 16))) & 3
+    one = bits(0, "flip", 0, torch.arange(1 << 16)) & 3
+    other = bits(seed, purpose, epoch, torch.arange(start, start + (1 << 16))) & 3
     assert _chi_square(torch.bincount(4 * one + other, minlength=16)) < _MOST
 
 

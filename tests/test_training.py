@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_train import parallel, resume
 from dist_train.checkpoint import NEEDED, Files
-from dist_train.choices import choose
+from dist_train.choices import Convolutions, choose
 from dist_train.config import Config
 from dist_train.data.batches import Batch, Shard
 from dist_train.errors import CheckpointError, ConfigError
@@ -34,7 +34,9 @@ def configured(tmp_path: Path, *overrides: str) -> Config:
 def made(config: Config, world: World | None = None, network: nn.Module | None = None) -> Training:
     world = world or World()
     network = network or build_model(config.model, SHAPE, 4, config.run.seed)
-    return Training(config, network, choose(config.train, config.distributed, world, 10**9, None), world)
+    return Training(
+        config, network, choose(config.train, config.distributed, world, Convolutions(10**6, 64), None), world
+    )
 
 
 def started(config: Config, network: nn.Module | None = None, files: Files | None = None) -> Training:

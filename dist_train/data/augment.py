@@ -1,7 +1,7 @@
-"""From stored pictures to what the model gets: crop, flip, normalise, cut out, whole batches at a time, on the device.
+"""From stored pictures to what the model gets: crop, flip, normalise, cut out, many pictures at a time, on the device.
 
-Each random choice is a function of (seed, epoch, sample index), so that neither the cut of the batches nor the number
-of ranks or workers changes it.
+Each random choice is a function of (seed, epoch, sample index), and each operation treats each number by itself, so
+that neither the cut of the batches nor the number of ranks or workers changes a bit. Nothing here waits for a GPU.
 """
 
 import torch
@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from dist_train import seeds
 from dist_train.config import Augment, Normalize
+
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers of as many bytes as a float."""
 
 
 class Preparation:
@@ -30,16 +33,18 @@ class Preparation:
 
     def plain(self, pictures: Tensor) -> Tensor:
         """Normalised and not augmented."""
+        scale, shift = self._scale, self._shift
+        if self._memory_format == torch.channels_last:
+            scale, shift = (_along_a_row(constant, pictures.shape[3]) for constant in (scale, shift))
         # Two operations: a fused one rounds differently in the vector and the scalar part of its loop, and then a
         # picture's bits would depend on the batch it is in.
-        floats = pictures.to(self._scale.dtype, memory_format=self._memory_format)
-        return floats.mul_(self._scale).add_(self._shift)
+        return _floats(pictures, scale.dtype, self._memory_format).mul_(scale).add_(shift)
 
     def augmented(self, pictures: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Augmented as the samples of these numbers, int64 [B] on the device of the pictures, are in this epoch."""
         pictures = self.plain(crop_and_flip(pictures, self._augment, self._seed, epoch, indices))
         if self._augment.cutout:
-            cut_out_(pictures, self._augment.cutout, self._seed, epoch, indices)
+            cut_out_(pictures, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
         return pictures
 
 
@@ -50,43 +55,84 @@ def crop_and_flip(pictures: Tensor, augment: Augment, seed: int, epoch: int, ind
         pictures: uint8 [B, C, H, W].
         indices: int64 [B], numbers of the samples, on the same device.
     """
+    if not (augment.crop_padding or augment.flip):
+        return pictures
+    row, column, flip = seeds.random_bits(seed, ("crop-row", "crop-column", "flip"), epoch, indices)
     if augment.crop_padding:
         places = 2 * augment.crop_padding + 1
-        top = seeds.random_bits(seed, "crop-row", epoch, indices) % places
-        left = seeds.random_bits(seed, "crop-column", epoch, indices) % places
-        pictures = _windows(pictures, augment.crop_padding, top, left)
+        pictures = _windows(pictures, augment.crop_padding, row % places, column % places)
     if augment.flip:
-        mirrored = seeds.random_bits(seed, "flip", epoch, indices) % 2 == 1
-        pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+        pictures = _mirrored(pictures, flip % 2)
     return pictures
 
 
-def cut_out_(pictures: Tensor, side: int, seed: int, epoch: int, indices: Tensor) -> None:
+def cut_out_(
+    pictures: Tensor,
+    side: int,
+    seed: int,
+    epoch: int,
+    indices: Tensor,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> None:
     """Set a square of `side` pixels, its centre anywhere in the picture, to 0, the mean of normalised pictures.
 
     Args:
-        pictures: float [B, C, H, W], changed in place.
+        pictures: float [B, C, H, W] in this memory format, changed in place.
         indices: int64 [B], numbers of the samples, on the same device.
     """
-    height, width = pictures.shape[-2:]
-    row = seeds.random_bits(seed, "cutout-row", epoch, indices) % height
-    column = seeds.random_bits(seed, "cutout-column", epoch, indices) % width
-    inside = _span(row, side, height)[:, None, :, None] & _span(column, side, width)[:, None, None, :]
-    pictures.masked_fill_(inside, 0)
+    channels, height, width = pictures.shape[1:]
+    if memory_format == torch.contiguous_format:
+        channels = 1  # of a mask, which serves all of them; in channels_last they lie between its numbers
+    row, column = seeds.random_bits(seed, ("cutout-row", "cutout-column"), epoch, indices)
+    bits = _INTEGER[pictures.element_size()]
+    rows = _outside(row % height, side, height).to(bits).neg_()[:, None, :, None]
+    columns = _outside(column % width, side, width).to(bits).neg_()[:, None, None, :]
+    columns = columns.expand(-1, channels, -1, -1).contiguous(memory_format=memory_format)
+    # Bits, all set where a number stays: filling by a mask of booleans takes six times as long.
+    kept = torch.empty(
+        len(pictures), channels, height, width, dtype=bits, device=pictures.device, memory_format=memory_format
+    )
+    pictures.view(bits).bitwise_and_(torch.bitwise_or(rows, columns, out=kept))
 
 
 def _windows(pictures: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
-    """Of each picture, padded with zeros, the window of its size that begins at (top, left)."""
-    height, width = pictures.shape[-2:]
+    """Of each picture, padded with zeros, the window of its size that begins at (top, left), int64 [B]."""
+    count, channels, height, width = pictures.shape
     padded = functional.pad(pictures, (padding, padding, padding, padding))
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(pictures), device=pictures.device), :, top, left]
+    of_picture, of_channel, of_row, _ = padded.stride()
+    # Every window of every picture, by the place of its first pixel in memory: copied as whole rows.
+    places = padded.numel() - (channels - 1) * of_channel - (height - 1) * of_row - width + 1
+    windows = padded.as_strided((places, channels, height, width), (1, of_channel, of_row, 1))
+    first = torch.arange(count, device=pictures.device) * of_picture
+    return windows.index_select(0, first + top * of_row + left)
 
 
-def _span(centre: Tensor, side: int, length: int) -> Tensor:
-    """bool [B, length]: the `side` pixels around each centre, int64 [B], as far as they lie in the picture."""
+def _mirrored(pictures: Tensor, flip: Tensor) -> Tensor:
+    """The pictures, of which those are mirrored whose `flip`, int64 [B], is 1 and not 0."""
+    chosen = flip.neg().to(torch.uint8)[:, None, None, None]
+    # a ^ ((a ^ b) & mask) is a choice between a and b at the speed of memory; `where` reads single bytes.
+    return pictures.flip(3).bitwise_xor_(pictures).bitwise_and_(chosen).bitwise_xor_(pictures)
+
+
+def _floats(pictures: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+    if memory_format == torch.contiguous_format:
+        return pictures.to(dtype)
+    floats = torch.empty(pictures.shape, dtype=dtype, device=pictures.device, memory_format=memory_format)
+    # One channel at a time: from one format to the other torch's copy goes pixel by pixel, which takes twice as long.
+    for number, channel in enumerate(pictures.unbind(1)):
+        floats.select(1, number).copy_(channel)
+    return floats
+
+
+def _along_a_row(constant: Tensor, width: int) -> Tensor:
+    """[C, 1, 1] -> [1, C, 1, W] in channels_last: what it is combined with is walked in rows, not in single pixels."""
+    return constant.expand(1, -1, 1, width).contiguous(memory_format=torch.channels_last)
+
+
+def _outside(centre: Tensor, side: int, length: int) -> Tensor:
+    """bool [B, length]: all but the `side` pixels around each centre, int64 [B]."""
     offset = torch.arange(length, device=centre.device) - centre[:, None] + side // 2
-    return (offset >= 0) & (offset < side)
+    return (offset < 0) | (offset >= side)
 
 
 def _constants(normalize: Normalize, device: torch.device) -> tuple[Tensor, Tensor]:

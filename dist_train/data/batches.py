@@ -1,7 +1,15 @@
-"""Batches on the device: the stream that trains, and the pieces that are evaluated."""
+"""Batches on the device: the stream that trains, and the pieces that are evaluated.
 
-from collections.abc import Iterator
+Small batches are prepared several at a time, and each is a part of what was prepared: of a batch of four pictures, the
+calls cost ten times as much as the pictures. Augmentation and normalisation treat each picture by itself, so that this
+changes no bit.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle, islice
 from types import TracebackType
 from typing import Self
 
@@ -11,15 +19,21 @@ from torch import Tensor
 from dist_train.config import Augment, Data
 from dist_train.data.augment import Preparation
 from dist_train.data.reader import Reader
-from dist_train.data.sampler import GlobalBatchSampler, Share
-from dist_train.data.samples import Dataset, Samples
+from dist_train.data.sampler import STAND_INS, GlobalBatchSampler, Share
+from dist_train.data.samples import Dataset, Resident, Samples, sent
 from dist_train.world import World
 
 EVAL_BATCH = 250
 """Samples in an evaluation batch; constant, so that every world size cuts the split alike."""
+AHEAD = {"cpu": 2**20, "cuda": 2**25}
+"""Bytes of prepared pictures up to which batches are prepared together, by the device on which the stored ones lie: of
+a CPU what its cache holds, of a GPU what keeps it busy for longer than the calls take. A larger batch comes alone."""
+ALIGNMENT = 512
+"""Bytes: where the pictures of a batch begin in memory, as if they had been allocated for it. Libraries choose their
+method by it, and it must not depend on the step at which a start has begun."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """What one rank, real or virtual, trains on in one step."""
 
@@ -36,7 +50,7 @@ class Shard:
     """int64 [share], on the CPU: numbers of the samples in the files' training split."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """This rank's part of one global batch."""
 
@@ -91,7 +105,7 @@ class TrainBatches:
         self._samples = dataset.train
         self._device = world.device
         self._preparation = Preparation(dataset.normalize, config.augment, seed, world.device, memory_format)
-        sampler = GlobalBatchSampler(
+        self._sampler = sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,
             num_replicas=world.size,
@@ -101,60 +115,66 @@ class TrainBatches:
             stop_step=stop_step,
             shards=shards,
         )
-        self._sampler = sampler
-        self._shares = sampler.shares()
-        self._reader = _reader(self._samples, sampler, dataset, config, world)
+        self._announced: deque[Share] = deque()
+        self._reader = _reader(self._samples, self._positions(), dataset, config, world)
+        self._stream = self._batches()
+        if len(sampler) and not self._announced:  # workers have begun to read already
+            sampler.expect_first()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        pictures = next(self._reader)
-        return self._batch(next(self._shares), pictures)
+        return next(self._stream)
 
-    def _batch(self, share: Share, pictures: Tensor) -> Batch:
+    def _positions(self) -> Iterator[Tensor]:
+        """What the reader is to read, and a note of what it is for: workers read ahead."""
+        for share in self._sampler.shares(self._together()):
+            self._announced.append(share)
+            yield share.positions
+
+    def _together(self) -> int:
+        """How many batches are prepared at a time."""
+        pictures = self._samples.pictures
+        stored = pictures.tensor.device.type if isinstance(pictures, Resident) else "cpu"
+        floats = math.prod(self._shape) * self._sampler.largest_share
+        return max(1, AHEAD[stored] // (floats * torch.get_default_dtype().itemsize))
+
+    def _batches(self) -> Iterator[Batch]:
+        for pictures in self._reader:
+            yield from self._cut(self._announced.popleft(), pictures)
+
+    def _cut(self, share: Share, pictures: Tensor) -> Iterator[Batch]:
+        shards = self._shards(share, pictures)
+        wholes = torch.split(self._samples.numbers(share.whole), share.count)
+        for step, whole in enumerate(wholes, start=share.step):
+            yield Batch(tuple(islice(shards, len(share.parts))), share.count, step, share.epoch, whole)
+
+    def _shards(self, share: Share, pictures: Tensor) -> Iterator[Shard]:
+        """The shards of one batch after another, prepared together."""
+        numbers = self._samples.numbers(share.positions)
+        labels = sent(self._samples.labels.index_select(0, share.positions), self._device)
+        prepared = self._preparation.augmented(sent(pictures, self._device), sent(numbers, self._device), share.epoch)
+        sizes = share.sizes * share.steps
+        cuts = zip(_aligned(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(share.parts)
-        cuts = zip(torch.split(share.positions, share.parts), torch.split(pictures, share.parts), strict=True)
-        return Batch(
-            shards=tuple(self._shard(share, first + number, *cut) for number, cut in enumerate(cuts)),
-            count=share.count,
-            step=share.step,
-            epoch=share.epoch,
-            samples=self._samples.indices[share.whole],
-        )
-
-    def _shard(self, share: Share, number: int, positions: Tensor, pictures: Tensor) -> Shard:
-        """Each shard is prepared by itself: the bits must not depend on what else a rank prepares."""
-        size = len(positions)
-        if size == 0:
-            positions = share.stand_in
-            pictures = self._samples.pictures_at(positions.tolist())
-        indices = self._samples.indices[positions]
-        on_device = indices.to(self._device, non_blocking=True)
-        pictures = pictures.to(self._device, non_blocking=True)
-        return Shard(
-            pictures=self._preparation.augmented(pictures, on_device, share.epoch),
-            labels=self._samples.labels[positions].to(self._device, non_blocking=True),
-            share=size,
-            number=number,
-            indices=indices[:size],
-        )
+        for (number, part), cut in zip(cycle(enumerate(share.parts, start=first)), cuts, strict=False):
+            its_pictures, its_labels, indices = cut
+            yield Shard(its_pictures, its_labels, part, number, indices if part else indices[:0])
 
     def stand_in(self, step: int) -> Batch:
         """A batch that weighs nothing, for a rank that stops while it waits for the data of `step`."""
-        whole = self._sampler.whole(step)
-        pictures = torch.zeros(2, *self._shape, device=self._device)
-        labels = torch.zeros(2, dtype=torch.int64, device=self._device)
+        whole = self._samples.numbers(self._sampler.whole(step))
+        pictures = torch.zeros(STAND_INS, *self._shape, device=self._device)
+        labels = torch.zeros(STAND_INS, dtype=torch.int64, device=self._device)
         shard = Shard(pictures, labels, 0, self._world.rank, torch.empty(0, dtype=torch.int64))
-        return Batch((shard,), len(whole), step, 0, self._samples.indices[whole], void=True)
-
-    def samples_of(self, step: int) -> Tensor:
-        """int64 [count]: numbers, in the files' training split, of all samples of the global batch of `step`."""
-        return self._samples.indices[self._sampler.whole(step)]
+        return Batch((shard,), len(whole), step, 0, whole, void=True)
 
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""
+        self._stream = iter(())
         self._reader.close()
+        self._sampler.close()
 
     def __enter__(self) -> Self:
         return self
@@ -178,19 +198,26 @@ def eval_batches(
         DataError: a picture cannot be read.
     """
     preparation = Preparation(dataset.normalize, Augment(), 0, world.device, memory_format)
-    starts = range(0, len(samples), EVAL_BATCH)
-    mine = [list(range(start, min(start + EVAL_BATCH, len(samples)))) for start in starts[world.rank :: world.size]]
-    with _reader(samples, mine, dataset, config, world) as reader:
-        for positions, pictures in zip(mine, reader, strict=True):
+    mine = range(world.rank * EVAL_BATCH, len(samples), world.size * EVAL_BATCH)
+    batches = (torch.arange(start, min(start + EVAL_BATCH, len(samples))) for start in mine)
+    with _reader(samples, batches, dataset, config, world) as reader:
+        for start, pictures in zip(mine, reader, strict=True):
             yield EvalBatch(
-                pictures=preparation.plain(pictures.to(world.device, non_blocking=True)),
-                labels=samples.labels[positions].to(world.device, non_blocking=True),
-                number=positions[0] // EVAL_BATCH,
+                pictures=preparation.plain(sent(pictures, world.device)),
+                labels=sent(samples.labels[start : start + EVAL_BATCH], world.device),
+                number=start // EVAL_BATCH,
             )
 
 
-def _reader(
-    samples: Samples, batches: GlobalBatchSampler | list[list[int]], dataset: Dataset, config: Data, world: World
-) -> Reader:
+def _aligned(pictures: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+    """The pictures of one shard after another; parts of the tensor, or copies where those would not be aligned."""
+    parts = torch.split(pictures, sizes)
+    each = pictures.element_size() * math.prod(pictures.shape[1:])
+    if len(parts) == 1 or all(size * each % ALIGNMENT == 0 for size in set(sizes)):
+        return parts
+    return map(torch.clone, parts)
+
+
+def _reader(samples: Samples, batches: Iterable[Tensor], dataset: Dataset, config: Data, world: World) -> Reader:
     workers = config.workers if dataset.loader == "workers" else 0
     return Reader(samples, batches, workers, pin=world.device.type == "cuda")

@@ -3,17 +3,23 @@
     <name>-<split>-<key>/pictures.u8       uint8 [N, C, H, W], raw
                          labels.i64        int64 [N], raw
                          meta.json         shape, classes, count, checksums of both
+                         checked.json      sizes, times and inodes that both had when they were last compared with them
     <name>-<split>-<key>.statistics.json   mean and std of each channel
     <name>.lock                            held while something is downloaded, decoded or computed
 
 The key is a hash of everything that the pictures depend on, so an entry is never out of date. It is written aside and
-renamed; a reader needs no lock. Pictures are mapped: the ranks of a machine share the pages.
+renamed; a reader needs no lock. Pictures are mapped: the ranks of a machine share the pages. A file that has the size,
+times and inode under which it was compared with its checksum is not read again for that: a start takes as long with ten
+million pictures as with ten. In a cache that was copied all files are other ones, and each is read once.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +35,13 @@ from dist_train.data.samples import Resident
 from dist_train.data.source import Contents, Decoded, Source
 from dist_train.errors import DataError
 
+FILES = ("pictures.u8", "labels.i64")
 FORMAT = 1
 """Raised whenever a change of the program changes what an entry would hold."""
 PATIENCE = 5.0
 """Seconds after which a process says that it waits for another."""
+TICK = 0.02
+"""Seconds; by the clock of a file system, what is written later than this is written at another time."""
 
 _log = logging.getLogger("dist_train.data")
 
@@ -87,7 +96,7 @@ def open_contents(entry: Entry, source: Source, *, verify: bool) -> Contents:
     """The split in memory, from the cache; decoded and stored there before, where it is not.
 
     Args:
-        verify: compare all pictures with their checksum, which one rank of a machine has to do.
+        verify: see to it that the pictures are those that were stored, which one rank of a machine has to do.
 
     Raises:
         DataError: the files cannot be decoded, or the cache cannot be written.
@@ -96,10 +105,22 @@ def open_contents(entry: Entry, source: Source, *, verify: bool) -> Contents:
     if contents is None:
         with entry.lock():
             contents = _load(entry.directory) or _store(entry.directory, source.read)
-    elif verify and not _intact(entry.directory):
-        with entry.lock():
-            _mend(entry.directory, source.read)
+    elif verify and not _is_known(entry.directory):
+        _check(entry, source)
     return contents
+
+
+def _check(entry: Entry, source: Source) -> None:
+    """Read all pictures, mend them if need be, and note that they are whole."""
+    directory = entry.directory
+    time.sleep(TICK)
+    identities = _identities(directory)  # before they are read: a change meanwhile is not noted as whole
+    if not _intact(directory):
+        with entry.lock():
+            _mend(directory, source.read)
+    elif _intact(directory, "labels.i64"):
+        with contextlib.suppress(DataError), entry.lock():  # a cache that can't be written is read at each start
+            _write_json(directory / "checked.json", identities)
 
 
 def remembered(entry: Entry, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -124,7 +145,7 @@ def _load(directory: Path) -> Contents | None:
     if not _has_size(pictures, meta["count"] * _pixels(meta)):
         _warn_of(pictures)
         return None
-    if not _has_size(labels, meta["count"] * 8) or _checksum(labels) != meta["sha256"][labels.name]:
+    if not _has_size(labels, meta["count"] * 8) or not (_is_known(directory) or _intact(directory, labels.name)):
         _warn_of(labels)
         return None
     return _map(directory, meta)
@@ -163,6 +184,7 @@ def _store(directory: Path, read: Callable[[], Decoded]) -> Contents:
         decoded.pictures.numpy().tofile(aside / "pictures.u8")
         decoded.labels.numpy().tofile(aside / "labels.i64")
         meta = _write_meta(aside, decoded)
+        _note(aside)
         if directory.exists():
             directory.rename(old)
         aside.rename(directory)
@@ -183,15 +205,38 @@ def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
     with _writing(directory.parent):
         _mapped(directory / "pictures.u8", decoded.pictures.numel(), shared=True).copy_(decoded.pictures.flatten())
         _write_meta(directory, decoded)
+        _note(directory)
 
 
 def _warn_of(path: Path) -> None:
     _log.warning("%s is damaged and will be made anew", path)
 
 
-def _intact(directory: Path) -> bool:
+def _intact(directory: Path, name: str = "pictures.u8") -> bool:
     meta = _read_json(directory / "meta.json")
-    return meta is not None and _checksum(directory / "pictures.u8") == meta["sha256"]["pictures.u8"]
+    return meta is not None and _checksum(directory / name) == meta["sha256"][name]
+
+
+def _note(directory: Path) -> None:
+    """Write down what identifies the files, which hold what was just written to them."""
+    for name in FILES:
+        with (directory / name).open("rb") as file:
+            os.fsync(file.fileno())  # after a power cut they could have their sizes and times, but other bytes
+    time.sleep(TICK)
+    _write_json(directory / "checked.json", _identities(directory))
+
+
+def _is_known(directory: Path) -> bool:
+    """Whether the files are those that were last found to be whole. Reads none of them."""
+    return _read_json(directory / "checked.json") == _identities(directory)
+
+
+def _identities(directory: Path) -> dict[str, Any]:
+    """Of both files what changes when they are written or copied."""
+    found = {name: (directory / name).stat() for name in FILES}
+    return {
+        name: [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino] for name, status in found.items()
+    }
 
 
 def _checksum(path: Path) -> str:
@@ -204,7 +249,7 @@ def _write_meta(directory: Path, decoded: Decoded) -> dict[str, Any]:
         "shape": decoded.pictures.shape[1:],
         "classes": decoded.classes,
         "count": len(decoded.pictures),
-        "sha256": {name: _checksum(directory / name) for name in ("pictures.u8", "labels.i64")},
+        "sha256": {name: _checksum(directory / name) for name in FILES},
     }
     return _write_json(directory / "meta.json", meta)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,12 +14,15 @@ import PIL
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from dist_train.config import Data
 from dist_train.data.samples import PIECE, Shape
 from dist_train.data.source import Contents, Decoded, Source
 from dist_train.errors import DataError
 from dist_train.world import cores
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS."""
@@ -62,12 +65,13 @@ class FilePictures:
         return self._stacked(self._picture(self.paths[index]) for index in indices.tolist())
 
     def pieces(self) -> Iterator[Tensor]:
-        """All pictures in order, a piece at a time, decoded on all cores."""
-        with ThreadPoolExecutor(cores()) as pool:
+        """All pictures in order, a piece at a time, decoded on all cores; a terminal sees how far it is."""
+        with ThreadPoolExecutor(cores()) as pool, _bar(len(self.paths)) as bar:
             for start in range(0, len(self.paths), PIECE):
-                yield self._stacked(pool.map(self._picture, self.paths[start : start + PIECE]))
+                pictures = pool.map(self._picture, self.paths[start : start + PIECE])
+                yield self._stacked(_counted(pictures, bar))
 
-    def _picture(self, path: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _picture(self, path: str) -> Pixels:
         pixels = _decode(path, self.resize)
         if pixels.shape != self.shape:
             raise DataError(
@@ -76,7 +80,7 @@ class FilePictures:
             )
         return pixels
 
-    def _stacked(self, pictures: Iterator[np.ndarray[Any, np.dtype[np.uint8]]]) -> Tensor:
+    def _stacked(self, pictures: Iterator[Pixels]) -> Tensor:
         found = list(pictures)
         return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape, dtype=torch.uint8)
 
@@ -89,7 +93,22 @@ class _File:
 
 
 def _read(files: FilePictures, labels: Tensor, classes: tuple[str, ...]) -> Decoded:
-    return Decoded(torch.cat(list(files.pieces())), labels, classes)
+    pictures = torch.empty(len(files), *files.shape, dtype=torch.uint8)  # whole once, and not in pieces beside it
+    for place, piece in zip(torch.split(pictures, PIECE), files.pieces(), strict=True):
+        place.copy_(piece)
+    return Decoded(pictures, labels, classes)
+
+
+def _bar(total: int) -> "tqdm[Any]":
+    tqdm.monitor_interval = 0  # no thread that stays
+    # disable=None: only on a terminal
+    return tqdm(total=total, desc="decoding", unit="picture", disable=None, dynamic_ncols=True, leave=False)
+
+
+def _counted(pictures: Iterable[Pixels], bar: "tqdm[Any]") -> Iterator[Pixels]:
+    for picture in pictures:
+        bar.update()
+        yield picture
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -133,11 +152,12 @@ def _digest(files: list[_File], root: Path) -> str:
     return digest.hexdigest()
 
 
-def _decode(path: str, resize: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _decode(path: str, resize: int | None) -> Pixels:
     """uint8 [3, H, W]."""
     try:
         with Image.open(path) as file:
-            picture = file.convert("RGB")
+            file.load()
+            picture = file if file.mode == "RGB" else file.convert("RGB")
     except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
         raise DataError(f"{path}: is not a readable picture ({error}); replace it, or remove it") from error
     if resize is not None:

@@ -4,6 +4,7 @@ import importlib
 import logging
 import math
 from dataclasses import replace
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -53,8 +54,13 @@ def open_dataset(config: Data, seed: int, world: World) -> Dataset:
         ) from error
 
 
+def module_of(config: Data) -> ModuleType:
+    """The module of this package that finds and reads the data set, imported now."""
+    return importlib.import_module(f"dist_train.data.{MODULES[config.name]}")
+
+
 def _open(config: Data, seed: int, world: World) -> Dataset:
-    module = importlib.import_module(f"dist_train.data.{MODULES[config.name]}")
+    module = module_of(config)
     sources: dict[str, Source] = {split: module.find(config, split, seed) for split in ("train", "test")}
     loader, contents = _read(config, sources, world)
     _check_shapes(config, contents)
@@ -62,12 +68,11 @@ def _open(config: Data, seed: int, world: World) -> Dataset:
     if loader == "resident":
         contents = _on_device(contents, world.device)
     train, test = contents["train"], contents["test"]
-    chosen, held_out = _split_off(_evenly(len(train.labels), config.limit_train), config.validation, seed)
-    tested = _evenly(len(test.labels), config.limit_test)
+    chosen, held_out = _chosen(len(train.labels), config, seed)
     return Dataset(
-        train=Samples("train", chosen, train.labels[chosen], train.pictures),
-        validation=Samples("validation", held_out, train.labels[held_out], train.pictures) if len(held_out) else None,
-        test=Samples("test", tested, test.labels[tested], test.pictures),
+        train=_samples("train", train, chosen),
+        validation=None if held_out is None else _samples("validation", train, held_out),
+        test=_samples("test", test, _evenly(len(test.labels), config.limit_test)),
         shape=train.pictures.shape,
         classes=train.classes,
         normalize=normalize,
@@ -143,17 +148,28 @@ def _normalize(config: Data, source: Source, train: Contents) -> Normalize:
     return Normalize(mean=tuple(found["mean"]), std=tuple(found["std"]))
 
 
-def _evenly(count: int, limit: int | None) -> Tensor:
-    """int64 [min(limit, count)]: numbers below `count`, evenly spaced."""
+def _samples(split: Literal["train", "validation", "test"], contents: Contents, chosen: Tensor | None) -> Samples:
+    labels = contents.labels if chosen is None else contents.labels[chosen]
+    return Samples(split, chosen, labels, contents.pictures)
+
+
+def _evenly(count: int, limit: int | None) -> Tensor | None:
+    """int64 [limit]: numbers below `count`, evenly spaced; None for all of them."""
     if limit is None or limit >= count:
-        return torch.arange(count)
+        return None
     return torch.arange(limit) * count // limit
+
+
+def _chosen(count: int, config: Data, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """What of `count` samples is trained on, None for all, and what is held out for validation, None for nothing."""
+    chosen = _evenly(count, config.limit_train)
+    if config.validation == 0:
+        return chosen, None
+    return _split_off(torch.arange(count) if chosen is None else chosen, config.validation, seed)
 
 
 def _split_off(indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """What is left to train on, and the `fraction` that is held out for validation; both in ascending order."""
-    if fraction == 0:
-        return indices, indices[:0]
     held_out = max(1, math.floor(fraction * len(indices) + 0.5))
     if held_out >= len(indices):
         raise DataError(

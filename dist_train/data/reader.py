@@ -19,13 +19,14 @@ from dist_train.process import die_with_parent
 
 
 class Reader:
-    """An iterator of uint8 [B, C, H, W], one for each list of positions; a context manager that ends its workers.
+    """An iterator of uint8 [B, C, H, W], one for the positions of each batch; a context manager that ends its workers.
 
     Raises (while iterating):
         DataError: a picture cannot be read; also if a worker found it.
     """
 
-    def __init__(self, samples: Samples, batches: Iterable[list[int]], workers: int, *, pin: bool) -> None:
+    def __init__(self, samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool) -> None:
+        """`batches`: positions, int32 or int64 [B]; `pin`: workers' pictures come in pinned memory."""
         self._workers: Iterator[Tensor | DataError] | None = None
         self._batches: Iterator[Tensor | DataError] = map(samples.pictures_at, batches)
         if workers:
@@ -66,15 +67,15 @@ class _Reported(TorchDataset[Any]):
 
     def __getitems__(self, positions: list[int]) -> Tensor | DataError:
         try:
-            return self._samples.pictures_at(positions)
+            return self._samples.pictures_at(torch.tensor(positions))
         except DataError as error:
             return error
 
 
-def _start(samples: Samples, batches: Iterable[list[int]], workers: int, *, pin: bool) -> Iterator[Tensor | DataError]:
+def _start(samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool) -> Iterator[Tensor | DataError]:
     loader: DataLoader[Any] = DataLoader(
         _Reported(samples),
-        batch_sampler=batches,
+        batch_sampler=(positions.tolist() for positions in batches),  # a tensor would travel as a file
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=pin,

@@ -9,26 +9,38 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import DistributedSampler
 
-from dist_train import seeds
+from dist_train.data.order import Orders
 from dist_train.plan import steps_per_epoch
+
+STAND_INS = 2
+"""Samples of a shard that has none of its own: the least that batch normalisation accepts."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one rank takes of one global batch."""
+    """What one rank takes of some global batches in a row, all of one epoch and one size."""
 
     positions: Tensor
-    """int64 [S], in the order of the global batch; empty where it has fewer samples than there are shards."""
+    """int32 or int64 [steps * sum(sizes)]: what it reads, batch after batch, and in each shard after shard."""
     parts: list[int]
-    """How many of the positions, from the first on, belong to each of this rank's shards."""
+    """How many samples of a batch belong to each of this rank's shards; 0 where it has fewer samples than shards."""
     whole: Tensor
-    """int64 [count], the positions of the whole global batch."""
-    stand_in: Tensor
-    """int64 [2]: the first samples of the global batch, the only one twice, for a rank that has none of its own."""
+    """int32 or int64 [steps * count], the positions of the whole global batches."""
     count: int
-    """Samples in the whole global batch."""
+    """Samples in each whole global batch."""
     step: int
+    """Number of the first of the batches, from 0."""
+    steps: int
+    """How many batches there are."""
     epoch: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many samples of a batch each of this rank's shards reads.
+
+        One that has none reads two to stand in for them: the first of the global batch, the only one twice.
+        """
+        return [part or STAND_INS for part in self.parts]
 
 
 class GlobalBatchSampler(DistributedSampler[list[int]]):
@@ -62,7 +74,9 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         self.start_step = start_step
         self.stop_step = stop_step
         self.shards = shards or num_replicas
+        self._orders = Orders(len(dataset), seed)
         self._length = len(dataset)
+        self._steps_per_epoch = steps_per_epoch(self._length, global_batch)
 
     def __len__(self) -> int:
         """Steps in the stream."""
@@ -70,31 +84,50 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The positions of this rank's samples, step by step."""
-        return (share.positions.tolist() for share in self.shares())
+        return (share.positions[: sum(share.parts)].tolist() for share in self.shares())
 
-    def shares(self) -> Iterator[Share]:
-        """The same with what else there is to know of each step."""
-        steps = steps_per_epoch(self._length, self.global_batch)
-        drawn, order = -1, torch.empty(0, dtype=torch.int64)
-        for step in range(self.start_step, self.stop_step):
-            epoch, within = divmod(step, steps)
-            if epoch != drawn:
-                drawn, order = epoch, self._order(epoch)
-            batch = order[within * self.global_batch : (within + 1) * self.global_batch]
-            yield self._share(batch, step, epoch)
+    def shares(self, together: int = 1) -> Iterator[Share]:
+        """What this rank takes, of as many as `together` global batches at a time."""
+        step = self.start_step
+        while step < self.stop_step:
+            epoch, within = divmod(step, self._steps_per_epoch)
+            order = self._orders.of(epoch)
+            if (epoch + 1) * self._steps_per_epoch < self.stop_step:
+                self._orders.expect(epoch + 1)
+            whole = max(1, self._length // self.global_batch - within)  # 1: the smaller one at the end
+            steps = min(together, whole, self.stop_step - step)
+            batches = order[within * self.global_batch : (within + steps) * self.global_batch]
+            yield self._share(batches.view(steps, -1), step, epoch)
+            step += steps
 
-    def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(self._length, generator=seeds.generator(self.seed, "order", epoch))
-
-    def _share(self, batch: Tensor, step: int, epoch: int) -> Share:
-        each, more = divmod(len(batch), self.shards)
+    def _share(self, batches: Tensor, step: int, epoch: int) -> Share:
+        """Of global batches, [steps, count], what this rank takes."""
+        steps, count = batches.shape
+        each, more = divmod(count, self.shards)
         mine = self.shards // self.num_replicas
         numbers = range(self.rank * mine, (self.rank + 1) * mine)
         first = numbers.start * each + min(numbers.start, more)
         parts = [each + (number < more) for number in numbers]
-        return Share(batch[first : first + sum(parts)], parts, batch, batch[:2].repeat(2)[:2], len(batch), step, epoch)
+        positions = batches[:, first : first + sum(parts)]
+        if empty := parts.count(0):  # they are the last ones
+            stand_in = batches[:, [0, min(1, count - 1)]]
+            positions = torch.cat([positions, stand_in.repeat(1, empty)], dim=1)
+        return Share(positions.reshape(-1), parts, batches.reshape(-1), count, step, steps, epoch)
+
+    @property
+    def largest_share(self) -> int:
+        """The most samples that a rank takes in a step."""
+        return -(-min(self.global_batch, self._length) // self.shards) * (self.shards // self.num_replicas)
+
+    def expect_first(self) -> None:
+        """Have the first order drawn by a thread."""
+        self._orders.expect(self.start_step // self._steps_per_epoch)
+
+    def close(self) -> None:
+        """Wait for the end of the thread that draws an order ahead, if there is one."""
+        self._orders.close()
 
     def whole(self, step: int) -> Tensor:
-        """int64 [count], the positions of the whole global batch of a step."""
-        epoch, within = divmod(step, steps_per_epoch(self._length, self.global_batch))
-        return self._order(epoch)[within * self.global_batch : (within + 1) * self.global_batch]
+        """int32 or int64 [count], the positions of the whole global batch of a step."""
+        epoch, within = divmod(step, self._steps_per_epoch)
+        return self._orders.of(epoch)[within * self.global_batch : (within + 1) * self.global_batch]

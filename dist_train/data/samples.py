@@ -27,7 +27,7 @@ class Pictures(Protocol):
         """The pictures of these numbers.
 
         Args:
-            indices: int64 [B].
+            indices: int32 or int64 [B].
 
         Returns:
             uint8 [B, C, H, W].
@@ -38,6 +38,13 @@ class Pictures(Protocol):
 
     def pieces(self) -> Iterator[Tensor]:
         """All pictures in order, uint8 [<=1024, C, H, W] at a time; raises DataError as `take` does."""
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without a wait for a GPU: it reads pinned memory when it comes to it."""
+    if device.type == "cpu" or tensor.device == device:
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 PIECE = 1024
@@ -61,8 +68,8 @@ class Resident:
         return len(self.tensor)
 
     def take(self, indices: Tensor) -> Tensor:
-        """The pictures of these numbers, int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
-        return self.tensor.index_select(0, indices.to(self.tensor.device, non_blocking=True))
+        """The pictures of these numbers, int32 or int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
+        return self.tensor.index_select(0, sent(indices, self.tensor.device))
 
     def pieces(self) -> Iterator[Tensor]:
         """All pictures in order, a piece at a time."""
@@ -74,20 +81,33 @@ class Samples:
     """Some samples of one split."""
 
     split: Literal["train", "validation", "test"]
-    indices: Tensor
-    """int64 [N], ascending: numbers of the samples in the split of the files, which random augmentation is keyed by.
-    Samples of `validation` are numbered in the training split, from which they were taken."""
+    chosen: Tensor | None
+    """int64 [N], ascending: numbers of the samples in the split of the files; None where all of it is used, so that
+    no rank holds millions of numbers that count up. Samples of `validation` are numbered in the training split, from
+    which they were taken."""
     labels: Tensor
-    """int64 [N], in the order of `indices`."""
+    """int64 [N], in the order of the samples."""
     pictures: Pictures
-    """The whole split of the files: `pictures.take(indices)` are those of these samples."""
+    """The whole split of the files."""
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return len(self.labels)
 
-    def pictures_at(self, positions: list[int]) -> Tensor:
-        """Pictures of the samples at these positions in `indices`, uint8 [B, C, H, W]; raises DataError as `take`."""
-        return self.pictures.take(self.indices[torch.tensor(positions, dtype=torch.int64)])
+    @property
+    def indices(self) -> Tensor:
+        """int64 [N]: numbers of all samples in the split of the files; made anew at each call where all are used."""
+        return torch.arange(len(self)) if self.chosen is None else self.chosen
+
+    def numbers(self, positions: Tensor) -> Tensor:
+        """int64 [B]: numbers, in the split of the files, of the samples at these positions, int32 or int64 [B].
+
+        Random augmentation is keyed by them.
+        """
+        return positions.to(torch.int64) if self.chosen is None else self.chosen.index_select(0, positions)
+
+    def pictures_at(self, positions: Tensor) -> Tensor:
+        """Pictures of the samples at these positions, uint8 [B, C, H, W]; raises DataError as `Pictures.take`."""
+        return self.pictures.take(self.numbers(positions))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ returns logits [N, num_classes].
 
 import copy
 from importlib import import_module
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -31,9 +32,8 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
             f"model.num_classes is {config.num_classes}, but the data has {num_classes} classes; leave it out"
         )
     torch.manual_seed(seeds.derive(seed, "weights"))
-    file = "torchvision_models" if config.name.startswith("torchvision/") else config.name
     try:
-        model: nn.Module = import_module(f"dist_train.models.{file}").build(config, shape, num_classes)
+        model: nn.Module = module_of(config).build(config, shape, num_classes)
         _try_one_picture(model, shape, num_classes)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]  # a bare assert says nothing
@@ -42,6 +42,12 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
             f"(channels, height, width): {reason}. Set data.resize or choose another model."
         ) from error
     return model
+
+
+def module_of(config: Model) -> ModuleType:
+    """The module of this package that builds the network, imported now."""
+    file = "torchvision_models" if config.name.startswith("torchvision/") else config.name
+    return import_module(f"dist_train.models.{file}")
 
 
 def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -> None:

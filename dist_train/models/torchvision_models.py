@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import nn
+from torchvision.models import get_model
 
 from dist_train.config import TorchvisionModel
 
@@ -14,8 +15,6 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def build(config: TorchvisionModel, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    from torchvision.models import get_model  # a second's import, for those who use it
-
     name = config.name.removeprefix("torchvision/")
     arguments = dict(_ARGUMENTS.get(name, {}))
     if name.startswith("vit_"):

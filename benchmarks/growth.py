@@ -215,11 +215,11 @@ def _tenths(measure: str, what: str, lines: Sequence[dict[str, Any]], samples: S
 
 
 def _lengths(measure: str, what: str, path: Path) -> Finding:
-    """Bytes a line: where it is the same, a file grows with its lines and no faster."""
+    """Bytes a line, the median: where it is the same, a file grows with its lines and no faster."""
     lines = path.read_bytes().splitlines()
     count = max(1, len(lines) // 10)
     tenths = {"first tenth": lines[:count], "last tenth": lines[-count:]}
-    return _flat(measure, what, "bytes", {name: statistics.mean(map(len, tenth)) for name, tenth in tenths.items()})
+    return _flat(measure, what, "bytes", {name: statistics.median(map(len, tenth)) for name, tenth in tenths.items()})
 
 
 def _config(folder: Path, size: int) -> Path:

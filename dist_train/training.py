@@ -68,20 +68,24 @@ class Training:
         if self.config.compile == "step":
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
-        pictures = torch.zeros(max(2, samples), *shape, device=self.world.device)
         with self._autocast():
-            self.reduction = self._reduction(called, pictures.contiguous(memory_format=self.choices.memory_format))
+            self.reduction = self._reduction(called, samples, shape)
         self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
 
-    def _reduction(self, model: nn.Module, pictures: Tensor) -> parallel.Alone:
+    def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
         if self.shards:
             return parallel.Tree(model, self.network, self.world, self._memory)
         if self.world.size > 1:
+            pictures = self._blank(max(2, samples), shape)
             return parallel.Average(model, self.network, self.world, pictures, self._memory, self._compression)
         # With a process group or without: the bits must not depend on how it was started.
         alone = parallel.Alone(model, self.network, self.world)
-        alone.settle(pictures[:2])
+        alone.settle(self._blank(2, shape))  # batch normalisation takes no less
         return alone
+
+    def _blank(self, samples: int, shape: tuple[int, int, int]) -> Tensor:
+        pictures = torch.zeros(samples, *shape, device=self.world.device)
+        return pictures.contiguous(memory_format=self.choices.memory_format)
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

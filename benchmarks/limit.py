@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks import material
 from benchmarks.peers.order import Order
 from benchmarks.works import WORKS
+from dist_train.choices import use_onednn
 from dist_train.host import settle
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,6 +51,7 @@ def _settle(order: Order) -> None:
 def run(order: Order, choices: dict[str, Any], device: torch.device) -> None:
     """Step after step on the same batch; rank 0 reads the clock where the others do."""
     memory_format = torch.channels_last if choices.get("channels_last") else torch.contiguous_format
+    use_onednn(choices.get("onednn", True))
     network = material.network(order.work).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = material.optimizer(order.work, network.parameters(), **({"fused": True} if choices else {}))
     model = _wrapped(network, order, device, as_ours=bool(choices))

@@ -29,11 +29,20 @@ class Convolutions:
     work: int
     """Multiplications of the largest convolution for one picture; 0 without convolutions."""
     samples: int
-    """Most pictures in a pass."""
+    """Most pictures that any rank takes in a pass."""
+    samples_of_one: int
+    """Most pictures in a pass if one rank took all: the precision must not depend on the number of ranks."""
 
     @property
     def are_small(self) -> bool:
-        return self.samples < _FEW_SAMPLES and 0 < self.work * self.samples < _SMALL_WORK
+        return self._are_small(self.samples)
+
+    @property
+    def are_small_on_one_rank(self) -> bool:
+        return self._are_small(self.samples_of_one)
+
+    def _are_small(self, samples: int) -> bool:
+        return samples < _FEW_SAMPLES and 0 < self.work * samples < _SMALL_WORK
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def choose(
     `shards` it changes no bits.
 
     Args:
-        convolutions: of this network, in this rank's largest pass. Nothing is ever timed: two starts of the same
+        convolutions: of this network, in the largest pass of any rank. Nothing is ever timed: two starts of the same
             training have to choose the same.
         can_share: whether the ranks have memory that they share.
 
@@ -99,7 +108,8 @@ def choose(
     is_small = world.device.type == "cpu" and convolutions.are_small
     precision: str = train.precision
     if precision == "auto":
-        gains = _made_for_bf16(world.device) and not is_small
+        is_small_alone = world.device.type == "cpu" and convolutions.are_small_on_one_rank
+        gains = _made_for_bf16(world.device) and not is_small_alone
         precision = before.precision if before else ("bf16" if gains else "fp32")
     if before and before.precision != precision:
         raise CheckpointError(

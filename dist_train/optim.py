@@ -19,23 +19,38 @@ _FUSED = ("SGD", "Adam", "AdamW")
 _NO_GROUPS_COMPILED = ("Adam", "AdamW")
 
 
-def build_optimizer(config: Optim, model: nn.Module, compiled: bool = False) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: Optim, model: nn.Module, compiled: bool = False, scaled: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer of `config.name` over all weights of `model` that take gradients.
 
     Args:
         compiled: the update is going to be compiled, which fuses it better than torch's own kernels; the learning
             rate is a tensor then, because a number would be a constant of the compiled graph.
+        scaled: the loss is scaled, so that a step may be left out (`begin_momentum`).
     """
     name, arguments = type(config).__name__, config.arguments()
     optimizer: type[torch.optim.Optimizer] = getattr(torch.optim, name)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if compiled:
         arguments["lr"] = torch.tensor(arguments["lr"], device=weights[0].device)
-    if name in _FUSED and not compiled:
+    if name in _FUSED and not compiled and not (scaled and arguments.get("dampening")):
         arguments["fused"] = True
     elif name not in _NO_GROUPS_COMPILED:
         arguments["foreach"] = True
     return optimizer(weights, **arguments)
+
+
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Let the momentum be zero where there is none yet.
+
+    If the first step is left out, because its scaled gradients have overflowed, torch's fused SGD goes on with memory
+    that nobody has written. With zeros the first step that is made is the same, but for dampening.
+    """
+    (group,) = optimizer.param_groups
+    for weight in group["params"] if group.get("momentum") else ():
+        if optimizer.state[weight].get("momentum_buffer") is None:
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
 def update_of(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
@@ -76,6 +91,8 @@ class FlatUpdate:
         kept = self._optimizer.state
         state = {weight: dict(kept[weight]) for weight in self._weights if weight in kept}
         for flat, (_, weights, starts) in self._owners.items():
+            if flat not in kept:  # nothing is, before the first update; to ask a defaultdict for it would make it
+                continue
             parts = {
                 name: views(value, weights, starts) if _is_of(value, flat) else [value] * len(weights)
                 for name, value in kept[flat].items()

@@ -261,7 +261,7 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
 
 
 def _way(config: Config, choices: Choices, world: World) -> str:
-    """How gradients go between ranks, and how long they are."""
+    """How gradients go between ranks, and in which type."""
     compression = config.distributed.compression
     if not choices.shared_memory:
         return str(world.backend) if compression == "none" else f"{world.backend}, as {compression}"

@@ -192,6 +192,9 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "shards": config.shards,
         "threads": made.threads,
         "channels_last": made.channels_last,
+        "onednn": made.onednn,
+        "compile": config.train.compile,
+        "compression": "none" if made.shared_memory else config.distributed.compression,
         # Of two ranks too: the sums are the same then, but they lie elsewhere, by which norm and update round.
         "shared_memory": made.shared_memory if config.shards is None else None,
     }

@@ -66,7 +66,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
     memory = open_shared_memory(config.distributed, world)
     with world.agreement():
         plan = Plan.of(config, len(dataset.train))
-        convolutions = Convolutions(convolution_work(network, dataset.shape), plan.largest_pass(world.size))
+        passes = plan.largest_pass(world.size), plan.largest_pass(1)
+        convolutions = Convolutions(convolution_work(network, dataset.shape), *passes)
         stored = resume.choices(files)
         choices = choose(
             config.train, config.distributed, world, convolutions, stored, config.shards, memory is not None

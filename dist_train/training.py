@@ -15,7 +15,7 @@ from dist_train.config import Config
 from dist_train.data.batches import Shard
 from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
-from dist_train.optim import Average, FlatUpdate, build_optimizer, update_of
+from dist_train.optim import Average, FlatUpdate, begin_momentum, build_optimizer, update_of
 from dist_train.shared_memory import SharedMemory
 from dist_train.world import World
 
@@ -40,8 +40,10 @@ class Training:
         self._memory = memory if choices.shared_memory else None
         self._compression = config.distributed.compression
         self.network = parallel.place_model(network, config.train, choices.memory_format, world)
-        self.optimizer = build_optimizer(config.optim, self.network, compiled=config.train.compile == "step")
         self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
+        self.optimizer = build_optimizer(
+            config.optim, self.network, compiled=config.train.compile == "step", scaled=self.scaler is not None
+        )
         self.average = Average(self.network, config.train.ema_decay) if config.train.ema_decay is not None else None
         self.window = LossWindow()
         self.step = 0
@@ -71,12 +73,15 @@ class Training:
         with self._autocast():
             self.reduction = self._reduction(called, samples, shape)
         self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
+        if self.scaler and isinstance(self.optimizer, torch.optim.SGD):
+            begin_momentum(self.optimizer)
 
     def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
         if self.shards:
             return parallel.Tree(model, self.network, self.world, self._memory)
         if self.world.size > 1:
-            pictures = self._blank(max(2, samples), shape)
+            # A graph is compiled for the shape of the step's own; without one, any will do.
+            pictures = self._blank(max(2, samples) if self.config.compile == "model" else 2, shape)
             return parallel.Average(model, self.network, self.world, pictures, self._memory, self._compression)
         # With a process group or without: the bits must not depend on how it was started.
         alone = parallel.Alone(model, self.network, self.world)
@@ -168,7 +173,7 @@ class Training:
             parallel.share_buffers(self.average.network, self.world)
 
     def files(self, steps_per_epoch: int, about: dict[str, Any]) -> Files:
-        """What a checkpoint holds, by the names of its files; every rank has to call this.
+        """What a checkpoint holds, by the names of its files; every rank has to call this, and the first gets them.
 
         Args:
             about: what else `training.pt` is to say: settings, choices, versions.
@@ -177,6 +182,8 @@ class Training:
         window = self.window.state_dict()
         if window["samples"]:
             self.last_loss = window["loss_sum"] / window["samples"]
+        if not self.world.is_main:
+            return {}
         files = {"model.pt": _plain(self.network.state_dict())}
         if self.average:
             files["average.pt"] = _plain(self.average.network.state_dict())
@@ -227,7 +234,7 @@ class Training:
         update_of(optimizer)()
         for weight, state in self.optimizer.state.items():
             for name, value in optimizer.state[probe.weight].items():
-                if isinstance(value, Tensor) and state.get(name) is None:
+                if isinstance(value, Tensor) and value.shape == probe.weight.shape and state.get(name) is None:
                     state[name] = torch.zeros_like(weight)
 
 
@@ -243,7 +250,7 @@ def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
 def _plain(content: Any) -> Any:
     """A copy on the CPU, tensors contiguous: the same bytes on disk whatever device and format they come from."""
     if isinstance(content, Tensor):
-        return content.detach().to("cpu", copy=True).contiguous()
+        return torch.empty(content.shape, dtype=content.dtype).copy_(content.detach())
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
     if isinstance(content, list):

@@ -41,6 +41,8 @@ eval: {{every_epochs: 2}}
 checkpoint: {{every: 4, keep_last: 3}}
 log: {{every: 3, tensorboard: false, weights_every: 1}}
 """
+# On one machine as on several: Gloo adds up in another order than ranks do that share memory.
+ON_MACHINES = CONFIG.replace("threads: 1}", "threads: 1, shared_memory: off}")
 HANG = 60.0  # seconds; a start takes two to five
 LOOK = 0.001  # seconds between two looks at a run: a step takes five to thirty times as long
 LAUNCHER = "the launcher"

@@ -13,7 +13,9 @@ from dist_train.config import Distributed, Train
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.world import World
 
-CONVOLUTION, TINY, LINEAR = Convolutions(10**6, 64), Convolutions(10**6, 3), Convolutions(0, 64)
+CONVOLUTION, TINY, LINEAR = (
+    Convolutions(work, samples, samples) for work, samples in ((10**6, 64), (10**6, 3), (0, 64))
+)
 ON_GPU = World(device=torch.device("cuda", 0))
 STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
 
@@ -55,7 +57,15 @@ def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(("work", "samples", "small"), [(10**6, 3, True), (10**6, 5, False), (10**4, 16, False)])
 def test_small_is_little_work_on_few_samples(work: int, samples: int, small: bool) -> None:
-    assert Convolutions(work, samples).are_small is small
+    assert Convolutions(work, samples, 64).are_small is small
+    assert Convolutions(work, 64, samples).are_small_on_one_rank is small
+
+
+def test_the_number_of_ranks_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: True)
+    train = Train(precision="auto")
+    found = [choose(train, Distributed(), World(), Convolutions(10**4, samples, 24), None) for samples in (24, 12)]
+    assert [(each.precision, each.onednn) for each in found] == [("bf16", True)] * 2
 
 
 def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:

@@ -111,7 +111,7 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
     world = World(device=GPU)
     dataset = open_dataset(config.data, config.run.seed, World())
     network = build_model(config.model, dataset.shape, 10, config.run.seed)
-    choices = choose(config.train, config.distributed, world, Convolutions(10**6, 64), None, config.shards)
+    choices = choose(config.train, config.distributed, world, Convolutions(10**6, 64, 64), None, config.shards)
     with TrainBatches(dataset, config.data, 0, World(), 0, 3, choices.memory_format, config.shards) as stream:
         batches = list(stream)
     with fakes:

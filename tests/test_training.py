@@ -35,7 +35,7 @@ def made(config: Config, world: World | None = None, network: nn.Module | None =
     world = world or World()
     network = network or build_model(config.model, SHAPE, 4, config.run.seed)
     return Training(
-        config, network, choose(config.train, config.distributed, world, Convolutions(10**6, 64), None), world
+        config, network, choose(config.train, config.distributed, world, Convolutions(10**6, 64, 64), None), world
     )
 
 
@@ -168,6 +168,36 @@ def test_a_weight_without_a_part_in_the_output_is_left_alone(tmp_path: Path) -> 
     for each in (training, again):
         train_step(each, batch(6))
     assert all(map(torch.equal, training.network.parameters(), again.network.parameters()))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "radam", "adamax", "asgd", "nadam", "rprop"])
+def test_a_checkpoint_of_before_the_first_step_goes_on_like_a_start(tmp_path: Path, name: str) -> None:
+    more = ["optim.momentum=0.9", "optim.dampening=0.5"] if name == "sgd" else []
+    config = configured(tmp_path, f"optim.name={name}", *more)
+    first = started(config)
+    files = first.files(1, resume.about(config, first.choices, first.world))
+    assert files["training.pt"]["optimizer_state_dict"]["state"] == {}
+    second = started(config, files=files)
+    for size in (8, 6):
+        for training in (first, second):
+            train_step(training, batch(size))
+    assert all(map(torch.equal, first.network.parameters(), second.network.parameters()))
+
+
+def test_a_first_step_that_overflows_leaves_no_trace(tmp_path: Path) -> None:
+    """In deterministic mode torch fills memory that nobody has written with NaN."""
+    training = made(configured(tmp_path, "train.precision=fp16", "optim.momentum=0.9"))
+    assert training.scaler is not None
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    training.start(8, SHAPE)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(40):
+            train_step(training, batch(8))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert training.optimizer.state
+    assert all(bool(weight.isfinite().all()) for weight in training.network.parameters())
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adagrad", "asgd", "nadam", "rprop"])

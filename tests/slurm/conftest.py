@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Python
-from tests.killed import CONFIG
+from tests.killed import ON_MACHINES
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
 # How Slurm knows the processes of a task decides whom it signals: with cgroup, as on most clusters, the task alone.
@@ -43,7 +43,7 @@ def here(cluster: Cluster, request: pytest.FixtureRequest) -> Path:
 def undisturbed(python: Python, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """The directory of a run on so many ranks that nothing has happened to, and that no Slurm has started."""
     there = tmp_path_factory.mktemp("undisturbed")
-    (there / "small.yaml").write_text(CONFIG)
+    (there / "small.yaml").write_text(ON_MACHINES)
 
     def run(ranks: int) -> Path:
         directory = there / str(ranks)

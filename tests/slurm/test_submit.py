@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.killed import CONFIG, assert_same_bits
+from tests.killed import ON_MACHINES, assert_same_bits
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
 CPU = ("--gpus-per-node=0", "--time=5")
@@ -17,7 +17,7 @@ CPU = ("--gpus-per-node=0", "--time=5")
 
 def submit(cluster: Cluster, here: Path, *arguments: str, patience: str = "60") -> "subprocess.CompletedProcess[str]":
     """Run it on the login node, with a file of settings in `here`."""
-    (here / "small.yaml").write_text(CONFIG)
+    (here / "small.yaml").write_text(ON_MACHINES)
     command = (sys.executable, "-m", "launch", "submit", *arguments)
     return cluster.run("timeout", patience, *command, cwd=here, env={"PYTHONPATH": str(ROOT)})
 

@@ -11,7 +11,7 @@ from dist_train.beats import read_beats
 from dist_train.rundir import RunDir, write_whole
 from launch.history import Start, read_starts
 from tests.conftest import ROOT
-from tests.killed import CONFIG, newest
+from tests.killed import ON_MACHINES, newest
 from tests.slurm.cluster import Cluster
 
 SCRIPT = ROOT / "slurm" / "train.sbatch"
@@ -36,7 +36,7 @@ class Training:
         directory.mkdir(exist_ok=True)
         self.cluster, self.directory, self.run = cluster, directory, directory / "run"
         self.config, self.python, self._pause = (directory / name for name in ("small.yaml", "python", "pause"))
-        self.config.write_text(CONFIG)
+        self.config.write_text(ON_MACHINES)
         self.python.write_text(PYTHON)
         self.python.chmod(0o755)
         self.pause(pause)

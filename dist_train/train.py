@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_train import resume
 from dist_train.checkpoint import Saver
-from dist_train.choices import Convolutions, apply_to_process, choose, convolution_work
+from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
@@ -72,6 +72,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         choices = choose(
             config.train, config.distributed, world, convolutions, stored, config.shards, memory is not None
         )
+    choices = _agreed(choices, world)
+    with world.agreement():
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
         host.bind()  # not before: the choice of threads counts the cores that all ranks share
@@ -100,6 +102,12 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         recorder.at_end(report.failed)
         stop.on_early = lambda: _left_early(report, recorder)
         return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
+
+
+def _agreed(choices: Choices, world: World) -> Choices:
+    """The choices of rank 0, which a checkpoint keeps, on every rank: machines may have other cores and processors."""
+    sent = world.broadcast_bytes(json.dumps(choices.to_dict()).encode() if world.is_main else None)
+    return Choices(**json.loads(sent))
 
 
 def _left_early(report: Report, recorder: Recorder) -> None:

@@ -46,7 +46,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 PROFILE = settings(
     deadline=None, database=None, print_blob=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
-QUICK = settings(PROFILE, max_examples=5, derandomize=True)
+QUICK = settings(PROFILE, max_examples=10, derandomize=True)  # some kills come when the run is over
 LONG = settings(PROFILE, max_examples=200)
 
 

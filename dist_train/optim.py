@@ -42,13 +42,14 @@ def build_optimizer(
 
 
 def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Let the momentum be zero where there is none yet.
+    """Let the momentum of a fused SGD be zero where there is none yet.
 
-    If the first step is left out, because its scaled gradients have overflowed, torch's fused SGD goes on with memory
-    that nobody has written. With zeros the first step that is made is the same, but for dampening.
+    If the first step is left out, because its scaled gradients have overflowed, torch's fused kernel goes on with
+    memory that nobody has written. With zeros the first step that is made is the same, but for dampening, with which
+    `build_optimizer` takes no fused one.
     """
     (group,) = optimizer.param_groups
-    for weight in group["params"] if group.get("momentum") else ():
+    for weight in group["params"] if group["fused"] and group["momentum"] else ():
         if optimizer.state[weight].get("momentum_buffer") is None:
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 

@@ -200,6 +200,16 @@ def test_a_first_step_that_overflows_leaves_no_trace(tmp_path: Path) -> None:
     assert all(bool(weight.isfinite().all()) for weight in training.network.parameters())
 
 
+def test_dampening_begins_after_the_first_scaled_step(tmp_path: Path) -> None:
+    """As without a scaler: torch's first momentum is the whole gradient."""
+    training = made(configured(tmp_path, "train.precision=fp16", "optim.momentum=0.9", "optim.dampening=0.5"))
+    training.start(8, SHAPE)
+    train_step(training, batch(8))
+    (flat,) = training.optimizer.param_groups[0]["params"]
+    assert flat.grad.count_nonzero() > 0
+    assert torch.equal(training.optimizer.state[flat]["momentum_buffer"], flat.grad)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam", "adagrad", "asgd", "nadam", "rprop"])
 def test_what_is_saved_is_torch_s_own_optimizer(tmp_path: Path, name: str) -> None:
     """However the weights lie here: torch's optimizer over them takes the state, and goes on alike."""

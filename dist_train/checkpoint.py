@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dist_train import store
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.store import Store
+from dist_train.threads import compute_alone
 
 Files = dict[str, dict[str, Any]]
 
@@ -174,7 +175,7 @@ class Saver:
         self.last_failed: str | None = None
         """Why the last finished save failed; None where it did not."""
         self._store, self._keep_last, self._check = target, keep_last, check
-        self._thread = ThreadPoolExecutor(1, "checkpoint") if asynchronous else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", compute_alone) if asynchronous else None
         self._running: Future[None] | None = None
 
     def mend_links(self, best_step: int | None) -> None:

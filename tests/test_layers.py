@@ -15,7 +15,7 @@ LAYERS = (
     ("rundir", "ledger", "beats", "host"),
     ("wording", "failures", "stacks"),
     ("loading", "reference", "plan", "verdict"),
-    ("seeds", "eager", "flat", "world", "watchdog", "postmortem"),  # torch begins here
+    ("seeds", "eager", "flat", "threads", "world", "watchdog", "postmortem"),  # torch begins here
     ("choices", "entry", "console", "recorder", "shared_memory"),
     ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dist_train import seeds
+from dist_train.threads import compute_alone
 
 
 class Orders:
@@ -59,6 +60,7 @@ class _Drawing(Thread):
 
     def run(self) -> None:
         """What the thread does."""
+        compute_alone()
         try:
             self._order.set_result(self._draw())
         except BaseException as error:  # it is for who needs the order

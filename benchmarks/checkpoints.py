@@ -79,7 +79,7 @@ def _copies(session: Session) -> list[Reading]:
 
 def _cold(session: Session, runs: list[Path]) -> Reading:
     runs.append(session.path("restarted"))
-    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=1", directory=runs.pop()))
+    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=1", directory=runs[-1]))
 
 
 def _resume(session: Session, runs: list[Path]) -> Reading:

@@ -1,7 +1,8 @@
 """Samples a second between two moments of a training in its steady state, everything included, at one and two ranks.
 
 All read the same clock at the same steps: the peers and the limit write it to a file of `--readings`, of ours it is
-the `time` of the lines in `metrics.jsonl`. Ours has its log, TensorBoard, ledger and one checkpoint in that window.
+the `time` of the lines in `metrics.jsonl`. Ours has its log, TensorBoard, ledger and, but for ResNet-18, of which the
+window holds few steps, one checkpoint in that window.
 """
 
 import json
@@ -134,9 +135,9 @@ def measure_limit(session: Session, work: Work, ranks: int, as_: str | None = No
 
 
 def measure_ours(session: Session, work: Work, ranks: int, name: str, settings: Sequence[str]) -> Reading:
-    """Our throughput, of an ordinary run with one checkpoint in the window."""
+    """Our throughput, of an ordinary run; with one checkpoint in the window if the work `saves`."""
     first, last = work.window(session.quick)
-    every = first + (last - first) // 2
+    every = first + (last - first) // 2 if work.saves else last
     ours = train(session, work, ranks, f"train.max_steps={last}", f"checkpoint.every={every}", *settings)
     session.choices[work.name, ranks, name] = ours.choices
     return Reading(rate(ours.readings(), work.batch, first, last), ours.outcome)

@@ -25,6 +25,9 @@ class Work:
     """The same where it has to be quick."""
     overrides: tuple[str, ...] = ()
     """Settings in which the work differs from its recipe."""
+    saves: bool = True
+    """Whether ours saves a checkpoint between the two readings; among few long steps it would weigh a hundred times
+    what it does in an epoch."""
 
     def window(self, quick: bool) -> tuple[int, int]:
         """The steps after which the first and the last reading that count are taken."""
@@ -48,6 +51,17 @@ WORKS = {
             overrides=("data.global_batch=128",),
         ),
         Work("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 4000, 1500),
-        Work("resnet", "ResNet-18, batch 128, crop and flip", "cifar10_resnet18.yaml", "cifar10", 128, 1, 2, 4, 2),
+        Work(
+            "resnet",
+            "ResNet-18, batch 128, crop and flip",
+            "cifar10_resnet18.yaml",
+            "cifar10",
+            128,
+            1,
+            2,
+            4,
+            2,
+            saves=False,
+        ),
     )
 }

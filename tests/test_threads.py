@@ -1,4 +1,4 @@
-"""What computes beside the training opens no team of OpenMP's threads: with more of them than cores, all wait asleep."""
+"""What computes beside the training opens no team of OpenMP threads: with more of them than cores, all wait asleep."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -119,7 +119,8 @@ def choose(
     _check_tf32(precision, world.device)
     onednn = train.onednn == "on"
     if train.onednn == "auto":
-        onednn = before.onednn if before else not (is_small and precision == "fp32" and train.channels_last != "on")
+        is_left = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"
+        onednn = before.onednn if before else not is_left
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
         channels_last = (

@@ -347,7 +347,8 @@ class Train(Section):
     """oneDNN's convolutions in training on a CPU. `auto`: on, but for passes so small that its calls cost more than
     the work."""
     compile: Literal["off", "model", "step"] = "off"
-    """`model`: `torch.compile` of the network. `step`: of the loss with the network, and of the update."""
+    """`model`: `torch.compile` of the network. `step`: of the whole step, as one graph; as two, of the loss with the
+    network and of the update, for several ranks, `shards`, `micro_batch` and fp16."""
     max_grad_norm: Above | None = None
     """Scale gradients down to this 2-norm over all weights."""
     label_smoothing: Fraction = 0.0

@@ -139,6 +139,13 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
     """
     reduction = training.reduction
     reduction.begin(stop=stop, void=batch.void)
+    if training.whole_step and batch.step:  # the first step makes what the optimizer keeps, outside of any graph
+        (shard,) = batch.shards
+        seed_step(training.seed, batch.step, shard.number, training.world.device)
+        mark("forward", batch.step)
+        loss = training.whole_step(shard.pictures, shard.labels, training.loss_weight(shard, batch.count))
+        reduction.noted(loss, counts=True)
+        return reduction.finish()
     for shard in batch.shards:
         seed_step(training.seed, batch.step, shard.number, training.world.device)
         weight = training.loss_weight(shard, batch.count)

@@ -58,6 +58,8 @@ class Training:
         self.reduction = parallel.Alone(self.network, self.network, world)
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
         self._update: Callable[[], object] = update_of(self.optimizer)
+        self.whole_step: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+        """All of a step but the first in one graph, if that is compiled: `compiled.compile_step`."""
         self._flat_update: FlatUpdate | None = None
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
@@ -67,14 +69,23 @@ class Training:
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
             # A module around the network: in torch 2.11 `Module.compile` leaves it as it was.
             called = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
-        if self.config.compile == "step":
-            self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
-            self._update = torch.compile(self.optimizer.step, dynamic=False)
         with self._autocast():
             self.reduction = self._reduction(called, samples, shape)
         self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
         if self.scaler and isinstance(self.optimizer, torch.optim.SGD):
             begin_momentum(self.optimizer)
+        if self.config.compile == "step":
+            self._compile_step()
+
+    def _compile_step(self) -> None:
+        """As one graph, or as two where the ranks meet, or the host decides, between backward pass and update."""
+        if type(self.reduction) is parallel.Alone and not self.scaler and self.config.micro_batch is None:
+            from dist_train.compiled import compile_step  # noqa: PLC0415 (it imports torch's compiler)
+
+            self.whole_step = compile_step(self.loss_sum, self.reduction.flats, self.update, self.world.device)
+        else:
+            self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
+            self._update = torch.compile(self.optimizer.step, dynamic=False)
 
     def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
         if self.shards:

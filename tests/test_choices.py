@@ -53,6 +53,7 @@ def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.M
     assert choose(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
+    assert choose(Train(compile="step"), Distributed(), World(), TINY, None).onednn
 
 
 @pytest.mark.parametrize(("work", "samples", "small"), [(10**6, 3, True), (10**6, 5, False), (10**4, 16, False)])

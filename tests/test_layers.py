@@ -17,7 +17,7 @@ LAYERS = (
     ("loading", "reference", "plan", "verdict"),
     ("seeds", "eager", "flat", "threads", "world", "watchdog", "postmortem"),  # torch begins here
     ("choices", "entry", "console", "recorder", "shared_memory"),
-    ("models", "data", "optim", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
+    ("models", "data", "optim", "compiled", "parallel", "checkpoint", "metrics", "facts"),  # parts: never each other
     ("training", "evaluate"),
     ("resume", "spoiled"),
     ("report",),

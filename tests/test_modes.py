@@ -20,12 +20,17 @@ train: {max_steps: 6}
 checkpoint: {every: 2, keep_last: 9}
 log: {every: 1, tensorboard: false}
 """
+# What a step does beside the update; and batches of two sizes.
+ALL = ["train.ema_decay=0.9", "train.max_grad_norm=0.5", "optim.weight_decay=0.01", "data.global_batch=20"]
 MODES = {
     "fp32": [],
     "bf16": ["train.precision=bf16"],
     "fp16": ["train.precision=fp16", "train.max_grad_norm=5.0"],
     "model": ["train.compile=model"],
     "step": ["train.compile=step"],
+    "step in pieces": ["train.compile=step", "train.micro_batch=12"],
+    "all": ALL,
+    "step with all": ["train.compile=step", *ALL],
     "contiguous": ["train.channels_last=off"],
     "deterministic": ["run.deterministic=true"],
 }
@@ -76,8 +81,20 @@ def test_each_mode_stays_close_to_fp32(alone: Path, mode: str, tolerance: float)
     assert losses(alone / mode) == pytest.approx(losses(alone / "fp32"), rel=tolerance)
     if mode in ("bf16", "fp16", "contiguous"):
         assert weights(alone / mode) != weights(alone / "fp32"), "the setting changed nothing at all"
-    compiled = int((alone / mode / "compiled_graphs").read_text())
-    assert compiled == 0 if mode not in ("model", "step") else compiled > 0
+
+
+@pytest.mark.parametrize(("mode", "like"), [("step in pieces", "fp32"), ("step with all", "all")])
+def test_a_compiled_step_does_what_others_do(alone: Path, mode: str, like: str) -> None:
+    assert losses(alone / mode) == pytest.approx(losses(alone / like), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "graphs"),
+    # One for each size of batch; in pieces, one of the loss with the network, and one of the update.
+    [("fp32", 0), ("fp16", 0), ("model", 1), ("step", 1), ("step in pieces", 2), ("step with all", 2)],
+)
+def test_no_more_is_compiled_than_was_asked_for(alone: Path, mode: str, graphs: int) -> None:
+    assert int((alone / mode / "compiled_graphs").read_text()) == graphs
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")

@@ -80,7 +80,7 @@ class Training:
     def _compile_step(self) -> None:
         """As one graph, or as two where the ranks meet, or the host decides, between backward pass and update."""
         if type(self.reduction) is parallel.Alone and not self.scaler and self.config.micro_batch is None:
-            from dist_train.compiled import compile_step  # noqa: PLC0415 (it imports torch's compiler)
+            from dist_train.compiled import compile_step
 
             self.whole_step = compile_step(self.loss_sum, self.reduction.flats, self.update, self.world.device)
         else:

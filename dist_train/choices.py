@@ -20,6 +20,8 @@ from dist_train.world import World, cores
 # torch hands its own to NNPACK, which is slower than either. Measured on two cores with AVX-512, five networks.
 _SMALL_WORK = 4_000_000
 _FEW_SAMPLES = 16
+# Of so many steps in one call the calls cost little; a graph of more takes longer than half a minute to compile.
+_STEPS_TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Choices:
     shared_memory: bool = False
     """Whether gradients are added up in memory that the ranks share; no checkpoint of before there was such a choice
     has it."""
+    steps_together: int = 1
+    """Most steps that are made in one call: with `train.compile: step`, where calls cost as much as the work."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -76,7 +80,8 @@ class Choices:
     def __str__(self) -> str:
         kinds = (("channels_last", self.channels_last), ("onednn", self.onednn))
         formats = ", ".join(f"{name} {'on' if chosen else 'off'}" for name, chosen in kinds)
-        return f"{self.precision}, {formats}, {self.threads} thread(s) a rank"
+        together = f", up to {self.steps_together} steps at a time" if self.steps_together > 1 else ""
+        return f"{self.precision}, {formats}, {self.threads} thread(s) a rank{together}"
 
 
 def choose(
@@ -132,7 +137,10 @@ def choose(
     shared_memory = can_share
     if before and before.local_size == world.local_size and not shards:
         shared_memory = can_share and before.shared_memory
-    return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory)
+    steps_together = _STEPS_TOGETHER if is_small and train.compile == "step" and world.size == 1 else 1
+    if before:
+        steps_together = before.steps_together
+    return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory, steps_together)
 
 
 def _threads(distributed: Distributed, world: World, before: Choices | None, shards: int | None) -> int:

@@ -1,6 +1,7 @@
 """The whole step as one compiled graph: forward pass, loss, backward pass and update."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch._dynamo
@@ -9,37 +10,58 @@ from torch import Tensor
 from dist_train.flat import FlatGradient, views
 
 
-def compile_step(
-    loss_sum: Callable[[Tensor, Tensor], Tensor],
-    flats: Iterable[FlatGradient],
-    update: Callable[[], object],
-    device: torch.device,
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Compile a step of one process; each size of batch gets a graph of its own when it first comes.
+class WholeStep:
+    """The steps of one process, compiled; each size of batch gets a graph of its own when it first comes.
 
-    Args:
-        loss_sum: of (pictures, labels), the sum of the losses, float [].
-        flats: where the gradients of all weights that take part lie.
-        update: changes the weights by the gradients that lie there.
-
-    Returns:
-        The step: of pictures [B, C, H, W], labels int64 [B] and what the loss is multiplied by in the gradient,
-        float []; it changes the weights and returns the sum of the losses. What the optimizer keeps has to be there:
-        a tensor that a graph makes and keeps is not that of the next step (torch 2.15).
+    What the optimizer keeps has to be there before: a tensor that a graph makes and keeps is not that of the next step
+    (torch 2.15).
     """
-    flats = list(flats)
-    weights = [weight for flat in flats for weight in flat.weights]
-    gradients = [gradient for flat in flats for gradient in views(flat.tensor, flat.weights, flat.starts)]
 
-    def step(pictures: Tensor, labels: Tensor, loss_weight: Tensor) -> Tensor:
-        loss = loss_sum(pictures, labels)
-        found = torch.autograd.grad(loss, weights, loss_weight)
+    def __init__(
+        self,
+        loss_sum: Callable[[Tensor, Tensor], Tensor],
+        flats: Iterable[FlatGradient],
+        update: Callable[[], Tensor | None],
+        lr: Tensor,
+    ) -> None:
+        """
+        Args:
+            loss_sum: of (pictures, labels), the sum of the losses, float [].
+            flats: where the gradients of all weights that take part lie.
+            update: changes the weights by the gradients that lie there, and returns their norm if it is asked for.
+            lr: the learning rate that `update` reads, float [].
+        """
+        flats = list(flats)
+        self._weights = [weight for flat in flats for weight in flat.weights]
+        self._gradients = [gradient for flat in flats for gradient in views(flat.tensor, flat.weights, flat.starts)]
+        self._loss_sum, self._update, self._lr = loss_sum, update, lr
+        torch._dynamo.config.trace_autograd_ops = True  # else the graph ends before the backward pass
+        # Of a small network's step, Python around the kernels is a good part.
+        options: dict[str, Any] = {"cpp_wrapper": lr.device.type == "cpu"}
+        self.one = torch.compile(self._one, dynamic=False, options=options)
+        self.several = torch.compile(self._several, dynamic=False, options=options)
+
+    def _one(self, pictures: Tensor, labels: Tensor, loss_weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One step: of pictures [B, C, H, W], labels int64 [B] and what the loss is multiplied by in the gradient.
+
+        Returns:
+            The sum of the losses, float [], and what `update` has returned.
+        """
+        loss = self._loss_sum(pictures, labels)
+        found = torch.autograd.grad(loss, self._weights, loss_weight)
         with torch.no_grad():
-            torch._foreach_copy_(gradients, found)
-            update()
-        return loss.detach()
+            torch._foreach_copy_(self._gradients, found)
+            norm = self._update()
+        return loss.detach(), norm
 
-    torch._dynamo.config.trace_autograd_ops = True  # else the graph ends before the backward pass
-    # Of a small network's step, Python around the kernels is a good part.
-    options: dict[str, str | int | bool | Callable[..., object]] = {"cpp_wrapper": device.type == "cpu"}
-    return torch.compile(step, dynamic=False, options=options)
+    def _several(
+        self, pictures: Sequence[Tensor], labels: Sequence[Tensor], loss_weight: Tensor, lrs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """As many steps in a row as `lrs`, float [S], has learning rates; returns [S] of what `_one` returns."""
+        losses, norms = [], []
+        for step_pictures, step_labels, lr in zip(pictures, labels, lrs.unbind(), strict=True):
+            self._lr.copy_(lr)
+            loss, norm = self._one(step_pictures, step_labels, loss_weight)
+            losses.append(loss)
+            norms += [] if norm is None else [norm]
+        return torch.stack(losses), torch.stack(norms) if norms else None

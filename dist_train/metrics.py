@@ -181,9 +181,9 @@ class Metrics:
         self._curves = Curves(curves, self.earlier) if config.tensorboard else None
         self._bar = _bar(config.progress, step, total_steps)
 
-    def step(self) -> None:
-        """Move the bar by one step."""
-        self._bar.update()
+    def step(self, count: int) -> None:
+        """Move the bar by some steps."""
+        self._bar.update(count)
 
     def write(self, kind: Literal["train", "eval"], **values: Any) -> None:
         line = {"kind": kind, **values, "time": time.time()}

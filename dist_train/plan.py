@@ -96,3 +96,20 @@ class Plan:
     def is_evaluated(self, step: int) -> bool:
         """Whether held-out data are due while training, before the evaluation at the end, which every run has."""
         return self.evaluate_every is not None and step % self.evaluate_every == 0 and step < self.total_steps
+
+    def together(self, step: int, most: int) -> int:
+        """How many steps are made in one call after `step`: `most`, or 1.
+
+        A function of the step, so that a resumed run makes the same calls; nothing is due between the steps of one, and
+        their batches are of one size. The first step of all stands alone.
+        """
+        within, epoch = step % self.steps_per_epoch, step - step % self.steps_per_epoch
+        whole = self.num_train // self.global_batch  # the last batch of an epoch may be smaller
+        periods = (self.log_every, self.save_every, self.evaluate_every, self.weights_every)
+        begin = max(epoch + (whole if within >= whole else 0), *(step - step % each for each in periods if each))
+        end = min(
+            epoch + (self.steps_per_epoch if within >= whole else whole),
+            self.total_steps,
+            *(step - step % each + each for each in periods if each),
+        )
+        return most if step and (step - begin) % most == 0 and step + most <= end else 1

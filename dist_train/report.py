@@ -45,7 +45,7 @@ class Report:
 
     def resumed(self, changes: list[str]) -> None: ...
 
-    def stepped(self) -> None: ...
+    def stepped(self, count: int) -> None: ...
 
     def trained(self, step: int, lr: float, loss: float, samples_per_second: float) -> None: ...
 
@@ -113,8 +113,8 @@ class MainReport(Report):
         if changes:
             _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes))
 
-    def stepped(self) -> None:
-        self._metrics.step()
+    def stepped(self, count: int) -> None:
+        self._metrics.step(count)
 
     def trained(self, step: int, lr: float, loss: float, samples_per_second: float) -> None:
         """A line of kind `train`; `samples_per_second` over all ranks, evaluation and saving left out."""

@@ -143,7 +143,9 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
         (shard,) = batch.shards
         seed_step(training.seed, batch.step, shard.number, training.world.device)
         mark("forward", batch.step)
-        loss = training.whole_step(shard.pictures, shard.labels, training.loss_weight(shard, batch.count))
+        loss, training.grad_norm = training.whole_step.one(
+            shard.pictures, shard.labels, training.loss_weight(shard, batch.count)
+        )
         reduction.noted(loss, counts=True)
         return reduction.finish()
     for shard in batch.shards:
@@ -163,7 +165,7 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
         reduction.undo()
         return None
     mark("update", batch.step)
-    training.update()
+    training.grad_norm = training.update()
     return note
 
 
@@ -214,28 +216,52 @@ class _Run:
                 self._step(batches, facts)
 
     def _step(self, batches: TrainBatches, facts: Facts) -> None:
-        """One step, and what is due after it."""
+        """One step, or some in one call, and what is due after it."""
         training, plan = self.training, self.plan
         self.recorder.mark("data", training.step)
-        batch = self._next(batches)
-        lr = lr_at(self.config.optim, training.step, plan.steps_per_epoch, plan.total_steps)
-        training.set_lr(lr)
-        note = train_step(training, batch, self.stop.reason is not None, self.recorder.mark)
-        if note is None:
-            raise StopRequested
-        training.step += 1
+        count = plan.together(training.step, training.steps_together)
+        known = self._several(batches, count) if count > 1 else self._one(batches, facts)
         step = training.step
-        is_last = self._learn(facts.add(step, lr, batch.samples, note, training.grad_norm))
+        is_last = self._learn(known)
         if plan.is_told(step):
             is_last |= self._learn(facts.rest())
-        self.report.stepped()
+        self.report.stepped(count)
         if plan.is_logged(step):
-            self.report.trained(step, lr, *training.window.read())
+            self.report.trained(step, self._lr(step - 1), *training.window.read())
         if plan.is_evaluated(step) or plan.is_saved(step):
             with training.window.stopped_clock():
                 self._pause()
         if is_last:
             raise StopRequested
+
+    def _one(self, batches: TrainBatches, facts: Facts) -> Iterable[Fact]:
+        """A step; gives what is known by now of it and of those before."""
+        training = self.training
+        batch = self._next(batches)
+        lr = self._lr(training.step)
+        training.set_lr(lr)
+        note = train_step(training, batch, self.stop.reason is not None, self.recorder.mark)
+        if note is None:
+            raise StopRequested
+        training.step += 1
+        return facts.add(training.step, lr, batch.samples, note, training.grad_norm)
+
+    def _several(self, batches: TrainBatches, count: int) -> Iterable[Fact]:
+        """`count` steps in one call; gives what there is to know of them."""
+        training = self.training
+        group = [self._next(batches) for _ in range(count)]
+        lrs = [self._lr(batch.step) for batch in group]
+        stops = float(self.stop.reason is not None)
+        self.recorder.mark("forward", training.step)
+        losses, norms = training.several(group, lrs)
+        training.step += count
+        return [
+            Fact(batch.step + 1, lr, batch.samples, loss, stops, norm)
+            for batch, lr, loss, norm in zip(group, lrs, losses, norms, strict=True)
+        ]
+
+    def _lr(self, step: int) -> float:
+        return lr_at(self.config.optim, step, self.plan.steps_per_epoch, self.plan.total_steps)
 
     def _next(self, batches: TrainBatches) -> Batch:
         """The next batch; a rank that is asked to stop while it waits for it takes part in a step that nobody makes."""

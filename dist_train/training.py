@@ -1,8 +1,8 @@
 """The state of a training: what a step changes, and what a checkpoint has to hold for the next step to be the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,15 @@ from dist_train import checkpoint, parallel
 from dist_train.checkpoint import Files
 from dist_train.choices import Choices
 from dist_train.config import Config
-from dist_train.data.batches import Shard
+from dist_train.data.batches import Batch, Shard
 from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
 from dist_train.optim import Average, FlatUpdate, begin_momentum, build_optimizer, update_of
 from dist_train.shared_memory import SharedMemory
 from dist_train.world import World
+
+if TYPE_CHECKING:
+    from dist_train.compiled import WholeStep
 
 
 class Training:
@@ -48,7 +51,7 @@ class Training:
         self.window = LossWindow()
         self.step = 0
         self.grad_norm: Tensor | None = None
-        """2-norm of the step's gradients over all weights before they are clipped, float []; None: not asked for."""
+        """What `update` has returned in the newest step."""
         self._measures_norm = config.log.ledger or config.train.max_grad_norm is not None
         self.last_loss: float | None = None
         self.best_accuracy: float | None = None
@@ -58,8 +61,8 @@ class Training:
         self.reduction = parallel.Alone(self.network, self.network, world)
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
         self._update: Callable[[], object] = update_of(self.optimizer)
-        self.whole_step: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
-        """All of a step but the first in one graph, if that is compiled: `compiled.compile_step`."""
+        self.whole_step: WholeStep | None = None
+        """Every step but the first as one graph, if that is compiled."""
         self._flat_update: FlatUpdate | None = None
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
@@ -80,9 +83,10 @@ class Training:
     def _compile_step(self) -> None:
         """As one graph, or as two where the ranks meet, or the host decides, between backward pass and update."""
         if type(self.reduction) is parallel.Alone and not self.scaler and self.config.micro_batch is None:
-            from dist_train.compiled import compile_step
+            from dist_train.compiled import WholeStep
 
-            self.whole_step = compile_step(self.loss_sum, self.reduction.flats, self.update, self.world.device)
+            (group,) = self.optimizer.param_groups
+            self.whole_step = WholeStep(self.loss_sum, self.reduction.flats, self.update, group["lr"])
         else:
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
             self._update = torch.compile(self.optimizer.step, dynamic=False)
@@ -144,12 +148,17 @@ class Training:
         """The loss, in fp16 times the factor that keeps small gradients above zero."""
         return self.scaler.scale(loss) if self.scaler else loss
 
-    def update(self) -> None:
-        """Change the weights by the gradients that lie there."""
+    def update(self) -> Tensor | None:
+        """Change the weights by the gradients that lie there.
+
+        Returns:
+            Their 2-norm over all weights before they are clipped, float []; None where nobody asks for it.
+        """
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
+        norm = None
         if self._measures_norm:
-            self.grad_norm = norm = self.reduction.grad_norm()
+            norm = self.reduction.grad_norm()
             if self.config.max_grad_norm is not None:
                 weights = self.optimizer.param_groups[0]["params"]
                 nn.utils.clip_grads_with_norm_(weights, self.config.max_grad_norm, norm)
@@ -160,6 +169,29 @@ class Training:
             self._update()
         if self.average:
             self.average.update()
+        return norm
+
+    @property
+    def steps_together(self) -> int:
+        """How many steps `several` may take."""
+        return self.choices.steps_together if self.whole_step and not self.reduction.draws else 1
+
+    def several(self, batches: Sequence[Batch], lrs: Sequence[float]) -> tuple[list[float], Sequence[float | None]]:
+        """Make a step on each of these batches, in one call; returns the sums of losses and the norms of `update`.
+
+        Raises:
+            RuntimeError: there is no `whole_step`.
+        """
+        if self.whole_step is None:
+            raise RuntimeError("nothing is compiled, so that steps are made one by one")
+        shards = [shard for batch in batches for shard in batch.shards]
+        losses, norms = self.whole_step.several(
+            [shard.pictures for shard in shards],
+            [shard.labels for shard in shards],
+            self.loss_weight(shards[0], batches[0].count),
+            torch.tensor(lrs),
+        )
+        return losses.tolist(), [None] * len(lrs) if norms is None else norms.tolist()
 
     def is_best(self, accuracy: float) -> bool:
         """Whether this is better than all before; remembers it if so."""

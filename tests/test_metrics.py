@@ -135,7 +135,7 @@ def test_metrics_go_to_the_file_and_to_the_curves(tmp_path: Path) -> None:
     path, curves = tmp_path / "metrics.jsonl", tmp_path / "tb"
     for step in (0, 1):
         written = Metrics(path, curves, Log(progress="off"), step, total_steps=2, evaluated_step=step)
-        written.step()
+        written.step(1)
         written.write("train", step=step + 1, epoch=0, loss=0.5, lr=0.1, samples_per_second=1.0)
         written.close()
     assert [one["step"] for one in read_lines(path)] == [1, 2]
@@ -163,7 +163,7 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
     monkeypatch.setattr(sys, "stderr", stream)
     assert has_bar(progress) == expected
     written = Metrics(tmp_path / "metrics.jsonl", tmp_path, Log(tensorboard=False, progress=progress), 3, 10, 0)
-    written.step()
+    written.step(1)
     written.close()
     assert ("3/10" in stream.getvalue()) == expected
     assert expected or stream.getvalue() == ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_train import ledger
 from dist_train.metrics import read_lines
 from tests.conftest import Python, Torchrun
 
@@ -103,3 +104,56 @@ def test_two_ranks_compile(tmp_path: Path, torchrun: Torchrun) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert weights(tmp_path / "step-resumed") == weights(tmp_path / "step")
     assert losses(tmp_path / "step") == pytest.approx(losses(tmp_path / "fp32"), rel=1e-4)
+
+
+# Small enough for several steps in one call; batches of two sizes.
+SMALL = ["train.compile=step", "model.name=lenet", "data.global_batch=5", "train.max_steps=40", "checkpoint.every=13"]
+TOGETHER = {
+    "together": ["log.every=100"],
+    "told": ["log.every=1"],
+    "eager": ["log.every=1", "train.compile=off"],
+    "dropout": ["log.every=100", "model.dropout=0.5"],
+}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Path:
+    directory = tmp_path_factory.mktemp("together")
+    (directory / "config.yaml").write_text(CONFIG)
+    settings = [str(directory / "config.yaml"), f"data.cache={directory / 'cache'}"]
+    resumed = {"resumed": TOGETHER["together"], "resumed and told": TOGETHER["told"]}
+    trained: dict[str, list[str]] = {**TOGETHER, **resumed}
+    todo: list[dict[str, object]] = []
+    for name, more in trained.items():
+        run = directory / name
+        if name in resumed:
+            todo.append({"cut": str(directory / "together"), "to": str(run), "step": 26})
+        given = {setting.partition("=")[0]: setting for setting in (*SMALL, *more)}
+        todo.append({"train": [*settings, *given.values(), f"run.dir={run}"]})
+    (directory / "jobs.json").write_text(json.dumps(todo))
+    done = python("tests/ranks/runs.py", str(directory / "jobs.json"), timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+@pytest.mark.parametrize("name", ["told", "resumed", "resumed and told"])
+def test_steps_of_one_call_are_those_of_many(together: Path, name: str) -> None:
+    choices = json.loads((together / "together" / "env.json").read_text())["choices"]
+    assert choices["steps_together"] == 8
+    graphs = [int((together / each / "compiled_graphs").read_text()) for each in ("told", "together")]
+    assert graphs == [2, 3]  # one for each size of batch, and that of several steps
+    assert weights(together / name) == weights(together / "together")
+
+
+def test_a_step_with_random_numbers_is_a_call_of_its_own(together: Path) -> None:
+    """In a graph of several, all would be drawn with the seed of the first."""
+    assert (together / "dropout" / "compiled_graphs").read_text() == "2"
+
+
+def test_steps_of_one_call_stay_close_to_eager_ones(together: Path) -> None:
+    found = [
+        [ledger.value(line["loss"]) for line in ledger.read(together / name / "ledger.jsonl")]
+        for name in ("together", "eager")
+    ]
+    assert len(found[0]) == 40
+    assert found[0] == pytest.approx(found[1], rel=1e-3)

@@ -45,9 +45,9 @@ def assert_it_would_raise() -> None:
     raise AssertionError("a read of one number was no synchronisation")
 
 
-def stepped(self: MainReport) -> None:
+def stepped(self: MainReport, count: int) -> None:
     """In place of `MainReport.stepped`, which is called after each step, before what is due after it."""
-    _stepped(self)
+    _stepped(self, count)
     step, plan = self._training.step, self._plan
     is_watched = step >= WARM and not plan.is_told(step) and not plan.is_told(step + 1)
     torch.cuda.set_sync_debug_mode("error" if is_watched else "default")

@@ -70,7 +70,7 @@ class Alone:
         self.flats = self._laid_out(self._weights)
         """Where the gradients lie from the first step on."""
         self.draws = True
-        """Whether the network draws random numbers on the CPU; True until that is known."""
+        """Whether the network draws random numbers; True until that is known, and on a GPU."""
         self._said = (False, False)
         self._own_losses: list[Tensor] = []
         self._counted: list[Tensor] = []
@@ -148,7 +148,8 @@ class Alone:
         self._keep_buffers()
         before = torch.default_generator.get_state()
         self._network(pictures).sum().backward()
-        self.draws = not torch.equal(before, torch.default_generator.get_state())
+        if pictures.device.type == "cpu":
+            self.draws = not torch.equal(before, torch.default_generator.get_state())
         self.undo()
         self._unused = [weight for weight in self._weights if weight.grad is None]
         self.flats = self._laid_out([weight for weight in self._weights if weight.grad is not None])

@@ -5,8 +5,8 @@
 
 Everybody takes a turn in every round, so that whatever slows the machine slows all of them; ratios are taken by round.
 Needs MNIST and the batches of CIFAR-10 in $DIST_TRAIN_DATA, as torchvision lays them out. The other frameworks are
-installed into an environment of their own, `.venv-bench`. Writes `benchmarks/results/<machine>-<date>.{json,md}`;
-`--readme` puts the newest full session there into the README's table.
+installed into an environment of their own, `.venv-bench`. Writes `benchmarks/results/<machine>-<date>.{json,md}`, of
+what was measured before if Ctrl-C ends it; `--readme` puts the newest full session there into the README's table.
 """
 
 import argparse

@@ -4,7 +4,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 from benchmarks.processes import FailedError, Outcome, others_now
@@ -85,7 +87,7 @@ class Missing:
 def take_turns(
     tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None
 ) -> tuple[list[Record], list[Missing]]:
-    """Measure every task once a round.
+    """Measure every task once a round; Ctrl-C ends it, and what was measured before counts.
 
     Args:
         tries: how often a task is measured in a round at most, where other processes disturb it; the least disturbed
@@ -97,8 +99,8 @@ def take_turns(
     """
     records: list[Record] = []
     reasons: dict[Case, list[str]] = {case: [] for task in tasks for case in task.cases}
-    for number in range(rounds):
-        for task in tasks:
+    with suppress(KeyboardInterrupt):
+        for number, task in product(range(rounds), tasks):
             if deadline is not None and time.monotonic() > deadline:
                 break
             if len(reasons[task.cases[0]]) < MOST_FAILURES:

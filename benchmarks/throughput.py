@@ -19,8 +19,8 @@ from benchmarks.works import Work
 
 MEASURE = "throughput"
 UNIT = "samples/s"
-COUNTS = (0, 1, 2)
-"""Numbers of workers of which a peer's best is taken."""
+NEARLY = 0.8
+"""Where two workers reach less than this share of none, one has never been faster than none."""
 
 
 class Peer(NamedTuple):
@@ -96,22 +96,19 @@ def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
 def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Reading:
     """A peer's throughput with its best number of workers, which is found when it is first asked for and then kept.
 
-    Of two readings of a number the better counts: what disturbs one only slows it. In a quick session there is one
-    reading, it is that of the plain loop for all, and one worker is not tried.
+    One worker is tried where two are nearly as fast as none. In a quick session that of the plain loop is taken for
+    all, and one is not tried.
     """
     key = work.name, ranks, "plain" if session.quick else peer.module
     if key in session.workers:
         return _peer(session, work, ranks, peer, session.workers[key])
-    counts = (0, 2) if session.quick else COUNTS
-    found: dict[int, list[Reading]] = {count: [] for count in counts}
-    for _ in range(1 if session.quick else 2):
-        for count in counts:
-            found[count].append(_peer(session, work, ranks, peer, count))
-    rates = {count: max(reading.value for reading in readings) for count, readings in found.items()}
-    told = ", ".join(f"{count}: {value:,.0f}" for count, value in rates.items())
+    found = {count: _peer(session, work, ranks, peer, count) for count in (0, 2)}
+    if not session.quick and found[2].value > NEARLY * found[0].value:
+        found[1] = _peer(session, work, ranks, peer, 1)
+    told = ", ".join(f"{count}: {reading.value:,.0f}" for count, reading in sorted(found.items()))
     print(f"{work.name}, {ranks} rank(s), {peer.module}, {UNIT} by workers: {told}", flush=True)
-    session.workers[key] = max(rates, key=lambda count: rates[count])
-    return found[session.workers[key]][-1]
+    session.workers[key] = max(found, key=lambda count: found[count].value)
+    return found[session.workers[key]]
 
 
 def _peer(session: Session, work: Work, ranks: int, peer: Peer, workers: int) -> Reading:

@@ -20,8 +20,9 @@ from dist_train.world import World, cores
 # torch hands its own to NNPACK, which is slower than either. Measured on two cores with AVX-512, five networks.
 _SMALL_WORK = 4_000_000
 _FEW_SAMPLES = 16
-# Of so many steps in one call the calls cost little; a graph of more takes longer than half a minute to compile.
+# Of so many steps in one call the calls cost little; a graph of more convolutions takes minutes to compile.
 _STEPS_TOGETHER = 8
+_FEW_CONVOLUTIONS = 4
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Convolutions:
     """Most pictures that any rank takes in a pass."""
     samples_of_one: int
     """Most pictures in a pass if one rank took all: the precision must not depend on the number of ranks."""
+    count: int = 1
+    """How many convolutions there are."""
 
     @property
     def are_small(self) -> bool:
@@ -50,7 +53,7 @@ class Convolutions:
 @dataclass(frozen=True)
 class Choices:
     """The settings `train.precision`, `train.channels_last`, `train.onednn`, `distributed.threads` and
-    `distributed.shared_memory`, decided."""
+    `distributed.shared_memory`, decided; and how many steps a compiled call makes."""
 
     precision: str
     channels_last: bool
@@ -124,8 +127,8 @@ def choose(
     _check_tf32(precision, world.device)
     onednn = train.onednn == "on"
     if train.onednn == "auto":
-        is_left = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"
-        onednn = before.onednn if before else not is_left
+        is_torchs_own = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"
+        onednn = before.onednn if before else not is_torchs_own
     channels_last = train.channels_last == "on"
     if train.channels_last == "auto":
         channels_last = (
@@ -137,9 +140,13 @@ def choose(
     shared_memory = can_share
     if before and before.local_size == world.local_size and not shards:
         shared_memory = can_share and before.shared_memory
-    steps_together = _STEPS_TOGETHER if is_small and train.compile == "step" and world.size == 1 else 1
-    if before:
+    is_one_graph = train.compile == "step" and precision != "fp16" and not shards and train.micro_batch is None
+    if not is_one_graph or world.size > 1:
+        steps_together = 1
+    elif before:
         steps_together = before.steps_together
+    else:
+        steps_together = _STEPS_TOGETHER if is_small and convolutions.count <= _FEW_CONVOLUTIONS else 1
     return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory, steps_together)
 
 
@@ -151,9 +158,9 @@ def _threads(distributed: Distributed, world: World, before: Choices | None, sha
     return 1 if shards else max(1, cores() // world.local_size)
 
 
-def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiplications of the network's largest convolution for one picture of `shape`; 0 without convolutions."""
-    found = [0]
+def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> list[int]:
+    """Multiplications of each of the network's convolutions for one picture of `shape`."""
+    found: list[int] = []
 
     def note(layer: nn.Conv2d, _: object, output: Tensor) -> None:
         found.append(output[0].numel() * layer.weight[0].numel())
@@ -167,7 +174,7 @@ def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> int:
     network.train(was_training)
     for hook in hooks:
         hook.remove()
-    return max(found)
+    return found
 
 
 def apply_to_process(choices: Choices, deterministic: bool, device: torch.device) -> None:

@@ -345,7 +345,7 @@ class Train(Section):
     """Memory format of pictures and convolutions. `auto`: on where it is known to be faster."""
     onednn: Literal["auto", "on", "off"] = "auto"
     """oneDNN's convolutions in training on a CPU. `auto`: on, but for passes so small that its calls cost more than
-    the work."""
+    the work, unless the whole step is compiled."""
     compile: Literal["off", "model", "step"] = "off"
     """`model`: `torch.compile` of the network. `step`: of the whole step, as one graph; as two, of the loss with the
     network and of the update, for several ranks, `shards`, `micro_batch` and fp16."""

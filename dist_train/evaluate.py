@@ -105,9 +105,10 @@ def evaluate(
             mark()
             logits = _logits(network, batch.pictures, choices, world)
             losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
-            right = batch.labels[logits.argmax(dim=1) == batch.labels]
-            correct += torch.bincount(right, minlength=classes)
-            count += torch.bincount(batch.labels, minlength=classes)
+            right = logits.argmax(dim=1) == batch.labels
+            # A mask, and `bincount`, would wait for a GPU to say how many there are.
+            correct.index_add_(0, batch.labels, right.to(correct.dtype))
+            count.index_add_(0, batch.labels, torch.ones_like(batch.labels))
     except StopRequested:
         stops += 1  # the others learn it below
     network.train()

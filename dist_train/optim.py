@@ -34,6 +34,8 @@ def build_optimizer(
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     if compiled:
         arguments["lr"] = torch.tensor(arguments["lr"], device=weights[0].device)
+        if weights[0].device.type == "cuda" and "capturable" in inspect.signature(optimizer).parameters:
+            arguments["capturable"] = True  # the eager first step leaves all that is kept where graphs look for it
     if name in _FUSED and not compiled and not (scaled and arguments.get("dampening")):
         arguments["fused"] = True
     elif name not in _NO_GROUPS_COMPILED:

@@ -103,13 +103,11 @@ class Plan:
         A function of the step, so that a resumed run makes the same calls; nothing is due between the steps of one, and
         their batches are of one size. The first step of all stands alone.
         """
-        within, epoch = step % self.steps_per_epoch, step - step % self.steps_per_epoch
-        whole = self.num_train // self.global_batch  # the last batch of an epoch may be smaller
-        periods = (self.log_every, self.save_every, self.evaluate_every, self.weights_every)
-        begin = max(epoch + (whole if within >= whole else 0), *(step - step % each for each in periods if each))
-        end = min(
-            epoch + (self.steps_per_epoch if within >= whole else whole),
-            self.total_steps,
-            *(step - step % each + each for each in periods if each),
-        )
-        return most if step and (step - begin) % most == 0 and step + most <= end else 1
+        epoch = step - step % self.steps_per_epoch
+        whole = epoch + self.num_train // self.global_batch  # the last batch of an epoch may be smaller
+        if step == 0 or step >= whole:
+            return 1
+        periods = [each for each in (self.log_every, self.save_every, self.evaluate_every, self.weights_every) if each]
+        begin = max(epoch, *(step - step % each for each in periods))
+        end = min(whole, self.total_steps, *(step - step % each + each for each in periods))
+        return most if (step - begin) % most == 0 and step + most <= end else 1

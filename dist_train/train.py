@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dist_train import resume
-from dist_train.checkpoint import Saver
+from dist_train.checkpoint import Files, Saver
 from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
@@ -26,7 +26,7 @@ from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
 from dist_train.report import Report, open_report
 from dist_train.rundir import RunDir
 from dist_train.seeds import seed_step
-from dist_train.shared_memory import open_shared_memory
+from dist_train.shared_memory import SharedMemory, open_shared_memory
 from dist_train.stop import Stop, StopRequested
 from dist_train.store import Store
 from dist_train.training import Training
@@ -60,19 +60,13 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         check_ranks(config, world.size)
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+        work = convolution_work(network, dataset.shape)
+        plan = Plan.of(config, len(dataset.train))
         if world.is_main:
             run.check_usable(anew)
     files = resume.load(config, run, world, anew)
     memory = open_shared_memory(config.distributed, world)
-    with world.agreement():
-        plan = Plan.of(config, len(dataset.train))
-        passes = plan.largest_pass(world.size), plan.largest_pass(1)
-        convolutions = Convolutions(convolution_work(network, dataset.shape), *passes)
-        stored = resume.choices(files)
-        choices = choose(
-            config.train, config.distributed, world, convolutions, stored, config.shards, memory is not None
-        )
-    choices = _agreed(choices, world)
+    choices = _agreed_choices(config, world, plan, work, files, memory)
     with world.agreement():
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
@@ -104,9 +98,27 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
 
 
-def _agreed(choices: Choices, world: World) -> Choices:
-    """The choices of rank 0, which a checkpoint keeps, on every rank: machines may have other cores and processors."""
-    sent = world.broadcast_bytes(json.dumps(choices.to_dict()).encode() if world.is_main else None)
+def _agreed_choices(
+    config: Config, world: World, plan: Plan, work: list[int], files: Files | None, memory: SharedMemory | None
+) -> Choices:
+    """The choices of rank 0, which a checkpoint keeps, on every rank: machines may have other cores and processors.
+
+    Args:
+        work: of each of the network's convolutions, as `convolution_work` has it.
+    """
+    passes = plan.largest_pass(world.size), plan.largest_pass(1)
+    convolutions = Convolutions(max(work, default=0), *passes, count=len(work))
+    with world.agreement():
+        own = choose(
+            config.train,
+            config.distributed,
+            world,
+            convolutions,
+            resume.choices(files),
+            config.shards,
+            can_share=memory is not None,
+        )
+    sent = world.broadcast_bytes(json.dumps(own.to_dict()).encode() if world.is_main else None)
     return Choices(**json.loads(sent))
 
 
@@ -140,12 +152,11 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
     reduction = training.reduction
     reduction.begin(stop=stop, void=batch.void)
     if training.whole_step and batch.step:  # the first step makes what the optimizer keeps, outside of any graph
+        mark("forward", batch.step)
         (shard,) = batch.shards
         seed_step(training.seed, batch.step, shard.number, training.world.device)
-        mark("forward", batch.step)
-        loss, training.grad_norm = training.whole_step.one(
-            shard.pictures, shard.labels, training.loss_weight(shard, batch.count)
-        )
+        weight = training.loss_weight(shard, batch.count)
+        loss, training.grad_norm = training.whole_step.one(shard.pictures, shard.labels, weight)
         reduction.noted(loss, counts=True)
         return reduction.finish()
     for shard in batch.shards:
@@ -281,6 +292,7 @@ class _Run:
         stops = 0.0
         for fact in facts:
             if not isfinite(fact.loss_sum) or not (is_scaled or isfinite(fact.grad_norm or 0)):
+                self.training.step = fact.step  # others were made after it, before anybody knew
                 raise self._non_finite(fact)
             self.training.window.add(fact.loss_sum, len(fact.samples))
             self.report.learned(fact)

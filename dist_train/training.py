@@ -51,7 +51,7 @@ class Training:
         self.window = LossWindow()
         self.step = 0
         self.grad_norm: Tensor | None = None
-        """What `update` has returned in the newest step."""
+        """What `update` has returned in the newest step that was made by itself."""
         self._measures_norm = config.log.ledger or config.train.max_grad_norm is not None
         self.last_loss: float | None = None
         self.best_accuracy: float | None = None
@@ -184,6 +184,7 @@ class Training:
         """
         if self.whole_step is None:
             raise RuntimeError("nothing is compiled, so that steps are made one by one")
+        self.reduction.begin(stop=False, void=False)
         shards = [shard for batch in batches for shard in batch.shards]
         losses, norms = self.whole_step.several(
             [shard.pictures for shard in shards],
@@ -191,6 +192,7 @@ class Training:
             self.loss_weight(shards[0], batches[0].count),
             torch.tensor(lrs),
         )
+        self.reduction.noted(losses.sum(), counts=True)  # whose fault it is if one of them is no number
         return losses.tolist(), [None] * len(lrs) if norms is None else norms.tolist()
 
     def is_best(self, accuracy: float) -> bool:
@@ -258,12 +260,12 @@ class Training:
             self.optimizer.load_state_dict(_as_now(saved["optimizer_state_dict"], self.optimizer))
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"training.pt: its optimizer does not fit: {error}") from error
-        self._complete_state()
         if self.scaler and saved["scaler_state_dict"]:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
         self.window.load_state_dict(saved["window"])
         self.evaluated_step = saved["evaluated_step"]
         self.step, self.last_loss = saved["step"], saved["loss"]
+        self._complete_state()
         self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
 
     def _complete_state(self) -> None:
@@ -275,10 +277,14 @@ class Training:
         optimizer = build_optimizer(self._optim, probe)
         probe.weight.grad = torch.zeros_like(probe.weight)
         update_of(optimizer)()
-        for weight, state in self.optimizer.state.items():
-            for name, value in optimizer.state[probe.weight].items():
-                if isinstance(value, Tensor) and value.shape == probe.weight.shape and state.get(name) is None:
-                    state[name] = torch.zeros_like(weight)
+        kept = optimizer.state[probe.weight]
+        names = [name for name, value in kept.items() if isinstance(value, Tensor) and value.shape == (1, 1)]
+        (group,) = self.optimizer.param_groups
+        # A weight that has had no gradient yet has no state, by which torch knows it; SGD's has no more than momentum.
+        has_all = names and self.step > 0 and set(names) == set(kept)
+        for weight in group["params"] if has_all else list(self.optimizer.state):
+            state = self.optimizer.state[weight]
+            state.update({name: torch.zeros_like(weight) for name in names if state.get(name) is None})
 
 
 def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

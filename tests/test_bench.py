@@ -136,6 +136,19 @@ class TestTurns:
         records, missing = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
         assert (records, missing) == ([], [Missing(ONE, "no time was left")])
 
+    def test_what_was_measured_before_an_interruption_counts(self) -> None:
+        answers: Iterator[KeyboardInterrupt | Reading] = iter([reading(1), reading(2), KeyboardInterrupt()])
+
+        def interrupted() -> Reading:
+            answer = next(answers)
+            if isinstance(answer, KeyboardInterrupt):
+                raise answer
+            return answer
+
+        records, missing = take_turns([Task.of(ONE, interrupted), Task.of(OTHER, lambda: reading(9))], rounds=3)
+        assert [(each.case, each.value) for each in records] == [(ONE, 1), (OTHER, 9), (ONE, 2), (OTHER, 9)]
+        assert missing == []
+
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,18 +70,43 @@ def test_the_number_of_ranks_does_not_change_the_precision(monkeypatch: pytest.M
     assert [(each.precision, each.onednn) for each in found] == [("bf16", True)] * 2
 
 
+@pytest.mark.parametrize(
+    ("train", "world", "convolutions", "shards", "chosen", "kept"),
+    [
+        ({}, World(), TINY, None, 8, 4),
+        ({}, World(), CONVOLUTION, None, 1, 4),
+        ({}, World(), LINEAR, None, 1, 4),
+        ({}, World(), replace(TINY, count=5), None, 1, 4),
+        ({}, ON_GPU, TINY, None, 1, 4),
+        ({}, World(size=2, local_size=2), TINY, None, 1, 1),
+        ({}, World(), TINY, 4, 1, 1),
+        ({"compile": "off"}, World(), TINY, None, 1, 1),
+        ({"compile": "model"}, World(), TINY, None, 1, 1),
+        ({"micro_batch": 2}, World(), TINY, None, 1, 1),
+        ({"precision": "fp16"}, World(), TINY, None, 1, 1),
+    ],
+)
+def test_small_steps_that_are_one_graph_go_together(
+    train: dict[str, Any], world: World, convolutions: Convolutions, shards: int | None, chosen: int, kept: int
+) -> None:
+    settings = Train(**{"compile": "step", **train})
+    stored = replace(STORED, precision=settings.precision, steps_together=4).to_dict()
+    found = [choose(settings, Distributed(), world, convolutions, each, shards) for each in (None, stored)]
+    assert [each.steps_together for each in found] == [chosen, kept]
+
+
 def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:
     before = {"precision": "fp32", "channels_last": True, "threads": 3, "local_size": 1}
     assert choose(Train(), Distributed(), World(), TINY, before).onednn
 
 
-def test_the_work_of_a_network_is_that_of_its_largest_convolution() -> None:
+def test_the_work_of_a_network_is_that_of_each_convolution() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert convolution_work(network, (1, 8, 8)) == 4 * 4 * 4 * (2 * 9)
+    assert convolution_work(network, (1, 8, 8)) == [2 * 6 * 6 * 9, 4 * 4 * 4 * (2 * 9)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert network.training
-    assert convolution_work(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)) == 0
+    assert convolution_work(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)) == []
 
 
 @pytest.mark.parametrize(("made_for_it", "precision"), [(True, "bf16"), (False, "fp32")])

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from dist_train import ledger
+from dist_train.errors import NonFiniteError
 from dist_train.metrics import read_lines
+from dist_train.spoiled import SPOILED_STEP
 from tests.conftest import Python, Torchrun
 
 pytestmark = pytest.mark.slow
@@ -21,6 +23,7 @@ train: {max_steps: 6}
 checkpoint: {every: 2, keep_last: 9}
 log: {every: 1, tensorboard: false}
 """
+SGD = ["optim.name=sgd", "optim.momentum=0.9", "optim.lr=0.05"]
 # What a step does beside the update; and batches of two sizes.
 ALL = ["train.ema_decay=0.9", "train.max_grad_norm=0.5", "optim.weight_decay=0.01", "data.global_batch=20"]
 MODES = {
@@ -29,7 +32,8 @@ MODES = {
     "fp16": ["train.precision=fp16", "train.max_grad_norm=5.0"],
     "model": ["train.compile=model"],
     "step": ["train.compile=step"],
-    "step in pieces": ["train.compile=step", "train.micro_batch=12"],
+    "sgd": SGD,
+    "step in pieces": ["train.compile=step", "train.micro_batch=12", *SGD],
     "all": ALL,
     "step with all": ["train.compile=step", *ALL],
     "contiguous": ["train.channels_last=off"],
@@ -84,15 +88,15 @@ def test_each_mode_stays_close_to_fp32(alone: Path, mode: str, tolerance: float)
         assert weights(alone / mode) != weights(alone / "fp32"), "the setting changed nothing at all"
 
 
-@pytest.mark.parametrize(("mode", "like"), [("step in pieces", "fp32"), ("step with all", "all")])
+@pytest.mark.parametrize(("mode", "like"), [("step in pieces", "sgd"), ("step with all", "all")])
 def test_a_compiled_step_does_what_others_do(alone: Path, mode: str, like: str) -> None:
     assert losses(alone / mode) == pytest.approx(losses(alone / like), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("mode", "graphs"),
-    # One for each size of batch; in pieces, one of the loss with the network, and one of the update.
-    [("fp32", 0), ("fp16", 0), ("model", 1), ("step", 1), ("step in pieces", 2), ("step with all", 2)],
+    # One for each size of batch; in pieces, one of the loss with the network, one of the first update, one of others.
+    [("fp32", 0), ("fp16", 0), ("model", 1), ("step", 1), ("step in pieces", 3), ("step with all", 2)],
 )
 def test_no_more_is_compiled_than_was_asked_for(alone: Path, mode: str, graphs: int) -> None:
     assert int((alone / mode / "compiled_graphs").read_text()) == graphs
@@ -107,7 +111,11 @@ def test_two_ranks_compile(tmp_path: Path, torchrun: Torchrun) -> None:
 
 
 # Small enough for several steps in one call; batches of two sizes.
-SMALL = ["train.compile=step", "model.name=lenet", "data.global_batch=5", "train.max_steps=40", "checkpoint.every=13"]
+SMALL = [
+    *("train.compile=step", "model.name=lenet", "data.global_batch=5", "train.max_steps=40", "checkpoint.every=13"),
+    *("train.ema_decay=0.9", "train.max_grad_norm=0.5"),
+    *SGD,
+]
 TOGETHER = {
     "together": ["log.every=100"],
     "told": ["log.every=1"],
@@ -143,6 +151,17 @@ def test_steps_of_one_call_are_those_of_many(together: Path, name: str) -> None:
     graphs = [int((together / each / "compiled_graphs").read_text()) for each in ("told", "together")]
     assert graphs == [2, 3]  # one for each size of batch, and that of several steps
     assert weights(together / name) == weights(together / "together")
+
+
+def test_the_step_that_fails_is_named(together: Path, python: Python) -> None:
+    """It is known when the call has been made; the ledger ends right before it."""
+    given = {setting.partition("=")[0]: setting for setting in (*SMALL, "log.every=100", f"run.dir={together / 'nan'}")}
+    command = ["-m", "dist_train", str(together / "config.yaml"), f"data.cache={together / 'cache'}", *given.values()]
+    done = python(*command, env={SPOILED_STEP: "11"})
+    assert done.returncode == NonFiniteError.exit_code
+    assert "the loss of step 11 is nan" in done.stdout + done.stderr
+    assert [line["step"] for line in ledger.read(together / "nan" / "ledger.jsonl")] == list(range(1, 11))
+    assert json.loads((together / "nan" / "status.json").read_text())["step"] == 11
 
 
 def test_a_step_with_random_numbers_is_a_call_of_its_own(together: Path) -> None:

@@ -1,8 +1,11 @@
 """The state of a training: how a batch is cut and weighted, and what a checkpoint holds."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 from dist_train import parallel, resume
 from dist_train.checkpoint import NEEDED, Files
 from dist_train.choices import Convolutions, choose
-from dist_train.config import Config
+from dist_train.config import Config, Optim
 from dist_train.data.batches import Batch, Shard
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.loading import load_config
@@ -23,6 +26,8 @@ from dist_train.training import Training
 from dist_train.world import World
 
 SHAPE = (1, 12, 12)
+NAMES = [name for section in Optim.__subclasses__() for name in get_args(section.model_fields["name"].annotation)]
+_compile = torch.compile
 
 
 def configured(tmp_path: Path, *overrides: str) -> Config:
@@ -102,6 +107,47 @@ def test_a_step_that_nobody_makes_changes_nothing(tmp_path: Path) -> None:
     assert [
         name for name, tensor in training.network.state_dict().items() if not torch.equal(tensor, before[name])
     ] == []
+
+
+@pytest.mark.parametrize("optimizer", NAMES)
+def test_a_whole_step_is_one_of_every_optimizer(
+    tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as for a compiler, and run as it was traced."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: _compile(function, backend="aot_eager", dynamic=False))
+    settings = [f"optim.name={optimizer}", "train.ema_decay=0.5", "train.max_grad_norm=0.1"]
+    eager = started(configured(tmp_path, *settings))
+    traced = started(configured(tmp_path, *settings, "train.compile=step"))
+    batches = [replace(batch(8), step=step) for step in range(6)]
+    for training in (eager, traced):
+        for each in batches[:2] if training is traced else batches:
+            train_step(training, each)
+    traced.several(batches[2:5], [0.1] * 3)
+    train_step(traced, batches[5])
+    for one, other in zip(eager.evaluated.parameters(), traced.evaluated.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)  # a step of some moves a weight by 0.1
+
+
+def test_a_momentum_that_is_added_at_a_resume_is_kept_from_there_on(tmp_path: Path) -> None:
+    config = configured(tmp_path, "optim.momentum=0")
+    plain = started(config)
+    train_step(plain, batch(8))
+    plain.step = 1
+    files = plain.files(1, resume.about(config, plain.choices, plain.world))
+    resumed = started(configured(tmp_path, "optim.momentum=0.9"), files=files)
+    (weight,) = resumed.optimizer.param_groups[0]["params"]
+    assert torch.equal(resumed.optimizer.state[weight]["momentum_buffer"], torch.zeros_like(weight))
+
+
+@pytest.mark.parametrize("losses", [[2.0, 1.0], [2.0, float("nan")]])
+def test_a_loss_that_is_no_number_is_found_in_any_step_of_a_call(tmp_path: Path, losses: list[float]) -> None:
+    training = started(configured(tmp_path))
+    whole_step = Mock(several=lambda *_: (torch.tensor(losses), None))
+    training.whole_step = whole_step
+    made, norms = training.several([batch(8), batch(8)], [0.1, 0.1])
+    assert norms == [None, None]
+    assert made == pytest.approx(losses, nan_ok=True)
+    assert training.reduction.is_own_loss_finite() is all(map(math.isfinite, losses))
 
 
 @pytest.mark.parametrize("reduction", [parallel.Alone, parallel.Tree])

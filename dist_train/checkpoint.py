@@ -41,10 +41,20 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def encode(content: Mapping[str, Any]) -> memoryview:
-    """The bytes of one file, as `torch.save` writes them."""
+    """The bytes of one file, as `torch.save` writes them, the same in whatever memory format the tensors are."""
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(_contiguous(content), buffer)
     return buffer.getbuffer()
+
+
+def _contiguous(content: Any) -> Any:
+    if isinstance(content, Tensor):
+        return content.contiguous()
+    if isinstance(content, dict):
+        return {key: _contiguous(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_contiguous(value) for value in content]
+    return content
 
 
 def decode(content: bytes, name: str) -> dict[str, Any]:

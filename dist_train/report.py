@@ -57,8 +57,6 @@ class Report:
 
     def sync(self) -> None: ...
 
-    def saved(self) -> None: ...
-
     def stopped(self, reason: str | None) -> None:
         """The rank leaves because a rank was asked to; None: another one was."""
         self._own.outcome = f"stopped by {reason or 'another rank'}"
@@ -141,17 +139,15 @@ class MainReport(Report):
             self._ledger.add(fact.step, fact.samples.numpy().data, loss, fact.grad_norm, fact.lr, weights)
 
     def saving(self) -> None:
-        """Hand over what the ledger holds back: a checkpoint is never ahead of it."""
+        """Hand over what the ledger holds back: a checkpoint is never ahead of it; and say how far the run is."""
         if self._ledger:
             self._ledger.flush()
+        self.status("running", resumable=True)
 
     def sync(self) -> None:
         """Make the ledger survive a power cut; called from the thread that saves."""
         if self._ledger:
             self._ledger.sync()
-
-    def saved(self) -> None:
-        self.status("running", resumable=True)
 
     def failed(self) -> None:
         self.status("failed", resumable=True)

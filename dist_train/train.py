@@ -369,11 +369,10 @@ class _Run:
         files = self.training.files(
             self.plan.steps_per_epoch, resume.about(self.config, self.training.choices, self.world)
         )
-        if self.world.is_main:
-            self.report.saving()
+        self.report.saving()
+        if self.world.is_main:  # at the very end: from here on the saver's thread wants the interpreter too
             link = "best" if is_best and self.config.checkpoint.keep_best else None
             self.saver.save(self.training.step, files, link)
-        self.report.saved()
 
     def _finish_saving(self) -> None:
         """Wait until the last checkpoint is on disk, and fail on every rank if it is not."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_train import parallel, resume
+from dist_train import checkpoint, parallel, resume
 from dist_train.checkpoint import NEEDED, Files
 from dist_train.choices import Convolutions, choose
 from dist_train.config import Config, Optim
@@ -267,7 +267,8 @@ def test_what_is_saved_is_torch_s_own_optimizer(tmp_path: Path, name: str) -> No
     plain = build_model(config.model, SHAPE, 4, 0)
     plain.load_state_dict(files["model.pt"])
     optimizer = build_optimizer(config.optim, plain)
-    optimizer.load_state_dict(files["training.pt"]["optimizer_state_dict"])
+    saved = checkpoint.decode(bytes(checkpoint.encode(files["training.pt"])), "training.pt")
+    optimizer.load_state_dict(saved["optimizer_state_dict"])
     train_step(training, batch(5))
     for gradient, weight in zip(gradients(training), plain.parameters(), strict=True):
         weight.grad = gradient.contiguous()

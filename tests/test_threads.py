@@ -12,7 +12,7 @@ from dist_train.data.order import Orders
 from dist_train.store import Store
 
 TASKS = Path("/proc/self/task")
-MANY = 1_000_000  # of fewer elements torch makes no parallel work
+MANY = 1_000_000  # elements: of some ten thousand torch still computes in one thread
 
 
 @pytest.fixture

@@ -43,17 +43,18 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 def encode(content: Mapping[str, Any]) -> memoryview:
     """The bytes of one file, as `torch.save` writes them, the same in whatever memory format the tensors are."""
     buffer = io.BytesIO()
-    torch.save(_contiguous(content), buffer)
+    torch.save(on_tensors(Tensor.contiguous, content), buffer)
     return buffer.getbuffer()
 
 
-def _contiguous(content: Any) -> Any:
+def on_tensors(change: Callable[[Tensor], Tensor], content: Any) -> Any:
+    """Dictionaries and lists as they are, with each tensor in them, however deep, changed."""
     if isinstance(content, Tensor):
-        return content.contiguous()
+        return change(content)
     if isinstance(content, dict):
-        return {key: _contiguous(value) for key, value in content.items()}
+        return {key: on_tensors(change, value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_contiguous(value) for value in content]
+        return [on_tensors(change, value) for value in content]
     return content
 
 

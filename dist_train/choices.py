@@ -140,14 +140,17 @@ def choose(
     shared_memory = can_share
     if before and before.local_size == world.local_size and not shards:
         shared_memory = can_share and before.shared_memory
-    is_one_graph = train.compile == "step" and precision != "fp16" and not shards and train.micro_batch is None
-    if not is_one_graph or world.size > 1:
-        steps_together = 1
-    elif before:
-        steps_together = before.steps_together
-    else:
-        steps_together = _STEPS_TOGETHER if is_small and convolutions.count <= _FEW_CONVOLUTIONS else 1
+    steps_together = 1
+    if is_one_graph(train, precision, world, shards):
+        are_few = is_small and convolutions.count <= _FEW_CONVOLUTIONS
+        steps_together = before.steps_together if before else (_STEPS_TOGETHER if are_few else 1)
     return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory, steps_together)
+
+
+def is_one_graph(train: Train, precision: str, world: World, shards: int | None) -> bool:
+    """Whether the whole step is compiled as one: where ranks meet, or the host decides, inside of it, it can't be."""
+    is_divided = world.size > 1 or shards or train.micro_batch is not None or precision == "fp16"
+    return train.compile == "step" and not is_divided
 
 
 def _threads(distributed: Distributed, world: World, before: Choices | None, shards: int | None) -> int:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dist_train import checkpoint, parallel
-from dist_train.checkpoint import Files
-from dist_train.choices import Choices
+from dist_train.checkpoint import Files, on_tensors
+from dist_train.choices import Choices, is_one_graph
 from dist_train.config import Config
 from dist_train.data.batches import Batch, Shard
 from dist_train.errors import CheckpointError
@@ -81,8 +81,8 @@ class Training:
             self._compile_step()
 
     def _compile_step(self) -> None:
-        """As one graph, or as two where the ranks meet, or the host decides, between backward pass and update."""
-        if type(self.reduction) is parallel.Alone and not self.scaler and self.config.micro_batch is None:
+        """As one graph, or as two: of the loss with the network, and of the update."""
+        if is_one_graph(self.config, self.choices.precision, self.world, self.shards):
             from dist_train.compiled import WholeStep
 
             (group,) = self.optimizer.param_groups
@@ -296,12 +296,7 @@ def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str
     return {**saved, "param_groups": groups}
 
 
-def _copied(content: Any) -> Any:
+def _copied(content: dict[str, Any]) -> dict[str, Any]:
     """A copy on the CPU, tensors in the memory format that they have: in another it would take twice as long."""
-    if isinstance(content, Tensor):
-        return content.detach().to("cpu", copy=True)
-    if isinstance(content, dict):
-        return {key: _copied(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_copied(value) for value in content]
-    return content
+    copied: dict[str, Any] = on_tensors(lambda tensor: tensor.detach().to("cpu", copy=True), content)
+    return copied

@@ -2,14 +2,20 @@
 
     python -m benchmarks.limit mnist --steps 250 --readings FILE
     torchrun --nproc_per_node=2 -m benchmarks.limit mnist --steps 250 --readings FILE --choices '{"precision": "bf16"}'
+    python -m benchmarks.limit mnist --steps 50 --operators FILE
 
 Without `--choices` plain fp32 in torch's own format, as a lesson would write it. With them the precision, memory
 format and threads that a run of ours has chosen (`choices` of its `env.json`), its allocator, and the fused update.
+With `--operators` the steps go through the profiler at the end (`Profile`).
 """
 
 import argparse
 import json
 import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import material
 from benchmarks.peers.order import Order
@@ -28,15 +36,31 @@ from dist_train.host import settle
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a step on the CPU goes."""
+
+    seconds: float
+    """Of a step without the profiler, the median."""
+    flops: int
+    """Operations of its convolutions and matrix products, as torch counts them."""
+    operators: dict[str, float]
+    """Seconds a step in each operator of torch, without those that it calls; with the profiler, so somewhat longer."""
+
+
 def main() -> None:
-    order, choices = _parse()
+    order, choices, operators = _parse()
     if choices:
         _settle(order)
     if order.ranks > 1:
         dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
     if "threads" in choices:
         torch.set_num_threads(choices["threads"])
-    run(order, choices, order.torch_device())
+    step = stepping(order, choices, order.torch_device())
+    if operators is None:
+        run(order, step)
+    else:
+        operators.write_text(json.dumps(asdict(profiled(step, order.steps))), encoding="utf-8")
     if order.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
@@ -48,8 +72,34 @@ def _settle(order: Order) -> None:
     settle(material.settings(order.work).distributed, local_rank, order.ranks, on_cpu=order.device == "cpu").bind()
 
 
-def run(order: Order, choices: dict[str, Any], device: torch.device) -> None:
-    """Step after step on the same batch; rank 0 reads the clock where the others do."""
+def run(order: Order, step: Callable[[], Tensor]) -> None:
+    """Step after step; rank 0 reads the clock where the others do."""
+    for number in range(1, order.steps + 1):
+        loss = step()
+        if order.is_read(number):
+            _tell(order, number, loss)
+
+
+def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
+    """Make as many steps three times: to warm up, against the clock, and with the profiler."""
+    for _ in range(steps):
+        step()
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step().item()
+        seconds.append(time.perf_counter() - start)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(steps):
+            step()
+    operators = {event.key: event.self_cpu_time_total / 1e6 / steps for event in found.key_averages()}
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return Profile(statistics.median(seconds), counter.get_total_flops(), operators)
+
+
+def stepping(order: Order, choices: dict[str, Any], device: torch.device) -> Callable[[], Tensor]:
+    """A function that makes a step, always on the same batch, and returns its loss, float []."""
     memory_format = torch.channels_last if choices.get("channels_last") else torch.contiguous_format
     use_onednn(choices.get("onednn", True))
     network = material.network(order.work).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -58,14 +108,16 @@ def run(order: Order, choices: dict[str, Any], device: torch.device) -> None:
     pictures, labels = material.fixed_batch(order.work, order.batch)
     pictures, labels = pictures.to(device, memory_format=memory_format), labels.to(device)
     dtype = TYPES.get(choices.get("precision", ""))
-    for step in range(1, order.steps + 1):
+
+    def step() -> Tensor:
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             loss = functional.cross_entropy(model(pictures), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if order.is_read(step):
-            _tell(order, step, loss)
+        return loss
+
+    return step
 
 
 def _wrapped(network: nn.Module, order: Order, device: torch.device, as_ours: bool) -> nn.Module:
@@ -81,17 +133,18 @@ def _tell(order: Order, step: int, loss: Tensor) -> None:
         order.read_clock(step, number)
 
 
-def _parse() -> tuple[Order, dict[str, Any]]:
+def _parse() -> tuple[Order, dict[str, Any], Path | None]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--readings", type=Path)
     parser.add_argument("--choices", type=json.loads, default={})
+    parser.add_argument("--operators", type=Path)
     given = parser.parse_args()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     order = Order(WORKS[given.work], given.steps, 0, "no", given.device, ranks, True, given.readings)
-    return order, given.choices
+    return order, given.choices, given.operators
 
 
 if __name__ == "__main__":

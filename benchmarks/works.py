@@ -50,7 +50,7 @@ WORKS = {
             quick_steps=100,
             overrides=("data.global_batch=128",),
         ),
-        Work("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 2000, 1500),
+        Work("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 4000, 1500),
         Work(
             "resnet",
             "ResNet-18, batch 128, crop and flip",

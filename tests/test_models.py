@@ -11,6 +11,7 @@ from dist_train.checkpoint import weights_sha256
 from dist_train.config import CifarTutorial, Model, ResNet18, SmallNet, TorchvisionModel, TorchvisionName
 from dist_train.errors import ConfigError, DataError
 from dist_train.models import build_model
+from dist_train.models.convolutional import Pooling
 
 Shape = tuple[int, int, int]
 LENET = SmallNet(name="lenet")
@@ -240,3 +241,26 @@ def test_added_channels_change_no_number(memory_format: torch.memory_format) -> 
     lesson(pictures).square().sum().backward()
     for ours, theirs in zip(network.parameters(), lesson.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 12, 10), (2, 20, 6, 6), (3, 6, 7, 4)], ids=["even", "wide", "odd"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_pooling_is_torchs_own_to_the_bit(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Of few values, so that many windows have several that are largest.
+    values = torch.randint(-3, 4, shape, generator=generator).to(dtype).contiguous(memory_format=memory_format)
+    ours, theirs = (values.detach().requires_grad_() for _ in range(2))
+    found, expected = Pooling()(ours), nn.MaxPool2d(2)(theirs)
+    gradient = torch.randn(expected.shape, generator=generator).to(dtype)
+    for pooled in (found, expected):
+        pooled.backward(gradient)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert torch.equal(ours.grad, theirs.grad)
+    with torch.no_grad():
+        assert torch.equal(Pooling()(ours), expected)

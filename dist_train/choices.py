@@ -7,7 +7,7 @@ sums in another order, and the run would no longer end with the same bits.
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -114,29 +114,11 @@ def choose(
     """
     before = Choices(**stored) if stored else None
     is_small = world.device.type == "cpu" and convolutions.are_small
-    precision: str = train.precision
-    if precision == "auto":
-        is_small_alone = world.device.type == "cpu" and convolutions.are_small_on_one_rank
-        gains = _made_for_bf16(world.device) and not is_small_alone
-        precision = before.precision if before else ("bf16" if gains else "fp32")
-    if before and before.precision != precision:
-        raise CheckpointError(
-            f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
-            "start anew with run.resume=never."
-        )
-    _check_tf32(precision, world.device)
-    onednn = train.onednn == "on"
-    if train.onednn == "auto":
-        is_torchs_own = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"
-        onednn = before.onednn if before else not is_torchs_own
-    channels_last = train.channels_last == "on"
-    if train.channels_last == "auto":
-        channels_last = (
-            before.channels_last
-            if before
-            else convolutions.work > 0 and _gains_by_channels_last(precision, onednn, world)
-        )
-    threads = _threads(distributed, world, before, shards)
+    precision = _precision(train, world.device, convolutions, before)
+    is_torchs_own = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"
+    onednn = _decided(train.onednn, before.onednn if before else None, not is_torchs_own)
+    gains = convolutions.work > 0 and _gains_by_channels_last(precision, onednn, world)
+    channels_last = _decided(train.channels_last, before.channels_last if before else None, gains)
     shared_memory = can_share
     if before and before.local_size == world.local_size and not shards:
         shared_memory = can_share and before.shared_memory
@@ -144,7 +126,31 @@ def choose(
     if is_one_graph(train, precision, world, shards):
         are_few = is_small and convolutions.count <= _FEW_CONVOLUTIONS
         steps_together = before.steps_together if before else (_STEPS_TOGETHER if are_few else 1)
+    threads = _threads(distributed, world, before, shards)
     return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory, steps_together)
+
+
+def _precision(train: Train, device: torch.device, convolutions: Convolutions, before: Choices | None) -> str:
+    """Raises ConfigError and CheckpointError as `choose` does."""
+    precision: str = train.precision
+    if precision == "auto":
+        is_small = device.type == "cpu" and convolutions.are_small_on_one_rank
+        best = "bf16" if _made_for_bf16(device) and not is_small else "fp32"
+        precision = before.precision if before else best
+    if before and before.precision != precision:
+        raise CheckpointError(
+            f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
+            "start anew with run.resume=never."
+        )
+    _check_tf32(precision, device)
+    return precision
+
+
+def _decided(setting: Literal["auto", "on", "off"], before: bool | None, best: bool) -> bool:
+    """What is set; of `auto` what it was before, or else what is best."""
+    if setting != "auto":
+        return setting == "on"
+    return best if before is None else before
 
 
 def is_one_graph(train: Train, precision: str, world: World, shards: int | None) -> bool:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -75,14 +76,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         if files:
             training.restore(files)
         check_passes(network, dataset.shape, plan.smallest_pass(world.size))
-    with world.agreement():
-        aside = run.claim(anew) if world.is_main else None
-        if world.is_main:
-            resume.set_aside_damaged(run, training.step)
-    attempt = int(world.broadcast_bytes(str(run.attempt).encode() if world.is_main else None))
-    with world.agreement():
-        if world.local_rank == 0:
-            clear(run.path)
+    aside, attempt = _claimed(run, anew, world, training.step)
     stall_minutes = config.distributed.stall_minutes
     with (
         open_report(config, run, dataset, training, plan, world, host) as report,
@@ -96,6 +90,23 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         recorder.at_end(report.failed)
         stop.on_early = lambda: _left_early(report, recorder)
         return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
+
+
+def _claimed(run: RunDir, anew: bool, world: World, step: int) -> tuple[Path | None, int]:
+    """Take the directory over for a training that goes on at `step`.
+
+    Returns:
+        Where an earlier run was moved, if it was, known to rank 0 only; and the number of this start.
+    """
+    with world.agreement():
+        aside = run.claim(anew) if world.is_main else None
+        if world.is_main:
+            resume.set_aside_damaged(run, step)
+    attempt = int(world.broadcast_bytes(str(run.attempt).encode() if world.is_main else None))
+    with world.agreement():
+        if world.local_rank == 0:
+            clear(run.path)
+    return aside, attempt
 
 
 def _agreed_choices(

@@ -4,6 +4,7 @@ A checkpoint keeps the choices and a resumed run takes them over: another precis
 sums in another order, and the run would no longer end with the same bits.
 """
 
+import copy
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Convolutions:
     """Most pictures in a pass if one rank took all: the precision must not depend on the number of ranks."""
     count: int = 1
     """How many convolutions there are."""
+    draws: bool = False
+    """Whether the network draws random numbers, each step's from a seed of its own."""
 
     @property
     def are_small(self) -> bool:
@@ -125,7 +128,8 @@ def choose(
     steps_together = 1
     if is_one_graph(train, precision, world, shards):
         are_few = is_small and convolutions.count <= _FEW_CONVOLUTIONS
-        steps_together = before.steps_together if before else (_STEPS_TOGETHER if are_few else 1)
+        best = _STEPS_TOGETHER if are_few and not convolutions.draws else 1
+        steps_together = before.steps_together if before else best
     threads = _threads(distributed, world, before, shards)
     return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory, steps_together)
 
@@ -184,6 +188,18 @@ def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> list[in
     for hook in hooks:
         hook.remove()
     return found
+
+
+def draws_random_numbers(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether a pass of training over pictures of `shape` draws from torch's generator; on a CPU, and undone."""
+    probe = copy.deepcopy(network).train()
+    weight = next(probe.parameters())
+    before = torch.default_generator.get_state()
+    with torch.no_grad():
+        probe(torch.zeros(2, *shape, dtype=weight.dtype, device=weight.device))  # batch normalisation takes no less
+    after = torch.default_generator.get_state()
+    torch.default_generator.set_state(before)
+    return not torch.equal(before, after)
 
 
 def apply_to_process(choices: Choices, deterministic: bool, device: torch.device) -> None:

@@ -1,5 +1,8 @@
 """The whole step as one compiled graph: forward pass, loss, backward pass and update."""
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -7,7 +10,26 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
+from dist_train.errors import ConfigError
 from dist_train.flat import FlatGradient, views
+
+
+def prepare(device: torch.device) -> None:
+    """Set up torch's compiler for this process.
+
+    Raises:
+        ConfigError: it would not find a C++ compiler, which it needs on a CPU.
+    """
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"train.compile needs a C++ compiler on a CPU, and there is no {compiler}; install it, name another in the "
+            "variable CXX, or set train.compile=off"
+        )
+    # Else torch goes on without a graph after so many, and a resumed run, which counts anew, has other bits. The graphs
+    # of an earlier training in this process don't count.
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
 class WholeStep:
@@ -48,7 +70,7 @@ class WholeStep:
             The sum of the losses, float [], and what `update` has returned.
         """
         loss = self._loss_sum(pictures, labels)
-        found = torch.autograd.grad(loss, self._weights, loss_weight)
+        found = torch.autograd.grad(loss, self._weights, loss_weight, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             torch._foreach_copy_(self._gradients, found)
             norm = self._update()

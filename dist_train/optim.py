@@ -79,7 +79,7 @@ class FlatUpdate:
         self._weights: list[nn.Parameter] = group["params"]
         self._owners: dict[nn.Parameter, FlatGradient] = {}
         for gradient in flats:
-            if _have_one_age(optimizer, gradient.weights):
+            if _have_one_age(optimizer, gradient.weights) and not _share_memory(gradient.weights):
                 flat = _flattened(gradient)
                 self._owners[flat] = gradient
                 _join_state(optimizer, flat, gradient)
@@ -118,6 +118,12 @@ def _have_one_age(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter])
         for weight in weights
     ]
     return all(each == kept[0] for each in kept)
+
+
+def _share_memory(weights: list[nn.Parameter]) -> bool:
+    """Whether some lie in the same memory: moved, they would be tied no more."""
+    places = [weight.untyped_storage().data_ptr() for weight in weights if weight.numel()]
+    return len(set(places)) < len(places)
 
 
 def _is_of(value: Any, weight: Tensor) -> bool:

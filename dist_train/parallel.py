@@ -8,7 +8,7 @@ With the gradients goes a note of three numbers that every rank has to know afte
 no reduction of its own: the sum of losses over the global batch, how many ranks want to stop, and how many had no data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Literal
@@ -51,7 +51,28 @@ def place_model(network: nn.Module, train: Train, memory_format: torch.memory_fo
     if train.sync_batchnorm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     # .to(memory_format=...) is missing from the stubs of nn.Module.to with a device.
-    return network.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload, no-any-return]
+    network = network.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    for weight in network.parameters():
+        dense = torch.empty_like(weight, device="meta")
+        if dense.stride() != weight.stride():  # a part of something larger: its gradients can't lie as it does
+            weight.data = torch.empty_like(weight).copy_(weight.detach())
+    return network
+
+
+class _Buffers:
+    """Where a network's buffers are: a forward pass may put another tensor in the place of one."""
+
+    def __init__(self, network: nn.Module, chosen: Callable[[Tensor], bool] = lambda _: True) -> None:
+        self._places = [
+            (module._buffers, name)
+            for module in network.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and chosen(buffer)
+        ]
+
+    def now(self) -> list[Tensor]:
+        """The tensors that are buffers at the moment; one in several places is there as often."""
+        return [buffers[name] for buffers, name in self._places]  # type: ignore[misc]
 
 
 class Alone:
@@ -69,20 +90,19 @@ class Alone:
         self._yes_no = torch.tensor([0, 1], dtype=dtype, device=world.device).unbind()
         self.flats = self._laid_out(self._weights)
         """Where the gradients lie from the first step on."""
-        self.draws = True
-        """Whether the network draws random numbers; True until that is known, and on a GPU."""
         self._said = (False, False)
         self._own_losses: list[Tensor] = []
         self._counted: list[Tensor] = []
-        self._unused: list[nn.Parameter] = []
-        self._all_buffers = list(network.buffers())
-        self._before = [buffer.clone() for buffer in self._all_buffers]
+        self.unused: list[nn.Parameter] = []
+        """Weights that took no part in the pass of `settle`; they may in a later one."""
+        self._all_buffers = _Buffers(network)
+        self._before = [buffer.detach().clone() for buffer in self._all_buffers.now()]
 
     def begin(self, *, stop: bool, void: bool) -> None:
         """Before the first backward pass of a step: what this rank has to say to the others."""
         for flat in self.flats:
             flat.tensor.zero_()
-        for weight in self._unused:
+        for weight in self.unused:
             weight.grad = None
         self._own_losses, self._counted = [], []
         self._said = (stop, void)
@@ -111,14 +131,16 @@ class Alone:
         """Whether some rank had no data, so that nobody makes the step; False where that is not known yet."""
         return False
 
+    @torch.no_grad()
     def undo(self) -> None:
         """Give the buffers back what they held before the step: nobody makes it, and its forward passes don't count."""
-        for buffer, before in zip(self._all_buffers, self._before, strict=True):
+        for buffer, before in zip(self._all_buffers.now(), self._before, strict=True):
             buffer.copy_(before)
 
     def _keep_buffers(self) -> None:
         if self._before:
-            torch._foreach_copy_(self._before, self._all_buffers)
+            with torch.no_grad():
+                torch._foreach_copy_(self._before, self._all_buffers.now())
 
     def finish(self) -> Tensor:
         """After the last backward pass: the note of all ranks, float [3]; the mean gradients lie in the weights."""
@@ -133,9 +155,10 @@ class Alone:
 
     def grad_norm(self) -> Tensor:
         """2-norm of the gradients over all weights, float []; from one tensor, because a call costs more than a sum."""
-        if len(self.flats) == 1:
+        late = [weight.grad for weight in self.unused if weight.grad is not None]
+        if len(self.flats) == 1 and not late:
             return torch.linalg.vector_norm(self.flats[0].tensor)  # type: ignore[no-any-return]
-        norms = torch._foreach_norm([flat.tensor for flat in self.flats])
+        norms = torch._foreach_norm([*(flat.tensor for flat in self.flats), *late])
         return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
     def settle(self, pictures: Tensor) -> None:
@@ -146,16 +169,14 @@ class Alone:
         for weight in self._weights:
             weight.grad = None
         self._keep_buffers()
-        before = torch.default_generator.get_state()
         self._network(pictures).sum().backward()
-        if pictures.device.type == "cpu":
-            self.draws = not torch.equal(before, torch.default_generator.get_state())
         self.undo()
-        self._unused = [weight for weight in self._weights if weight.grad is None]
+        self.unused = [weight for weight in self._weights if weight.grad is None]
         self.flats = self._laid_out([weight for weight in self._weights if weight.grad is not None])
 
     def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
-        return [flat_gradient(weights)] if weights else []
+        dtypes = dict.fromkeys(weight.dtype for weight in weights)
+        return [flat_gradient([weight for weight in weights if weight.dtype == dtype]) for dtype in dtypes]
 
 
 class Average(Alone):
@@ -240,14 +261,15 @@ class Average(Alone):
         ranks the order of a sum changes its bits, so the first step after a resume would differ from the same step of
         an undisturbed run. With a pass before the first step of every start, both have sorted buckets.
         """
-        buffers = [buffer.clone() for buffer in self._network.buffers()]
+        buffers = [buffer.detach().clone() for buffer in self._all_buffers.now()]
         for _ in range(2):  # the sorting happens at the start of the second
             self.begin(stop=False, void=False)
             self.noted(self.model(pictures).sum(), counts=True).backward()  # type: ignore[no-untyped-call]
             with world.agreement():  # all ranks find the same, and one is to say it
                 self._check_all_used()
-        for buffer, before in zip(self._network.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        with torch.no_grad():
+            for buffer, before in zip(self._all_buffers.now(), buffers, strict=True):
+                buffer.copy_(before)
 
     def _check_all_used(self) -> None:
         """DDP would wait for their gradients, and name numbers only."""
@@ -312,16 +334,22 @@ class Tree(Alone):
 
     def __init__(self, model: nn.Module, network: nn.Module, world: World, memory: SharedMemory | None = None) -> None:
         """`memory` is what the ranks share, if they do: its sums have the bits of those that are exchanged."""
-        self._buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+        self._floating = _Buffers(network, lambda buffer: buffer.is_floating_point())
         super().__init__(model, network, world)
         self._world, self._memory = world, memory
         self._sums: list[tuple[int, Tensor]] = []
 
     def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
         """One tensor for gradients, buffers, the note, and the number of shards that have samples."""
-        starts, end = places([*weights, *self._buffers])
+        if others := {weight.dtype for weight in weights} - {self._yes_no[0].dtype}:
+            raise ConfigError(
+                f"model: it has weights of {', '.join(map(str, others))}, and run.reproducible=bitwise adds up "
+                f"{self._yes_no[0].dtype} only; give all weights that type, or use run.reproducible=elastic"
+            )
+        buffers = self._floating.now()
+        starts, end = places([*weights, *buffers])
         self._flat = torch.zeros(end + 4, dtype=self._yes_no[0].dtype, device=self._yes_no[0].device)
-        parts = views(self._flat, [*weights, *self._buffers], starts)
+        parts = views(self._flat, [*weights, *buffers], starts)
         self._gradients, self._statistics = parts[: len(weights)], parts[len(weights) :]
         self._tail = self._flat[-4:]
         return [FlatGradient(self._flat[: places(weights)[1]], weights, starts[: len(weights)])]
@@ -340,8 +368,8 @@ class Tree(Alone):
         yield
         if counts:
             self._tail[3] = 1
-            for view, buffer in zip(self._statistics, self._buffers, strict=True):
-                view.copy_(buffer)
+            for view, buffer in zip(self._statistics, self._floating.now(), strict=True):
+                view.copy_(buffer.detach())
         self._add(self._flat.clone())
 
     def noted(self, loss: Tensor, counts: bool) -> Tensor:
@@ -358,8 +386,9 @@ class Tree(Alone):
         stop, void = self._said
         total[-3], total[-2] = float(stop), float(void)
         self._flat.copy_(self._sum_of_ranks(total))
-        for buffer, view in zip(self._buffers, self._statistics, strict=True):
-            buffer.copy_(view / self._tail[3])
+        with torch.no_grad():
+            for buffer, view in zip(self._floating.now(), self._statistics, strict=True):
+                buffer.copy_(view / self._tail[3])
         return self._tail[:3].clone()
 
     def _sum_of_ranks(self, total: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dist_train import resume
 from dist_train.checkpoint import Files, Saver
-from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work
+from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work, draws_random_numbers
 from dist_train.config import Config
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
@@ -62,12 +62,15 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         work = convolution_work(network, dataset.shape)
+        draws = config.train.compile == "step" and draws_random_numbers(network, dataset.shape)
         plan = Plan.of(config, len(dataset.train))
         if world.is_main:
             run.check_usable(anew)
     files = resume.load(config, run, world, anew)
     memory = open_shared_memory(config.distributed, world)
-    choices = _agreed_choices(config, world, plan, work, files, memory)
+    passes = plan.largest_pass(world.size), plan.largest_pass(1)
+    convolutions = Convolutions(max(work, default=0), *passes, count=len(work), draws=draws)
+    choices = _agreed_choices(config, world, convolutions, files, memory)
     with world.agreement():
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
@@ -110,15 +113,9 @@ def _claimed(run: RunDir, anew: bool, world: World, step: int) -> tuple[Path | N
 
 
 def _agreed_choices(
-    config: Config, world: World, plan: Plan, work: list[int], files: Files | None, memory: SharedMemory | None
+    config: Config, world: World, convolutions: Convolutions, files: Files | None, memory: SharedMemory | None
 ) -> Choices:
-    """The choices of rank 0, which a checkpoint keeps, on every rank: machines may have other cores and processors.
-
-    Args:
-        work: of each of the network's convolutions, as `convolution_work` has it.
-    """
-    passes = plan.largest_pass(world.size), plan.largest_pass(1)
-    convolutions = Convolutions(max(work, default=0), *passes, count=len(work))
+    """The choices of rank 0, which a checkpoint keeps, on every rank: machines may have other cores and processors."""
     with world.agreement():
         own = choose(
             config.train,

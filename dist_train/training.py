@@ -13,7 +13,7 @@ from dist_train.checkpoint import Files, on_tensors
 from dist_train.choices import Choices, is_one_graph
 from dist_train.config import Config
 from dist_train.data.batches import Batch, Shard
-from dist_train.errors import CheckpointError
+from dist_train.errors import CheckpointError, ConfigError
 from dist_train.metrics import LossWindow
 from dist_train.optim import Average, FlatUpdate, begin_momentum, build_optimizer, update_of
 from dist_train.shared_memory import SharedMemory
@@ -33,7 +33,7 @@ class Training:
     def __init__(
         self, config: Config, network: nn.Module, choices: Choices, world: World, memory: SharedMemory | None = None
     ) -> None:
-        """`memory` is used if it was chosen. Raises ConfigError where a setting does not go with this rank's device."""
+        """`memory` is used if it was chosen. Raises ConfigError where a setting does not go with device or network."""
         self.config = config.train
         self.seed = config.run.seed
         self.shards = config.shards
@@ -42,10 +42,16 @@ class Training:
         self.world = world
         self._memory = memory if choices.shared_memory else None
         self._compression = config.distributed.compression
+        if config.train.compile != "off":
+            from dist_train import compiled
+
+            compiled.prepare(world.device)
         self.network = parallel.place_model(network, config.train, choices.memory_format, world)
         self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
+        if config.train.compile == "step":
+            _check_not_tied(self.network)
         self.optimizer = build_optimizer(
-            config.optim, self.network, compiled=config.train.compile == "step", scaled=self.scaler is not None
+            config.optim, self.network, compiled=self._compiles_update, scaled=self.scaler is not None
         )
         self.average = Average(self.network, config.train.ema_decay) if config.train.ema_decay is not None else None
         self.window = LossWindow()
@@ -61,6 +67,7 @@ class Training:
         self.reduction = parallel.Alone(self.network, self.network, world)
         self._loss_weights: dict[tuple[int, bool], Tensor] = {}
         self._update: Callable[[], object] = update_of(self.optimizer)
+        self._compiled_update: Callable[[], object] | None = None
         self.whole_step: WholeStep | None = None
         """Every step but the first as one graph, if that is compiled."""
         self._flat_update: FlatUpdate | None = None
@@ -81,15 +88,17 @@ class Training:
             self._compile_step()
 
     def _compile_step(self) -> None:
-        """As one graph, or as two: of the loss with the network, and of the update."""
-        if is_one_graph(self.config, self.choices.precision, self.world, self.shards):
+        """As one graph, or apart: the loss with the network, and the update, of which a scaler decides itself."""
+        one_graph = is_one_graph(self.config, self.choices.precision, self.world, self.shards)
+        if one_graph and not self.reduction.unused:  # what is kept for those would be made inside of the graph
             from dist_train.compiled import WholeStep
 
             (group,) = self.optimizer.param_groups
             self.whole_step = WholeStep(self.loss_sum, self.reduction.flats, self.update, group["lr"])
         else:
             self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
-            self._update = torch.compile(self.optimizer.step, dynamic=False)
+            if self._compiles_update:
+                self._compiled_update = torch.compile(self.optimizer.step, dynamic=False)
 
     def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
         if self.shards:
@@ -106,6 +115,10 @@ class Training:
     def _blank(self, samples: int, shape: tuple[int, int, int]) -> Tensor:
         pictures = torch.zeros(samples, *shape, device=self.world.device)
         return pictures.contiguous(memory_format=self.choices.memory_format)
+
+    @property
+    def _compiles_update(self) -> bool:
+        return self.config.compile == "step" and self.scaler is None
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
@@ -165,7 +178,9 @@ class Training:
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        else:
+        elif self._compiled_update and self.step:
+            self._compiled_update()
+        else:  # the first makes what the optimizer keeps: a graph of it would serve once
             self._update()
         if self.average:
             self.average.update()
@@ -174,7 +189,7 @@ class Training:
     @property
     def steps_together(self) -> int:
         """How many steps `several` may take."""
-        return self.choices.steps_together if self.whole_step and not self.reduction.draws else 1
+        return self.choices.steps_together if self.whole_step else 1
 
     def several(self, batches: Sequence[Batch], lrs: Sequence[float]) -> tuple[list[float], Sequence[float | None]]:
         """Make a step on each of these batches, in one call; returns the sums of losses and the norms of `update`.
@@ -285,6 +300,18 @@ class Training:
         for weight in group["params"] if has_all else list(self.optimizer.state):
             state = self.optimizer.state[weight]
             state.update({name: torch.zeros_like(weight) for name in names if state.get(name) is None})
+
+
+def _check_not_tied(network: nn.Module) -> None:
+    """Refuse what a compiled update would change as if it were two: weights in the same memory."""
+    owners: dict[int, str] = {}
+    for name, weight in network.named_parameters():
+        other = owners.setdefault(weight.data_ptr(), name) if weight.numel() else name
+        if other != name:
+            raise ConfigError(
+                f"model: {other} and {name} lie in the same memory, which train.compile=step can't keep so. Let both "
+                "modules have the one nn.Parameter, or set train.compile to off or model"
+            )
 
 
 def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -317,6 +317,7 @@ class _Run:
             f"learning rate {fact.lr:g}; samples {fact.samples.tolist()}. A smaller optim.lr or a train.max_grad_norm "
             "may help",
             is_own,
+            overrides=f"optim.lr={self.config.optim.lr / 10:g}",  # the very same would come to the very same end
         )
 
     def _batches(self) -> TrainBatches:

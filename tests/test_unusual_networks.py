@@ -124,6 +124,7 @@ def built(kind: type[nn.Module]) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, on graphs that end at a branch
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch 2.11, on its own modules
 @pytest.mark.parametrize(("kind", "mode"), CASES, ids=lambda value: value if isinstance(value, str) else value.__name__)
 def test_it_trains_as_in_plain_torch(tmp_path: Path, kind: type[nn.Module], mode: str) -> None:
     ours, plain = built(kind), built(kind)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.figures import best_peer, over_best_peer
-from benchmarks.results import Results, figures_of
+from benchmarks.results import Results, figures_of, kinds
 from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case, ratio
 from benchmarks.throughput import limit_as
 from benchmarks.works import WORKS
@@ -209,10 +209,11 @@ def _missing(results: Results) -> list[str]:
 
 def _machine(results: Results) -> str:
     about = results.about
+    unlike = "".join(f", {kind}" for kind in kinds(about) if kind != "cuda")  # the device is there by its name
     bf16 = f", {' and '.join(about['bf16'])}" if about["bf16"] else ""
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     return (
         f"{about['processor']}, {about['cores']} cores{bf16}, {about['memory_gib']} GiB, {about['system']}, Python "
         f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s)"
-        f"{', quick' if about['quick'] else ''}, everybody in turn; commit {about['commit']}."
+        f"{unlike}, everybody in turn; commit {about['commit']}."
     )

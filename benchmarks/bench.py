@@ -30,6 +30,7 @@ from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
 from dist_train.errors import DataError, UserError
+from launch.arguments import number_from
 
 MEASURES = ("imports", "start", "checkpoint", "restart", "data", "evaluation", "throughput")
 """In this order: the first run on some data may have to fill the cache, which no start should be measured with."""
@@ -45,6 +46,7 @@ def main() -> int:
         write_readme()
         return 0
     _check_data()
+    _check_out(options.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     results = measure(options)
     text = report(results)
@@ -65,6 +67,8 @@ def measure(options: argparse.Namespace) -> Results:
         python = peers_python()
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
+        if not tasks:
+            raise UserError("there is nothing to measure: nobody of --who trains these --works on so many --ranks")
         deadline = begun + QUICK_SECONDS if options.quick else None
         turns = take_turns(tasks, rounds, tries, deadline)
     device = ", ".join(names) or options.device
@@ -124,6 +128,16 @@ def _check_data() -> None:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
 
 
+def _check_out(directory: Path) -> None:
+    """See to it that results can be written, before the hour in which they are measured."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {directory}: cannot be written ({error}); give another directory") from error
+
+
 def _check_gpus(options: argparse.Namespace) -> list[str]:
     """The names of the GPUs that are measured, none on a CPU; raises UserError where there are too few."""
     if options.device == "cpu":
@@ -147,12 +161,17 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--ranks", nargs="+", type=int, choices=RANKS, default=list(RANKS), help="of the throughput")
     parser.add_argument(
-        "--who", nargs="+", metavar="NAME", help="of the throughput, only these, by their names in the report"
+        "--who",
+        nargs="+",
+        choices=throughput.NAMES,
+        metavar="NAME",
+        help="of the throughput, only these, by their names in the report",
     )
-    parser.add_argument("--rounds", type=int, help="default: 3, and 1 with --quick")
+    parser.add_argument("--rounds", type=number_from(1), metavar="N", help="default: 3, and 1 with --quick")
     parser.add_argument(
         "--tries",
-        type=int,
+        type=number_from(1),
+        metavar="N",
         help="how often to try for an undisturbed reading in a round; default: 3, and 1 with --quick",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

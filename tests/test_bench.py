@@ -1,8 +1,10 @@
 """The benchmark's own arithmetic, its readings and tables; nothing here needs the frameworks that it measures."""
 
 import json
+import re
 import sys
 import time
+import venv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, checkpoints, evaluation, loading, material, start, throughput
+from benchmarks import bench, checkpoints, evaluation, loading, material, peers_environment, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
@@ -486,6 +488,36 @@ def test_a_session_knows_whether_it_is_a_part(
     (path,) = tmp_path.glob("*.json")
     assert read(path).about["part"] is is_part
     assert path.stem.endswith("-part") is is_part
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--rounds", "0"], "--rounds: is '0'; it must be a number from 1 up"),
+        (["--tries=-1"], "--tries: is '-1'; it must be a number from 1 up"),
+        (["--who", "nobody"], "--who: invalid choice: 'nobody' (choose from "),
+        (["--out", __file__], f"--out {__file__}: cannot be written"),
+        (["--who", "ours compiled", "--works", "mnist", "--measures", "throughput"], "there is nothing to measure"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(
+    asked: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_check_data", lambda: None)
+    monkeypatch.setattr(bench, "peers_python", lambda: Path(sys.executable))
+    monkeypatch.setattr(sys, "argv", ["bench", *asked])
+    with pytest.raises(UserError, match=re.escape(said)):
+        bench.main()
+
+
+def test_peers_that_cannot_be_installed_are_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(peers_environment, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(peers_environment, "PYTHON", Path("/bin/false"))
+    monkeypatch.setattr(venv, "create", lambda *_, **__: None)
+    monkeypatch.setattr(peers_environment, "_site_packages", lambda: tmp_path)
+    with pytest.raises(UserError, match=r"peers\.lock cannot be installed .*exit status 1"):
+        peers_environment.peers_python()
+    assert not (tmp_path / "installed.lock").exists()
 
 
 def lines_of(text: str) -> Iterable[str]:

@@ -173,23 +173,36 @@ def _mapped(path: Path, size: int, *, shared: bool = False) -> Tensor:
 
 
 def _store(directory: Path, read: Callable[[], Decoded]) -> Contents:
-    """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock."""
+    """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock.
+
+    What can't be written whole is removed: on a disk that is full it would take the last of the room.
+    """
     _log.info("decoding %s", directory.name)
     decoded = read()
     aside, old = directory.with_name(f".{directory.name}.new"), directory.with_name(f".{directory.name}.old")
     with _writing(directory.parent):
         for left_over in (aside, old):
             shutil.rmtree(left_over, ignore_errors=True)
-        aside.mkdir()
-        decoded.pictures.numpy().tofile(aside / "pictures.u8")
-        decoded.labels.numpy().tofile(aside / "labels.i64")
-        meta = _write_meta(aside, decoded)
-        _note(aside)
+        try:
+            meta = _write(aside, decoded)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         if directory.exists():
             directory.rename(old)
         aside.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
     return _map(directory, meta)
+
+
+def _write(directory: Path, decoded: Decoded) -> dict[str, Any]:
+    """Write an entry into a directory of its own; returns its meta.json."""
+    directory.mkdir()
+    for name, tensor in zip(FILES, (decoded.pictures, decoded.labels), strict=True):
+        (directory / name).write_bytes(tensor.contiguous().numpy().data)  # numpy's `tofile` doesn't say why it fails
+    meta = _write_meta(directory, decoded)
+    _note(directory)
+    return meta
 
 
 def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
@@ -288,5 +301,6 @@ def _writing(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"data.cache: cannot write under {directory} ({error}); set data.cache to a directory that can be written"
+            f"data.cache: cannot write under {directory} ({error}); set data.cache to a directory that can be written "
+            "and has room"
         ) from error

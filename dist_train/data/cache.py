@@ -7,13 +7,15 @@
     <name>-<split>-<key>.statistics.json   mean and std of each channel
     <name>.lock                            held while something is downloaded, decoded or computed
 
-The key is a hash of everything that the pictures depend on, so an entry is never out of date. It is written aside and
+The key is a hash of everything that the pictures depend on, of the files their names, sizes and times, so changed files
+are another entry; one that was changed and has its old size and time is not noticed. An entry is written aside and
 renamed; a reader needs no lock. Pictures are mapped: the ranks of a machine share the pages. A file that has the size,
 times and inode under which it was compared with its checksum is not read again for that: a start takes as long with ten
 million pictures as with ten. In a cache that was copied all files are other ones, and each is read once.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -221,7 +223,9 @@ def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
         _note(directory)
 
 
+@functools.cache
 def _warn_of(path: Path) -> None:
+    """Once a process: what is damaged is looked at again under the lock."""
     _log.warning("%s is damaged and will be made anew", path)
 
 

@@ -6,11 +6,11 @@
 Everybody takes a turn in every round, so that whatever slows the machine slows all of them; ratios are taken by round.
 Needs MNIST and the batches of CIFAR-10 in $DIST_TRAIN_DATA, as torchvision lays them out. The other frameworks are
 installed into an environment of their own, `.venv-bench`. Writes `benchmarks/results/<machine>-<date>.{json,md}`, of
-what was measured before if Ctrl-C ends it; `--readme` puts the newest full session there into the README's table.
+what was measured before if Ctrl-C ends it; a session that is not a full one on a CPU has `-quick`, `-cuda` or `-part`
+in these names, and none overwrites another. `--readme` puts the newest full session there into the README's table.
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -19,21 +19,22 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
-from benchmarks.results import DIRECTORY, Results, about_machine, gpus, machine_name, newest, read
+from benchmarks.results import DIRECTORY, Results, about_machine, gpus, newest, read, write
 from benchmarks.rounds import NO_TIME, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
 from dist_train.errors import DataError, UserError
+from launch.arguments import number_from
 
 MEASURES = ("imports", "start", "checkpoint", "restart", "data", "evaluation", "throughput")
 """In this order: the first run on some data may have to fill the cache, which no start should be measured with."""
+RANKS = (1, 2)
 QUICK_SECONDS = 270
 README = ROOT / "README.md"
 
@@ -45,11 +46,13 @@ def main() -> int:
         write_readme()
         return 0
     _check_data()
+    _check_out(options.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     results = measure(options)
     text = report(results)
     print(f"\n{text}")
-    _write(results, text, options.out)
+    path = write(results, text, options.out)
+    print(f"results: {path} and {path.with_suffix('.md').name}")
     return 1 if any(each.reason != NO_TIME for each in results.missing) else 0
 
 
@@ -64,12 +67,15 @@ def measure(options: argparse.Namespace) -> Results:
         python = peers_python()
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
+        if not tasks:
+            raise UserError("there is nothing to measure: nobody of --who trains these --works on so many --ranks")
         deadline = begun + QUICK_SECONDS if options.quick else None
-        records, missing = take_turns(tasks, rounds, tries, deadline)
+        turns = take_turns(tasks, rounds, tries, deadline)
     device = ", ".join(names) or options.device
     about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
+    about["part"] = turns.is_interrupted or _leaves_out(options)
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
-    return Results({**about, "workers": workers}, records, missing)
+    return Results({**about, "workers": workers}, turns.records, turns.missing)
 
 
 def write_readme(readme: Path = README, directory: Path = DIRECTORY) -> None:
@@ -107,13 +113,10 @@ def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
         yield from chosen[name] if name in options.measures else ()
 
 
-def _write(results: Results, text: str, out: Path) -> None:
-    about: dict[str, Any] = results.about
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{machine_name(about)}-{about['date'][:10]}.json"
-    path.write_text(json.dumps(results.to_dict(), indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(f"results: {path} and {path.with_suffix('.md').name}")
+def _leaves_out(options: argparse.Namespace) -> bool:
+    """Whether something is not asked for that a session of this kind would measure."""
+    asked = [set(options.works), set(options.measures), set(options.ranks)]
+    return asked != [set(WORKS), set(MEASURES), set(RANKS)] or options.who is not None
 
 
 def _check_data() -> None:
@@ -123,6 +126,16 @@ def _check_data() -> None:
         raise DataError("$DIST_TRAIN_DATA is not set; set it to the directory of MNIST/raw and cifar-10-batches-py")
     if missing := [str(path) for path in wanted if not path.is_dir()]:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
+
+
+def _check_out(directory: Path) -> None:
+    """See to it that results can be written, before the hour in which they are measured."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {directory}: cannot be written ({error}); give another directory") from error
 
 
 def _check_gpus(options: argparse.Namespace) -> list[str]:
@@ -146,14 +159,19 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--measures", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="MEASURE", help=" ".join(MEASURES)
     )
-    parser.add_argument("--ranks", nargs="+", type=int, choices=(1, 2), default=[1, 2], help="of the throughput")
+    parser.add_argument("--ranks", nargs="+", type=int, choices=RANKS, default=list(RANKS), help="of the throughput")
     parser.add_argument(
-        "--who", nargs="+", metavar="NAME", help="of the throughput, only these, by their names in the report"
+        "--who",
+        nargs="+",
+        choices=throughput.NAMES,
+        metavar="NAME",
+        help="of the throughput, only these, by their names in the report",
     )
-    parser.add_argument("--rounds", type=int, help="default: 3, and 1 with --quick")
+    parser.add_argument("--rounds", type=number_from(1), metavar="N", help="default: 3, and 1 with --quick")
     parser.add_argument(
         "--tries",
-        type=int,
+        type=number_from(1),
+        metavar="N",
         help="how often to try for an undisturbed reading in a round; default: 3, and 1 with --quick",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -101,7 +101,11 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.growth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="5,000 steps, 20 checkpoints, two sizes")
     parser.add_argument("--measures", nargs="+", choices=list(MEASURES), help="only these")
     parser.add_argument("--rounds", type=int, default=3, help="starts at each size (default: 3)")

@@ -134,7 +134,11 @@ def _tell(order: Order, step: int, loss: Tensor) -> None:
 
 
 def _parse() -> tuple[Order, dict[str, Any], Path | None]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.limit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -45,7 +45,11 @@ FORMATS = ("plain fp32", *OURS)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("works", nargs="*", choices=WORKS, help="default: all")
     parser.add_argument(
         "--steps", type=int, default=50, help="steps that are timed, and as many profiled (default: 50)"

@@ -7,6 +7,7 @@ import venv
 from pathlib import Path
 
 from benchmarks.processes import ROOT
+from dist_train.errors import UserError
 
 DIRECTORY = ROOT / ".venv-bench"
 PYTHON = DIRECTORY / "bin" / "python"
@@ -19,17 +20,28 @@ def peers_python() -> Path:
     It sees the packages of the Python that runs this, behind its own: torch is the same, and not installed twice.
 
     Raises:
-        subprocess.CalledProcessError: pip can't install them.
+        UserError: they can't be installed; pip itself has said why.
     """
     installed = DIRECTORY / "installed.lock"
     if not installed.exists() or installed.read_text(encoding="utf-8") != _wanted():
         print(f"installing the peers into {DIRECTORY.name}", file=sys.stderr, flush=True)
-        venv.create(DIRECTORY, clear=True, with_pip=True)
-        _site_packages().joinpath("project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-        pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(LOCK)]
-        subprocess.run(pip, check=True)
+        try:
+            _install()
+        except (subprocess.CalledProcessError, OSError) as error:
+            raise UserError(
+                f"{DIRECTORY.name}: the peers of {LOCK.relative_to(ROOT)} cannot be installed ({error}); is there a "
+                "network or an index that pip can ask, and room on the disk?"
+            ) from error
         installed.write_text(_wanted(), encoding="utf-8")
     return PYTHON
+
+
+def _install() -> None:
+    """Raises CalledProcessError and OSError."""
+    venv.create(DIRECTORY, clear=True, with_pip=True)
+    _site_packages().joinpath("project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(LOCK)]
+    subprocess.run(pip, check=True)
 
 
 def _wanted() -> str:

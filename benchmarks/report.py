@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks import checkpoints, evaluation, loading, start, throughput
 from benchmarks.figures import best_peer, over_best_peer
-from benchmarks.results import Results, figures_of
+from benchmarks.results import Results, figures_of, kinds
 from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case, ratio
 from benchmarks.throughput import limit_as
 from benchmarks.works import WORKS
@@ -14,8 +14,9 @@ FIGURES = (
     "in this session."
 )
 THROUGHPUT = (
-    "In samples/s. The best peer is the one with the highest median in fp32; limit is forward, backward and update on "
-    "one fixed batch in plain fp32."
+    "The best peer is the one with the highest median in fp32. A bare step is forward, backward and update on one "
+    "fixed batch: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours has "
+    "chosen (`limit as ours`, `limit as ours auto`)."
 )
 MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
 DISTURBANCE = (
@@ -105,17 +106,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def works_table(records: Sequence[Record]) -> str:
-    """A row for each work and number of ranks: the best peer, ours, the limit."""
+    """A row for each work and number of ranks: the best peer, ours, the bare step."""
     measured = dict.fromkeys((case.work, case.ranks) for case in cases(records) if case.measure == throughput.MEASURE)
     rows = [_work_row(records, work, ranks) for work, ranks in measured]
     head = (
         "work",
         "ranks",
-        "best peer",
-        "ours, fp32",
-        "ours, `precision: auto`",
-        "limit",
-        "ours / limit in its format",
+        "best peer, samples/s",
+        "ours, fp32, samples/s",
+        "ours, `precision: auto`, samples/s",
+        "plain fp32 step, samples/s",
+        "ours / bare step in our format: fp32, auto",
     )
     return table(head, rows)
 
@@ -209,10 +210,11 @@ def _missing(results: Results) -> list[str]:
 
 def _machine(results: Results) -> str:
     about = results.about
+    unlike = "".join(f", {kind}" for kind in kinds(about) if kind != "cuda")  # the device is there by its name
     bf16 = f", {' and '.join(about['bf16'])}" if about["bf16"] else ""
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
     return (
         f"{about['processor']}, {about['cores']} cores{bf16}, {about['memory_gib']} GiB, {about['system']}, Python "
         f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s)"
-        f"{', quick' if about['quick'] else ''}, everybody in turn; commit {about['commit']}."
+        f"{unlike}, everybody in turn; commit {about['commit']}."
     )

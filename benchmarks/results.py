@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,32 @@ def read(path: Path) -> Results:
 
 
 def newest(directory: Path = DIRECTORY) -> Path | None:
-    """The file of the newest full session, which the README shows; None where there is none yet."""
+    """The file of the newest full session on a CPU, which the README shows; None where there is none yet."""
     contents = {path: json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("*.json")}
     ours = {path: each for path, each in contents.items() if isinstance(each, dict) and each.get("kind") == KIND}
     abouts = {path: content["about"] for path, content in ours.items()}
-    dates = {path: about["date"] for path, about in abouts.items() if not about["quick"]}
+    dates = {path: about["date"] for path, about in abouts.items() if not kinds(about)}
     return max(dates, key=lambda path: dates[path], default=None)
+
+
+def kinds(about: dict[str, Any]) -> list[str]:
+    """What makes a session another than the full one on a CPU; nothing where it is that one."""
+    found = {
+        "quick": about["quick"],
+        "cuda": about["device"] != "cpu",
+        "part": about.get("part", False),  # the first sessions had no such key, and were full ones
+    }
+    return [kind for kind, is_so in found.items() if is_so]
+
+
+def write(results: Results, text: str, directory: Path) -> Path:
+    """Write a session and its report to files that are not there yet; returns that of the session."""
+    name = "-".join([machine_name(results.about), results.about["date"][:10], *kinds(results.about)])
+    paths = (directory / f"{name}{f'-{number}' if number > 1 else ''}.json" for number in count(1))
+    path = next(path for path in paths if not (path.exists() or path.with_suffix(".md").exists()))
+    path.write_text(json.dumps(results.to_dict(), indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
+    return path
 
 
 def about_machine() -> dict[str, Any]:

@@ -32,7 +32,11 @@ RESOURCES = ("--nodes=2", "--ntasks-per-node=1", "--nodelist=n1,n2", "--time=5")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.slurm_start",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--pairs", type=int, default=7)
     pairs = parser.parse_args().pairs
     with Cluster("bench") as cluster:

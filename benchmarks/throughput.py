@@ -86,6 +86,10 @@ def limit_as(name: str) -> str:
     return f"{LIMIT} as {name}"
 
 
+NAMES = (*PEERS, *BESIDE, *OURS, *COMPILED, LIMIT, *map(limit_as, OURS))
+"""All who can be measured."""
+
+
 def _peers(session: Session, work: Work, ranks: int) -> dict[str, Peer]:
     """Of a quick session all in the first work only, and the plain loop in the others."""
     if session.quick:

@@ -6,7 +6,7 @@ sums in another order, and the run would no longer end with the same bits.
 
 import copy
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,20 @@ class Choices:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Choices":
+        """The choices of a checkpoint.
+
+        Raises:
+            CheckpointError: it has one that this version does not know.
+        """
+        if unknown := sorted(content.keys() - {field.name for field in fields(cls)}):
+            raise CheckpointError(
+                f"the checkpoint was written by a newer version of dist-train, which chose {', '.join(unknown)} too; "
+                "install that version"
+            )
+        return cls(**content)
+
     def __str__(self) -> str:
         kinds = (("channels_last", self.channels_last), ("onednn", self.onednn))
         formats = ", ".join(f"{name} {'on' if chosen else 'off'}" for name, chosen in kinds)
@@ -113,9 +127,9 @@ def choose(
 
     Raises:
         ConfigError: `train.precision` is tf32, and this rank's device has none.
-        CheckpointError: another precision is asked for than the checkpoint was trained in.
+        CheckpointError: another precision is asked for than the checkpoint was trained in, or a newer version wrote it.
     """
-    before = Choices(**stored) if stored else None
+    before = Choices.from_dict(stored) if stored else None
     is_small = world.device.type == "cpu" and convolutions.are_small
     precision = _precision(train, world.device, convolutions, before)
     is_torchs_own = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"

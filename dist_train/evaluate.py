@@ -154,12 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = find(_checkpoint_path(run, options.checkpoint))
         files = checkpoint.load(place).files
         training = files["training.pt"]
+        choices = Choices.from_dict(training["choices"])
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
         checkpoint.load_weights(network, files[name], name)
-    choices = Choices(**training["choices"])
     apply_to_process(choices, config.run.deterministic, world.device)
     network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]
     evaluation = evaluate(network, samples, dataset, config.data, choices, world)

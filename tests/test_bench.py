@@ -1,8 +1,10 @@
 """The benchmark's own arithmetic, its readings and tables; nothing here needs the frameworks that it measures."""
 
 import json
+import re
 import sys
 import time
+import venv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, checkpoints, evaluation, loading, material, start, throughput
+from benchmarks import bench, checkpoints, evaluation, loading, material, peers_environment, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
 from benchmarks.report import BEGIN, END, number, report, runs_table, with_part, works_table
-from benchmarks.results import Results, figures_of, machine_name, newest, read
-from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, of_case, ratio, take_turns
+from benchmarks.results import Results, figures_of, machine_name, newest, read, write
+from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, Turns, of_case, ratio, take_turns
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
 from benchmarks.works import WORKS
 from dist_train.errors import UserError
@@ -91,12 +93,14 @@ class TestTurns:
         def measured(name: str) -> Callable[[], Reading]:
             return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
 
-        records, missing = take_turns([Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))], rounds=2)
+        tasks = [Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))]
+        records, missing, is_interrupted = take_turns(tasks, rounds=2)
         assert order == ["one", "other", "one", "other"]
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
         ]  # fmt: skip
         assert missing == []
+        assert not is_interrupted
 
     def test_a_failure_is_missing_and_the_others_go_on(self) -> None:
         calls = []
@@ -105,7 +109,7 @@ class TestTurns:
             calls.append(1)
             raise FailedError("exit code 1")
 
-        records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
+        records, missing, _ = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
         assert len(calls) == 2
         assert [each.case for each in records] == [OTHER] * 3
@@ -119,21 +123,21 @@ class TestTurns:
                 raise answer
             return answer
 
-        records, missing = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        records, missing, _ = take_turns([Task.of(ONE, sometimes)], rounds=3)
         assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
         assert missing == []
 
     def test_one_run_may_give_several_readings(self) -> None:
         several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
-        records, _ = take_turns([several], rounds=2)
+        records, *_ = take_turns([several], rounds=2)
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 1), (OTHER, 1, 2),
         ]  # fmt: skip
-        _, missing = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
+        _, missing, _ = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
         assert [each.case for each in missing] == [ONE, OTHER]
 
     def test_what_has_no_time_is_missing(self) -> None:
-        records, missing = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
+        records, missing, _ = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
         assert (records, missing) == ([], [Missing(ONE, "no time was left")])
 
     def test_what_was_measured_before_an_interruption_counts(self) -> None:
@@ -145,16 +149,18 @@ class TestTurns:
                 raise answer
             return answer
 
-        records, missing = take_turns([Task.of(ONE, interrupted), Task.of(OTHER, lambda: reading(9))], rounds=3)
+        tasks = [Task.of(ONE, interrupted), Task.of(OTHER, lambda: reading(9))]
+        records, missing, is_interrupted = take_turns(tasks, rounds=3)
         assert [(each.case, each.value) for each in records] == [(ONE, 1), (OTHER, 9), (ONE, 2), (OTHER, 9)]
         assert missing == []
+        assert is_interrupted
 
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
-        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, *_ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [2]
-        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, *_ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [4]
 
 
@@ -339,6 +345,28 @@ class TestReport:
     def test_numbers_have_three_digits(self, value: float, text: str) -> None:
         assert number(value) == text
 
+    @pytest.mark.parametrize(
+        ("about", "suffix"),
+        [
+            ({}, ""),
+            ({"part": False}, ""),
+            ({"quick": True}, "-quick"),
+            ({"device": "NVIDIA A100"}, "-cuda"),
+            ({"quick": True, "device": "NVIDIA A100", "part": True}, "-quick-cuda-part"),
+        ],
+    )
+    def test_files_say_what_session_it_was(self, about: dict[str, object], suffix: str, tmp_path: Path) -> None:
+        path = write(Results(ABOUT | about, [], []), "text", tmp_path)
+        assert path == tmp_path / f"some-cpu-7-2-cores-2026-01-02{suffix}.json"
+        assert path.with_suffix(".md").read_text() == "text"
+
+    def test_no_session_overwrites_another(self, tmp_path: Path) -> None:
+        results = [Results(ABOUT | {"rounds": rounds}, [], []) for rounds in range(3)]
+        paths = [write(each, "text", tmp_path) for each in results]
+        ends = ["-02.json", "-02-2.json", "-02-3.json"]
+        assert [path.name.removeprefix("some-cpu-7-2-cores-2026-01") for path in paths] == ends
+        assert [read(path) for path in paths] == results
+
     def test_a_machine_has_a_name_for_files(self) -> None:
         assert machine_name(ABOUT) == "some-cpu-7-2-cores"
 
@@ -362,10 +390,12 @@ class TestReadme:
         assert newest(tmp_path) is None
         older = self.written(tmp_path, "b", date="2026-01-01T00:00:00+00:00")
         self.written(tmp_path, "quick", quick=True, date="2026-01-03T00:00:00+00:00")
+        self.written(tmp_path, "cuda", device="NVIDIA A100", date="2026-01-03T00:00:00+00:00")
+        self.written(tmp_path, "part", part=True, date="2026-01-03T00:00:00+00:00")
         (tmp_path / "gpu.json").write_text('{"kind": "gpu", "records": []}')
         (tmp_path / "growth.json").write_text("[]")
         assert newest(tmp_path) == older
-        newer = self.written(tmp_path, "a")
+        newer = self.written(tmp_path, "a", part=False)
         assert newest(tmp_path) == newer
 
     def test_is_written_between_the_marks(self, tmp_path: Path) -> None:
@@ -433,6 +463,61 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(sys, "argv", ["bench", "--device", "cuda", "--ranks", "1"])
     with pytest.raises(UserError, match="there are 0 GPUs for --ranks 1"):
         bench.main()
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_interrupted", "is_part"),
+    [
+        ([], False, False),
+        (["--quick", "--ranks", "2", "1"], False, False),
+        (["--works", "mnist"], False, True),
+        (["--measures", "start"], False, True),
+        (["--ranks", "1"], False, True),
+        (["--who", "ours"], False, True),
+        ([], True, True),
+    ],
+)
+def test_a_session_knows_whether_it_is_a_part(
+    asked: list[str], is_interrupted: bool, is_part: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "_check_data", lambda: None)
+    monkeypatch.setattr(bench, "peers_python", lambda: Path(sys.executable))
+    monkeypatch.setattr(bench, "take_turns", lambda *_: Turns([], [], is_interrupted))
+    monkeypatch.setattr(sys, "argv", ["bench", *asked, "--out", str(tmp_path)])
+    assert bench.main() == 0
+    (path,) = tmp_path.glob("*.json")
+    assert read(path).about["part"] is is_part
+    assert path.stem.endswith("-part") is is_part
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--rounds", "0"], "--rounds: is '0'; it must be a number from 1 up"),
+        (["--tries=-1"], "--tries: is '-1'; it must be a number from 1 up"),
+        (["--who", "nobody"], "--who: invalid choice: 'nobody' (choose from "),
+        (["--out", __file__], f"--out {__file__}: cannot be written"),
+        (["--who", "ours compiled", "--works", "mnist", "--measures", "throughput"], "there is nothing to measure"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(
+    asked: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_check_data", lambda: None)
+    monkeypatch.setattr(bench, "peers_python", lambda: Path(sys.executable))
+    monkeypatch.setattr(sys, "argv", ["bench", *asked])
+    with pytest.raises(UserError, match=re.escape(said)):
+        bench.main()
+
+
+def test_peers_that_cannot_be_installed_are_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(peers_environment, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(peers_environment, "PYTHON", Path("/bin/false"))
+    monkeypatch.setattr(venv, "create", lambda *_, **__: None)
+    monkeypatch.setattr(peers_environment, "_site_packages", lambda: tmp_path)
+    with pytest.raises(UserError, match=r"peers\.lock cannot be installed .*exit status 1"):
+        peers_environment.peers_python()
+    assert not (tmp_path / "installed.lock").exists()
 
 
 def lines_of(text: str) -> Iterable[str]:

@@ -126,6 +126,12 @@ def test_stored_choices_stand(monkeypatch: pytest.MonkeyPatch) -> None:
     ) == replace(STORED, channels_last=False)
 
 
+def test_choices_of_a_newer_version_are_refused() -> None:
+    assert Choices.from_dict(STORED.to_dict()) == STORED
+    with pytest.raises(CheckpointError, match=r"newer version of dist-train, which chose tiles too; install"):
+        choose(Train(), Distributed(), World(), CONVOLUTION, {**STORED.to_dict(), "tiles": 4})
+
+
 def test_settings_stand_above_stored_choices() -> None:
     found = choose(Train(channels_last="off"), Distributed(threads=2), World(), CONVOLUTION, STORED.to_dict())
     assert found == Choices("fp32", channels_last=False, threads=2, local_size=1)

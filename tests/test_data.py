@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import resource
 import shutil
 import signal
 import socket
@@ -693,8 +694,8 @@ def test_a_damaged_entry_is_made_anew(
         found = contents(opened(config))
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert all(str(target) in message for message in warned)
-    assert warned or (name, damage) == ("meta.json", Path.unlink)  # without it the entry counts as missing
+    is_missing = (name, damage) == ("meta.json", Path.unlink)  # without it the entry counts as missing
+    assert warned == ([] if is_missing else [f"{target} is damaged and will be made anew"])
     assert sorted(path.name for path in Path(config.cache).iterdir() if path.name.startswith(".")) == []
 
 
@@ -825,6 +826,20 @@ def test_changed_files_are_another_entry(settings: Settings, root: Path) -> None
 def test_an_unwritable_cache_is_named(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "set data.cache to a directory" in refusal(settings("digits", cache=str(tmp_path / "file" / "cache")))
+
+
+def test_a_cache_without_room_says_why_and_keeps_no_part(settings: Settings) -> None:
+    config = settings("digits")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))  # bytes; the pictures have more
+    try:
+        said = refusal(config)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "data.cache: cannot write under" in said
+    assert "File too large" in said
+    assert [path.name for path in Path(config.cache).iterdir() if path.is_dir()] == []
+    opened(config)
 
 
 def open_in_process(config: Data, log: str, together: Barrier) -> None:

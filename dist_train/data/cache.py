@@ -7,13 +7,15 @@
     <name>-<split>-<key>.statistics.json   mean and std of each channel
     <name>.lock                            held while something is downloaded, decoded or computed
 
-The key is a hash of everything that the pictures depend on, so an entry is never out of date. It is written aside and
+The key is a hash of everything that the pictures depend on, of the files their names, sizes and times, so changed files
+are another entry; one that was changed and has its old size and time is not noticed. An entry is written aside and
 renamed; a reader needs no lock. Pictures are mapped: the ranks of a machine share the pages. A file that has the size,
 times and inode under which it was compared with its checksum is not read again for that: a start takes as long with ten
 million pictures as with ten. In a cache that was copied all files are other ones, and each is read once.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -173,23 +175,36 @@ def _mapped(path: Path, size: int, *, shared: bool = False) -> Tensor:
 
 
 def _store(directory: Path, read: Callable[[], Decoded]) -> Contents:
-    """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock."""
+    """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock.
+
+    What can't be written whole is removed: on a disk that is full it would take the last of the room.
+    """
     _log.info("decoding %s", directory.name)
     decoded = read()
     aside, old = directory.with_name(f".{directory.name}.new"), directory.with_name(f".{directory.name}.old")
     with _writing(directory.parent):
         for left_over in (aside, old):
             shutil.rmtree(left_over, ignore_errors=True)
-        aside.mkdir()
-        decoded.pictures.numpy().tofile(aside / "pictures.u8")
-        decoded.labels.numpy().tofile(aside / "labels.i64")
-        meta = _write_meta(aside, decoded)
-        _note(aside)
+        try:
+            meta = _write(aside, decoded)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
         if directory.exists():
             directory.rename(old)
         aside.rename(directory)
         shutil.rmtree(old, ignore_errors=True)
     return _map(directory, meta)
+
+
+def _write(directory: Path, decoded: Decoded) -> dict[str, Any]:
+    """Write an entry into a directory of its own; returns its meta.json."""
+    directory.mkdir()
+    for name, tensor in zip(FILES, (decoded.pictures, decoded.labels), strict=True):
+        (directory / name).write_bytes(tensor.contiguous().numpy().data)  # numpy's `tofile` doesn't say why it fails
+    meta = _write_meta(directory, decoded)
+    _note(directory)
+    return meta
 
 
 def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
@@ -208,7 +223,9 @@ def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
         _note(directory)
 
 
+@functools.cache
 def _warn_of(path: Path) -> None:
+    """Once a process: what is damaged is looked at again under the lock."""
     _log.warning("%s is damaged and will be made anew", path)
 
 
@@ -288,5 +305,6 @@ def _writing(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"data.cache: cannot write under {directory} ({error}); set data.cache to a directory that can be written"
+            f"data.cache: cannot write under {directory} ({error}); set data.cache to a directory that can be written "
+            "and has room"
         ) from error

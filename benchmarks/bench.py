@@ -70,12 +70,12 @@ def measure(options: argparse.Namespace) -> Results:
         if not tasks:
             raise UserError("there is nothing to measure: nobody of --who trains these --works on so many --ranks")
         deadline = begun + QUICK_SECONDS if options.quick else None
-        turns = take_turns(tasks, rounds, tries, deadline)
+        records, missing = take_turns(tasks, rounds, tries, deadline)
     device = ", ".join(names) or options.device
     about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
-    about["part"] = turns.is_interrupted or _leaves_out(options)
+    about["part"] = _leaves_out(options) or any(each.reason == NO_TIME for each in missing)
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
-    return Results({**about, "workers": workers}, turns.records, turns.missing)
+    return Results({**about, "workers": workers}, records, missing)
 
 
 def write_readme(readme: Path = README, directory: Path = DIRECTORY) -> None:

@@ -84,29 +84,21 @@ class Missing:
     reason: str
 
 
-class Turns(NamedTuple):
-    """What came of all turns."""
-
-    records: list[Record]
-    missing: list[Missing]
-    """The cases of which there is no number."""
-    is_interrupted: bool
-    """Whether Ctrl-C ended it early."""
-
-
-def take_turns(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None) -> Turns:
+def take_turns(
+    tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None
+) -> tuple[list[Record], list[Missing]]:
     """Measure every task once a round; Ctrl-C ends it, and what was measured before counts.
-
-    A task that has failed twice is given up.
 
     Args:
         tries: how often a task is measured in a round at most, where other processes disturb it; the least disturbed
             counts.
         deadline: of `time.monotonic`; what has not begun by then is left out.
+
+    Returns:
+        What was measured, and the cases of which there is no number. A task that has failed twice is given up.
     """
     records: list[Record] = []
     reasons: dict[Case, list[str]] = {case: [] for task in tasks for case in task.cases}
-    is_interrupted = True
     with suppress(KeyboardInterrupt):
         for number, task in product(range(rounds), tasks):
             if deadline is not None and time.monotonic() > deadline:
@@ -118,10 +110,8 @@ def take_turns(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: flo
                     for case in task.cases:
                         reasons[case].append(str(error))
                     print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
-        is_interrupted = False
     measured = {record.case for record in records}
-    missing = [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
-    return Turns(records, missing, is_interrupted)
+    return records, [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
 
 
 def _measured(task: Task, number: int, tries: int) -> list[Record]:

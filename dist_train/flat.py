@@ -25,6 +25,14 @@ class FlatGradient(NamedTuple):
     """Where the gradient of each weight begins."""
 
 
+def kind(weight: Tensor) -> tuple[torch.dtype, bool]:
+    """What weights must have in common to be updated as one: their type, and whether they are single numbers.
+
+    What an optimizer keeps for a single number can't be told from what it keeps once a weight.
+    """
+    return weight.dtype, weight.dim() == 0
+
+
 def places(tensors: Iterable[Tensor]) -> tuple[list[int], int]:
     """Where tensors begin that are laid side by side, each aligned, and how many elements they take together."""
     starts, end = [], 0
@@ -62,7 +70,7 @@ def neighbours(weights: Iterable[nn.Parameter]) -> list[FlatGradient]:
     for pairs in storages.values():
         end = -1
         for gradient, weight in sorted(pairs, key=lambda pair: pair[0].storage_offset()):
-            if gradient.storage_offset() == end:
+            if gradient.storage_offset() == end and kind(found[-1].weights[-1]) == kind(weight):
                 before, weights_before, starts = found.pop()
                 flat = before.as_strided((before.numel() + gradient.numel(),), (1,))
                 found.append(FlatGradient(flat, [*weights_before, weight], [*starts, before.numel()]))

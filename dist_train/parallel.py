@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dist_train.config import Train
 from dist_train.errors import ConfigError
-from dist_train.flat import FlatGradient, flat_gradient, neighbours, places, views
+from dist_train.flat import FlatGradient, flat_gradient, kind, neighbours, places, views
 from dist_train.shared_memory import SharedMemory
 from dist_train.world import World
 
@@ -175,8 +175,8 @@ class Alone:
         self.flats = self._laid_out([weight for weight in self._weights if weight.grad is not None])
 
     def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
-        dtypes = dict.fromkeys(weight.dtype for weight in weights)
-        return [flat_gradient([weight for weight in weights if weight.dtype == dtype]) for dtype in dtypes]
+        kinds = dict.fromkeys(map(kind, weights))
+        return [flat_gradient([weight for weight in weights if kind(weight) == each]) for each in kinds]
 
 
 class Average(Alone):

@@ -18,7 +18,19 @@ from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
 from benchmarks.report import BEGIN, END, number, report, runs_table, with_part, works_table
 from benchmarks.results import Results, figures_of, machine_name, newest, read, write
-from benchmarks.rounds import DISTURBED, Case, Missing, Reading, Record, Spread, Task, Turns, of_case, ratio, take_turns
+from benchmarks.rounds import (
+    DISTURBED,
+    NO_TIME,
+    Case,
+    Missing,
+    Reading,
+    Record,
+    Spread,
+    Task,
+    of_case,
+    ratio,
+    take_turns,
+)
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
 from benchmarks.works import WORKS
 from dist_train.errors import UserError
@@ -94,13 +106,12 @@ class TestTurns:
             return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
 
         tasks = [Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))]
-        records, missing, is_interrupted = take_turns(tasks, rounds=2)
+        records, missing = take_turns(tasks, rounds=2)
         assert order == ["one", "other", "one", "other"]
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
         ]  # fmt: skip
         assert missing == []
-        assert not is_interrupted
 
     def test_a_failure_is_missing_and_the_others_go_on(self) -> None:
         calls = []
@@ -109,7 +120,7 @@ class TestTurns:
             calls.append(1)
             raise FailedError("exit code 1")
 
-        records, missing, _ = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
+        records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
         assert len(calls) == 2
         assert [each.case for each in records] == [OTHER] * 3
@@ -123,21 +134,21 @@ class TestTurns:
                 raise answer
             return answer
 
-        records, missing, _ = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        records, missing = take_turns([Task.of(ONE, sometimes)], rounds=3)
         assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
         assert missing == []
 
     def test_one_run_may_give_several_readings(self) -> None:
         several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
-        records, *_ = take_turns([several], rounds=2)
+        records, _ = take_turns([several], rounds=2)
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 1), (OTHER, 1, 2),
         ]  # fmt: skip
-        _, missing, _ = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
+        _, missing = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
         assert [each.case for each in missing] == [ONE, OTHER]
 
     def test_what_has_no_time_is_missing(self) -> None:
-        records, missing, _ = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
+        records, missing = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
         assert (records, missing) == ([], [Missing(ONE, "no time was left")])
 
     def test_what_was_measured_before_an_interruption_counts(self) -> None:
@@ -150,17 +161,16 @@ class TestTurns:
             return answer
 
         tasks = [Task.of(ONE, interrupted), Task.of(OTHER, lambda: reading(9))]
-        records, missing, is_interrupted = take_turns(tasks, rounds=3)
+        records, missing = take_turns(tasks, rounds=3)
         assert [(each.case, each.value) for each in records] == [(ONE, 1), (OTHER, 9), (ONE, 2), (OTHER, 9)]
         assert missing == []
-        assert is_interrupted
 
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
-        records, *_ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [2]
-        records, *_ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [4]
 
 
@@ -466,7 +476,7 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize(
-    ("asked", "is_interrupted", "is_part"),
+    ("asked", "is_cut_short", "is_part"),
     [
         ([], False, False),
         (["--quick", "--ranks", "2", "1"], False, False),
@@ -478,11 +488,12 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
     ],
 )
 def test_a_session_knows_whether_it_is_a_part(
-    asked: list[str], is_interrupted: bool, is_part: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: list[str], is_cut_short: bool, is_part: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bench, "_check_data", lambda: None)
     monkeypatch.setattr(bench, "peers_python", lambda: Path(sys.executable))
-    monkeypatch.setattr(bench, "take_turns", lambda *_: Turns([], [], is_interrupted))
+    never = [Missing(ONE, NO_TIME)] if is_cut_short else []
+    monkeypatch.setattr(bench, "take_turns", lambda *_: ([], never))
     monkeypatch.setattr(sys, "argv", ["bench", *asked, "--out", str(tmp_path)])
     assert bench.main() == 0
     (path,) = tmp_path.glob("*.json")

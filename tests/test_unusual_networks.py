@@ -47,6 +47,18 @@ class TwoTypes(nn.Module):
         return self.first(pictures.flatten(1)) * self.scale.sum().float()  # type: ignore[no-any-return]
 
 
+class WithScale(nn.Module):
+    """A weight without dimensions among others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 4)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.last(self.first(pictures.flatten(1)).relu()) * self.scale  # type: ignore[no-any-return]
+
+
 class TiedByMemory(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +117,7 @@ class NewBuffer(nn.Module):
         return logits - self.mean  # type: ignore[no-any-return]
 
 
-COMPILED = (PartOfMore, TwoTypes, NotOnBlanks, LayerDrop, NewBuffer)
+COMPILED = (PartOfMore, TwoTypes, WithScale, NotOnBlanks, LayerDrop, NewBuffer)
 CASES = [*((kind, "off") for kind in (*COMPILED, TiedByMemory)), *((kind, "step") for kind in COMPILED)]
 
 
@@ -143,6 +155,12 @@ def test_it_trains_as_in_plain_torch(tmp_path: Path, kind: type[nn.Module], mode
         torch.testing.assert_close(training.grad_norm.float(), torch.stack(norms).norm(), rtol=1e-4, atol=1e-6)
     for (name, value), expected in zip(ours.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_number_among_the_weights_leaves_the_others_together(tmp_path: Path) -> None:
+    training = started(configured(tmp_path), network=built(WithScale))
+    (group,) = training.optimizer.param_groups
+    assert [weight.dim() for weight in group["params"]] == [1, 0]
 
 
 @pytest.mark.parametrize("reduction", [Alone, Tree])

@@ -27,15 +27,17 @@ from benchmarks.results import DIRECTORY, about_machine, machine_name
 from benchmarks.session import Session, train
 from benchmarks.throughput import OURS
 from benchmarks.works import WORKS, Work
+from launch.arguments import number_from
 
 KINDS = {
     "convolutions": ("conv",),
     "matrix products": ("::mm", "::addmm", "::bmm"),
     "pooling": ("pool",),
     "batch normalisation": ("batch_norm",),
-    "copies and conversions": ("::copy_", "::to", "::clone", "::contiguous"),
+    "copies and conversions": ("::copy_", "::_to_copy", "::clone", "::contiguous"),
     "activations": ("relu", "threshold", "clamp_min", "softmax", "dropout", "bernoulli"),
-    "update": ("sgd", "::fill_", "::zero_", "::add_"),
+    "update": ("sgd",),
+    "zeros and sums": ("::fill_", "::zero_", "::add", "::sum"),
 }
 """What the names of operators of each kind have in them; the first that fits counts."""
 REST = "all else"
@@ -52,7 +54,11 @@ def main() -> None:
     )
     parser.add_argument("works", nargs="*", choices=WORKS, help="default: all")
     parser.add_argument(
-        "--steps", type=int, default=50, help="steps that are timed, and as many profiled (default: 50)"
+        "--steps",
+        type=number_from(1),
+        metavar="N",
+        default=50,
+        help="steps to time, and to profile (default: 50)",
     )
     parser.add_argument("--out", type=Path, default=DIRECTORY)
     given = parser.parse_args()

@@ -140,9 +140,9 @@ def choose(
     if before and before.local_size == world.local_size and not shards:
         shared_memory = can_share and before.shared_memory
     steps_together = 1
-    if is_one_graph(train, precision, world, shards):
-        are_few = is_small and convolutions.count <= _FEW_CONVOLUTIONS
-        best = _STEPS_TOGETHER if are_few and not convolutions.draws else 1
+    is_on_cpu = world.device.type == "cpu"
+    if is_one_graph(train, precision, world, shards) and is_on_cpu and not convolutions.draws:
+        best = _STEPS_TOGETHER if is_small and convolutions.count <= _FEW_CONVOLUTIONS else 1
         steps_together = before.steps_together if before else best
     threads = _threads(distributed, world, before, shards)
     return Choices(precision, channels_last, threads, world.local_size, onednn, shared_memory, steps_together)

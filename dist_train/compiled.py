@@ -1,17 +1,23 @@
 """The whole step as one compiled graph: forward pass, loss, backward pass and update."""
 
+import functools
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from dist_train.errors import ConfigError
 from dist_train.flat import FlatGradient, views
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def prepare(device: torch.device) -> None:
@@ -20,7 +26,8 @@ def prepare(device: torch.device) -> None:
     Raises:
         ConfigError: it would not find a C++ compiler, which it needs on a CPU.
     """
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    compiler, *_ = shlex.split(os.environ.get("CXX", "")) or [usual]
     if device.type == "cpu" and shutil.which(compiler) is None:
         raise ConfigError(
             f"train.compile needs a C++ compiler on a CPU, and there is no {compiler}; install it, name another in the "
@@ -30,6 +37,27 @@ def prepare(device: torch.device) -> None:
     # of an earlier training in this process don't count.
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+
+
+def compiled(function: Callable[P, T], **arguments: Any) -> Callable[P, T]:
+    """The function as graphs, one for each size of batch.
+
+    Raises (when it is called):
+        ConfigError: it takes another way from step to step, so that torch would have to compile it again and again.
+    """
+    graphs = torch.compile(function, dynamic=False, **arguments)
+
+    @functools.wraps(function)
+    def call(*values: P.args, **named: P.kwargs) -> T:
+        try:
+            return graphs(*values, **named)
+        except FailOnRecompileLimitHit as error:
+            raise ConfigError(
+                "train.compile: the network takes another way through its layers from step to step, and torch has "
+                f"compiled {torch._dynamo.config.recompile_limit} of them; set train.compile=off"
+            ) from error
+
+    return call
 
 
 class WholeStep:
@@ -60,8 +88,8 @@ class WholeStep:
         torch._dynamo.config.trace_autograd_ops = True  # else the graph ends before the backward pass
         # Of a small network's step, Python around the kernels is a good part.
         options: dict[str, Any] = {"cpp_wrapper": lr.device.type == "cpu"}
-        self.one = torch.compile(self._one, dynamic=False, options=options)
-        self.several = torch.compile(self._several, dynamic=False, options=options)
+        self.one = compiled(self._one, options=options)
+        self.several = compiled(self._several, options=options)
 
     def _one(self, pictures: Tensor, labels: Tensor, loss_weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """One step: of pictures [B, C, H, W], labels int64 [B] and what the loss is multiplied by in the gradient.

@@ -347,9 +347,9 @@ class Train(Section):
     """oneDNN's convolutions in training on a CPU. `auto`: on, but for passes so small that its calls cost more than
     the work, unless the whole step is compiled."""
     compile: Literal["off", "model", "step"] = "off"
-    """`model`: `torch.compile` of the network. `step`: of the whole step, as one graph; for several ranks, `shards`,
-    `micro_batch`, fp16, and where a weight takes no part in the output, of the loss with the network and, but for fp16,
-    of the update. On a CPU it needs a C++ compiler."""
+    """`model`: `torch.compile` of the network. `step`: of the whole step, as one graph. With several ranks, `shards`,
+    `micro_batch`, or a weight that takes no part in the output, as two: the loss with the network, and the update; with
+    fp16 only the first of these. On a CPU it needs a C++ compiler."""
     max_grad_norm: Above | None = None
     """Scale gradients down to this 2-norm over all weights."""
     label_smoothing: Fraction = 0.0

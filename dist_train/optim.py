@@ -56,6 +56,13 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
             optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
 
 
+def allow_late_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Let weights have their first gradient later than others, which torch's fused SGD with momentum can't take."""
+    if isinstance(optimizer, torch.optim.SGD):
+        (group,) = optimizer.param_groups
+        group.update(fused=False, foreach=True)
+
+
 def update_of(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
     """The optimizer's step without what torch wraps around it (hooks, profiling, a look at `differentiable`).
 
@@ -79,7 +86,7 @@ class FlatUpdate:
         self._weights: list[nn.Parameter] = group["params"]
         self._owners: dict[nn.Parameter, FlatGradient] = {}
         for gradient in flats:
-            if _have_one_age(optimizer, gradient.weights) and not _share_memory(gradient.weights):
+            if _have_one_age(optimizer, gradient.weights):
                 flat = _flattened(gradient)
                 self._owners[flat] = gradient
                 _join_state(optimizer, flat, gradient)
@@ -118,12 +125,6 @@ def _have_one_age(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter])
         for weight in weights
     ]
     return all(each == kept[0] for each in kept)
-
-
-def _share_memory(weights: list[nn.Parameter]) -> bool:
-    """Whether some lie in the same memory: moved, they would be tied no more."""
-    places = [weight.untyped_storage().data_ptr() for weight in weights if weight.numel()]
-    return len(set(places)) < len(places)
 
 
 def _is_of(value: Any, weight: Tensor) -> bool:

@@ -8,7 +8,7 @@ With the gradients goes a note of three numbers that every rank has to know afte
 no reduction of its own: the sum of losses over the global batch, how many ranks want to stop, and how many had no data.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Literal
@@ -43,9 +43,12 @@ _SYNC_BUFFERS = next(
 def place_model(network: nn.Module, train: Train, memory_format: torch.memory_format, world: World) -> nn.Module:
     """Move the network to this rank's device and format, with batch normalisation over all ranks if it is wanted.
 
+    A weight that is a part of a larger tensor becomes one of its own.
+
     Raises:
-        ConfigError: `train.sync_batchnorm` on a CPU.
+        ConfigError: `train.sync_batchnorm` on a CPU; or two weights lie in the same memory.
     """
+    _check_not_tied(network)
     if train.sync_batchnorm and world.device.type != "cuda":
         raise ConfigError("train.sync_batchnorm is on, but torch has it for GPUs only, and this rank is on the CPU")
     if train.sync_batchnorm:
@@ -57,6 +60,18 @@ def place_model(network: nn.Module, train: Train, memory_format: torch.memory_fo
         if dense.stride() != weight.stride():  # a part of something larger: its gradients can't lie as it does
             weight.data = torch.empty_like(weight).copy_(weight.detach())
     return network
+
+
+def _check_not_tied(network: nn.Module) -> None:
+    """Refuse weights that share memory without being one: moved to a device or laid side by side, they would part."""
+    owners: dict[int, str] = {}
+    for name, weight in network.named_parameters():
+        other = owners.setdefault(weight.data_ptr(), name) if weight.numel() else name
+        if other != name:
+            raise ConfigError(
+                f"model: {other} and {name} lie in the same memory but are two weights, so that an optimizer would "
+                "change it twice; let both modules have the one nn.Parameter"
+            )
 
 
 class _Buffers:
@@ -161,10 +176,14 @@ class Alone:
         norms = torch._foreach_norm([*(flat.tensor for flat in self.flats), *late])
         return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
-    def settle(self, pictures: Tensor) -> None:
+    def settle(self, pictures: Tensor, unused: Collection[str] | None = None) -> None:
         """Find out which weights take part in the output, by a pass over `pictures` whose effects are undone.
 
         The others have no gradient and are left alone; in a flat one they would have zeros, and decay.
+
+        Args:
+            unused: names of the weights that have taken no part at an earlier start: which do may depend on the values
+                of others.
         """
         for weight in self._weights:
             weight.grad = None
@@ -172,7 +191,10 @@ class Alone:
         self._network(pictures).sum().backward()
         self.undo()
         self.unused = [weight for weight in self._weights if weight.grad is None]
-        self.flats = self._laid_out([weight for weight in self._weights if weight.grad is not None])
+        if unused is not None:
+            self.unused = [weight for name, weight in self._network.named_parameters() if name in unused]
+        left_out = set(self.unused)
+        self.flats = self._laid_out([weight for weight in self._weights if weight not in left_out])
 
     def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:
         kinds = dict.fromkeys(map(kind, weights))
@@ -317,7 +339,7 @@ def _mean_in_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Ten
 
 
 def _mean_as_bf16(_: None, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
-    """The mean over ranks of a bucket in bf16; of float64 as it is: the rider's, alone, since DDP mixes no types."""
+    """The mean over ranks of a bucket in bf16; of float64 as it is: the rider's, and of weights that have that type."""
     if bucket.buffer().dtype == torch.float64:
         return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]
     return default_hooks.bf16_compress_hook(None, bucket)  # type: ignore[arg-type]

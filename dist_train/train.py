@@ -62,7 +62,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         work = convolution_work(network, dataset.shape)
-        draws = config.train.compile == "step" and draws_random_numbers(network, dataset.shape)
+        may_be_together = config.train.compile == "step" and world.size == 1 and world.device.type == "cpu"
+        draws = may_be_together and draws_random_numbers(network, dataset.shape)
         plan = Plan.of(config, len(dataset.train))
         if world.is_main:
             run.check_usable(anew)
@@ -317,7 +318,6 @@ class _Run:
             f"learning rate {fact.lr:g}; samples {fact.samples.tolist()}. A smaller optim.lr or a train.max_grad_norm "
             "may help",
             is_own,
-            overrides=f"optim.lr={self.config.optim.lr / 10:g}",  # the very same would come to the very same end
         )
 
     def _batches(self) -> TrainBatches:

@@ -13,9 +13,10 @@ from dist_train.checkpoint import Files, on_tensors
 from dist_train.choices import Choices, is_one_graph
 from dist_train.config import Config
 from dist_train.data.batches import Batch, Shard
-from dist_train.errors import CheckpointError, ConfigError
+from dist_train.errors import CheckpointError
 from dist_train.metrics import LossWindow
-from dist_train.optim import Average, FlatUpdate, begin_momentum, build_optimizer, update_of
+from dist_train.optim import Average, FlatUpdate, allow_late_weights, begin_momentum, build_optimizer, update_of
+from dist_train.seeds import seed_step
 from dist_train.shared_memory import SharedMemory
 from dist_train.world import World
 
@@ -48,8 +49,6 @@ class Training:
             compiled.prepare(world.device)
         self.network = parallel.place_model(network, config.train, choices.memory_format, world)
         self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
-        if config.train.compile == "step":
-            _check_not_tied(self.network)
         self.optimizer = build_optimizer(
             config.optim, self.network, compiled=self._compiles_update, scaled=self.scaler is not None
         )
@@ -71,6 +70,7 @@ class Training:
         self.whole_step: WholeStep | None = None
         """Every step but the first as one graph, if that is compiled."""
         self._flat_update: FlatUpdate | None = None
+        self._unused_before: list[str] | None = None
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
         """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
@@ -79,8 +79,11 @@ class Training:
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
             # A module around the network: in torch 2.11 `Module.compile` leaves it as it was.
             called = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
+        seed_step(self.seed, 0, 0, self.world.device)  # a network may draw which weights take part in the first passes
         with self._autocast():
             self.reduction = self._reduction(called, samples, shape)
+        if self.reduction.unused:
+            allow_late_weights(self.optimizer)
         self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
         if self.scaler and isinstance(self.optimizer, torch.optim.SGD):
             begin_momentum(self.optimizer)
@@ -89,16 +92,16 @@ class Training:
 
     def _compile_step(self) -> None:
         """As one graph, or apart: the loss with the network, and the update, of which a scaler decides itself."""
+        from dist_train.compiled import WholeStep, compiled
+
         one_graph = is_one_graph(self.config, self.choices.precision, self.world, self.shards)
         if one_graph and not self.reduction.unused:  # what is kept for those would be made inside of the graph
-            from dist_train.compiled import WholeStep
-
             (group,) = self.optimizer.param_groups
             self.whole_step = WholeStep(self.loss_sum, self.reduction.flats, self.update, group["lr"])
         else:
-            self.loss_sum = torch.compile(self.loss_sum, dynamic=False)  # type: ignore[method-assign]
+            self.loss_sum = compiled(self.loss_sum)  # type: ignore[method-assign]
             if self._compiles_update:
-                self._compiled_update = torch.compile(self.optimizer.step, dynamic=False)
+                self._compiled_update = compiled(self.optimizer.step)
 
     def _reduction(self, model: nn.Module, samples: int, shape: tuple[int, int, int]) -> parallel.Alone:
         if self.shards:
@@ -109,7 +112,7 @@ class Training:
             return parallel.Average(model, self.network, self.world, pictures, self._memory, self._compression)
         # With a process group or without: the bits must not depend on how it was started.
         alone = parallel.Alone(model, self.network, self.world)
-        alone.settle(self._blank(2, shape))  # batch normalisation takes no less
+        alone.settle(self._blank(2, shape), self._unused_before)  # batch normalisation takes no less
         return alone
 
     def _blank(self, samples: int, shape: tuple[int, int, int]) -> Tensor:
@@ -257,9 +260,15 @@ class Training:
             "best_accuracy": self.best_accuracy,
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
+            "unused": self._unused_names(),
             **about,
         }
         return files
+
+    def _unused_names(self) -> list[str]:
+        """Weights that were left to themselves at the start: a resumed run has to leave the same ones."""
+        unused = set(self.reduction.unused)
+        return [name for name, weight in self.network.named_parameters() if weight in unused]
 
     def restore(self, files: Files) -> None:
         """Take over a checkpoint's content.
@@ -279,6 +288,7 @@ class Training:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
         self.window.load_state_dict(saved["window"])
         self.evaluated_step = saved["evaluated_step"]
+        self._unused_before = saved.get("unused")  # no checkpoint of before there was such a list has it
         self.step, self.last_loss = saved["step"], saved["loss"]
         self._complete_state()
         self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
@@ -295,23 +305,12 @@ class Training:
         kept = optimizer.state[probe.weight]
         names = [name for name, value in kept.items() if isinstance(value, Tensor) and value.shape == (1, 1)]
         (group,) = self.optimizer.param_groups
-        # A weight that has had no gradient yet has no state, by which torch knows it; SGD's has no more than momentum.
-        has_all = names and self.step > 0 and set(names) == set(kept)
+        # A weight that has had no gradient yet has no state, by which torch knows it; SGD's has no more than momentum,
+        # so that none has any where there was no momentum before.
+        has_all = names and self.step > 0 and set(names) == set(kept) and not self.optimizer.state
         for weight in group["params"] if has_all else list(self.optimizer.state):
             state = self.optimizer.state[weight]
             state.update({name: torch.zeros_like(weight) for name in names if state.get(name) is None})
-
-
-def _check_not_tied(network: nn.Module) -> None:
-    """Refuse what a compiled update would change as if it were two: weights in the same memory."""
-    owners: dict[int, str] = {}
-    for name, weight in network.named_parameters():
-        other = owners.setdefault(weight.data_ptr(), name) if weight.numel() else name
-        if other != name:
-            raise ConfigError(
-                f"model: {other} and {name} lie in the same memory, which train.compile=step can't keep so. Let both "
-                "modules have the one nn.Parameter, or set train.compile to off or model"
-            )
 
 
 def _as_now(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -6,7 +6,6 @@ attempt stand, so one screen is printed, whichever ranks are left to print it.
 
 import json
 import os
-import re
 import socket
 import sys
 import time
@@ -158,7 +157,7 @@ class Scene:
             cause=cause,
             error=error,
             victims=[other for other in range(self.world_size) if other not in own | {rank}],
-            next_command=_overridden(command, overrides),
+            next_command=f"{command} {overrides}".rstrip(),
             attempt=self.attempt,
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             traceback=first.traceback if isinstance(first, Failure) else "",
@@ -308,10 +307,3 @@ def _frames(scene: Scene, beat: Beat) -> list[str]:
 
 def _waits(scene: Scene, beat: Beat) -> bool:
     return is_waiting(_frames(scene, beat))
-
-
-def _overridden(command: str, overrides: str) -> str:
-    """The command with these settings, `key=value` each, in the place of those that it gives the same keys."""
-    for key in (setting.partition("=")[0] for setting in overrides.split()):
-        command = re.sub(rf"\s{re.escape(key)}=\S+", "", command)
-    return f"{command} {overrides}".rstrip()

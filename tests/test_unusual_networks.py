@@ -1,5 +1,10 @@
-"""Networks of users that do what few networks do train as in plain torch, eagerly and compiled."""
+"""Networks of users that do what few networks do train as in plain torch with plain SGD, eagerly and compiled.
 
+With momentum or decay there is one difference: a weight that took part in the pass of the start and takes none in a
+step has a gradient of zero there, and in plain torch none.
+"""
+
+import copy
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +23,7 @@ from dist_train.errors import ConfigError
 from dist_train.parallel import Alone, Tree
 from dist_train.seeds import seed_step
 from dist_train.train import train_step
+from dist_train.training import Training
 from dist_train.world import World
 from tests.test_training import SHAPE, batch, configured, made, started
 
@@ -117,8 +123,20 @@ class NewBuffer(nn.Module):
         return logits - self.mean  # type: ignore[no-any-return]
 
 
-COMPILED = (PartOfMore, TwoTypes, WithScale, NotOnBlanks, LayerDrop, NewBuffer)
-CASES = [*((kind, "off") for kind in (*COMPILED, TiedByMemory)), *((kind, "step") for kind in COMPILED)]
+class Counting(nn.Module):
+    """A network that is another one at each pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.passes = nn.Linear(INPUTS, 4), 0
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        self.passes += 1
+        return self.first(pictures.flatten(1)) * (1 + 1 / self.passes)  # type: ignore[no-any-return]
+
+
+NETWORKS = (PartOfMore, TwoTypes, WithScale, NotOnBlanks, LayerDrop, NewBuffer)
+CASES = [(kind, mode) for kind in NETWORKS for mode in ("off", "step")]
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +161,8 @@ def test_it_trains_as_in_plain_torch(tmp_path: Path, kind: type[nn.Module], mode
     training = started(configured(tmp_path, f"train.compile={mode}"), network=ours)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     for step in range(5):
-        one = replace(batch(8), step=step)
-        assert train_step(training, one) is not None
-        training.step += 1
+        one = batch(8)
+        trained(training, step)
         optimizer.zero_grad()
         seed_step(training.seed, step, 0, torch.device("cpu"))
         functional.cross_entropy(plain(one.shards[0].pictures), one.shards[0].labels).backward()  # type: ignore[no-untyped-call]
@@ -178,9 +195,31 @@ def test_weights_of_two_types_are_refused_where_they_can_not_be_added_up(tmp_pat
         made_and_started(config, built(TwoTypes))
 
 
-def test_weights_in_the_same_memory_are_refused_where_they_would_part(tmp_path: Path) -> None:
+def test_weights_in_the_same_memory_are_refused_because_they_would_part(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model: first.weight and second.weight lie in the same memory"):
-        made(configured(tmp_path, "train.compile=step"), network=built(TiedByMemory))
+        made(configured(tmp_path), network=built(TiedByMemory))
+
+
+@pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_resumed_run_has_the_same_bits(tmp_path: Path, kind: type[nn.Module], optimizer: str) -> None:
+    """Also of weights that have their first gradient later than others, before the resume or after it."""
+    momentum = ["optim.momentum=0.9", "optim.dampening=0.5"] if optimizer == "sgd" else []
+    config = configured(tmp_path, f"optim.name={optimizer}", "optim.weight_decay=0.1", *momentum)
+    whole = started(config, network=built(kind))
+    for step in range(3):
+        trained(whole, step)
+    resumed = started(config, network=built(kind), files=copy.deepcopy(whole.files(10, {})))
+    for step in range(3, 8):
+        for training in (whole, resumed):
+            trained(training, step)
+    pairs = zip(whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True)
+    assert [name for (name, one), other in pairs if not torch.equal(one, other)] == []
+
+
+def trained(training: Training, step: int) -> None:
+    assert train_step(training, replace(batch(8), step=step)) is not None
+    training.step += 1
 
 
 def made_and_started(config: Config, network: nn.Module) -> None:
@@ -189,13 +228,22 @@ def made_and_started(config: Config, network: nn.Module) -> None:
 
 
 def test_whether_a_network_draws_is_found_without_a_trace() -> None:
+    draws, kept = built(LayerDrop), built(NewBuffer)
     before = torch.default_generator.get_state()
-    assert draws_random_numbers(built(LayerDrop), SHAPE)
-    torch.manual_seed(0)
-    kept = built(NewBuffer)
+    assert draws_random_numbers(draws, SHAPE)
     assert not draws_random_numbers(kept, SHAPE)
+    assert torch.equal(torch.default_generator.get_state(), before)
     assert torch.equal(kept.state_dict()["mean"], torch.zeros(4))
-    torch.default_generator.set_state(before)
+
+
+def test_a_network_that_never_takes_the_same_way_is_refused(tmp_path: Path) -> None:
+    """Instead of going on without a graph, as torch would: a resumed run would do so at another step."""
+    training = started(configured(tmp_path, "train.compile=step"), network=built(Counting))
+    with (
+        torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=3),
+        pytest.raises(ConfigError, match=r"train.compile: the network takes another way .*compiled 3 of them"),
+    ):
+        list(map(trained, [training] * 10, range(10)))
 
 
 def test_a_missing_cpp_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 WIDTH = 8
@@ -95,7 +96,8 @@ class Pooling(nn.MaxPool2d):
 class _Pool(torch.autograd.Function):
     """2x2 pooling of bf16, [B, C, H, W] with even sides; of equal values the first has the gradient.
 
-    Gradients are handled as the integers of their bits: torch's arithmetic on bf16 is far slower there.
+    Equal are those of the same bits: of 0 and -0 either may have it. Gradients are handled as the integers of their
+    bits: torch's arithmetic on bf16 is far slower there.
     """
 
     @staticmethod
@@ -105,6 +107,7 @@ class _Pool(torch.autograd.Function):
         return pooled
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
         pictures, of_pairs, pooled = (saved.view(torch.int16) for saved in ctx.saved_tensors)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import checkpoints, evaluation, loading, start, throughput
+from benchmarks import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
@@ -32,7 +32,7 @@ from dist_train.entry import Parser, run_guarded
 from dist_train.errors import DataError, UserError
 from launch.arguments import number_from
 
-MEASURES = ("imports", "start", "checkpoint", "restart", "data", "evaluation", "throughput")
+MEASURES = ("imports", "start", "checkpoint", "restart", "data", "evaluation", "loop", "throughput")
 """In this order: the first run on some data may have to fill the cache, which no start should be measured with."""
 RANKS = (1, 2)
 QUICK_SECONDS = 270
@@ -107,6 +107,7 @@ def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
         "restart": checkpoints.restart_tasks(session),
         "data": loading.tasks(session),
         "evaluation": evaluation.tasks(session, works),
+        "loop": loop.tasks(session, works),
         "throughput": throughput.tasks(session, works, options.ranks, options.who),
     }
     for name in MEASURES:

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks import checkpoints, evaluation, loading, start, throughput
-from benchmarks.rounds import Case, Record, Spread, of_case, paired, ratio
+from benchmarks import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.rounds import Case, Record, Spread, of_case, ratio
 from benchmarks.throughput import PEERS, limit_as
 from benchmarks.works import WORKS
 
@@ -59,18 +59,23 @@ def over(above: Case, below: Case) -> Measured:
 
 
 def of_limit(work: str, ranks: int, name: str) -> Measured:
-    """The throughput of this variant of ours, divided by that of the bare step in its format and precision."""
-    return over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
+    """The throughput of this variant of ours, divided by that of the bare step in its format and precision.
+
+    Of one rank and steps that are not small it is taken from runs right after each other, if those were measured.
+    """
+    far = over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
+    if ranks > 1 or work == loop.SMALL:
+        return far
+    near = by_itself(loop.case(work, name))
+    return lambda records: near(records) or far(records)
 
 
-def added_microseconds(work: str, name: str) -> Measured:
-    """What a step of ours takes longer than the bare step in its format and precision."""
-    cases = throughput.case(work, 1, name), throughput.case(work, 1, limit_as(name))
+def by_itself(case: Case) -> Measured:
+    """A number that is a comparison already."""
 
     def measured(records: Sequence[Record]) -> Spread | None:
-        batch = WORKS[work].batch
-        pairs = paired(records, *cases)
-        return Spread.of(1e6 * batch * (1 / ours - 1 / bare) for ours, bare in pairs) if pairs else None
+        mine = of_case(records, case)
+        return Spread.of(record.value for record in mine) if mine else None
 
     return measured
 
@@ -113,7 +118,7 @@ def _against_the_limit() -> Iterator[Figure]:
             text = f"{WORKS[work].title}, 1 rank: {name} / bare step in its format"
             yield Figure(text, 0.97, True, of_limit(work, 1, name))
     text = f"{WORKS['small'].title}, 1 rank: microseconds a step over the bare one in its format"
-    yield Figure(text, 60.0, False, added_microseconds("small", "ours"))
+    yield Figure(text, 60.0, False, by_itself(loop.case("small", "ours")))
     for work in ("mnist", "tutorial", "resnet"):
         for name in throughput.OURS:
             text = f"{WORKS[work].title}, 2 ranks: {name} / bare DDP step in its format"

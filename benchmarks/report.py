@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks import checkpoints, evaluation, loading, start, throughput
-from benchmarks.figures import best_peer, over_best_peer
+from benchmarks.figures import best_peer, of_limit, over_best_peer
 from benchmarks.results import Results, figures_of, kinds
-from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case, ratio
-from benchmarks.throughput import limit_as
+from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case
 from benchmarks.works import WORKS
 
 FIGURES = (
@@ -124,8 +123,7 @@ def works_table(records: Sequence[Record]) -> str:
 def _work_row(records: Sequence[Record], work: str, ranks: int) -> list[str]:
     best = best_peer(records, work, ranks)
     limit = throughput.case(work, ranks, throughput.LIMIT)
-    kept = [ratio(records, throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
-            for name in throughput.OURS]  # fmt: skip
+    kept = [of_limit(work, ranks, name)(records) for name in throughput.OURS]
     return [
         WORKS[work].title,
         str(ranks),

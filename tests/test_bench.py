@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, checkpoints, evaluation, loading, material, peers_environment, start, throughput
+from benchmarks import bench, checkpoints, evaluation, loading, loop, material, peers_environment, start, throughput
 from benchmarks.figures import Figure, best_peer, figures
 from benchmarks.peers_environment import LOCK
 from benchmarks.processes import FailedError, Outcome, run
@@ -284,11 +284,22 @@ class TestFigures:
 
     def test_what_a_small_step_adds(self) -> None:
         figure = self.figure("CIFAR tutorial net, batch 4, 1 rank: microseconds")
-        measured = figure.measure(throughputs("small", ours=4000, limit_as_ours=4200))
+        added = loop.compared(WORKS["small"], 4000, 4200)
+        assert added == pytest.approx(1e6 * (4 / 4000 - 4 / 4200))
+        measured = figure.measure([replace(each, case=loop.case("small", "ours")) for each in throughputs(ours=added)])
         assert measured is not None
-        assert measured.median == pytest.approx(1e6 * (4 / 4000 - 4 / 4200))
+        assert measured.median == added
         assert figure.is_reached_by(60.0)
         assert not figure.is_reached_by(60.1)
+
+    def test_the_bare_step_is_compared_with_the_run_right_before_it(self) -> None:
+        figure = self.figure("MNIST example net, batch 64, 1 rank: ours / bare step")
+        far = throughputs(ours=90, limit_as_ours=100)
+        near = [replace(each, case=loop.case("mnist", "ours")) for each in throughputs(ours=0.98)]
+        assert [measured.median for records in (far, far + near) if (measured := figure.measure(records))] == [
+            0.9,
+            0.98,
+        ]
 
     def test_each_has_a_name_of_its_own(self) -> None:
         texts = [figure.text for figure in figures()]
@@ -311,7 +322,7 @@ class TestFigures:
         works = list(WORKS.values())
         tasks = [
             *throughput.tasks(full, works, [1, 2]), *start.tasks(full), *evaluation.tasks(full, works),
-            *loading.tasks(full), *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
+            *loading.tasks(full), *loop.tasks(full, works), *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
         ]  # fmt: skip
         records = [record(case, 0, 1.0) for task in tasks for case in task.cases]
         assert [each["figure"] for each in figures_of(records) if each["measured"] is None] == []

@@ -1,0 +1,49 @@
+"""What our loop adds to the bare step in its format and precision, on one process.
+
+Of two runs right after each other, again and again: between two of a round that are minutes apart a machine may change
+its speed by more than what is to be seen.
+"""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from benchmarks.rounds import Case, Reading, Task
+from benchmarks.session import Session
+from benchmarks.throughput import OURS, measure_limit, measure_ours
+from benchmarks.works import Work
+
+MEASURE = "loop"
+PAIRS = 4
+"""In each round."""
+SMALL = "small"
+"""The work whose step is so short that a share says little: what is added is told in microseconds."""
+
+
+def case(work: str, name: str) -> Case:
+    """The case of this measure."""
+    return Case(MEASURE, work, 1, name, "us a step added" if work == SMALL else "of the bare step")
+
+
+def tasks(session: Session, works: Sequence[Work]) -> Iterator[Task]:
+    """Each work in fp32 and as the hardware is made for, but small steps, which are fp32 anyway, once."""
+    for work in () if session.quick else works:
+        for name, settings in OURS.items():
+            if work.name != SMALL or name == "ours":
+                yield Task.of(case(work.name, name), partial(_compared, session, work, name, settings))
+
+
+def _compared(session: Session, work: Work, name: str, settings: Sequence[str]) -> Reading:
+    pairs = [
+        (measure_ours(session, work, 1, name, settings), measure_limit(session, work, 1, as_=name))
+        for _ in range(PAIRS)
+    ]
+    outcome = max((reading.outcome for pair in pairs for reading in pair), key=lambda outcome: outcome.others)
+    return Reading(statistics.median(compared(work, ours.value, bare.value) for ours, bare in pairs), outcome)
+
+
+def compared(work: Work, ours: float, bare: float) -> float:
+    """Our throughput and that of the bare step, in samples/s, as a ratio, or as microseconds a step."""
+    if work.name == SMALL:
+        return 1e6 * work.batch * (1 / ours - 1 / bare)
+    return ours / bare

@@ -321,8 +321,9 @@ class TestFigures:
         full = replace(session(tmp_path), quick=False)
         works = list(WORKS.values())
         tasks = [
-            *throughput.tasks(full, works, [1, 2]), *start.tasks(full), *evaluation.tasks(full, works),
-            *loading.tasks(full), *loop.tasks(full, works), *checkpoints.wait_tasks(full), *checkpoints.restart_tasks(full),
+            *throughput.tasks(full, works, [1, 2]), *loop.tasks(full, works), *start.tasks(full),
+            *evaluation.tasks(full, works), *loading.tasks(full), *checkpoints.wait_tasks(full),
+            *checkpoints.restart_tasks(full),
         ]  # fmt: skip
         records = [record(case, 0, 1.0) for task in tasks for case in task.cases]
         assert [each["figure"] for each in figures_of(records) if each["measured"] is None] == []

@@ -69,7 +69,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
         assert {each.device for group in tensors for each in group} == {GPU}
 
     monkeypatch.setattr(parallel, "place_model", place)
-    monkeypatch.setattr(train, "seed_step", lambda *_: None)
+    for module in ("train", "training"):
+        monkeypatch.setattr(f"dist_train.{module}.seed_step", lambda *_: None)
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(train, "backward", backward)
     monkeypatch.setattr(torch, "_fused_sgd_", fused)

@@ -1,6 +1,6 @@
 """What holds a step on a CPU: its time by kind of operator, in three formats, beside what the processor can do.
 
-    python -m benchmarks.operators [mnist tutorial small resnet] [--steps 50] [--out DIR]
+    python -m benchmarks.operators [--works mnist tutorial small resnet] [--steps 50] [--out DIR]
 
 Of each work the bare step on one fixed batch (`benchmarks.limit`) goes through torch's profiler: in plain fp32 in
 torch's own format, as a lesson would write it, and in the formats that our runs choose in fp32 and with `precision:
@@ -52,7 +52,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("works", nargs="*", choices=WORKS, help="default: all")
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK", help=" ".join(WORKS))
     parser.add_argument(
         "--steps",
         type=number_from(1),
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DIRECTORY)
     given = parser.parse_args()
     about = about_machine()
-    text = "\n\n".join(_report(about, [WORKS[name] for name in given.works or WORKS], given.steps)) + "\n"
+    text = "\n\n".join(_report(about, [WORKS[name] for name in given.works], given.steps)) + "\n"
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"operators-{machine_name(about)}-{datetime.date.today().isoformat()}.md"
     path.write_text(text, encoding="utf-8")

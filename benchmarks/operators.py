@@ -32,7 +32,7 @@ from launch.arguments import number_from
 KINDS = {
     "convolutions": ("conv",),
     "matrix products": ("::mm", "::addmm", "::bmm"),
-    "pooling": ("pool",),
+    "pooling": ("pool", "::maximum", "::eq", "::bitwise_xor"),
     "batch normalisation": ("batch_norm",),
     "copies and conversions": ("::copy_", "::_to_copy", "::clone", "::contiguous"),
     "activations": ("relu", "threshold", "clamp_min", "softmax", "dropout", "bernoulli"),

@@ -301,6 +301,22 @@ class TestFigures:
             0.98,
         ]
 
+    def test_each_run_of_a_pair_is_right_before_the_other(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        order: list[str] = []
+        speeds = iter([10, 20, 90, 100, 75, 100, 30, 40])
+
+        def measured(who: str) -> Reading:
+            order.append(who)
+            return reading(next(speeds))
+
+        monkeypatch.setattr(loop, "measure_ours", lambda *_: measured("ours"))
+        monkeypatch.setattr(loop, "measure_limit", lambda *_, **__: measured("bare"))
+        first, _ = loop.tasks(replace(session(tmp_path), quick=False), [WORKS["mnist"]])
+        assert [each.value for each in first.measure()] == [0.75]
+        assert order == ["ours", "bare"] * loop.PAIRS
+
     def test_each_has_a_name_of_its_own(self) -> None:
         texts = [figure.text for figure in figures()]
         assert len(texts) == len(set(texts)) > 30

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from dist_train import compiled
 from dist_train.choices import draws_random_numbers
-from dist_train.config import Config
 from dist_train.errors import ConfigError
 from dist_train.parallel import Alone, Tree
 from dist_train.seeds import seed_step
@@ -192,7 +191,7 @@ def test_a_step_that_is_undone_leaves_no_trace_in_an_assigned_buffer(reduction: 
 def test_weights_of_two_types_are_refused_where_they_can_not_be_added_up(tmp_path: Path) -> None:
     config = configured(tmp_path, "run.reproducible=bitwise", "distributed.shards=2")
     with pytest.raises(ConfigError, match=r"model: it has weights of torch.float64, and run.reproducible=bitwise"):
-        made_and_started(config, built(TwoTypes))
+        started(config, network=built(TwoTypes))
 
 
 def test_weights_in_the_same_memory_are_refused_because_they_would_part(tmp_path: Path) -> None:
@@ -221,11 +220,6 @@ def test_a_resumed_run_has_the_same_bits(tmp_path: Path, kind: type[nn.Module], 
 def trained(training: Training, step: int) -> None:
     assert train_step(training, replace(batch(8), step=step)) is not None
     training.step += 1
-
-
-def made_and_started(config: Config, network: nn.Module) -> None:
-    training = made(config, network=network)
-    training.start(8, SHAPE)
 
 
 def test_whether_a_network_draws_is_found_without_a_trace() -> None:

@@ -139,11 +139,10 @@ def test_a_run_that_is_stopped_at_every_moment_ends_as_an_undisturbed_one(
 
 def test_a_stop_does_not_wait_for_a_worker_of_the_loader(runs: Runs, whole: Callable[[int], Path]) -> None:
     settings = ("data.loader=workers", "data.workers=1")
-    done = runs.start(
-        1, "worker", *settings, at="worker", step=1, signals=["SIGTERM"]
-    )  # it reads for two steps at a time
+    # It reads for the four steps of an epoch at a time.
+    done = runs.start(1, "worker", *settings, at="worker", step=1, signals=["SIGTERM"])
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
-    assert state(runs["worker"]) == ("preempted", True, 2)
+    assert state(runs["worker"]) == ("preempted", True, 4)
     done = runs.start(1, "worker", *settings)
     assert done.returncode == 0, done.stderr
     assert_same(runs["worker"], whole(1))

@@ -85,6 +85,8 @@ class MainReport(Report):
         self._name = config.run.name
         self.state: State = "running"
         self._started_step = training.step
+        self._told: tuple[State, int, bool] | None = None
+        """What the newest `status.json` says."""
         self._metrics = Metrics(
             run.metrics, run.curves, config.log, training.step, plan.total_steps, training.evaluated_step
         )
@@ -94,6 +96,9 @@ class MainReport(Report):
     def status(self, state: State, resumable: bool) -> None:
         self.state = state
         step = self._training.step
+        before, self._told = self._told, (state, step, resumable)
+        if self._told == before:  # a file costs a tenth of what a checkpoint of ResNet-18 does
+            return
         self._run.write_status(
             state,
             step,

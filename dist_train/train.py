@@ -93,7 +93,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             report.resumed(resume.other_bits(files, config, choices, world))
         recorder.at_end(report.failed)
         stop.on_early = lambda: _left_early(report, recorder)
-        return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder).tell()
+        about = resume.about(config, choices, world)
+        return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder, about).tell()
 
 
 def _claimed(run: RunDir, anew: bool, world: World, step: int) -> tuple[Path | None, int]:
@@ -203,6 +204,8 @@ class _Run:
     saver: Saver
     stop: Stop
     recorder: Recorder
+    about: dict[str, Any]
+    """What each checkpoint says of this run."""
 
     def tell(self) -> bool:
         """Step after step, with what is due after each; at the end an evaluation and a checkpoint."""
@@ -375,9 +378,7 @@ class _Run:
 
     def _save(self, is_best: bool) -> None:
         self.recorder.mark("save", self.training.step)
-        files = self.training.files(
-            self.plan.steps_per_epoch, resume.about(self.config, self.training.choices, self.world)
-        )
+        files = self.training.files(self.plan.steps_per_epoch, self.about)
         self.report.saving()
         if self.world.is_main:  # at the very end: from here on the saver's thread wants the interpreter too
             link = "best" if is_best and self.config.checkpoint.keep_best else None

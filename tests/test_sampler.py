@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dist_train import seeds
-from dist_train.data.order import Orders
+from dist_train.data.order import FEW, MANY, Orders, beginning
 from dist_train.data.sampler import GlobalBatchSampler, Share
 from dist_train.plan import steps_per_epoch
 
@@ -161,6 +161,46 @@ def test_the_next_order_is_drawn_by_a_thread(monkeypatch: pytest.MonkeyPatch) ->
     assert "order" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize(("length", "count"), [(2, 1), (100, 99), (MANY, 1), (MANY, 1000), (MANY + 1, FEW)])
+def test_an_order_has_its_beginning(length: int, count: int, dtype: torch.dtype) -> None:
+    one, other = (torch.Generator().manual_seed(length) for _ in range(2))
+    whole = torch.randperm(length, generator=one, dtype=dtype)
+    found = beginning(length, other, count, dtype)
+    assert torch.equal(found, whole[:count])
+    assert found.dtype == dtype
+
+
+def test_the_first_batches_do_not_wait_for_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first is drawn no other is, and what comes after the beginning waits."""
+    goes_on, drawn, epochs = threading.Event(), Orders._drawn, []
+
+    def held(orders: Orders, epoch: int) -> Tensor:
+        epochs.append(epoch)
+        assert goes_on.wait(60)
+        return drawn(orders, epoch)
+
+    monkeypatch.setattr(Orders, "_drawn", held)
+    chosen = sampler(MANY, FEW // 2, stop=100)
+    chosen.expect_first()
+    steps = iter(chosen)
+    first = [next(steps), next(steps)]
+    assert epochs == [0]
+    threading.Timer(0.1, goes_on.set).start()
+    third = next(steps)
+    chosen.close()
+    assert epochs == [0, 1]
+    assert [*first, third] == list(sampler(MANY, FEW // 2, stop=3))
+
+
+def test_a_torch_that_shuffles_otherwise_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_train.data.order._is_as_torch_draws", lambda: False)
+    monkeypatch.setattr("dist_train.data.order.beginning", None)
+    orders = Orders(MANY, 5)
+    orders.expect(0)
+    assert len(orders.of(0, 1)) == MANY
+
+
 def test_what_fails_on_the_thread_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Orders, epoch: int) -> Tensor:
         if epoch == 0:
@@ -179,7 +219,7 @@ def test_an_order_that_is_not_waited_for_is_still_there() -> None:
     orders = Orders(1000, 5)
     for _ in range(2):
         orders.expect(3)
-    assert orders.of(3).tolist() == order(1000, 3)
-    assert orders.of(2).tolist() == order(1000, 2)
+    assert orders.of(3, 1000).tolist() == order(1000, 3)
+    assert orders.of(2, 1000).tolist() == order(1000, 2)
     orders.close()
     orders.close()

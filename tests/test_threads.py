@@ -42,6 +42,6 @@ def test_an_order_is_drawn_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Orders, "_drawn", lambda *_: torch.tensor([torch.get_num_threads()]))
     orders = Orders(MANY, seed=0)
     orders.expect(3)
-    drawn: Tensor = orders.of(3)
+    drawn: Tensor = orders.of(3, 1)
     assert drawn.item() == 1
     assert torch.get_num_threads() == 2

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import cache
+from itertools import islice
 from threading import Thread
 
 import torch
@@ -10,11 +12,19 @@ from torch import Tensor
 from dist_train import seeds
 from dist_train.threads import compute_alone
 
+MANY = 2**20
+"""Samples from which on the first batches do not wait for the whole order, which takes 20 ms for so many."""
+FEW = 2**15
+"""Numbers at the beginning of an order that are drawn by themselves: so many take as long."""
+_SEEDED_AS_SMALL = (2**32 - 1) // 20
+"""Samples from which on `torch.randperm` draws in another way."""
+
 
 class Orders:
     """The order of `length` samples in each epoch, a permutation drawn from (seed, epoch) alone.
 
-    What is expected is drawn by a thread meanwhile: ten million samples take half a second. `close` ends it.
+    What is expected is drawn by a thread meanwhile, of which ten million samples take a fifth of a second; a start does
+    not wait for that. `close` ends it.
     """
 
     def __init__(self, length: int, seed: int) -> None:
@@ -25,10 +35,16 @@ class Orders:
         self._epoch, self._order = -1, torch.empty(0, dtype=self._dtype)
         self._ahead: dict[int, _Drawing] = {}
 
-    def of(self, epoch: int) -> Tensor:
-        """int32 or int64 [N]; raises what drawing it has raised on the thread."""
+    def of(self, epoch: int, count: int) -> Tensor:
+        """int32 or int64 [N], or less of it, but at least the first `count`.
+
+        Raises:
+            Exception: what drawing it has raised on the thread.
+        """
         if epoch != self._epoch:
             expected = self._ahead.get(epoch)
+            if expected and not expected.is_done and self._begins_alone(count):
+                return beginning(self._length, self._generator(epoch), count, self._dtype)
             order = expected.awaited() if expected else self._drawn(epoch)
             # Only now: a signal may have ended the wait, and then `close` has a thread to wait for.
             self._ahead.pop(epoch, None)
@@ -36,8 +52,9 @@ class Orders:
         return self._order
 
     def expect(self, epoch: int) -> None:
-        """Say that the order of this epoch is needed soon."""
-        if epoch != self._epoch and epoch not in self._ahead:
+        """Say that the order of this epoch is needed soon; not heard while another one is being drawn."""
+        is_free = all(drawing.is_done for drawing in self._ahead.values())
+        if epoch != self._epoch and epoch not in self._ahead and is_free:
             self._ahead[epoch] = _Drawing(lambda: self._drawn(epoch))
 
     def close(self) -> None:
@@ -46,7 +63,37 @@ class Orders:
             drawing.join()
 
     def _drawn(self, epoch: int) -> Tensor:
-        return torch.randperm(self._length, generator=seeds.generator(self._seed, "order", epoch), dtype=self._dtype)
+        return torch.randperm(self._length, generator=self._generator(epoch), dtype=self._dtype)
+
+    def _generator(self, epoch: int) -> torch.Generator:
+        return seeds.generator(self._seed, "order", epoch)
+
+    def _begins_alone(self, count: int) -> bool:
+        return count <= FEW and MANY <= self._length < _SEEDED_AS_SMALL and _is_as_torch_draws()
+
+
+def beginning(length: int, generator: torch.Generator, count: int, dtype: torch.dtype) -> Tensor:
+    """The first numbers of `torch.randperm(length, generator=generator, dtype=dtype)`, [count], without the rest.
+
+    Torch shuffles from the front (Durstenfeld, "Algorithm 235: Random permutation", CACM 1964; `randperm_cpu`), so that
+    the first numbers stand after as many exchanges. `count` is less than `length`, and that less than 2**32 / 20.
+    """
+    pairs = torch.empty(-(-count // 2), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    draws = torch.stack((pairs >> 32, pairs), dim=1).bitwise_and_(2**32 - 1).flatten().tolist()
+    moved: dict[int, int] = {}  # what an exchange has put somewhere, by place
+    numbers = []
+    for place, draw in enumerate(islice(draws, count)):
+        other = place + draw % (length - place)
+        numbers.append(moved.get(other, other))
+        moved[other] = moved.pop(place, place)
+    return torch.tensor(numbers, dtype=dtype)
+
+
+@cache
+def _is_as_torch_draws() -> bool:
+    """Whether this torch shuffles as `beginning` does; if not, the whole order is waited for."""
+    one, other = (torch.Generator().manual_seed(1) for _ in range(2))
+    return torch.equal(beginning(9999, one, 99, torch.int64), torch.randperm(9999, generator=other)[:99])
 
 
 class _Drawing(Thread):
@@ -65,6 +112,11 @@ class _Drawing(Thread):
             self._order.set_result(self._draw())
         except BaseException as error:  # it is for who needs the order
             self._order.set_exception(error)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the order need not be waited for."""
+        return self._order.done()
 
     def awaited(self) -> Tensor:
         """The order; raises what drawing it has raised."""

@@ -91,12 +91,11 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         step = self.start_step
         while step < self.stop_step:
             epoch, within = divmod(step, self._steps_per_epoch)
-            order = self._orders.of(epoch)
-            if (epoch + 1) * self._steps_per_epoch < self.stop_step:
-                self._orders.expect(epoch + 1)
             whole = max(1, self._length // self.global_batch - within)  # 1: the smaller one at the end
             steps = min(together, whole, self.stop_step - step)
-            batches = order[within * self.global_batch : (within + steps) * self.global_batch]
+            batches = self._batches(epoch, within, steps)
+            if (epoch + 1) * self._steps_per_epoch < self.stop_step:
+                self._orders.expect(epoch + 1)
             yield self._share(batches.view(steps, -1), step, epoch)
             step += steps
 
@@ -130,4 +129,9 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
     def whole(self, step: int) -> Tensor:
         """int32 or int64 [count], the positions of the whole global batch of a step."""
         epoch, within = divmod(step, self._steps_per_epoch)
-        return self._orders.of(epoch)[within * self.global_batch : (within + 1) * self.global_batch]
+        return self._batches(epoch, within, 1)
+
+    def _batches(self, epoch: int, within: int, steps: int) -> Tensor:
+        """Positions of some whole global batches of an epoch, one after another."""
+        start, end = within * self.global_batch, min((within + steps) * self.global_batch, self._length)
+        return self._orders.of(epoch, end)[start:end]

@@ -200,11 +200,14 @@ class RunDir:
             "that you may write"
         )
 
-    def write_status(self, state: State, step: int, epoch: int, *, resumable: bool, **more: Any) -> None:
+    def write_status(self, state: State, step: int, epoch: int, *, resumable: bool, **more: Any) -> bool:
         """Say how the run is doing; `updated` is UTC. A disk that takes nothing is told of once, and the run goes on.
 
         Args:
             resumable: whether the same command would go on from here.
+
+        Returns:
+            Whether the disk has taken it.
         """
         status = self._status(state, resumable) | {"step": step, "epoch": epoch, **more}
         try:
@@ -213,6 +216,8 @@ class RunDir:
             if not self._has_warned:
                 _log.warning("%s: can't be written: %s; the run goes on", self.status, error.strerror or error)
             self._has_warned = True
+            return False
+        return True
 
     def note_early_stop(self) -> None:
         """Say that this process leaves before it has claimed the directory, because it was asked to.

@@ -1,6 +1,7 @@
 """The order of samples and its cut into shares."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dist_train import seeds
-from dist_train.data.order import FEW, MANY, Orders, beginning
+from dist_train.data.order import LONG, LONGEST_BEGINNING, Orders, beginning
 from dist_train.data.sampler import GlobalBatchSampler, Share
 from dist_train.plan import steps_per_epoch
 
@@ -162,7 +163,9 @@ def test_the_next_order_is_drawn_by_a_thread(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-@pytest.mark.parametrize(("length", "count"), [(2, 1), (100, 99), (MANY, 1), (MANY, 1000), (MANY + 1, FEW)])
+@pytest.mark.parametrize(
+    ("length", "count"), [(2, 1), (100, 99), (LONG, 1), (LONG, 1000), (LONG + 1, LONGEST_BEGINNING)]
+)
 def test_an_order_has_its_beginning(length: int, count: int, dtype: torch.dtype) -> None:
     one, other = (torch.Generator().manual_seed(length) for _ in range(2))
     whole = torch.randperm(length, generator=one, dtype=dtype)
@@ -171,34 +174,77 @@ def test_an_order_has_its_beginning(length: int, count: int, dtype: torch.dtype)
     assert found.dtype == dtype
 
 
-def test_the_first_batches_do_not_wait_for_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+class Held:
+    """Threads that draw orders wait for `let_go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.epochs: list[int] = []
+        self.begins, self.let_go = threading.Event(), threading.Event()
+        drawn = Orders._drawn
+
+        def held(orders: Orders, epoch: int) -> Tensor:
+            self.epochs.append(epoch)
+            self.begins.set()
+            if threading.current_thread() is not threading.main_thread():
+                assert self.let_go.wait(60)
+            return drawn(orders, epoch)
+
+        monkeypatch.setattr(Orders, "_drawn", held)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    found = Held(monkeypatch)
+    yield found
+    found.let_go.set()
+
+
+QUARTER = LONGEST_BEGINNING // 4
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_the_first_batches_do_not_wait_for_the_order(held: Held, start: int) -> None:
     """While the first is drawn no other is, and what comes after the beginning waits."""
-    goes_on, drawn, epochs = threading.Event(), Orders._drawn, []
-
-    def held(orders: Orders, epoch: int) -> Tensor:
-        epochs.append(epoch)
-        assert goes_on.wait(60)
-        return drawn(orders, epoch)
-
-    monkeypatch.setattr(Orders, "_drawn", held)
-    chosen = sampler(MANY, FEW // 2, stop=100)
+    chosen = sampler(LONG, QUARTER, start=start, stop=200)
     chosen.expect_first()
     steps = iter(chosen)
-    first = [next(steps), next(steps)]
-    assert epochs == [0]
-    threading.Timer(0.1, goes_on.set).start()
-    third = next(steps)
+    first = [next(steps) for _ in range(start, 4)]
+    assert held.begins.wait(60)
+    assert held.epochs == [0]
+    threading.Timer(0.1, held.let_go.set).start()
+    fifth = next(steps)
     chosen.close()
-    assert epochs == [0, 1]
-    assert [*first, third] == list(sampler(MANY, FEW // 2, stop=3))
+    assert held.epochs == [0, 1]
+    assert [*first, fifth] == list(sampler(LONG, QUARTER, start=start, stop=5))
 
 
-def test_a_torch_that_shuffles_otherwise_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_have_the_order_and_ranks_that_draw_it_agree(held: Held) -> None:
+    begins, has_all = (sampler(LONG, QUARTER, size=2, rank=rank, stop=4) for rank in range(2))
+    begins.expect_first()
+    parts = [[*first, *second] for first, second in zip(begins, has_all, strict=True)]
+    assert parts == list(sampler(LONG, QUARTER, stop=4))
+    held.let_go.set()
+    begins.close()
+
+
+def test_a_torch_that_shuffles_otherwise_is_waited_for(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dist_train.data.order._is_as_torch_draws", lambda: False)
-    monkeypatch.setattr("dist_train.data.order.beginning", None)
-    orders = Orders(MANY, 5)
+    orders = Orders(LONG, 5)
     orders.expect(0)
-    assert len(orders.of(0, 1)) == MANY
+    threading.Timer(0.1, held.let_go.set).start()
+    assert len(orders.of(0, 1)) == LONG
+
+
+def test_a_beginning_that_is_not_the_orders_is_an_error(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dist_train.data.order.beginning", lambda *asked: torch.ones(asked[2], dtype=asked[3]))
+    monkeypatch.setattr("dist_train.data.order._is_as_torch_draws", lambda: True)
+    orders = Orders(LONG, 5)
+    orders.expect(0)
+    assert orders.of(0, 2).tolist() == [1, 1]
+    held.let_go.set()
+    with pytest.raises(RuntimeError, match="draws an order otherwise"):
+        orders.of(0, LONG)
+    orders.close()
 
 
 def test_what_fails_on_the_thread_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,10 +139,9 @@ def test_a_run_that_is_stopped_at_every_moment_ends_as_an_undisturbed_one(
 
 def test_a_stop_does_not_wait_for_a_worker_of_the_loader(runs: Runs, whole: Callable[[int], Path]) -> None:
     settings = ("data.loader=workers", "data.workers=1")
-    # It reads for the four steps of an epoch at a time.
-    done = runs.start(1, "worker", *settings, at="worker", step=1, signals=["SIGTERM"])
+    done = runs.start(1, "worker", *settings, at="worker", step=2, signals=["SIGTERM"])
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
-    assert state(runs["worker"]) == ("preempted", True, 4)
+    assert state(runs["worker"]) == ("preempted", True, 2)
     done = runs.start(1, "worker", *settings)
     assert done.returncode == 0, done.stderr
     assert_same(runs["worker"], whole(1))

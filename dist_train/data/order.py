@@ -12,19 +12,19 @@ from torch import Tensor
 from dist_train import seeds
 from dist_train.threads import compute_alone
 
-MANY = 2**20
-"""Samples from which on the first batches do not wait for the whole order, which takes 20 ms for so many."""
-FEW = 2**15
-"""Numbers at the beginning of an order that are drawn by themselves: so many take as long."""
-_SEEDED_AS_SMALL = (2**32 - 1) // 20
-"""Samples from which on `torch.randperm` draws in another way."""
+LONG = 2**20
+"""Samples from which on the first batches do not wait for the whole order: so many take 20 ms."""
+LONGEST_BEGINNING = 2**15
+"""Numbers of an order that are drawn without the rest, at most: so many take 20 ms as well."""
+_DRAWN_OTHERWISE = (2**32 - 1) // 20
+"""Samples from which on `torch.randperm` takes 64 bits for each exchange, and not 32."""
 
 
 class Orders:
     """The order of `length` samples in each epoch, a permutation drawn from (seed, epoch) alone.
 
-    What is expected is drawn by a thread meanwhile, of which ten million samples take a fifth of a second; a start does
-    not wait for that. `close` ends it.
+    An order that is expected is drawn by a thread, which takes a fifth of a second for ten million samples; the first
+    batches of an epoch do not wait for its end. `close` does.
     """
 
     def __init__(self, length: int, seed: int) -> None:
@@ -34,20 +34,24 @@ class Orders:
         self._dtype = torch.int32 if length < 2**31 else torch.int64
         self._epoch, self._order = -1, torch.empty(0, dtype=self._dtype)
         self._ahead: dict[int, _Drawing] = {}
+        self._begun = (-1, self._order)
+        """An epoch and the beginning of its order, while the whole is drawn."""
 
     def of(self, epoch: int, count: int) -> Tensor:
-        """int32 or int64 [N], or less of it, but at least the first `count`.
+        """The first `count` numbers of an order at least, or all [N]: int32 or int64.
 
         Raises:
             Exception: what drawing it has raised on the thread.
+            RuntimeError: this torch draws otherwise than `beginning`, of which some was used.
         """
         if epoch != self._epoch:
             expected = self._ahead.get(epoch)
-            if expected and not expected.is_done and self._begins_alone(count):
-                return beginning(self._length, self._generator(epoch), count, self._dtype)
+            if expected and not expected.is_done and self._may_begin(count):
+                return self._beginning(epoch, count)
             order = expected.awaited() if expected else self._drawn(epoch)
             # Only now: a signal may have ended the wait, and then `close` has a thread to wait for.
             self._ahead.pop(epoch, None)
+            self._check_beginning(epoch, order)
             self._epoch, self._order = epoch, order
         return self._order
 
@@ -68,15 +72,35 @@ class Orders:
     def _generator(self, epoch: int) -> torch.Generator:
         return seeds.generator(self._seed, "order", epoch)
 
-    def _begins_alone(self, count: int) -> bool:
-        return count <= FEW and MANY <= self._length < _SEEDED_AS_SMALL and _is_as_torch_draws()
+    def _may_begin(self, count: int) -> bool:
+        return count <= LONGEST_BEGINNING and LONG <= self._length < _DRAWN_OTHERWISE and _is_as_torch_draws()
+
+    def _beginning(self, epoch: int, count: int) -> Tensor:
+        """The first `count` numbers at least; each time twice as many, so that few are drawn again."""
+        begun, numbers = self._begun
+        if begun != epoch or len(numbers) < count:
+            count = min(max(count, 2 * len(numbers)), LONGEST_BEGINNING)
+            self._begun = epoch, beginning(self._length, self._generator(epoch), count, self._dtype)
+        return self._begun[1]
+
+    def _check_beginning(self, epoch: int, order: Tensor) -> None:
+        begun, numbers = self._begun
+        if begun == epoch and not torch.equal(numbers, order[: len(numbers)]):
+            raise RuntimeError(
+                f"torch {torch.__version__} draws an order otherwise than its beginning was drawn, and the first steps "
+                "of this epoch had other samples. Go on from a checkpoint before it with another version of torch"
+            )
+        self._begun = -1, self._order
 
 
 def beginning(length: int, generator: torch.Generator, count: int, dtype: torch.dtype) -> Tensor:
     """The first numbers of `torch.randperm(length, generator=generator, dtype=dtype)`, [count], without the rest.
 
     Torch shuffles from the front (Durstenfeld, "Algorithm 235: Random permutation", CACM 1964; `randperm_cpu`), so that
-    the first numbers stand after as many exchanges. `count` is less than `length`, and that less than 2**32 / 20.
+    the first numbers stand after as many exchanges.
+
+    Args:
+        length: more than `count`, and less than (2**32 - 1) // 20.
     """
     pairs = torch.empty(-(-count // 2), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     draws = torch.stack((pairs >> 32, pairs), dim=1).bitwise_and_(2**32 - 1).flatten().tolist()
@@ -93,7 +117,8 @@ def beginning(length: int, generator: torch.Generator, count: int, dtype: torch.
 def _is_as_torch_draws() -> bool:
     """Whether this torch shuffles as `beginning` does; if not, the whole order is waited for."""
     one, other = (torch.Generator().manual_seed(1) for _ in range(2))
-    return torch.equal(beginning(9999, one, 99, torch.int64), torch.randperm(9999, generator=other)[:99])
+    whole = torch.randperm(9999, generator=one, dtype=torch.int32)
+    return torch.equal(beginning(9999, other, 99, torch.int32), whole[:99])
 
 
 class _Drawing(Thread):

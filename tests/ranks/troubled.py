@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_train import __main__, agent, evaluate, train, world
-from dist_train.data.batches import TrainBatches
+from dist_train.data.batches import AHEAD, TrainBatches
 from dist_train.data.reader import _Reported
 from dist_train.entry import leave, run_guarded
 from dist_train.recorder import unmarked
@@ -107,7 +107,8 @@ def lost_before(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Data that never come, from a worker of the loader."""
+    """Data that never come, from a worker of the loader, which reads one batch at a time here."""
+    AHEAD["cpu"] = 0
 
     def read(reported: Any, positions: list[int]) -> Any:
         TROUBLE["read"] = TROUBLE.get("read", -1) + 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.rounds import Case, Record, Spread, of_case, ratio
-from benchmarks.throughput import PEERS, limit_as
+from benchmarks.throughput import IN_BF16, PEERS, limit_as
 from benchmarks.works import WORKS
 
 Measured = Callable[[Sequence[Record]], Spread | None]
@@ -48,6 +48,11 @@ def over_best(above: Case, others: Sequence[Case]) -> Measured:
     return measured
 
 
+def best_in_bf16(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+    """The same in bf16."""
+    return best_of(records, (throughput.case(work, ranks, name) for name in IN_BF16))
+
+
 def over_best_peer(work: str, ranks: int, name: str) -> Measured:
     """The throughput of this variant of ours, divided by that of the best peer in fp32."""
     return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in PEERS])
@@ -61,13 +66,11 @@ def over(above: Case, below: Case) -> Measured:
 def of_limit(work: str, ranks: int, name: str) -> Measured:
     """The throughput of this variant of ours, divided by that of the bare step in its format and precision.
 
-    Of one rank and steps that are not small it is taken from runs right after each other, if those were measured.
+    Of one rank it is taken from runs right after each other (`benchmarks.loop`), of two from those of a round.
     """
-    far = over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
-    if ranks > 1 or work == loop.SMALL:
-        return far
-    near = by_itself(loop.case(work, name))
-    return lambda records: near(records) or far(records)
+    if ranks == 1:
+        return by_itself(loop.case(work, name))
+    return over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
 
 
 def by_itself(case: Case) -> Measured:

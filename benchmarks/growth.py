@@ -3,7 +3,7 @@
     python -m benchmarks.growth [--quick] [--measures steps checkpoints start epoch ranks] [--rounds 3] [--out DIR]
 
 One process, or two ranks, trains a tiny network on made pictures of 8x8. Prints a table and writes it to
-`benchmarks/results/growth-<date>.md` and `.json`.
+`benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
 from benchmarks.report import number, table
+from benchmarks.results import about_machine
 from benchmarks.session import read_lines, torchrun
 
 CONFIG = """
@@ -42,8 +43,10 @@ FLAT = 1.1
 """What the last tenth or the largest size may be of the first, where it should be the same."""
 PAUSE = 0.1
 """Seconds that the start of an epoch may take at any size."""
-ORDERS = 16
-"""Bytes a sample that a rank may have for itself."""
+ORDERS = 9
+"""Bytes a sample that a rank may have for itself: int32 numbers of two orders, and what else a process has more."""
+STARTED = 600
+"""Steps of a start: more than are prepared together, so that what the first ones put off is seen."""
 SETTLED = 5.0
 """Seconds that ranks go on training before their memory is looked at: the next epoch's order is drawn meanwhile."""
 PATIENCE = 900.0  # seconds after which a run is given up
@@ -97,7 +100,8 @@ def main() -> None:
             for finding in MEASURES[name](Path(folder), scale):
                 findings.append(finding)
                 print(" ".join(_cells(finding)), flush=True)
-    _write(findings, scale, busy, given.out)
+    kind = ("-quick" if given.quick else "") + ("-part" if given.measures else "")
+    _write(findings, scale, busy, given.out, kind)
 
 
 def _parse() -> argparse.Namespace:
@@ -138,13 +142,19 @@ def over_checkpoints(folder: Path, scale: Scale) -> Iterator[Finding]:
 
 
 def over_sizes(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """From the command to the end of the first step, by the size of a data set that is cached."""
-    found: dict[str, list[float]] = {name: [] for name in scale.sizes}
+    """From the command to the end of the first step, by the size of a data set that is cached, and the steps after."""
+    first: dict[str, list[float]] = {name: [] for name in scale.sizes}
+    longest: dict[str, list[float]] = {name: [] for name in scale.sizes}
     for _ in range(scale.rounds):  # in turns
         for name, size in scale.sizes.items():
-            found[name].append(_seconds_to_first_step(folder, size))
-    values = {name: statistics.median(seconds) for name, seconds in found.items()}
+            started, times = _start(folder, size)
+            first[name].append(times[0] - started)
+            longest[name].append(max(after - before for before, after in pairwise(times)))
+    values = {name: statistics.median(seconds) for name, seconds in first.items()}
     yield _flat("start", "from the command to the first step", "s", values)
+    values = {name: statistics.median(seconds) for name, seconds in longest.items()}
+    is_kept = max(values.values()) <= PAUSE
+    yield Finding("start", f"the longest of steps 2 to {STARTED}", "s", values, f"at most {PAUSE} s", is_kept)
 
 
 def at_an_epoch(folder: Path, scale: Scale) -> Iterator[Finding]:
@@ -250,12 +260,13 @@ def _sampled_run(folder: Path, size: int, name: str, settings: Sequence[str]) ->
     return directory, samples
 
 
-def _seconds_to_first_step(folder: Path, size: int) -> float:
+def _start(folder: Path, size: int) -> tuple[float, list[float]]:
+    """When a command was given, and the ends of its steps."""
     directory = Path(tempfile.mkdtemp(dir=folder))
     config = _config(folder, size)
-    asked = ["train.max_steps=1", "log.every=1", f"run.dir={directory}"]
+    asked = [f"train.max_steps={STARTED}", "log.every=1", f"run.dir={directory}"]
     outcome = run([sys.executable, "-m", "dist_train", str(config), *asked], timeout=PATIENCE)
-    return float(_trained(directory)[0]["time"]) - outcome.started
+    return outcome.started, [float(line["time"]) for line in _trained(directory)]
 
 
 def _epoch(folder: Path, size: int) -> dict[str, float]:
@@ -343,18 +354,24 @@ def _cells(finding: Finding) -> list[str]:
     ]
 
 
-def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path) -> None:
-    """The table on the terminal and in `out`."""
-    date = datetime.date.today().isoformat()
-    text = table(("measure", "what", "medians", "to be kept", "kept"), map(_cells, findings))
+def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path, kind: str = "") -> None:
+    """The table on the terminal and in `out`; `kind`: what tells the files from those of a full session of the day."""
+    date, about = datetime.date.today().isoformat(), about_machine()
+    text = table(("measure", "what", "measured", "to be kept", "kept"), map(_cells, findings))
     head = (
-        f"{os.cpu_count()} cores, of which others used {busy:.1f} at the beginning; {scale.rounds} rounds at each size."
+        f"{about['processor']}, {about['cores']} cores, of which others used {busy:.1f} at the beginning; Python "
+        f"{about['python']}, torch {about['packages']['torch']}; commit {about['commit']}. `start` and `epoch` are "
+        f"medians of {scale.rounds} rounds, the others of one run."
     )
     out.mkdir(parents=True, exist_ok=True)
-    content = {"date": date, "others": busy, "scale": asdict(scale), "findings": [asdict(each) for each in findings]}
-    (out / f"growth-{date}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (out / f"growth-{date}.md").write_text(f"# What must not grow, {date}\n\n{head}\n\n{text}\n", encoding="utf-8")
-    print(f"\n{head}\n\n{text}\n\n{out / f'growth-{date}.md'}")
+    content = {
+        "date": date, "about": about, "others": busy, "scale": asdict(scale),
+        "findings": [asdict(each) for each in findings],
+    }  # fmt: skip
+    path = out / f"growth-{date}{kind}.md"
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(f"# What must not grow, {date}\n\n{head}\n\n{text}\n", encoding="utf-8")
+    print(f"\n{head}\n\n{text}\n\n{path}")
 
 
 if __name__ == "__main__":

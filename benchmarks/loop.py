@@ -4,8 +4,8 @@ Of two runs right after each other, again and again: between two of a round that
 its speed by more than what is to be seen.
 """
 
-import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from benchmarks.rounds import Case, Reading, Task
@@ -15,7 +15,7 @@ from benchmarks.works import Work
 
 MEASURE = "loop"
 PAIRS = 4
-"""In each round."""
+"""In each round. Of every second one the bare step comes first, so that a machine that slows favours nobody."""
 SMALL = "small"
 """The work whose step is so short that a share says little: what is added is told in microseconds."""
 
@@ -30,16 +30,20 @@ def tasks(session: Session, works: Sequence[Work]) -> Iterator[Task]:
     for work in () if session.quick else works:
         for name, settings in OURS.items():
             if work.name != SMALL or name == "ours":
-                yield Task.of(case(work.name, name), partial(_compared, session, work, name, settings))
+                for number in range(PAIRS):
+                    pair = partial(_pair, session, work, name, settings, bare_first=number % 2 == 1)
+                    yield Task.of(case(work.name, name), pair)
 
 
-def _compared(session: Session, work: Work, name: str, settings: Sequence[str]) -> Reading:
-    pairs = [
-        (measure_ours(session, work, 1, name, settings), measure_limit(session, work, 1, as_=name))
-        for _ in range(PAIRS)
+def _pair(session: Session, work: Work, name: str, settings: Sequence[str], *, bare_first: bool) -> Reading:
+    runs = [
+        ("ours", partial(measure_ours, session, work, 1, name, settings)),
+        ("bare", partial(measure_limit, session, work, 1, as_=name)),
     ]
-    outcome = max((reading.outcome for pair in pairs for reading in pair), key=lambda outcome: outcome.others)
-    return Reading(statistics.median(compared(work, ours.value, bare.value) for ours, bare in pairs), outcome)
+    found = {who: measure() for who, measure in (reversed(runs) if bare_first else runs)}
+    ours, bare = found["ours"], found["bare"]
+    others = max(ours.outcome.others, bare.outcome.others)
+    return Reading(compared(work, ours.value, bare.value), replace(ours.outcome, others=others))
 
 
 def compared(work: Work, ours: float, bare: float) -> float:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks import checkpoints, evaluation, loading, start, throughput
-from benchmarks.figures import best_peer, of_limit, over_best_peer
+from benchmarks import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.figures import best_in_bf16, best_peer, of_limit, over_best_peer
 from benchmarks.results import Results, figures_of, kinds
 from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case
 from benchmarks.works import WORKS
@@ -13,9 +13,11 @@ FIGURES = (
     "in this session."
 )
 THROUGHPUT = (
-    "The best peer is the one with the highest median in fp32. A bare step is forward, backward and update on one "
-    "fixed batch: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours has "
-    "chosen (`limit as ours`, `limit as ours auto`)."
+    "The best peer is the one with the highest median; factors are medians of the ratios of single rounds, and all "
+    "stand over the best peer in fp32. A bare step is forward, backward and update on one fixed batch, on two ranks in "
+    "DDP: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours has chosen "
+    "(`limit as ours`, `limit as ours auto`). Of one rank the last column is of runs right after each other (`loop` "
+    "below), of two ranks of those of a round."
 )
 MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
 DISTURBANCE = (
@@ -111,7 +113,8 @@ def works_table(records: Sequence[Record]) -> str:
     head = (
         "work",
         "ranks",
-        "best peer, samples/s",
+        "best peer in fp32, samples/s",
+        "best peer in bf16, samples/s",
         "ours, fp32, samples/s",
         "ours, `precision: auto`, samples/s",
         "plain fp32 step, samples/s",
@@ -123,14 +126,15 @@ def works_table(records: Sequence[Record]) -> str:
 def _work_row(records: Sequence[Record], work: str, ranks: int) -> list[str]:
     best = best_peer(records, work, ranks)
     limit = throughput.case(work, ranks, throughput.LIMIT)
-    kept = [of_limit(work, ranks, name)(records) for name in throughput.OURS]
+    in_bf16 = best_in_bf16(records, work, ranks)
     return [
         WORKS[work].title,
         str(ranks),
         f"{best.name} {_median(records, best)}" if best else "",
+        f"{in_bf16.name.removesuffix(' bf16')} {_median(records, in_bf16)}" if in_bf16 else "",
         *(_beside_best(records, work, ranks, name) for name in throughput.OURS),
         _median(records, limit),
-        ", ".join(f"{each.median:.2f}" if each else "-" for each in kept),
+        _beside_bare_step(records, work, ranks),
     ]
 
 
@@ -143,6 +147,13 @@ def runs_table(records: Sequence[Record]) -> str:
 def _listed(records: Sequence[Record], cases: Iterable[Case]) -> str:
     measured = [(case, _median(records, case)) for case in cases]
     return "; ".join(f"{case.name} {value} {case.unit}" for case, value in measured if value)
+
+
+def _beside_bare_step(records: Sequence[Record], work: str, ranks: int) -> str:
+    found = [of_limit(work, ranks, name)(records) for name in throughput.OURS]
+    if ranks == 1 and work == loop.SMALL:
+        return f"{found[0].median:.0f} us a step more" if found[0] else "-"
+    return ", ".join(f"{each.median:.2f}" if each else "-" for each in found)
 
 
 def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) -> str:

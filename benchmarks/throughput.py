@@ -37,13 +37,14 @@ PEERS = {
     "ignite": Peer("ignite"),
 }
 """Those that ours is held against, in fp32."""
-BESIDE = {
-    "lightning defaults": Peer("lightning"),
+IN_BF16 = {
     "plain bf16": Peer("plain", ("--autocast", "bf16")),
     "accelerate bf16": Peer("accelerate", ("--autocast", "bf16")),
     "lightning bf16": Peer("lightning", ("--quiet", "--autocast", "bf16")),
 }
-"""Those that are only shown."""
+"""Those that can do so, on one rank; they are only shown."""
+BESIDE = {"lightning defaults": Peer("lightning"), **IN_BF16}
+"""All that are only shown."""
 OURS = {"ours": ("train.precision=fp32",), "ours auto": ("train.precision=auto",)}
 """Our variants, and the settings of each."""
 COMPILED = {"ours compiled": ("train.precision=fp32", "train.compile=step")}

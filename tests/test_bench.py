@@ -292,30 +292,33 @@ class TestFigures:
         assert figure.is_reached_by(60.0)
         assert not figure.is_reached_by(60.1)
 
-    def test_the_bare_step_is_compared_with_the_run_right_before_it(self) -> None:
+    def test_the_bare_step_is_compared_with_the_run_right_beside_it(self) -> None:
         figure = self.figure("MNIST example net, batch 64, 1 rank: ours / bare step")
         far = throughputs(ours=90, limit_as_ours=100)
-        near = [replace(each, case=loop.case("mnist", "ours")) for each in throughputs(ours=0.98)]
-        assert [measured.median for records in (far, far + near) if (measured := figure.measure(records))] == [
-            0.9,
-            0.98,
-        ]
+        near = [record(loop.case("mnist", "ours"), 0, share) for share in (0.97, 0.98, 1.0)]
+        assert figure.measure(far) is None
+        assert figure.measure(far + near) == Spread(0.98, 0.97, 1.0, 3)
 
     def test_each_run_of_a_pair_is_right_before_the_other(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         order: list[str] = []
-        speeds = iter([10, 20, 90, 100, 75, 100, 30, 40])
+        speeds = iter([10, 20, 100, 90])
 
-        def measured(who: str) -> Reading:
+        def measured(who: str, others: float, memory: int) -> Reading:
             order.append(who)
-            return reading(next(speeds))
+            return Reading(next(speeds), Outcome(0.0, 1.0, others, memory, memory, ""))
 
-        monkeypatch.setattr(loop, "measure_ours", lambda *_: measured("ours"))
-        monkeypatch.setattr(loop, "measure_limit", lambda *_, **__: measured("bare"))
-        first, _ = loop.tasks(replace(session(tmp_path), quick=False), [WORKS["mnist"]])
-        assert [each.value for each in first.measure()] == [0.75]
-        assert order == ["ours", "bare"] * loop.PAIRS
+        monkeypatch.setattr(loop, "measure_ours", lambda *_: measured("ours", 0.0, 5))
+        monkeypatch.setattr(loop, "measure_limit", lambda *_, **__: measured("bare", 0.5, 3))
+        pairs = list(loop.tasks(replace(session(tmp_path), quick=False), [WORKS["mnist"]]))
+        assert [pair.cases for pair in pairs] == [
+            (loop.case("mnist", name),) for name in throughput.OURS for _ in range(loop.PAIRS)
+        ]
+        found = [reading for pair in pairs[:2] for reading in pair.measure()]
+        assert [each.value for each in found] == [0.5, 0.9]
+        assert order == ["ours", "bare", "bare", "ours"]
+        assert {(each.outcome.others, each.outcome.memory) for each in found} == {(0.5, 5)}
 
     def test_each_has_a_name_of_its_own(self) -> None:
         texts = [figure.text for figure in figures()]
@@ -350,14 +353,23 @@ class TestReport:
         values = {"plain": 3000.0, "ignite": 3500.0, "ours": 7000.0, "ours auto": 10500.0, "limit": 4000.0, **changes}
         records = [record(throughput.case("mnist", 1, name), number, value + number)
                    for number in range(2) for name, value in values.items()]  # fmt: skip
-        limits = [record(throughput.case("mnist", 1, "limit as ours"), 0, 7000.0)]
-        return Results(ABOUT, records + limits, [Missing(ONE, "exit code 1\nmore")])
+        more = [
+            record(loop.case("mnist", "ours"), 0, 0.98),
+            *throughputs("mnist", plain_bf16=4000.0, lightning_bf16=5000.0, lightning_defaults=9000.0),
+        ]
+        return Results(ABOUT, records + more, [Missing(ONE, "exit code 1\nmore")])
 
     def test_a_row_for_each_work(self) -> None:
         row = works_table(self.results().records).splitlines()[-1]
         assert row == (
-            "| MNIST example net, batch 64 | 1 | ignite 3,500 | 7,000 (2.00 x) | 10,500 (3.00 x) | 4,000 | 1.00, - |"
+            "| MNIST example net, batch 64 | 1 | ignite 3,500 | lightning 5,000 | 7,000 (2.00 x) | 10,500 (3.00 x) | "
+            "4,000 | 0.98, - |"
         )
+
+    def test_a_small_step_says_what_is_added(self) -> None:
+        small = [*throughputs("small", ours=4000.0), record(loop.case("small", "ours"), 0, 58.3)]
+        assert works_table(small).splitlines()[-1].endswith("| 58 us a step more |")
+        assert works_table(small[:1]).splitlines()[-1].endswith("| - |")
 
     def test_a_run_beside_its_steps(self) -> None:
         cases = {start.case(start.BARE): 3.5, start.case(start.DIST_TRAIN): 2.25, start.case(start.TORCHRUN): 3.6}

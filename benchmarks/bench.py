@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
 from benchmarks.results import DIRECTORY, Results, about_machine, gpus, newest, read, write
-from benchmarks.rounds import NO_TIME, Task, take_turns
+from benchmarks.rounds import NO_TIME, Missing, Record, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> Results:
         records, missing = take_turns(tasks, rounds, tries, deadline)
     device = ", ".join(names) or options.device
     about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
-    about["part"] = _leaves_out(options) or any(each.reason == NO_TIME for each in missing)
+    about["part"] = _leaves_out(options) or was_cut(tasks, rounds, records, missing)
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
     return Results({**about, "workers": workers}, records, missing)
 
@@ -114,6 +114,13 @@ def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
         yield from chosen[name] if name in options.measures else ()
 
 
+def was_cut(tasks: Sequence[Task], rounds: int, records: Sequence[Record], missing: Sequence[Missing]) -> bool:
+    """Whether a session has ended before its last round was over."""
+    last = set(tasks[-1].cases) - {each.case for each in missing}
+    is_over = not last or any(record.case in last and record.round == rounds - 1 for record in records)
+    return not is_over or any(each.reason == NO_TIME for each in missing)
+
+
 def _leaves_out(options: argparse.Namespace) -> bool:
     """Whether something is not asked for that a session of this kind would measure."""
     asked = [set(options.works), set(options.measures), set(options.ranks)]
@@ -130,7 +137,7 @@ def _check_data() -> None:
 
 
 def _check_out(directory: Path) -> None:
-    """See to it that results can be written, before the hour in which they are measured."""
+    """See to it that results can be written, before the hours in which they are measured."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

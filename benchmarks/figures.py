@@ -68,8 +68,11 @@ def of_limit(work: str, ranks: int, name: str) -> Measured:
 
     Of one rank it is taken from runs right after each other (`benchmarks.loop`), of two from those of a round.
     """
-    if ranks == 1:
-        return by_itself(loop.case(work, name))
+    return by_itself(loop.case(work, name)) if ranks == 1 else of_limit_in_a_round(work, ranks, name)
+
+
+def of_limit_in_a_round(work: str, ranks: int, name: str) -> Measured:
+    """The same of runs that may be many minutes apart."""
     return over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
 
 

@@ -369,7 +369,9 @@ class TestReport:
     def test_a_small_step_says_what_is_added(self) -> None:
         small = [*throughputs("small", ours=4000.0), record(loop.case("small", "ours"), 0, 58.3)]
         assert works_table(small).splitlines()[-1].endswith("| 58 us a step more |")
-        assert works_table(small[:1]).splitlines()[-1].endswith("| - |")
+        assert works_table(small[:1]).splitlines()[-1].endswith("| -, - |")
+        far = throughputs("small", ours=4000.0, limit_as_ours=5000.0)
+        assert works_table(far).splitlines()[-1].endswith("| 0.80, - (runs minutes apart) |")
 
     def test_a_run_beside_its_steps(self) -> None:
         cases = {start.case(start.BARE): 3.5, start.case(start.DIST_TRAIN): 2.25, start.case(start.TORCHRUN): 3.6}
@@ -515,6 +517,13 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
         bench.main()
 
 
+def test_what_there_was_no_time_for_is_left_out() -> None:
+    one, other = (Task.of(case, lambda: reading(1.0)) for case in (ONE, OTHER))
+    assert not bench.was_cut([one, other], 1, [record(OTHER, 0, 1.0)], [Missing(ONE, "exit code 1")])
+    assert not bench.was_cut([one, other], 1, [record(ONE, 0, 1.0)], [Missing(OTHER, "exit code 1")])
+    assert bench.was_cut([one, other], 1, [record(OTHER, 0, 1.0)], [Missing(ONE, NO_TIME)])
+
+
 @pytest.mark.parametrize(
     ("asked", "is_cut_short", "is_part"),
     [
@@ -532,8 +541,12 @@ def test_a_session_knows_whether_it_is_a_part(
 ) -> None:
     monkeypatch.setattr(bench, "_check_data", lambda: None)
     monkeypatch.setattr(bench, "peers_python", lambda: Path(sys.executable))
-    never = [Missing(ONE, NO_TIME)] if is_cut_short else []
-    monkeypatch.setattr(bench, "take_turns", lambda *_: ([], never))
+
+    def turns(tasks: list[Task], rounds: int, *_: object) -> tuple[list[Record], list[Missing]]:
+        finished = range(rounds - is_cut_short)
+        return [record(case, number, 1.0) for number in finished for task in tasks for case in task.cases], []
+
+    monkeypatch.setattr(bench, "take_turns", turns)
     monkeypatch.setattr(sys, "argv", ["bench", *asked, "--out", str(tmp_path)])
     assert bench.main() == 0
     (path,) = tmp_path.glob("*.json")

@@ -43,8 +43,8 @@ FLAT = 1.1
 """What the last tenth or the largest size may be of the first, where it should be the same."""
 PAUSE = 0.1
 """Seconds that the start of an epoch may take at any size."""
-ORDERS = 9
-"""Bytes a sample that a rank may have for itself: int32 numbers of two orders, and what else a process has more."""
+ORDERS = 11
+"""Bytes a sample that a rank may have for itself: 8 are two orders in int32, and a third would make it 12."""
 STARTED = 600
 """Steps of a start: more than are prepared together, so that what the first ones put off is seen."""
 SETTLED = 5.0

@@ -27,8 +27,8 @@ EVAL_BATCH = 250
 """Samples in an evaluation batch; constant, so that every world size cuts the split alike."""
 AHEAD = {"cpu": 2**22, "cuda": 2**25}
 """Bytes of prepared pictures up to which batches are prepared together, by the device on which the stored ones lie.
-The first call after a step is cold and takes ten times as long as in a row, so many are made at once: of a CPU as much
-as its last cache holds beside a step's own tensors, of a GPU what keeps it busy for longer than the calls take. A
+The first calls after a step are cold and take several times as long as in a row, so many are made at once: of a CPU as
+much as its last cache holds beside a step's own tensors, of a GPU what keeps it busy for longer than the calls take. A
 larger batch comes alone."""
 ALIGNMENT = 512
 """Bytes: where the pictures of a batch begin in memory, as if they had been allocated for it. Libraries choose their

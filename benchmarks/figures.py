@@ -38,6 +38,11 @@ def best_peer(records: Sequence[Record], work: str, ranks: int) -> Case | None:
     return best_of(records, (throughput.case(work, ranks, name) for name in PEERS))
 
 
+def best_in_bf16(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+    """The peer with the highest median in bf16; None where none was measured."""
+    return best_of(records, (throughput.case(work, ranks, name) for name in IN_BF16))
+
+
 def over_best(above: Case, others: Sequence[Case]) -> Measured:
     """A case divided by the best of others."""
 
@@ -46,11 +51,6 @@ def over_best(above: Case, others: Sequence[Case]) -> Measured:
         return ratio(records, above, best) if best else None
 
     return measured
-
-
-def best_in_bf16(records: Sequence[Record], work: str, ranks: int) -> Case | None:
-    """The same in bf16."""
-    return best_of(records, (throughput.case(work, ranks, name) for name in IN_BF16))
 
 
 def over_best_peer(work: str, ranks: int, name: str) -> Measured:

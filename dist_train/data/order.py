@@ -23,8 +23,8 @@ _DRAWN_OTHERWISE = (2**32 - 1) // 20
 class Orders:
     """The order of `length` samples in each epoch, a permutation drawn from (seed, epoch) alone.
 
-    An order that is expected is drawn by a thread, which takes a fifth of a second for ten million samples; the first
-    batches of an epoch do not wait for its end. `close` does.
+    An order that is expected is drawn by a thread, which takes a fifth of a second for ten million samples. Of a `LONG`
+    one the first `LONGEST_BEGINNING` numbers do not wait for its end. `close` does.
     """
 
     def __init__(self, length: int, seed: int) -> None:

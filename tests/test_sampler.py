@@ -1,6 +1,7 @@
 """The order of samples and its cut into shares."""
 
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -245,6 +246,15 @@ def test_a_beginning_that_is_not_the_orders_is_an_error(held: Held, monkeypatch:
     with pytest.raises(RuntimeError, match="draws an order otherwise"):
         orders.of(0, LONG)
     orders.close()
+
+
+def test_an_order_is_let_go_after_its_epoch() -> None:
+    orders = Orders(1000, 5)
+    first = weakref.ref(orders.of(0, 1000))
+    orders.expect(1)
+    assert orders.of(1, 1000).tolist() == order(1000, 1)
+    orders.close()
+    assert first() is None
 
 
 def test_what_fails_on_the_thread_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:

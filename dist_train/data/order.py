@@ -90,7 +90,7 @@ class Orders:
                 f"torch {torch.__version__} draws an order otherwise than its beginning was drawn, and the first steps "
                 "of this epoch had other samples. Go on from a checkpoint before it with another version of torch"
             )
-        self._begun = -1, self._order
+        self._begun = -1, torch.empty(0, dtype=self._dtype)
 
 
 def beginning(length: int, generator: torch.Generator, count: int, dtype: torch.dtype) -> Tensor:

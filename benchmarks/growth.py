@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import Sample, samples_of
 from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
 from benchmarks.report import number, table
 from benchmarks.results import about_machine
@@ -74,18 +75,6 @@ class Scale:
     checkpoints: int
     sizes: dict[str, int]
     rounds: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The memory of one process at one time, in bytes."""
-
-    time: float
-    resident: int
-    private: int
-    """Of this process alone; pages of files that several have mapped are not in it."""
-    share: int
-    """With its share of the pages that several have."""
 
 
 def main() -> None:
@@ -158,30 +147,28 @@ def over_sizes(folder: Path, scale: Scale) -> Iterator[Finding]:
 
 
 def at_an_epoch(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """How long the first batch of the second epoch takes, where the first epoch has lasted a while."""
-    values = {}
+    """How long the first batch of the second epoch takes, where the first has lasted a while, and the memory then."""
+    values, private = {}, {}
     for name, size in scale.sizes.items():
         found = [_epoch(folder, size) for _ in range(scale.rounds)]
         values[name] = statistics.median(each["first"] - each["usual"] for each in found)
+        private[name] = statistics.median(each["private"] for each in found)
     yield Finding(
         "epoch", "the first batch of an epoch takes longer than others by", "s", values,
         f"at most {PAUSE} s", max(values.values()) <= PAUSE,
     )  # fmt: skip
+    yield _orders("epoch", "private memory in the second epoch", scale, private)
 
 
 def of_ranks(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """Memory of each of two ranks that train, by the size of the data set."""
+    """Memory of each of two ranks in their first epoch, by the size of the data set."""
     largest: dict[str, Sample] = {}
     for name, size in scale.sizes.items():
         largest[name] = max(_ranks_memory(folder, size), key=lambda sample: sample.private)
-    private = {name: sample.private / 2**20 for name, sample in largest.items()}
-    yield Finding("ranks", "private memory of a rank, of two", "MiB", private, "", True)
-    (fewest, low), *_, (most, high) = zip(scale.sizes.values(), private.values(), strict=True)
-    a_sample = 2**20 * (high - low) / (most - fewest)
-    yield Finding(
-        "ranks", "private memory that grows with the data set", "bytes a sample", {"largest and smallest": a_sample},
-        f"at most {ORDERS}: the orders of two epochs; a picture has 64", a_sample <= ORDERS,
-    )  # fmt: skip
+    private = {name: sample.private for name, sample in largest.items()}
+    in_mib = {name: size / 2**20 for name, size in private.items()}
+    yield Finding("ranks", "private memory of a rank, of two", "MiB", in_mib, "", True)
+    yield _orders("ranks", "private memory in the first epoch", scale, private)
     share = {name: sample.share / 2**20 for name, sample in largest.items()}
     yield Finding("ranks", "with its share of what both have", "MiB", share, "", True)
 
@@ -199,6 +186,16 @@ def _flat(measure: str, what: str, unit: str, values: dict[str, float]) -> Findi
     """Should be the same everywhere: the last at most `FLAT` times the first."""
     first, *_, last = values.values()
     return Finding(measure, what, unit, values, f"the last at most {FLAT} x the first", last <= FLAT * first)
+
+
+def _orders(measure: str, what: str, scale: Scale, private: Mapping[str, float]) -> Finding:
+    """Whether private memory, in bytes by the size of the data set, grows by no more than two orders."""
+    (fewest, low), *_, (most, high) = zip(scale.sizes.values(), private.values(), strict=True)
+    a_sample = (high - low) / (most - fewest)
+    return Finding(
+        measure, f"{what} that grows with the data set", "bytes a sample", {"largest and smallest": a_sample},
+        f"at most {ORDERS}: the orders of two epochs; a picture has 64", a_sample <= ORDERS,
+    )  # fmt: skip
 
 
 def _tenths(measure: str, what: str, lines: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Iterator[Finding]:
@@ -253,7 +250,7 @@ def _sampled_run(folder: Path, size: int, name: str, settings: Sequence[str]) ->
     command = [sys.executable, "-m", "dist_train", str(_config(folder, size)), f"run.dir={directory}", *settings]
     with _running(command) as process:
         while process.poll() is None:
-            samples += _samples([process.pid])
+            samples += samples_of([process.pid])
             time.sleep(0.1)
     if process.returncode:
         raise FailedError(f"{name}: exit code {process.returncode}")
@@ -285,7 +282,7 @@ def _ranks_memory(folder: Path, size: int) -> list[Sample]:
         _wait_for(lambda: len(_trained(directory)) >= 20, process)
         time.sleep(SETTLED)
         ranks = [pid for pid in family(process.pid) if _is_rank(pid)]
-        samples = _samples(ranks)
+        samples = samples_of(ranks)
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
     if len(samples) != 2:
@@ -321,20 +318,6 @@ def _running(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             process.wait()
-
-
-def _samples(pids: Sequence[int]) -> list[Sample]:
-    """The memory of those processes that are there."""
-    found = []
-    for pid in pids:
-        try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-        except OSError:
-            continue
-        sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in text.splitlines()[1:]}
-        private = sizes["Private_Clean"] + sizes["Private_Dirty"]
-        found.append(Sample(time.time(), sizes["Rss"], private, sizes["Pss"]))
-    return found
 
 
 def _trained(directory: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """A data set for `benchmarks.growth`, and the batches around the start of an epoch, in a process of its own.
 
 python -m benchmarks.growth_data make CONFIG     puts random pictures in the cache, which no run has to make then
-python -m benchmarks.growth_data epoch CONFIG    prints how long batches took, in seconds
+python -m benchmarks.growth_data epoch CONFIG    prints how long batches took, in seconds, and bytes of memory
 """
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -13,6 +14,7 @@ from functools import partial
 
 import torch
 
+from benchmarks.memory import samples_of
 from dist_train.config import Config, SyntheticData
 from dist_train.data import batches, cache, open_dataset, synthetic
 from dist_train.data.batches import TrainBatches
@@ -42,20 +44,23 @@ def _pictures(count: int) -> Decoded:
 
 
 def epoch(config: Config) -> dict[str, float]:
-    """Seconds that the first batch of the second epoch took, and the median of those around it."""
+    """Seconds of the first batch of the second epoch, the median of those around it, and private memory there."""
     batches.AHEAD["cpu"] = 0  # each batch by itself: of a group the first would take the time of all
     world = World()
     dataset = open_dataset(config.data, config.run.seed, world)
     steps = steps_per_epoch(len(dataset.train), config.data.global_batch)
     took = []
-    with TrainBatches(dataset, config.data, config.run.seed, world, steps - 50, steps + 50) as stream:
+    with TrainBatches(dataset, config.data, config.run.seed, world, steps - 50, 2 * steps + 1) as stream:
         for number in range(100):
             if number == 50:
                 time.sleep(AN_EPOCH)
             begun = time.perf_counter()
             next(stream)
             took.append(time.perf_counter() - begun)
-    return {"first": took[50], "usual": statistics.median(took[1:50] + took[51:])}
+        time.sleep(AN_EPOCH)  # the order of the third is there by then
+        (memory,) = samples_of([os.getpid()])
+    usual = statistics.median(took[1:50] + took[51:])
+    return {"first": took[50], "usual": usual, "private": memory.private}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks import growth
-from benchmarks.growth import Sample, Scale
+from benchmarks.growth import Scale
+from benchmarks.memory import Sample
 from benchmarks.report import number
 
 
@@ -55,8 +56,9 @@ def test_lines_that_grow_are_found(tmp_path: Path, longer: int, kept: bool) -> N
 @pytest.mark.slow
 def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
     scale = Scale(steps=0, checkpoints=0, sizes={"small": 1600, "larger": 6400}, rounds=1)
-    (finding,) = growth.at_an_epoch(tmp_path, scale)
-    assert set(finding.values) == {"small", "larger"}
+    pause, memory = growth.at_an_epoch(tmp_path, scale)
+    assert set(pause.values) == {"small", "larger"}
+    assert memory.unit == "bytes a sample"
     assert len(list((tmp_path / "cache").glob("synthetic-train-*/pictures.u8"))) == 2
     assert {path.stat().st_size for path in (tmp_path / "cache").glob("synthetic-train-*/pictures.u8")} == {
         1600 * 64,

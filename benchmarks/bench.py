@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from benchmarks import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.peers_environment import peers_python
 from benchmarks.processes import ROOT
 from benchmarks.report import readme_part, report, with_part
-from benchmarks.results import DIRECTORY, Results, about_machine, gpus, newest, read, write
-from benchmarks.rounds import NO_TIME, Missing, Record, Task, take_turns
+from benchmarks.results import DIRECTORY, Results, about_machine, check_out, gpus, newest, read, write
+from benchmarks.rounds import NO_TIME, Task, take_turns
 from benchmarks.session import Session
 from benchmarks.works import WORKS
 from dist_train.entry import Parser, run_guarded
@@ -46,7 +46,7 @@ def main() -> int:
         write_readme()
         return 0
     _check_data()
-    _check_out(options.out)
+    check_out(options.out)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     results = measure(options)
     text = report(results)
@@ -68,14 +68,17 @@ def measure(options: argparse.Namespace) -> Results:
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
         if not tasks:
-            raise UserError("there is nothing to measure: nobody of --who trains these --works on so many --ranks")
+            raise UserError(
+                "there is nothing to measure: nobody of --who trains these --works on so many --ranks, or --quick "
+                "leaves these --measures out"
+            )
         deadline = begun + QUICK_SECONDS if options.quick else None
-        records, missing = take_turns(tasks, rounds, tries, deadline)
+        turns = take_turns(tasks, rounds, tries, deadline)
     device = ", ".join(names) or options.device
     about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
-    about["part"] = _leaves_out(options) or was_cut(tasks, rounds, records, missing)
+    about["part"] = _leaves_out(options) or turns.is_cut
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
-    return Results({**about, "workers": workers}, records, missing)
+    return Results({**about, "workers": workers}, turns.records, turns.missing)
 
 
 def write_readme(readme: Path = README, directory: Path = DIRECTORY) -> None:
@@ -114,13 +117,6 @@ def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
         yield from chosen[name] if name in options.measures else ()
 
 
-def was_cut(tasks: Sequence[Task], rounds: int, records: Sequence[Record], missing: Sequence[Missing]) -> bool:
-    """Whether a session has ended before its last round was over."""
-    last = set(tasks[-1].cases) - {each.case for each in missing}
-    is_over = not last or any(record.case in last and record.round == rounds - 1 for record in records)
-    return not is_over or any(each.reason == NO_TIME for each in missing)
-
-
 def _leaves_out(options: argparse.Namespace) -> bool:
     """Whether something is not asked for that a session of this kind would measure."""
     asked = [set(options.works), set(options.measures), set(options.ranks)]
@@ -134,16 +130,6 @@ def _check_data() -> None:
         raise DataError("$DIST_TRAIN_DATA is not set; set it to the directory of MNIST/raw and cifar-10-batches-py")
     if missing := [str(path) for path in wanted if not path.is_dir()]:
         raise DataError(f"$DIST_TRAIN_DATA is {root}, but there is no {' and no '.join(missing)}")
-
-
-def _check_out(directory: Path) -> None:
-    """See to it that results can be written, before the hours in which they are measured."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise UserError(f"--out {directory}: cannot be written ({error}); give another directory") from error
 
 
 def _check_gpus(options: argparse.Namespace) -> list[str]:

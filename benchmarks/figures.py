@@ -58,6 +58,11 @@ def over_best_peer(work: str, ranks: int, name: str) -> Measured:
     return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in PEERS])
 
 
+def over_best_in_bf16(work: str, ranks: int, name: str) -> Measured:
+    """The same, divided by that of the best peer in bf16."""
+    return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in IN_BF16])
+
+
 def over(above: Case, below: Case) -> Measured:
     """One case divided by another."""
     return lambda records: ratio(records, above, below)
@@ -66,7 +71,8 @@ def over(above: Case, below: Case) -> Measured:
 def of_limit(work: str, ranks: int, name: str) -> Measured:
     """The throughput of this variant of ours, divided by that of the bare step in its format and precision.
 
-    Of one rank it is taken from runs right after each other (`benchmarks.loop`), of two from those of a round.
+    Of the small work on one rank it is the microseconds that a step takes longer (`loop.SMALL`). Of one rank it is
+    taken from runs right after each other (`benchmarks.loop`), of two from those of a round.
     """
     return by_itself(loop.case(work, name)) if ranks == 1 else of_limit_in_a_round(work, ranks, name)
 

@@ -26,8 +26,10 @@ from typing import Any
 from benchmarks.memory import Sample, samples_of
 from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
 from benchmarks.report import number, table
-from benchmarks.results import about_machine
+from benchmarks.results import about_machine, check_out
 from benchmarks.session import read_lines, torchrun
+from dist_train.entry import Parser, run_guarded
+from launch.arguments import number_from
 
 CONFIG = """
 data: {{name: synthetic, shape: [1, 8, 8], num_train: {size}, num_test: 16, global_batch: 32, cache: {cache},
@@ -78,7 +80,9 @@ class Scale:
 
 
 def main() -> None:
+    """Measure, and write what was found."""
     given = _parse()
+    check_out(given.out)
     scale = Scale(100_000, 100, SIZES, given.rounds)
     if given.quick:
         scale = Scale(5_000, 20, dict(list(SIZES.items())[:2]), given.rounds)
@@ -94,14 +98,14 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.growth",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="5,000 steps, 20 checkpoints, two sizes")
     parser.add_argument("--measures", nargs="+", choices=list(MEASURES), help="only these")
-    parser.add_argument("--rounds", type=int, default=3, help="starts at each size (default: 3)")
+    parser.add_argument("--rounds", type=number_from(1), default=3, help="starts at each size (default: 3)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args()
 
@@ -346,7 +350,6 @@ def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path, ki
         f"{about['python']}, torch {about['packages']['torch']}; commit {about['commit']}. `start` and `epoch` are "
         f"medians of {scale.rounds} rounds, the others of one run."
     )
-    out.mkdir(parents=True, exist_ok=True)
     content = {
         "date": date, "about": about, "others": busy, "scale": asdict(scale),
         "findings": [asdict(each) for each in findings],
@@ -358,4 +361,4 @@ def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path, ki
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_guarded(main))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks import checkpoints, evaluation, loading, loop, start, throughput
-from benchmarks.figures import best_in_bf16, best_peer, of_limit, of_limit_in_a_round, over_best_peer
+from benchmarks.figures import best_in_bf16, best_peer, of_limit, of_limit_in_a_round, over_best_in_bf16, over_best_peer
 from benchmarks.results import Results, figures_of, kinds
 from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case
 from benchmarks.works import WORKS
@@ -13,11 +13,12 @@ FIGURES = (
     "in this session."
 )
 THROUGHPUT = (
-    "The best peer is the one with the highest median; factors are medians of the ratios of single rounds, and all "
-    "stand over the best peer in fp32. A bare step is forward, backward and update on one fixed batch, on two ranks in "
-    "DDP: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours has chosen "
-    "(`limit as ours`, `limit as ours auto`). Of one rank the last column is of runs right after each other (`loop` "
-    "below), of two ranks of those of a round."
+    "The best peer is the one with the highest median; factors are medians of the ratios of single rounds. All stand "
+    "over the best peer in fp32, and `precision: auto` over the best in bf16 too, which has as many workers as were "
+    "best in fp32; ignite has no bf16 on a CPU. A bare step is forward, backward and update on one fixed batch, on "
+    "two ranks in DDP: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours "
+    "has chosen (`limit as ours`, `limit as ours auto`). Of one rank the last column is of runs right after each "
+    "other (`loop` below), of two ranks of those of a round."
 )
 MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
 DISTURBANCE = (
@@ -33,7 +34,7 @@ BESIDE = (
     *(
         (
             f"evaluation of 10,000, {work}",
-            [evaluation.case(work, "plain")],
+            [evaluation.case(work, name) for name in ("plain", "plain bf16")],
             [evaluation.case(work, name) for name in throughput.OURS],
         )
         for work in evaluation.WORK_NAMES
@@ -41,7 +42,7 @@ BESIDE = (
     (
         "a step waits for a checkpoint of ResNet-18",
         [checkpoints.wait_case(name) for name in checkpoints.COPIES],
-        [checkpoints.wait_case("ours")],
+        [checkpoints.wait_case(name) for name in checkpoints.OURS],
     ),
     (
         "crop, flip, normalise",
@@ -152,18 +153,28 @@ def _listed(records: Sequence[Record], cases: Iterable[Case]) -> str:
 def _beside_bare_step(records: Sequence[Record], work: str, ranks: int) -> str:
     found = [of_limit(work, ranks, name)(records) for name in throughput.OURS]
     if ranks == 1 and work == loop.SMALL and found[0]:
-        return f"{found[0].median:.0f} us a step more"
-    is_near = ranks > 1 or any(found)
-    if not is_near:
+        return f"{_with_range(found[0], '.0f')} us a step more"
+    is_far = ranks == 1 and not any(found)
+    if is_far:
         found = [of_limit_in_a_round(work, ranks, name)(records) for name in throughput.OURS]
-    shares = ", ".join(f"{each.median:.2f}" if each else "-" for each in found)
-    return shares if is_near or not any(found) else f"{shares} (runs minutes apart)"
+    shares = ", ".join(_with_range(each, ".2f") if each else "-" for each in found)
+    return f"{shares} (runs minutes apart)" if is_far and any(found) else shares
+
+
+def _with_range(spread: Spread, form: str) -> str:
+    """The median, and between what the readings lie where there are several."""
+    if spread.n == 1:
+        return format(spread.median, form)
+    return f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
 
 
 def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) -> str:
     times = over_best_peer(work, ranks, name)(records)
+    in_bf16 = over_best_in_bf16(work, ranks, name)(records) if name == "ours auto" else None
     value = _median(records, throughput.case(work, ranks, name))
-    return f"{value} ({times.median:.2f} x)" if times else value
+    factors = [f"{times.median:.2f} x"] if times else []
+    factors += [f"{in_bf16.median:.2f} x in bf16"] if in_bf16 else []
+    return f"{value} ({', '.join(factors)})" if factors else value
 
 
 def _median(records: Sequence[Record], case: Case) -> str:

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from typing import Any
 from benchmarks.figures import figures
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Missing, Record, Spread
+from dist_train.errors import UserError
 
 DIRECTORY = ROOT / "benchmarks" / "results"
 KIND = "bench"
@@ -94,6 +96,20 @@ def kinds(about: dict[str, Any]) -> list[str]:
         "part": about.get("part", False),  # the first sessions had no such key, and were full ones
     }
     return [kind for kind, is_so in found.items() if is_so]
+
+
+def check_out(directory: Path) -> None:
+    """See to it that results can be written, before the hours in which they are measured.
+
+    Raises:
+        UserError: they can't.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {directory}: cannot be written ({error}); give another directory") from error
 
 
 def write(results: Results, text: str, directory: Path) -> Path:

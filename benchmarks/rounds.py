@@ -84,9 +84,17 @@ class Missing:
     reason: str
 
 
-def take_turns(
-    tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None
-) -> tuple[list[Record], list[Missing]]:
+class Turns(NamedTuple):
+    """What a session has measured."""
+
+    records: list[Record]
+    missing: list[Missing]
+    """The cases of which there is no number."""
+    is_cut: bool
+    """Whether Ctrl-C or the deadline ended it before its last round was over."""
+
+
+def take_turns(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None) -> Turns:
     """Measure every task once a round; Ctrl-C ends it, and what was measured before counts.
 
     Args:
@@ -95,10 +103,11 @@ def take_turns(
         deadline: of `time.monotonic`; what has not begun by then is left out.
 
     Returns:
-        What was measured, and the cases of which there is no number. A task that has failed twice is given up.
+        What was measured. A case that has failed twice is given up.
     """
     records: list[Record] = []
     reasons: dict[Case, list[str]] = {case: [] for task in tasks for case in task.cases}
+    is_cut = True
     with suppress(KeyboardInterrupt):
         for number, task in product(range(rounds), tasks):
             if deadline is not None and time.monotonic() > deadline:
@@ -110,8 +119,11 @@ def take_turns(
                     for case in task.cases:
                         reasons[case].append(str(error))
                     print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
+        else:
+            is_cut = False
     measured = {record.case for record in records}
-    return records, [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
+    missing = [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
+    return Turns(records, missing, is_cut)
 
 
 def _measured(task: Task, number: int, tries: int) -> list[Record]:

@@ -20,13 +20,13 @@ from benchmarks.report import BEGIN, END, number, report, runs_table, with_part,
 from benchmarks.results import Results, figures_of, machine_name, newest, read, write
 from benchmarks.rounds import (
     DISTURBED,
-    NO_TIME,
     Case,
     Missing,
     Reading,
     Record,
     Spread,
     Task,
+    Turns,
     of_case,
     ratio,
     take_turns,
@@ -106,12 +106,12 @@ class TestTurns:
             return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
 
         tasks = [Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))]
-        records, missing = take_turns(tasks, rounds=2)
+        records, missing, is_cut = take_turns(tasks, rounds=2)
         assert order == ["one", "other", "one", "other"]
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
         ]  # fmt: skip
-        assert missing == []
+        assert (missing, is_cut) == ([], False)
 
     def test_a_failure_is_missing_and_the_others_go_on(self) -> None:
         calls = []
@@ -120,8 +120,9 @@ class TestTurns:
             calls.append(1)
             raise FailedError("exit code 1")
 
-        records, missing = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
+        records, missing, is_cut = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
+        assert not is_cut
         assert len(calls) == 2
         assert [each.case for each in records] == [OTHER] * 3
 
@@ -134,22 +135,24 @@ class TestTurns:
                 raise answer
             return answer
 
-        records, missing = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        records, missing, is_cut = take_turns([Task.of(ONE, sometimes)], rounds=3)
         assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
-        assert missing == []
+        assert (missing, is_cut) == ([], False)
 
     def test_one_run_may_give_several_readings(self) -> None:
         several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
-        records, _ = take_turns([several], rounds=2)
+        records, _, _ = take_turns([several], rounds=2)
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 1), (OTHER, 1, 2),
         ]  # fmt: skip
-        _, missing = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
+        _, missing, _ = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
         assert [each.case for each in missing] == [ONE, OTHER]
 
     def test_what_has_no_time_is_missing(self) -> None:
-        records, missing = take_turns([Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1)
-        assert (records, missing) == ([], [Missing(ONE, "no time was left")])
+        records, missing, is_cut = take_turns(
+            [Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1
+        )
+        assert (records, missing, is_cut) == ([], [Missing(ONE, "no time was left")], True)
 
     def test_what_was_measured_before_an_interruption_counts(self) -> None:
         answers: Iterator[KeyboardInterrupt | Reading] = iter([reading(1), reading(2), KeyboardInterrupt()])
@@ -161,16 +164,16 @@ class TestTurns:
             return answer
 
         tasks = [Task.of(ONE, interrupted), Task.of(OTHER, lambda: reading(9))]
-        records, missing = take_turns(tasks, rounds=3)
+        records, missing, is_cut = take_turns(tasks, rounds=3)
         assert [(each.case, each.value) for each in records] == [(ONE, 1), (OTHER, 9), (ONE, 2), (OTHER, 9)]
-        assert missing == []
+        assert (missing, is_cut) == ([], True)
 
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
-        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [2]
-        records, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [4]
 
 
@@ -364,13 +367,15 @@ class TestReport:
     def test_a_row_for_each_work(self) -> None:
         row = works_table(self.results().records).splitlines()[-1]
         assert row == (
-            "| MNIST example net, batch 64 | 1 | ignite 3,500 | lightning 5,000 | 7,000 (2.00 x) | 10,500 (3.00 x) | "
-            "4,000 | 0.98, - |"
+            "| MNIST example net, batch 64 | 1 | ignite 3,500 | lightning 5,000 | 7,000 (2.00 x) | "
+            "10,500 (3.00 x, 2.10 x in bf16) | 4,000 | 0.98, - |"
         )
 
     def test_a_small_step_says_what_is_added(self) -> None:
         small = [*throughputs("small", ours=4000.0), record(loop.case("small", "ours"), 0, 58.3)]
         assert works_table(small).splitlines()[-1].endswith("| 58 us a step more |")
+        noisy = [*small, record(loop.case("small", "ours"), 1, -20.3)]
+        assert works_table(noisy).splitlines()[-1].endswith("| 19 (-20 to 58) us a step more |")
         assert works_table(small[:1]).splitlines()[-1].endswith("| -, - |")
         far = throughputs("small", ours=4000.0, limit_as_ours=5000.0)
         assert works_table(far).splitlines()[-1].endswith("| 0.80, - (runs minutes apart) |")
@@ -519,13 +524,6 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
         bench.main()
 
 
-def test_what_there_was_no_time_for_is_left_out() -> None:
-    one, other = (Task.of(case, lambda: reading(1.0)) for case in (ONE, OTHER))
-    assert not bench.was_cut([one, other], 1, [record(OTHER, 0, 1.0)], [Missing(ONE, "exit code 1")])
-    assert not bench.was_cut([one, other], 1, [record(ONE, 0, 1.0)], [Missing(OTHER, "exit code 1")])
-    assert bench.was_cut([one, other], 1, [record(OTHER, 0, 1.0)], [Missing(ONE, NO_TIME)])
-
-
 @pytest.mark.parametrize(
     ("asked", "is_cut_short", "is_part"),
     [
@@ -544,9 +542,12 @@ def test_a_session_knows_whether_it_is_a_part(
     monkeypatch.setattr(bench, "_check_data", lambda: None)
     monkeypatch.setattr(bench, "peers_python", lambda: Path(sys.executable))
 
-    def turns(tasks: list[Task], rounds: int, *_: object) -> tuple[list[Record], list[Missing]]:
-        finished = range(rounds - is_cut_short)
-        return [record(case, number, 1.0) for number in finished for task in tasks for case in task.cases], []
+    def turns(tasks: list[Task], rounds: int, *_: object) -> Turns:
+        return Turns(
+            [record(case, number, 1.0) for number in range(rounds) for task in tasks for case in task.cases],
+            [],
+            is_cut_short,
+        )
 
     monkeypatch.setattr(bench, "take_turns", turns)
     monkeypatch.setattr(sys, "argv", ["bench", *asked, "--out", str(tmp_path)])

@@ -3,7 +3,8 @@
     python -m benchmarks.growth [--quick] [--measures steps checkpoints start epoch ranks] [--rounds 3] [--out DIR]
 
 One process, or two ranks, trains a tiny network on made pictures of 8x8. Prints a table and writes it to
-`benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it.
+`benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it, and
+none overwrites another.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from typing import Any
 from benchmarks.memory import Sample, samples_of
 from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
 from benchmarks.report import number, table
-from benchmarks.results import about_machine, check_out
+from benchmarks.results import about_machine, check_out, free_path
 from benchmarks.session import read_lines, torchrun
 from dist_train.entry import Parser, run_guarded
 from launch.arguments import number_from
@@ -79,8 +80,8 @@ class Scale:
     rounds: int
 
 
-def main() -> None:
-    """Measure, and write what was found."""
+def main() -> int:
+    """Measure, and write what was found; returns the exit code, 1 where something could not be measured."""
     given = _parse()
     check_out(given.out)
     scale = Scale(100_000, 100, SIZES, given.rounds)
@@ -88,13 +89,19 @@ def main() -> None:
         scale = Scale(5_000, 20, dict(list(SIZES.items())[:2]), given.rounds)
     busy = others_now()
     findings: list[Finding] = []
+    code = 0
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         for name in given.measures or MEASURES:
-            for finding in MEASURES[name](Path(folder), scale):
-                findings.append(finding)
-                print(" ".join(_cells(finding)), flush=True)
+            try:
+                for finding in MEASURES[name](Path(folder), scale):
+                    findings.append(finding)
+                    print(" ".join(_cells(finding)), flush=True)
+            except FailedError as error:
+                print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
+                code = 1
     kind = ("-quick" if given.quick else "") + ("-part" if given.measures else "")
     _write(findings, scale, busy, given.out, kind)
+    return code
 
 
 def _parse() -> argparse.Namespace:
@@ -354,10 +361,10 @@ def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path, ki
         "date": date, "about": about, "others": busy, "scale": asdict(scale),
         "findings": [asdict(each) for each in findings],
     }  # fmt: skip
-    path = out / f"growth-{date}{kind}.md"
-    path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    path.write_text(f"# What must not grow, {date}\n\n{head}\n\n{text}\n", encoding="utf-8")
-    print(f"\n{head}\n\n{text}\n\n{path}")
+    path = free_path(out, f"growth-{date}{kind}")
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"# What must not grow, {date}\n\n{head}\n\n{text}\n", encoding="utf-8")
+    print(f"\n{head}\n\n{text}\n\n{path.with_suffix('.md')}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The bench of what must not grow finds what grows."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import growth
-from benchmarks.growth import Scale
+from benchmarks.growth import Finding, Scale
 from benchmarks.memory import Sample
+from benchmarks.processes import FailedError
 from benchmarks.report import number
 
 
@@ -72,6 +74,23 @@ def test_the_memory_of_both_ranks_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
     found = list(growth.of_ranks(tmp_path, Scale(0, 0, {"small": 320, "larger": 640}, rounds=1)))
     assert [finding.measure for finding in found] == ["ranks"] * 3
     assert all(50 < value < 4000 for value in found[0].values.values()), found
+
+
+def test_what_fails_does_not_lose_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> Iterator[Finding]:
+        yield growth._flat("steps", "a step", "ms", {"first": 1.0, "last": 1.0})
+        raise FailedError("exit code 1")
+
+    monkeypatch.setattr(growth, "MEASURES", {"steps": fails})
+    monkeypatch.setattr("sys.argv", ["growth", "--out", str(tmp_path)])
+    for _ in range(2):
+        assert growth.main() == 1
+    assert "steps: failed: exit code 1" in capsys.readouterr().err
+    reports = list(tmp_path.glob("growth-*.md"))
+    assert len(reports) == 2
+    assert all("| steps | a step | " in path.read_text() for path in reports)
 
 
 def test_the_table_and_the_numbers_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,9 @@ from dist_train import seeds
 from dist_train.threads import compute_alone
 
 LONG = 2**20
-"""Samples from which on the first batches do not wait for the whole order: so many take 20 ms."""
+"""Samples from which on the first batches do not wait for the whole order: so many take 5 to 20 ms."""
 LONGEST_BEGINNING = 2**15
-"""Numbers of an order that are drawn without the rest, at most: so many take 20 ms as well."""
+"""Numbers of an order that are drawn without the rest, at most: so many take 10 to 20 ms."""
 _DRAWN_OTHERWISE = (2**32 - 1) // 20
 """Samples from which on `torch.randperm` takes 64 bits for each exchange, and not 32."""
 

@@ -127,12 +127,10 @@ class _Watch:
 def family(pid: int) -> set[int]:
     """A process and all its descendants, as far as they can be seen."""
     found = {pid}
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = listed.read_text().split()
-        except OSError:  # the thread has ended
-            continue
-        found.update(*(family(int(child)) for child in children))
+    with suppress(OSError):  # the process has ended
+        for listed in list(Path(f"/proc/{pid}/task").glob("*/children")):
+            with suppress(OSError):  # the thread has ended
+                found.update(*(family(int(child)) for child in listed.read_text().split()))
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import growth
 from benchmarks.growth import Finding, Scale
 from benchmarks.memory import Sample
-from benchmarks.processes import FailedError
+from benchmarks.processes import FailedError, family
 from benchmarks.report import number
 
 
@@ -74,6 +74,14 @@ def test_the_memory_of_both_ranks_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
     found = list(growth.of_ranks(tmp_path, Scale(0, 0, {"small": 320, "larger": 640}, rounds=1)))
     assert [finding.measure for finding in found] == ["ranks"] * 3
     assert all(50 < value < 4000 for value in found[0].values.values()), found
+
+
+def test_a_process_that_ends_while_it_is_looked_at_has_no_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> Iterator[Path]:
+        raise FileNotFoundError("/proc/1/task")
+
+    monkeypatch.setattr(Path, "glob", gone)
+    assert family(1) == {1}
 
 
 def test_what_fails_does_not_lose_the_rest(

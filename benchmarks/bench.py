@@ -77,6 +77,7 @@ def measure(options: argparse.Namespace) -> Results:
     device = ", ".join(names) or options.device
     about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
     about["part"] = _leaves_out(options) or turns.is_cut
+    about["seconds"] = round(time.monotonic() - begun)
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
     return Results({**about, "workers": workers}, turns.records, turns.missing)
 

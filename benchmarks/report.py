@@ -14,8 +14,8 @@ FIGURES = (
 )
 THROUGHPUT = (
     "The best peer is the one with the highest median; factors are medians of the ratios of single rounds. All stand "
-    "over the best peer in fp32, and `precision: auto` over the best in bf16 too, which has as many workers as were "
-    "best in fp32; ignite has no bf16 on a CPU. A bare step is forward, backward and update on one fixed batch, on "
+    "over the best peer in fp32, and `precision: auto` over the best in bf16 too; ignite has no bf16 on a CPU. Each "
+    "peer has as many workers as were best for it. A bare step is forward, backward and update on one fixed batch, on "
     "two ranks in DDP: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours "
     "has chosen (`limit as ours`, `limit as ours auto`). Of one rank the last column is of runs right after each "
     "other (`loop` below), of two ranks of those of a round."
@@ -237,8 +237,10 @@ def _machine(results: Results) -> str:
     unlike = "".join(f", {kind}" for kind in kinds(about) if kind != "cuda")  # the device is there by its name
     bf16 = f", {' and '.join(about['bf16'])}" if about["bf16"] else ""
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    # Sessions before 28 November 2026 do not say how long they took.
+    took = f" in {about['seconds'] / 60:.0f} minutes" if "seconds" in about else ""
     return (
         f"{about['processor']}, {about['cores']} cores{bf16}, {about['memory_gib']} GiB, {about['system']}, Python "
-        f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s)"
+        f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s){took}"
         f"{unlike}, everybody in turn; commit {about['commit']}."
     )

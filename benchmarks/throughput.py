@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from benchmarks.processes import FailedError, cores
 from benchmarks.rounds import Case, Reading, Task
@@ -28,6 +28,12 @@ class Peer(NamedTuple):
 
     module: str
     arguments: tuple[str, ...] = ()
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def loaded(self) -> str:
+        """What its best number of workers depends on: a faster step leaves a loader less time."""
+        return self.module if self.precision == "fp32" else f"{self.module} {self.precision}"
 
 
 PEERS = {
@@ -38,9 +44,9 @@ PEERS = {
 }
 """Those that ours is held against, in fp32."""
 IN_BF16 = {
-    "plain bf16": Peer("plain", ("--autocast", "bf16")),
-    "accelerate bf16": Peer("accelerate", ("--autocast", "bf16")),
-    "lightning bf16": Peer("lightning", ("--quiet", "--autocast", "bf16")),
+    "plain bf16": Peer("plain", precision="bf16"),
+    "accelerate bf16": Peer("accelerate", precision="bf16"),
+    "lightning bf16": Peer("lightning", ("--quiet",), "bf16"),
 }
 """Those that can do so, on one rank; they are only shown."""
 BESIDE = {"lightning defaults": Peer("lightning"), **IN_BF16}
@@ -104,21 +110,22 @@ def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Readin
     One worker is tried where two are nearly as fast as none. In a quick session that of the plain loop is taken for
     all, and one is not tried.
     """
-    key = work.name, ranks, "plain" if session.quick else peer.module
+    key = work.name, ranks, "plain" if session.quick else peer.loaded
     if key in session.workers:
         return _peer(session, work, ranks, peer, session.workers[key])
     found = {count: _peer(session, work, ranks, peer, count) for count in (0, 2)}
     if not session.quick and found[2].value > NEARLY * found[0].value:
         found[1] = _peer(session, work, ranks, peer, 1)
     told = ", ".join(f"{count}: {reading.value:,.0f}" for count, reading in sorted(found.items()))
-    print(f"{work.name}, {ranks} rank(s), {peer.module}, {UNIT} by workers: {told}", flush=True)
+    print(f"{work.name}, {ranks} rank(s), {peer.loaded}, {UNIT} by workers: {told}", flush=True)
     session.workers[key] = max(found, key=lambda count: found[count].value)
     return found[session.workers[key]]
 
 
 def _peer(session: Session, work: Work, ranks: int, peer: Peer, workers: int) -> Reading:
     python = sys.executable if peer.module == "plain" else session.peers_python
-    more = (*peer.arguments, "--workers", str(workers))
+    autocast = () if peer.precision == "fp32" else ("--autocast", peer.precision)
+    more = (*peer.arguments, *autocast, "--workers", str(workers))
     return _read(session, work, ranks, python, f"benchmarks.peers.{peer.module}", more)
 
 

@@ -43,7 +43,7 @@ class Report:
 
     def moved_aside(self, earlier: Path) -> None: ...
 
-    def resumed(self, changes: list[str]) -> None: ...
+    def resumed(self, settings: list[str], bits: list[str]) -> None: ...
 
     def stepped(self, count: int) -> None: ...
 
@@ -108,10 +108,12 @@ class MainReport(Report):
     def moved_aside(self, earlier: Path) -> None:
         _log.info("the earlier run %s is now %s", self._run.path, earlier)
 
-    def resumed(self, changes: list[str]) -> None:
-        """Warn of what has changed since the checkpoint and may change bits."""
-        if changes:
-            _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes))
+    def resumed(self, settings: list[str], bits: list[str]) -> None:
+        """Say which settings have changed since the checkpoint, and warn of what has and may change bits."""
+        for setting in settings:
+            _log.info("setting changed: %s", setting)
+        if bits:
+            _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(bits))
 
     def stepped(self, count: int) -> None:
         self._is_status_new = False
@@ -176,9 +178,9 @@ class MainReport(Report):
 
     def nothing_left(self, test: dict[str, Any]) -> None:
         _log.info(
-            "%s: nothing left to do: finished at step %d of %d with %s accuracy %.2f %% (%d of %d). More epochs: "
+            "%s: nothing left to do: finished at %s: %s accuracy %.2f %% (%d of %d). More epochs: "
             "train.epochs=...; start anew: run.resume=never",
-            self._name, self._training.step, self._plan.total_steps,
+            self._name, _how_far(self._training.step, self._plan),
             test["split"], 100 * test["accuracy"], test["correct"], test["count"],
         )  # fmt: skip
         self._where()
@@ -257,8 +259,14 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
     if world.size > 1:
         _log.info("gradients go between ranks through %s", _way(config, training.choices, world))
     _log.info("%s", host)
-    start = f"goes on at step {training.step}" if training.step else "starts at step 0"
-    _log.info("%s of %d, %d an epoch", start, plan.total_steps, plan.steps_per_epoch)
+    start = "goes on at" if training.step else "starts at"
+    _log.info("%s %s; %d an epoch", start, _how_far(training.step, plan), plan.steps_per_epoch)
+
+
+def _how_far(step: int, plan: Plan) -> str:
+    """A run may be past its end, where the end was moved to an earlier step."""
+    is_past = step > plan.total_steps
+    return f"step {step}" + (f", past the {plan.total_steps} asked for" if is_past else f" of {plan.total_steps}")
 
 
 def _way(config: Config, choices: Choices, world: World) -> str:

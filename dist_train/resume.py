@@ -59,7 +59,7 @@ def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files
         if source:
             contents = source.contents
             is_own = source.place.parent.resolve() == run.checkpoints.resolve()
-            _check_settings(source.files["training.pt"]["settings"], config, source.place)
+            _check_settings(source.files, config, source.place)
     about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
     sent = json.loads(world.broadcast_bytes(about if world.is_main else None))
     received = {name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]}
@@ -117,19 +117,27 @@ def _given(path: Path) -> Checkpoint:
         raise CheckpointError(f"{error}. Set run.resume to a checkpoint that is whole") from error
 
 
-def _check_settings(saved: dict[str, Any], config: Config, source: Path) -> None:
-    before, now = flatten(saved), flatten(config.model_dump())
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
-    fixed = [key for key in changed if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]
-    if fixed:
-        lines = [f"  {key}: {_shown(before, key)} in the checkpoint, {_shown(now, key)} now" for key in fixed]
+def _check_settings(files: Files, config: Config, source: Path) -> None:
+    changed = _changed(files, config)
+    if fixed := [key for key in changed if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]:
+        values = {key: changed[key] for key in fixed}
+        lines = [f"  {key}: {before} in the checkpoint, {now} now" for key, (before, now) in values.items()]
         raise CheckpointError(
             f"{source}: was trained with other settings, which a resumed run can't change:\n" + "\n".join(lines) + "\n"
             "Set them back, give the run another name (run.name=...), or start it anew (run.resume=never, which moves "
             "the old one aside)."
         )
-    for key in changed:
-        _log.info("setting changed: %s: %s -> %s", key, _shown(before, key), _shown(now, key))
+
+
+def changed_settings(files: Files, config: Config) -> list[str]:
+    """The settings that differ from those of the checkpoint, each with its two values."""
+    return [f"{key}: {before} -> {now}" for key, (before, now) in _changed(files, config).items()]
+
+
+def _changed(files: Files, config: Config) -> dict[str, tuple[str, str]]:
+    before, now = flatten(files["training.pt"]["settings"]), flatten(config.model_dump())
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
+    return {key: (_shown(before, key), _shown(now, key)) for key in keys}
 
 
 def _shown(settings: dict[str, Any], key: str) -> str:

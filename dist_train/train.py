@@ -90,7 +90,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         if aside:
             report.moved_aside(aside)
         if files:
-            report.resumed(resume.other_bits(files, config, choices, world))
+            report.resumed(resume.changed_settings(files, config), resume.other_bits(files, config, choices, world))
         recorder.at_end(report.failed)
         stop.on_early = lambda: _left_early(report, recorder)
         about = resume.about(config, choices, world)

@@ -32,7 +32,7 @@ from benchmarks.rounds import (
     take_turns,
 )
 from benchmarks.session import OurRun, Session, overridden, own_settings, run_and_read, train
-from benchmarks.works import WORKS
+from benchmarks.works import WORKS, Work
 from dist_train.errors import UserError
 from dist_train.loading import load_config
 from dist_train.process import state_and_start
@@ -190,6 +190,26 @@ class TestReadings:
     def test_a_rate_needs_both_steps(self) -> None:
         with pytest.raises(FailedError, match=r"after step \[100\], only after \[50\]"):
             throughput.rate([{"step": 50, "time": 10.0}], 64, 50, 100)
+
+    def test_each_peer_has_the_workers_that_are_best_in_its_precision(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rates = {("no", 0): 100.0, ("no", 1): 150.0, ("no", 2): 90.0, ("bf16", 0): 100.0, ("bf16", 2): 300.0}
+        asked: list[tuple[str, int]] = []
+
+        def measured(mine: Session, work: Work, ranks: int, python: Path, module: str, more: list[str]) -> Reading:
+            del mine, work, ranks, python, module
+            given = dict(zip(more[::2], more[1::2], strict=True))
+            asked.append((given.get("--autocast", "no"), int(given["--workers"])))
+            return reading(rates.get(asked[-1], 200.0))
+
+        monkeypatch.setattr(throughput, "_read", measured)
+        full = replace(session(tmp_path), quick=False)
+        peers = throughput.PEERS["plain"], throughput.IN_BF16["plain bf16"]
+        values = [[throughput.measure_peer(full, WORKS["mnist"], 1, peer).value for peer in peers] for _ in range(2)]
+        assert values == [[150.0, 300.0], [150.0, 300.0]]
+        assert asked[-2:] == [("no", 1), ("bf16", 2)]
+        assert len(asked) == 8
 
     def test_the_wait_for_a_checkpoint_is_what_was_no_training(self) -> None:
         lines = [
@@ -389,7 +409,9 @@ class TestReport:
         assert row.endswith("| ours, dist-train train 2.25 s; ours, torchrun 3.60 s |")
 
     def test_says_what_is_reached_and_what_is_not(self) -> None:
-        text = report(self.results(ours=7100.0))
+        results = self.results(ours=7100.0)
+        text = report(replace(results, about={**results.about, "seconds": 3570}))
+        assert "2 round(s) in 60 minutes, everybody in turn" in text
         assert "1 rank: ours / best peer | at least 2 | 2.03 (2.03 to 2.03, n 2) | yes |" in text
         assert "1 rank: ours auto / best peer | at least 3.2 | 3.00 (3.00 to 3.00, n 2) | **no** |" in text
         assert "| throughput | mnist | 1 | one | exit code 1 |" in text

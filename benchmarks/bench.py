@@ -59,12 +59,13 @@ def main() -> int:
 def measure(options: argparse.Namespace) -> Results:
     """The session that the options ask for."""
     begun = time.monotonic()
-    date = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {**about_machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     usual = 1 if options.quick else 3
     rounds, tries = options.rounds or usual, options.tries or usual
     names = _check_gpus(options)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         python = peers_python()
+        ready = time.monotonic()
         session = Session(Path(directory), options.device, options.quick, python)
         tasks = list(_tasks(session, options))
         if not tasks:
@@ -74,10 +75,9 @@ def measure(options: argparse.Namespace) -> Results:
             )
         deadline = begun + QUICK_SECONDS if options.quick else None
         turns = take_turns(tasks, rounds, tries, deadline)
-    device = ", ".join(names) or options.device
-    about = {**about_machine(), "date": date, "device": device, "rounds": rounds, "quick": options.quick}
+    about |= {"device": ", ".join(names) or options.device, "rounds": rounds, "quick": options.quick}
     about["part"] = _leaves_out(options) or turns.is_cut
-    about["seconds"] = round(time.monotonic() - begun)
+    about["seconds"] = round(time.monotonic() - ready)
     workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
     return Results({**about, "workers": workers}, turns.records, turns.missing)
 

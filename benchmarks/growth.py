@@ -3,8 +3,8 @@
     python -m benchmarks.growth [--quick] [--measures steps checkpoints start epoch ranks] [--rounds 3] [--out DIR]
 
 One process, or two ranks, trains a tiny network on made pictures of 8x8. Prints a table and writes it to
-`benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it, and
-none overwrites another.
+`benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it, by
+Ctrl-C or a failure too, and none overwrites another.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from typing import Any
 from benchmarks.memory import Sample, samples_of
 from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
 from benchmarks.report import number, table
-from benchmarks.results import about_machine, check_out, free_path
+from benchmarks.results import about_machine, check_out, write_both
+from benchmarks.rounds import NO_TIME
 from benchmarks.session import read_lines, torchrun
 from dist_train.entry import Parser, run_guarded
 from launch.arguments import number_from
@@ -84,24 +85,32 @@ def main() -> int:
     """Measure, and write what was found; returns the exit code, 1 where something could not be measured."""
     given = _parse()
     check_out(given.out)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
     scale = Scale(100_000, 100, SIZES, given.rounds)
     if given.quick:
         scale = Scale(5_000, 20, dict(list(SIZES.items())[:2]), given.rounds)
-    busy = others_now()
+    about = {**about_machine(), "others": others_now()}
+    findings, missing = _measured(given.measures or list(MEASURES), scale)
+    kind = ("-quick" if given.quick else "") + ("-part" if given.measures or missing else "")
+    _write(findings, missing, scale, about, given.out, kind)
+    return 1 if any(reason != NO_TIME for reason in missing.values()) else 0
+
+
+def _measured(names: Sequence[str], scale: Scale) -> tuple[list[Finding], dict[str, str]]:
+    """What is found, and why a measure is missing or not whole; after Ctrl-C what was found before counts."""
     findings: list[Finding] = []
-    code = 0
-    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
-        for name in given.measures or MEASURES:
+    missing = dict.fromkeys(names, NO_TIME)
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder, suppress(KeyboardInterrupt):
+        for name in names:
             try:
                 for finding in MEASURES[name](Path(folder), scale):
                     findings.append(finding)
                     print(" ".join(_cells(finding)), flush=True)
+                del missing[name]
             except FailedError as error:
+                missing[name] = str(error)
                 print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
-                code = 1
-    kind = ("-quick" if given.quick else "") + ("-part" if given.measures else "")
-    _write(findings, scale, busy, given.out, kind)
-    return code
+    return findings, missing
 
 
 def _parse() -> argparse.Namespace:
@@ -172,14 +181,14 @@ def at_an_epoch(folder: Path, scale: Scale) -> Iterator[Finding]:
 
 
 def of_ranks(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """Memory of each of two ranks in their first epoch, by the size of the data set."""
+    """Memory of each of two ranks some seconds after their start, in the largest data set in its first epoch."""
     largest: dict[str, Sample] = {}
     for name, size in scale.sizes.items():
         largest[name] = max(_ranks_memory(folder, size), key=lambda sample: sample.private)
     private = {name: sample.private for name, sample in largest.items()}
     in_mib = {name: size / 2**20 for name, size in private.items()}
     yield Finding("ranks", "private memory of a rank, of two", "MiB", in_mib, "", True)
-    yield _orders("ranks", "private memory in the first epoch", scale, private)
+    yield _orders("ranks", "private memory after the start", scale, private)
     share = {name: sample.share / 2**20 for name, sample in largest.items()}
     yield Finding("ranks", "with its share of what both have", "MiB", share, "", True)
 
@@ -295,14 +304,18 @@ def _ranks_memory(folder: Path, size: int) -> list[Sample]:
         ranks = [pid for pid in family(process.pid) if _is_rank(pid)]
         samples = samples_of(ranks)
         process.send_signal(signal.SIGTERM)
-        process.wait(PATIENCE)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)  # what is left after it is killed
     if len(samples) != 2:
         raise FailedError(f"{len(samples)} ranks were found, not 2")
     return samples
 
 
 def _is_rank(pid: int) -> bool:
-    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return False
     return b"-m\0dist_train\0" in command and b"torch.distributed.run" not in command
 
 
@@ -348,22 +361,23 @@ def _cells(finding: Finding) -> list[str]:
     ]
 
 
-def _write(findings: Sequence[Finding], scale: Scale, busy: float, out: Path, kind: str = "") -> None:
+def _write(
+    findings: Sequence[Finding], missing: Mapping[str, str], scale: Scale, about: dict[str, Any], out: Path, kind: str
+) -> None:
     """The table on the terminal and in `out`; `kind`: what tells the files from those of a full session of the day."""
-    date, about = datetime.date.today().isoformat(), about_machine()
+    date = datetime.date.today().isoformat()
     text = table(("measure", "what", "measured", "to be kept", "kept"), map(_cells, findings))
     head = (
-        f"{about['processor']}, {about['cores']} cores, of which others used {busy:.1f} at the beginning; Python "
-        f"{about['python']}, torch {about['packages']['torch']}; commit {about['commit']}. `start` and `epoch` are "
-        f"medians of {scale.rounds} rounds, the others of one run."
+        f"{about['processor']}, {about['cores']} cores, of which others used {about['others']:.1f} at the "
+        f"beginning; Python {about['python']}, torch {about['packages']['torch']}; commit {about['commit']}. `start` "
+        f"and `epoch` are medians of {scale.rounds} rounds, the others of one run."
     )
+    text += "".join(f"\n\nNot measured, or not all of it: {name}: {why}" for name, why in missing.items())
     content = {
-        "date": date, "about": about, "others": busy, "scale": asdict(scale),
-        "findings": [asdict(each) for each in findings],
+        "date": date, "about": about, "scale": asdict(scale), "findings": [asdict(each) for each in findings],
+        "missing": dict(missing),
     }  # fmt: skip
-    path = free_path(out, f"growth-{date}{kind}")
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(f"# What must not grow, {date}\n\n{head}\n\n{text}\n", encoding="utf-8")
+    path = write_both(out, f"growth-{date}{kind}", content, f"# What must not grow, {date}\n\n{head}\n\n{text}\n")
     print(f"\n{head}\n\n{text}\n\n{path.with_suffix('.md')}")
 
 

@@ -23,10 +23,11 @@ import torch
 from benchmarks.limit import Profile
 from benchmarks.processes import run
 from benchmarks.report import number, table
-from benchmarks.results import DIRECTORY, about_machine, machine_name
+from benchmarks.results import DIRECTORY, about_machine, check_out, machine_name
 from benchmarks.session import Session, train
 from benchmarks.throughput import OURS
 from benchmarks.works import WORKS, Work
+from dist_train.entry import Parser, run_guarded
 from launch.arguments import number_from
 
 KINDS = {
@@ -46,8 +47,9 @@ SIDE = 1024
 FORMATS = ("plain fp32", *OURS)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def main() -> int:
+    """Profile, and write the tables; returns the exit code."""
+    parser = Parser(
         prog="python -m benchmarks.operators",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,12 +64,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=DIRECTORY)
     given = parser.parse_args()
+    check_out(given.out)
     about = about_machine()
     text = "\n\n".join(_report(about, [WORKS[name] for name in given.works], given.steps)) + "\n"
-    given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"operators-{machine_name(about)}-{datetime.date.today().isoformat()}.md"
     path.write_text(text, encoding="utf-8")
     print(f"{text}\n{path}")
+    return 0
 
 
 def _report(about: dict[str, Any], works: Iterable[Work], steps: int) -> Iterator[str]:
@@ -137,4 +140,4 @@ def rate(dtype: torch.dtype, turns: int = 20) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_guarded(main))

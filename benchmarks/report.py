@@ -14,11 +14,12 @@ FIGURES = (
 )
 THROUGHPUT = (
     "The best peer is the one with the highest median; factors are medians of the ratios of single rounds. All stand "
-    "over the best peer in fp32, and `precision: auto` over the best in bf16 too; ignite has no bf16 on a CPU. Each "
-    "peer has as many workers as were best for it. A bare step is forward, backward and update on one fixed batch, on "
-    "two ranks in DDP: in plain fp32 as a lesson would write it (`limit` below), or in the format that a run of ours "
-    "has chosen (`limit as ours`, `limit as ours auto`). Of one rank the last column is of runs right after each "
-    "other (`loop` below), of two ranks of those of a round."
+    "over the best peer in fp32, and `precision: auto` over the best in bf16 too, whatever it has chosen; ignite has "
+    "no bf16 on a CPU. Each peer has as many workers as were best for it, in a quick session for the plain loop. A "
+    "bare step is forward, backward and update on one fixed batch, on two ranks in DDP: in plain fp32 as a "
+    "lesson would write it (`limit` below), or in the format that a run of ours has chosen (`limit as ours`, `limit as "
+    "ours auto`). Of one rank the last column is of runs right after each other (`loop` below), of two ranks of those "
+    "of a round."
 )
 MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
 DISTURBANCE = (
@@ -173,7 +174,7 @@ def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) ->
     in_bf16 = over_best_in_bf16(work, ranks, name)(records) if name == "ours auto" else None
     value = _median(records, throughput.case(work, ranks, name))
     factors = [f"{times.median:.2f} x"] if times else []
-    factors += [f"{in_bf16.median:.2f} x in bf16"] if in_bf16 else []
+    factors += [f"{in_bf16.median:.2f} x the best in bf16"] if in_bf16 else []
     return f"{value} ({', '.join(factors)})" if factors else value
 
 

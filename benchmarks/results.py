@@ -115,16 +115,20 @@ def check_out(directory: Path) -> None:
 def write(results: Results, text: str, directory: Path) -> Path:
     """Write a session and its report to files that are not there yet; returns that of the session."""
     name = "-".join([machine_name(results.about), results.about["date"][:10], *kinds(results.about)])
-    path = free_path(directory, name)
-    path.write_text(json.dumps(results.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return write_both(directory, name, results.to_dict(), text)
+
+
+def write_both(directory: Path, name: str, content: dict[str, Any], text: str) -> Path:
+    """Write numbers and their report to files of this name, or with a number, that are not there yet.
+
+    Returns:
+        The file of the numbers.
+    """
+    paths = (directory / f"{name}{f'-{number}' if number > 1 else ''}.json" for number in count(1))
+    path = next(path for path in paths if not (path.exists() or path.with_suffix(".md").exists()))
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(text, encoding="utf-8")
     return path
-
-
-def free_path(directory: Path, name: str) -> Path:
-    """A JSON file of this name, or with a number, that is not there yet and has no report beside its place."""
-    paths = (directory / f"{name}{f'-{number}' if number > 1 else ''}.json" for number in count(1))
-    return next(path for path in paths if not (path.exists() or path.with_suffix(".md").exists()))
 
 
 def about_machine() -> dict[str, Any]:

@@ -23,7 +23,7 @@ class Session:
     peers_python: Path
     """The Python that has the peers."""
     workers: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    """The best number of a DataLoader's workers by work, ranks and peer."""
+    """The best number of a DataLoader's workers by work, ranks, and peer and precision."""
     choices: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
     """What a run of ours has chosen (`choices` of `env.json`), by work, ranks and variant."""
     _made: int = 0

@@ -31,7 +31,7 @@ class Peer(NamedTuple):
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @property
-    def loaded(self) -> str:
+    def loader_key(self) -> str:
         """What its best number of workers depends on: a faster step leaves a loader less time."""
         return self.module if self.precision == "fp32" else f"{self.module} {self.precision}"
 
@@ -110,14 +110,14 @@ def measure_peer(session: Session, work: Work, ranks: int, peer: Peer) -> Readin
     One worker is tried where two are nearly as fast as none. In a quick session that of the plain loop is taken for
     all, and one is not tried.
     """
-    key = work.name, ranks, "plain" if session.quick else peer.loaded
+    key = work.name, ranks, "plain" if session.quick else peer.loader_key
     if key in session.workers:
         return _peer(session, work, ranks, peer, session.workers[key])
     found = {count: _peer(session, work, ranks, peer, count) for count in (0, 2)}
     if not session.quick and found[2].value > NEARLY * found[0].value:
         found[1] = _peer(session, work, ranks, peer, 1)
     told = ", ".join(f"{count}: {reading.value:,.0f}" for count, reading in sorted(found.items()))
-    print(f"{work.name}, {ranks} rank(s), {peer.loaded}, {UNIT} by workers: {told}", flush=True)
+    print(f"{work.name}, {ranks} rank(s), {peer.loader_key}, {UNIT} by workers: {told}", flush=True)
     session.workers[key] = max(found, key=lambda count: found[count].value)
     return found[session.workers[key]]
 

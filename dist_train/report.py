@@ -168,8 +168,8 @@ class MainReport(Report):
         super().stopped(reason)
         self.status("preempted", resumable=True)
         _log.info(
-            "%s: stopped by %s after step %d of %d and saved; the same command goes on",
-            self._name, reason or "another rank", self._training.step, self._plan.total_steps,
+            "%s: stopped by %s after %s and saved; the same command goes on",
+            self._name, reason or "another rank", _how_far(self._training.step, self._plan),
         )  # fmt: skip
 
     def tested(self, step: int) -> dict[str, Any] | None:

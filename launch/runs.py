@@ -102,7 +102,7 @@ class Run:
         if self.state != "running" or not self.rate or not self.total_steps:
             return None
         batch = _global_batch(RunDir(self.path).config)
-        return (self.total_steps - self.step) * batch / self.rate if batch else None
+        return max(0, self.total_steps - self.step) * batch / self.rate if batch else None
 
     @property
     def restarts_in_place(self) -> int:

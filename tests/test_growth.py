@@ -12,6 +12,8 @@ from benchmarks.growth import Finding, Scale
 from benchmarks.memory import Sample
 from benchmarks.processes import FailedError, family
 from benchmarks.report import number
+from benchmarks.results import about_machine
+from benchmarks.rounds import NO_TIME
 
 
 def lines(*seconds_a_step: float) -> list[dict[str, Any]]:
@@ -84,26 +86,49 @@ def test_a_process_that_ends_while_it_is_looked_at_has_no_family(monkeypatch: py
     assert family(1) == {1}
 
 
-def test_what_fails_does_not_lose_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code", "missing"),
+    [
+        (FailedError("exit code 1"), 1, {"steps": "exit code 1"}),
+        (KeyboardInterrupt(), 0, {"steps": NO_TIME, "start": NO_TIME}),
+    ],
+    ids=["failed", "Ctrl-C"],
+)
+def test_what_ends_early_does_not_lose_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, missing: dict[str, str]
 ) -> None:
-    def fails(*_: object) -> Iterator[Finding]:
+    def ends_early(*_: object) -> Iterator[Finding]:
         yield growth._flat("steps", "a step", "ms", {"first": 1.0, "last": 1.0})
-        raise FailedError("exit code 1")
+        raise error
 
-    monkeypatch.setattr(growth, "MEASURES", {"steps": fails})
+    def works(*_: object) -> Iterator[Finding]:
+        yield growth._flat("start", "to the first step", "s", {"small": 1.0, "large": 1.0})
+
+    monkeypatch.setattr(growth, "MEASURES", {"steps": ends_early, "start": works})
     monkeypatch.setattr("sys.argv", ["growth", "--out", str(tmp_path)])
     for _ in range(2):
-        assert growth.main() == 1
-    assert "steps: failed: exit code 1" in capsys.readouterr().err
-    reports = list(tmp_path.glob("growth-*.md"))
-    assert len(reports) == 2
-    assert all("| steps | a step | " in path.read_text() for path in reports)
+        assert growth.main() == code
+    contents = [json.loads(path.read_text()) for path in tmp_path.glob("growth-*-part*.json")]
+    assert [content["missing"] for content in contents] == [missing] * 2
+    measures = ["steps", *({"start"} - set(missing))]
+    assert [[each["measure"] for each in content["findings"]] for content in contents] == [measures] * 2
+    for path in tmp_path.glob("growth-*-part*.md"):
+        assert all(f"{name}: {why}" in path.read_text() for name, why in missing.items())
+
+
+@pytest.mark.parametrize(("orders", "kept"), [(2, True), (3, False)])
+def test_an_order_too_many_is_found(orders: int, kept: bool) -> None:
+    scale = Scale(0, 0, {"10 thousand": 10_000, "10 million": 10_000_000}, 1)
+    private = {name: 300e6 + 4 * orders * size for name, size in scale.sizes.items()}
+    finding = growth._orders("epoch", "private memory", scale, private)
+    assert finding.is_kept is kept
+    assert list(finding.values.values())[-1] == pytest.approx(4 * orders)
 
 
 def test_the_table_and_the_numbers_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finding = growth._flat("start", "to the first step", "s", {"small": 1.0, "large": 3.0})
-    growth._write([finding], Scale(5, 5, {"small": 1}, 3), 0.25, tmp_path)
+    about = {**about_machine(), "others": 0.25}
+    growth._write([finding], {}, Scale(5, 5, {"small": 1}, 3), about, tmp_path, "")
     (content,) = (json.loads(path.read_text()) for path in tmp_path.glob("growth-*.json"))
     assert content["findings"][0]["is_kept"] is False
     values = f"small: {number(1.0)}, large: {number(3.0)} s"

@@ -6,6 +6,7 @@ message, preempted) is not started again.
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -78,8 +79,9 @@ class Agent(LocalElasticAgent):
         )
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), start_method="fork")
         self.exit_code = 0
-        self._interrupted = False
-        self._is_stopping = False
+        self._passed_on: signal.Signals | None = None  # the first that came
+        self._interrupts = 0
+        self._kill_at = math.inf
         for each in PASSED_ON:
             if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
                 signal.signal(each, self._pass_on)
@@ -88,13 +90,14 @@ class Agent(LocalElasticAgent):
         """Fork the ranks, which inherit that signals are blocked until they listen to them."""
         self.exit_code = 0
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+        came_before = self._passed_on
         with self._gate:
             pids: dict[int, Any] = super()._start_workers(worker_group)
         for worker in worker_group.workers:
             worker.id = pids[worker.local_rank]
+        if came_before:
+            self._send(came_before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
-        if self._is_stopping:  # what came meanwhile has not reached all of them
-            self._send(signal.SIGTERM)
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -102,6 +105,7 @@ class Agent(LocalElasticAgent):
         codes = {worker.global_rank: _exit_code(worker.id) for worker in worker_group.workers}
         if all(code == 0 for code in codes.values()):
             return RunResult(WorkerState.SUCCEEDED, return_values=dict.fromkeys(codes))
+        self._kill_the_interrupted()
         ended = {rank: code for rank, code in codes.items() if code}
         if not ended:
             return RunResult(WorkerState.HEALTHY)
@@ -113,15 +117,15 @@ class Agent(LocalElasticAgent):
     def _judge(self, rank: int, code: int) -> None:
         """Decide what the end of a rank means for the run: starting anew, or an exit code."""
         is_lost = code < 0 or code == FAILED
-        if not is_lost or self._is_stopping:
+        if not is_lost or self._passed_on:
             self._remaining_restarts = 0
-        if self._interrupted and code == -signal.SIGKILL:
+        if self._interrupts > 1:
             self.exit_code = INTERRUPTED
             return
         self.exit_code = FAILED if is_lost else code
         if is_lost:
             self._tell(f"rank {rank}({self._worker_group.spec.local_world_size}) {_how(code)}")
-        elif code == PREEMPTED and not self._is_stopping:
+        elif code == PREEMPTED and not self._passed_on:
             self._send(signal.SIGTERM)  # only this rank knew
 
     def _tell(self, what: str) -> None:
@@ -138,14 +142,22 @@ class Agent(LocalElasticAgent):
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while any(map(_is_running, self._pids())) and time.monotonic() < deadline:
+            self._kill_the_interrupted()
             time.sleep(POLL)
 
+    def _kill_the_interrupted(self) -> None:
+        """End ranks that a second SIGINT should have ended: in a call of C, such as a collective, nobody hears it."""
+        if time.monotonic() > self._kill_at:
+            self._send(signal.SIGKILL)
+
     def _pass_on(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """The handler: ranks save and leave; a second SIGINT ends them at once."""
-        again = number == signal.SIGINT and self._interrupted
-        self._interrupted = self._interrupted or number == signal.SIGINT
-        self._is_stopping = True
-        self._send(signal.SIGKILL if again else PASSED_ON[signal.Signals(number)])
+        """The handler: ranks save and leave; a second SIGINT ends them at once, soon by force, and a third by force."""
+        passed = PASSED_ON[signal.Signals(number)]
+        self._passed_on = self._passed_on or passed
+        self._interrupts += passed == signal.SIGINT
+        if self._interrupts > 1:
+            self._kill_at = time.monotonic() + (PATIENCE if self._interrupts == 2 else 0)
+        self._send(passed)
 
     def _send(self, number: signal.Signals) -> None:
         for pid in filter(_is_running, self._pids()):

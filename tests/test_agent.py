@@ -237,14 +237,37 @@ class TestARun:
         assert run.process.wait(60) == PREEMPTED, run.errors()
         assert "Traceback" not in run.errors()
 
+    def test_a_signal_that_comes_before_there_are_ranks_is_called_by_its_name(self, start: Callable[..., Run]) -> None:
+        run = start(*ENDLESS)
+        run.wait_for(lambda: b"dist_train.agent" in command_of(run.process.pid))
+        os.kill(run.process.pid, signal.SIGINT)
+        assert run.process.wait(60) == PREEMPTED, run.errors()
+        assert run.errors() == "stopped by SIGINT before the first step; the same command starts again\n"
+
+    def test_two_interrupts_are_no_failure(self, start: Callable[..., Run]) -> None:
+        slow = ("data.num_train=4096", "data.global_batch=4096", "train.micro_batch=16")  # tenths of a second a step
+        run = start("--max-restarts", "3", *ENDLESS, *slow)
+        run.wait_for(lambda: run.steps() > 2)
+        os.kill(run.process.pid, signal.SIGINT)
+        run.wait_for(lambda: "once more ends at once" in run.errors())
+        os.kill(run.process.pid, signal.SIGINT)
+        assert run.process.wait(60) in (130, PREEMPTED), run.errors()  # the step may have ended between the two
+        failures = [json.loads(file.read_text()) for file in (run.directory / "diagnostics").glob("failure_rank_*")]
+        assert {failure["kind"] for failure in failures} <= {"interrupted"}
+        assert "Traceback" not in run.errors()
+        assert not list((run.directory / "diagnostics").glob("verdict_*"))
+
+    @pytest.mark.parametrize("hears", [True, False])
     def test_a_second_interrupt_ends_ranks_that_do_not_leave(
-        self, ranks: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+        self, ranks: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, *, hears: bool
     ) -> None:
         interrupt = threading.Thread(target=interrupt_twice, args=(tmp_path,))
         interrupt.start()
+        deafness = "if stop.reason: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])"
         done = ranks(
             "stop.begun()\n(here / f'parent.{rank}').write_text(str(os.getppid()))\n"
-            "while True:\n    time.sleep(0.01)\n    if stop.reason: (here / 'heard').touch()",
+            f"while True:\n    time.sleep(0.01)\n    {'' if hears else deafness}\n"
+            "    if stop.reason: (here / 'heard').touch()",
             restarts=3,
         )
         interrupt.join()

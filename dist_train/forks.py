@@ -80,6 +80,8 @@ class Agent(LocalElasticAgent):
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), start_method="fork")
         self.exit_code = 0
         self._passed_on: signal.Signals | None = None  # the first that came
+        self._has_ranks = False
+        self._held: list[signal.Signals] = []  # what came while there were none
         self._interrupts = 0
         self._kill_at = math.inf
         for each in PASSED_ON:
@@ -87,16 +89,22 @@ class Agent(LocalElasticAgent):
                 signal.signal(each, self._pass_on)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        """Fork the ranks, which inherit that signals are blocked until they listen to them."""
+        """Fork the ranks, which inherit that signals are blocked until they listen to them.
+
+        The handler may run meanwhile: where a thread of torch's takes the signal, the mask of this one does not count.
+        """
         self.exit_code = 0
+        self._has_ranks = False
+        if self._passed_on and not self._held:
+            self._held.append(self._passed_on)  # only ranks of the attempt before have heard it
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
-        came_before = self._passed_on
         with self._gate:
             pids: dict[int, Any] = super()._start_workers(worker_group)
         for worker in worker_group.workers:
             worker.id = pids[worker.local_rank]
-        if came_before:
-            self._send(came_before)
+        self._has_ranks = True
+        while self._held:
+            self._send(self._held.pop(0))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
         return pids
 
@@ -119,7 +127,7 @@ class Agent(LocalElasticAgent):
         is_lost = code < 0 or code == FAILED
         if not is_lost or self._passed_on:
             self._remaining_restarts = 0
-        if self._interrupts > 1:
+        if is_lost and self._interrupts > 1:
             self.exit_code = INTERRUPTED
             return
         self.exit_code = FAILED if is_lost else code
@@ -154,10 +162,14 @@ class Agent(LocalElasticAgent):
         """The handler: ranks save and leave; a second SIGINT ends them at once, soon by force, and a third by force."""
         passed = PASSED_ON[signal.Signals(number)]
         self._passed_on = self._passed_on or passed
-        self._interrupts += passed == signal.SIGINT
-        if self._interrupts > 1:
-            self._kill_at = time.monotonic() + (PATIENCE if self._interrupts == 2 else 0)
-        self._send(passed)
+        if passed == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                self._kill_at = time.monotonic() + (PATIENCE if self._interrupts == 2 else 0)
+        if self._has_ranks:
+            self._send(passed)
+        else:
+            self._held.append(passed)
 
     def _send(self, number: signal.Signals) -> None:
         for pid in filter(_is_running, self._pids()):

@@ -197,7 +197,8 @@ class MainReport(Report):
 
     def _where(self) -> None:
         _log.info("run:      %s", self._run.path)
-        _log.info("curves:   tensorboard --logdir %s", self._run.curves)
+        if self._run.curves.exists():
+            _log.info("curves:   tensorboard --logdir %s", self._run.curves)
         _log.info("evaluate: python -m dist_train.evaluate %s", self._run.path)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dist_train.errors import ConfigError
 from dist_train.stop import SIGNALS
 from launch.arguments import AUTO, number_from
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dist_train.config import Distributed
 
 DEVICES = Path("/dev")
+MOST_PER_CORE = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +61,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ranks(options: argparse.Namespace) -> int | None:
-    """What `resolved` says; the settings are read only where it depends on them, because reading takes its time."""
+    """What `resolved` says; the settings are read only where it depends on them, because reading takes its time.
+
+    Raises:
+        ConfigError: so many ranks would only take this machine's memory.
+    """
     if isinstance(options.nproc, int):
+        if options.nproc > (most := MOST_PER_CORE * _cores()):
+            raise ConfigError(
+                f"--nproc is {options.nproc}; it must be at most {most} here: {MOST_PER_CORE} for each of the "
+                f"{_cores()} core(s) that this process may use"
+            )
         return options.nproc
     if not device_files():
         return 1

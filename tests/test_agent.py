@@ -42,18 +42,33 @@ def body(arguments, stop):
 forks.train_main = body
 def what(rank, attempt, stop):
 """
+# A signal in the middle of the forks of an attempt, taken by a thread that does not block it, as one of torch's store.
+IN_THE_FORKS = """
+import threading
+thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+thread.start()
+forked, left = forks.LocalElasticAgent._start_workers, [{attempt}]
+def start_workers(self, group):
+    pids = forked(self, group)
+    if left.pop() == 0:
+        signal.pthread_kill(thread.ident, signal.{name})
+        time.sleep(0.5)  # the thread takes it, then this one runs the handler
+    left.append(0)
+    return pids
+forks.LocalElasticAgent._start_workers = start_workers
+"""
 
 
 @pytest.fixture
 def ranks(tmp_path: Path, python: Python) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run the agent on two ranks that do what the lines of `body` say, instead of training."""
+    """Run the agent on two ranks that do what the lines of `body` say, instead of training, after those of `before`."""
 
-    def run(body: str, restarts: int = 0) -> "subprocess.CompletedProcess[str]":
+    def run(body: str, restarts: int = 0, before: str = "") -> "subprocess.CompletedProcess[str]":
         (tmp_path / "x.yaml").write_text(SMALL)
         lines = "\n".join(f"    {line}" for line in body.splitlines())
         options = ["--nproc", "2", "--max-restarts", str(restarts), str(tmp_path / "x.yaml")]
         end = f"leave(run_guarded(lambda: agent.main({options!r})))"
-        return python("-c", f"{RANKS}{lines}\n{end}", str(tmp_path), timeout=60)
+        return python("-c", f"{RANKS}{lines}\n{before}{end}", str(tmp_path), timeout=60)
 
     return run
 
@@ -243,6 +258,16 @@ class TestARun:
         os.kill(run.process.pid, signal.SIGINT)
         assert run.process.wait(60) == PREEMPTED, run.errors()
         assert run.errors() == "stopped by SIGINT before the first step; the same command starts again\n"
+
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+    @pytest.mark.parametrize("attempt", [0, 1])
+    def test_a_signal_that_comes_while_ranks_are_forked_reaches_them(
+        self, ranks: Callable[..., "subprocess.CompletedProcess[str]"], attempt: int, name: str
+    ) -> None:
+        body = f"if rank and attempt < {attempt}: os.kill(os.getpid(), 9)\ntime.sleep(20)"
+        done = ranks(body, restarts=3, before=IN_THE_FORKS.format(attempt=attempt, name=name))
+        assert done.returncode == PREEMPTED, done.stderr
+        assert done.stderr.endswith(f"stopped by {name} before the first step; the same command starts again\n")
 
     def test_two_interrupts_are_no_failure(self, start: Callable[..., Run]) -> None:
         slow = ("data.num_train=4096", "data.global_batch=4096", "train.micro_batch=16")  # tenths of a second a step

@@ -91,6 +91,7 @@ class TestCommands:
             (["train", "x.yaml", "--nproc", "٣"], "it must be auto or a number from 1 up"),
             (["train", "x.yaml", "--nproc", "0"], "--nproc: is '0'; it must be auto or a number from 1 up"),
             (["train", "x.yaml", "--max-restarts=-1"], "--max-restarts: is '-1'; it must be a number from 0 up"),
+            (["train", "x.yaml", "--nproc", "9999999"], "--nproc is 9999999; it must be at most"),
             (["train", "no-such.yaml", "--print-config"], "no-such.yaml"),
         ],
     )

@@ -9,14 +9,15 @@ TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
 """A time limit as sbatch has it."""
 
 
-def number_from(least: int, *words: str) -> Callable[[str], int | str]:
-    """A reader of a number from `least` up, or of one of these words, which stay as they are."""
+def number_from(least: int, *words: str, most: int | None = None) -> Callable[[str], int | str]:
+    """A reader of a number from `least` up, or to `most`, or of one of these words, which stay as they are."""
 
     def read(text: str) -> int | str:
         if text in words:
             return text
-        if not (text.isascii() and text.isdecimal()) or int(text) < least:
-            allowed = " or ".join([*words, f"a number from {least} up"])
+        is_number = text.isascii() and text.isdecimal()
+        if not is_number or int(text) < least or (most is not None and int(text) > most):
+            allowed = " or ".join([*words, f"a number from {least} {'up' if most is None else f'to {most}'}"])
             raise argparse.ArgumentTypeError(f"is {text!r}; it must be {allowed}")
         return int(text)
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from launch.arguments import AUTO, number_from
 from launch.faults import FAULTS, Missed, step_reached
 from launch.started import Started
+from launch.train import most_ranks
 
 if TYPE_CHECKING:
     from dist_train.config import Config
@@ -47,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
     )
-    parser.add_argument("--nproc", type=number_from(1), default=2, metavar="N", help="number of ranks; default 2")
+    parser.add_argument(
+        "--nproc", type=number_from(1, most=most_ranks()), default=2, metavar="N", help="number of ranks; default 2"
+    )
     parser.add_argument(
         "--faults", type=_faults, default=list(FAULTS), metavar="A,B", help=f"of {', '.join(FAULTS)}; default: all"
     )

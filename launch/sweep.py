@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nproc",
-        type=number_from(1, AUTO),
+        type=number_from(1, AUTO, most=train.most_ranks()),
         default=AUTO,
         metavar="N|auto",
         help="ranks of a trial on this machine; auto (the default): as `dist-train train` has it",

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from dist_train.errors import ConfigError
 from dist_train.stop import SIGNALS
 from launch.arguments import AUTO, number_from
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from dist_train.config import Distributed
 
 DEVICES = Path("/dev")
-MOST_PER_CORE = 16
+MOST_PER_CORE = 16  # ranks; many more would take all memory before the first of them could say anything
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nproc",
-        type=number_from(1, AUTO),
+        type=number_from(1, AUTO, most=most_ranks()),
         default=AUTO,
         metavar="N|auto",
         help="number of ranks; auto (the default): one a GPU of this machine, and one process where there is none",
@@ -61,17 +60,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ranks(options: argparse.Namespace) -> int | None:
-    """What `resolved` says; the settings are read only where it depends on them, because reading takes its time.
-
-    Raises:
-        ConfigError: so many ranks would only take this machine's memory.
-    """
+    """What `resolved` says; the settings are read only where it depends on them, because reading takes its time."""
     if isinstance(options.nproc, int):
-        if options.nproc > (most := MOST_PER_CORE * _cores()):
-            raise ConfigError(
-                f"--nproc is {options.nproc}; it must be at most {most} here: {MOST_PER_CORE} for each of the "
-                f"{_cores()} core(s) that this process may use"
-            )
         return options.nproc
     if not device_files():
         return 1
@@ -126,6 +116,11 @@ def device_files() -> list[Path]:
     if not DEVICES.is_dir():
         return []
     return [path for path in DEVICES.iterdir() if re.fullmatch(r"nvidia\d+|kfd|dxg", path.name)]
+
+
+def most_ranks() -> int:
+    """How many ranks may be asked of this machine."""
+    return MOST_PER_CORE * _cores()
 
 
 def _cores() -> int:

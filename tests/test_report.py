@@ -44,3 +44,15 @@ def test_the_status_is_written_once_a_step(report: MainReport, run: Mock) -> Non
     report.stopped("SIGTERM")
     assert run.write_status.call_args.args[0] == "preempted"
     report.close()
+
+
+@pytest.mark.parametrize("has_curves", [True, False])
+def test_curves_are_named_where_there_are_some(
+    report: MainReport, run: Mock, caplog: pytest.LogCaptureFixture, *, has_curves: bool
+) -> None:
+    if has_curves:
+        run.curves.mkdir()
+    with caplog.at_level("INFO", logger="dist_train.report"):
+        report.nothing_left({"split": "test", "accuracy": 0.5, "correct": 1, "count": 2})
+    assert ("tensorboard --logdir" in caplog.text) is has_curves
+    report.close()

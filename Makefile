@@ -28,11 +28,11 @@ test-slurm-long: install
 
 # Beside other frameworks, in one session; needs $DIST_TRAIN_DATA. BENCH=--quick takes less than five minutes.
 bench: install
-	$(BIN)/python -m benchmarks.bench $(BENCH)
+	$(BIN)/python -m benchmarks.compare.bench $(BENCH)
 
 # For whoever has a GPU: needs torch and a few packages, which it names, and no network. ARGS=--allow-cpu without a GPU.
 gpu-check:
-	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu_check $(ARGS)
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu.check $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

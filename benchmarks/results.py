@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import figures
+from benchmarks.compare.figures import figures
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Missing, Record, Spread
 from dist_train.errors import UserError

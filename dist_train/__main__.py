@@ -16,22 +16,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from dist_train.entry import FAILED, Parser, first_rank_speaks, is_first_rank, leave, run_guarded
 from dist_train.errors import RefusedElsewhereError, UserError
-from dist_train.process import die_with_parent, importing
-from dist_train.stop import PREEMPTED, Stop
+from dist_train.system.exit import FAILED, Parser, first_rank_speaks, is_first_rank, leave, run_guarded
+from dist_train.system.process import die_with_parent, importing
+from dist_train.system.stop_signals import PREEMPTED, Stop
 
 if TYPE_CHECKING:
-    from dist_train.config import Config
-    from dist_train.rundir import RunDir
-    from dist_train.world import World
+    from dist_train.distributed.world import World
+    from dist_train.run_dir import RunDir
+    from dist_train.settings.schema import Config
 
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
     """Train, or print what was asked for; returns the exit code."""
     with importing():
-        from dist_train.loading import load_config, to_yaml
-        from dist_train.rundir import RunDir
+        from dist_train.run_dir import RunDir
+        from dist_train.settings.loader import load_config, to_yaml
 
     with first_rank_speaks():
         options = _parse(arguments)
@@ -52,10 +52,10 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         _prepare(stop, config, run)
     # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
     with importing():
-        from dist_train.console import log_to_terminal
-        from dist_train.spoiled import spoil_as_asked
+        from dist_train.distributed.world import open_world, restart_may_hang
+        from dist_train.monitoring.console import log_to_terminal
         from dist_train.train import train
-        from dist_train.world import open_world, restart_may_hang
+        from dist_train.training.fault_injection import spoil_as_asked
 
     with first_rank_speaks():
         world = open_world(config.distributed)
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
 
 
 def _print_settings() -> None:
-    from dist_train.reference import settings_reference
+    from dist_train.settings.reference import settings_reference
 
     if is_first_rank():
         print(settings_reference())

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_train import checkpoint
-from dist_train.choices import Choices, apply_to_process, use_onednn
-from dist_train.config import Data
-from dist_train.console import log_to_terminal
+from dist_train.checkpoint import serialization
+from dist_train.checkpoint.store import find
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import EvalBatch, eval_batches
-from dist_train.entry import Parser, first_rank_speaks, leave, run_guarded
+from dist_train.distributed.world import World, open_world
 from dist_train.errors import CheckpointError, ConfigError
-from dist_train.loading import load_config
+from dist_train.execution.auto_settings import Choices, apply_to_process, use_onednn
 from dist_train.models import build_model
-from dist_train.rundir import RunDir
-from dist_train.stop import Stop, StopRequested
-from dist_train.store import find
-from dist_train.world import World, open_world
+from dist_train.monitoring.console import log_to_terminal
+from dist_train.run_dir import RunDir
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Data
+from dist_train.system.exit import Parser, first_rank_speaks, leave, run_guarded
+from dist_train.system.stop_signals import Stop, StopRequested
 
 
 @dataclass(frozen=True)
@@ -152,14 +152,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log_to_terminal(world, sys.stderr)
     with world.agreement():
         place = find(_checkpoint_path(run, options.checkpoint))
-        files = checkpoint.load(place).files
+        files = serialization.load(place).files
         training = files["training.pt"]
         choices = Choices.from_dict(training["choices"])
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
-        checkpoint.load_weights(network, files[name], name)
+        serialization.load_weights(network, files[name], name)
     apply_to_process(choices, config.run.deterministic, world.device)
     network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]
     evaluation = evaluate(network, samples, dataset, config.data, choices, world)

@@ -9,29 +9,36 @@ from typing import Any
 
 from torch import Tensor
 
-from dist_train import resume
-from dist_train.checkpoint import Files, Saver
-from dist_train.choices import Choices, Convolutions, apply_to_process, choose, convolution_work, draws_random_numbers
-from dist_train.config import Config
+from dist_train.checkpoint import resume
+from dist_train.checkpoint.serialization import Files, Saver
+from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
-from dist_train.eager import backward, leave_dynamo_out
+from dist_train.diagnostics.recorder import Mark, Recorder, clear, open_recorder, unmarked
+from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
+from dist_train.distributed.world import World
 from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import Evaluation, evaluate
-from dist_train.facts import Fact, Facts
-from dist_train.host import settle
+from dist_train.execution.auto_settings import (
+    Choices,
+    Convolutions,
+    apply_to_process,
+    choose,
+    convolution_work,
+    draws_random_numbers,
+)
+from dist_train.execution.lazy_dynamo import backward, leave_dynamo_out
 from dist_train.models import build_model, check_passes
-from dist_train.optim import lr_at
-from dist_train.plan import Plan, check_ranks
-from dist_train.recorder import Mark, Recorder, clear, open_recorder, unmarked
-from dist_train.report import Report, open_report
-from dist_train.rundir import RunDir
+from dist_train.optim.optimizer import lr_at
+from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
-from dist_train.shared_memory import SharedMemory, open_shared_memory
-from dist_train.stop import Stop, StopRequested
-from dist_train.store import Store
-from dist_train.training import Training
-from dist_train.world import World
+from dist_train.settings.schedule import Plan, check_ranks
+from dist_train.settings.schema import Config
+from dist_train.system.cpu import settle
+from dist_train.system.stop_signals import Stop, StopRequested
+from dist_train.training.reporter import Report, open_report
+from dist_train.training.state import Training
+from dist_train.training.step_results import Fact, Facts
 
 
 def train(config: Config, world: World, stop: Stop | None = None, command: str = "the same command") -> bool:

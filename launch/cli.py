@@ -1,7 +1,7 @@
 """The command `dist-train`.
 
-A subcommand is a module of this package with `add_arguments(parser)` and `run(options) -> int`, the exit code, and a
-line in `COMMANDS`. It is imported when it is asked for, and imports nothing heavy before `run`.
+A subcommand is a module of `launch.commands` with `add_arguments(parser)` and `run(options) -> int`, the exit code, and
+a line in `COMMANDS`. It is imported when it is asked for, and imports nothing heavy before `run`.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from dist_train.entry import Parser, run_guarded
+from dist_train.system.exit import Parser, run_guarded
 
 COMMANDS = {
     "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
@@ -44,7 +44,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     own, passed_on = _split(given)
     chosen = _chooser().parse_args(own)
-    command = import_module(f"launch.{chosen.command}")
+    command = import_module(f"launch.commands.{chosen.command}")
     parser = Parser(
         prog=f"dist-train {chosen.command}",
         description=command.__doc__,

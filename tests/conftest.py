@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from tqdm import TMonitor
 
-from dist_train.world import VARIABLES
+from dist_train.distributed.world import VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"  # Python keeps it for as long as the process lives

@@ -9,7 +9,7 @@ them; `opening` holds the table. What a batch holds is a function of the setting
 """
 
 from dist_train.data.batches import Batch, EvalBatch, TrainBatches, eval_batches
-from dist_train.data.opening import open_dataset
+from dist_train.data.registry import open_dataset
 from dist_train.data.sampler import GlobalBatchSampler
 from dist_train.data.samples import Dataset, Samples
 

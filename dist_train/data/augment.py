@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_train import seeds
-from dist_train.config import Augment, Normalize
+from dist_train.settings.schema import Augment, Normalize
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of as many bytes as a float."""

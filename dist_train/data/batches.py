@@ -16,12 +16,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dist_train.config import Augment, Data
 from dist_train.data.augment import Preparation
-from dist_train.data.reader import Reader
+from dist_train.data.loader import Reader
 from dist_train.data.sampler import STAND_INS, GlobalBatchSampler, Share
 from dist_train.data.samples import Dataset, Resident, Samples, sent
-from dist_train.world import World
+from dist_train.distributed.world import World
+from dist_train.settings.schema import Augment, Data
 
 EVAL_BATCH = 250
 """Samples in an evaluation batch; constant, so that every world size cuts the split alike."""

@@ -32,10 +32,10 @@ import filelock
 import torch
 from torch import Tensor
 
-from dist_train.config import Data
 from dist_train.data.samples import Resident
 from dist_train.data.source import Contents, Decoded, Source
 from dist_train.errors import DataError
+from dist_train.settings.schema import Data
 
 FILES = ("pictures.u8", "labels.i64")
 FORMAT = 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dist_train import seeds
-from dist_train.threads import compute_alone
+from dist_train.system.openmp import compute_alone
 
 LONG = 2**20
 """Samples from which on the first batches do not wait for the whole order: so many take 5 to 20 ms."""

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import DistributedSampler
 
 from dist_train.data.order import Orders
-from dist_train.plan import steps_per_epoch
+from dist_train.settings.schedule import steps_per_epoch
 
 STAND_INS = 2
 """Samples of a shard that has none of its own: the least that batch normalisation accepts."""

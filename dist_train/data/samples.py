@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from dist_train.config import Normalize
+from dist_train.settings.schema import Normalize
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""

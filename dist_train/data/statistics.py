@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dist_train.config import Normalize
 from dist_train.data.samples import Pictures
+from dist_train.settings.schema import Normalize
 
 KNOWN = {
     "mnist": Normalize(mean=(0.1307,), std=(0.3081,)),

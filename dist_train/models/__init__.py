@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from dist_train import seeds
-from dist_train.config import Model
 from dist_train.errors import ConfigError, DataError
+from dist_train.settings.schema import Model
 
 
 def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:

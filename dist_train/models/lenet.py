@@ -5,8 +5,8 @@ After LeCun et al., "Gradient-based learning applied to document recognition", P
 
 from torch import nn
 
-from dist_train.config import SmallNet
 from dist_train.models.convolutional import convolutional
+from dist_train.settings.schema import SmallNet
 
 
 def build(config: SmallNet, shape: tuple[int, int, int], num_classes: int) -> nn.Module:

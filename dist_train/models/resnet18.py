@@ -6,7 +6,7 @@ out because the import of torchvision takes as long as torch's.
 
 from torch import Tensor, nn
 
-from dist_train.config import ResNet18
+from dist_train.settings.schema import ResNet18
 
 WIDTHS = (64, 128, 256, 512)
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torchvision.models import get_model
 
-from dist_train.config import TorchvisionModel
+from dist_train.settings.schema import TorchvisionModel
 
 # Their second heads return tuples in training, and their slow initialisation warns unless it is asked for.
 _ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Python
-from tests.killed import ON_MACHINES
+from tests.ranks.killed import ON_MACHINES
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
 # How Slurm knows the processes of a task decides whom it signals: with cgroup, as on most clusters, the task alone.

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dist_train.beats import read_beats
+from dist_train.diagnostics.heartbeat import read_beats
 from tests.conftest import ROOT
-from tests.killed import assert_same_bits
+from tests.ranks.killed import assert_same_bits
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import Training
 

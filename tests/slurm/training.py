@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dist_train.beats import read_beats
-from dist_train.rundir import RunDir, write_whole
-from launch.history import Start, read_starts
+from dist_train.diagnostics.heartbeat import read_beats
+from dist_train.run_dir import RunDir, write_whole
+from launch.runs.history import Start, read_starts
 from tests.conftest import ROOT
-from tests.killed import ON_MACHINES, newest
+from tests.ranks.killed import ON_MACHINES, newest
 from tests.slurm.cluster import Cluster
 
 SCRIPT = ROOT / "slurm" / "train.sbatch"
@@ -19,7 +19,7 @@ SCRIPT = ROOT / "slurm" / "train.sbatch"
 PYTHON = f"""#!/usr/bin/env bash
 arguments=()
 for each; do
-  [[ $each != dist_train ]] || each=tests.ranks.slowly
+  [[ $each != dist_train ]] || each=tests.programs.slowly
   arguments+=("$each")
 done
 exec {sys.executable} "${{arguments[@]}}"
@@ -29,7 +29,7 @@ EVERY = 4
 
 
 class Training:
-    """The settings of `tests.killed`, trained by a job in `directory/run`."""
+    """The settings of `tests.ranks.killed`, trained by a job in `directory/run`."""
 
     def __init__(self, cluster: Cluster, directory: Path, pause: float = 0) -> None:
         """`pause`: seconds between two steps."""

@@ -1,0 +1,90 @@
+"""How long a step waits for a checkpoint of ResNet-18 with its momentum, and how long a resume takes.
+
+Of ours both are read from `metrics.jsonl`, of which there is a line a step here. `samples_per_second` leaves a save
+out and `time` does not, so what lies between is the wait.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare.session import Session, read_lines, train
+from benchmarks.compare.start import first_step
+from benchmarks.compare.works import WORKS
+from benchmarks.processes import FailedError, run
+from benchmarks.rounds import Case, Reading, Task
+
+WORK = WORKS["resnet"]
+BATCH = 8
+"""Small steps, so that the wait is not lost in them."""
+EVERY = 12
+"""Steps between two checkpoints: the one before is on disk by then."""
+OURS = ("ours", "ours, the first")
+"""The first takes memory that the process has never had; `benchmarks.compare.copies` leaves its first turn out too."""
+COPIES = {"copy into memory that is there": "copy", "clone": "clone", "torch.save and fsync": "save"}
+"""What a plain program does with the same tensors, and what `benchmarks.compare.copies` calls it."""
+SETTINGS = (f"data.global_batch={BATCH}", "log.every=1", "train.precision=fp32", "checkpoint.keep_best=false")
+
+
+def wait_case(name: str) -> Case:
+    """The case of the wait."""
+    return Case("checkpoint", WORK.name, 1, name, "ms")
+
+
+def restart_case(name: str) -> Case:
+    """The case of a start."""
+    return Case("restart", WORK.name, 1, name, "s")
+
+
+def wait_tasks(session: Session) -> Iterator[Task]:
+    """Ours, and what the same tensors cost a plain program."""
+    yield Task(tuple(wait_case(name) for name in OURS), partial(_wait, session))
+    yield Task(tuple(wait_case(name) for name in COPIES), partial(_copies, session))
+
+
+def restart_tasks(session: Session) -> Iterator[Task]:
+    """A start at step 0, and then one that goes on from the checkpoint that the first has left."""
+    runs: list[Path] = []
+    yield Task.of(restart_case("cold start"), partial(_cold, session, runs))
+    yield Task.of(restart_case("resume"), partial(_resume, session, runs))
+
+
+def _wait(session: Session) -> list[Reading]:
+    steps = EVERY * (3 if session.quick else 6) + 1
+    ours = train(session, WORK, 1, *SETTINGS, f"train.max_steps={steps}", f"checkpoint.every={EVERY}")
+    first, *later = waits(ours.readings(), BATCH, EVERY)
+    return [Reading(1000 * seconds, ours.outcome) for seconds in (statistics.median(later), first)]
+
+
+def waits(lines: Sequence[dict[str, Any]], batch: int, every: int) -> list[float]:
+    """Seconds between two steps that were no training, after each step that is saved.
+
+    Raises:
+        FailedError: fewer than two were saved before the last.
+    """
+    pairs = [(one, other) for one, other in pairwise(lines) if one["step"] % every == 0]
+    if len(pairs) < 2:
+        raise FailedError("fewer than two steps were saved before the last")
+    return [other["time"] - one["time"] - batch / other["samples_per_second"] for one, other in pairs]
+
+
+def _copies(session: Session) -> list[Reading]:
+    answer = session.path("copies")
+    outcome = run([sys.executable, "-m", "benchmarks.compare.copies", str(answer), str(session.directory)])
+    turns = read_lines(answer)
+    return [Reading(1000 * statistics.median(turn[key] for turn in turns), outcome) for key in COPIES.values()]
+
+
+def _cold(session: Session, runs: list[Path]) -> Reading:
+    runs.append(session.path("restarted"))
+    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=1", directory=runs[-1]))
+
+
+def _resume(session: Session, runs: list[Path]) -> Reading:
+    if not runs:
+        raise FailedError("there was no cold start to go on from")
+    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=2", directory=runs[-1]), step=2)

@@ -1,0 +1,70 @@
+"""The least that a checkpoint costs: a copy of ResNet-18's weights and momentum, and a plain save to disk.
+
+    python -m benchmarks.compare.copies FILE DIRECTORY
+
+FILE gets a line a turn with the seconds of each; DIRECTORY is where the save goes.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.compare import material
+from benchmarks.compare.works import WORKS
+
+TURNS = 6
+"""The first is not counted."""
+
+
+def main() -> None:
+    network = material.network(WORKS["resnet"])
+    optimizer = material.optimizer(WORKS["resnet"], network.parameters())
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    state = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
+    tensors = list(tensors_of(state))
+    there = [torch.empty_like(tensor) for tensor in tensors]
+    place = Path(sys.argv[2]) / "plain.pt"
+    ways: dict[str, Callable[[], object]] = {
+        "copy": lambda: [old.copy_(new) for old, new in zip(there, tensors, strict=True)],
+        "clone": lambda: [tensor.clone() for tensor in tensors],
+        "save": lambda: save(state, place),
+    }
+    turns = [{name: timed(way) for name, way in ways.items()} for _ in range(TURNS)]
+    Path(sys.argv[1]).write_text("".join(json.dumps(turn) + "\n" for turn in turns[1:]), encoding="utf-8")
+
+
+def tensors_of(content: Any) -> list[Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(content, Tensor):
+        return [content.detach()]
+    if isinstance(content, dict):
+        content = list(content.values())
+    return [tensor for each in content for tensor in tensors_of(each)] if isinstance(content, list) else []
+
+
+def save(state: dict[str, Any], place: Path) -> None:
+    """`torch.save`, down to the disk."""
+    with place.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def timed(way: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begun = time.perf_counter()
+    way()
+    return time.perf_counter() - begun
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Measure how fast pictures reach a step: this project's batches against torchvision's transforms and a plain loader.
+
+    python -m benchmarks.compare.data_path [--rounds 5] [--batch 128] [--threads 2] [--json FILE]
+
+CIFAR-sized pictures, made up for the purpose, with a random crop, a flip and the normalisation; nothing trains. From
+memory: resident pictures against a dataset of arrays with `torchvision.transforms.v2`, with 0 and 2 workers. From JPEG
+files: the loader `workers` against `ImageFolder`, both with 2 workers. Everybody takes a turn in each round, and ratios
+are taken by round. Needs no network and about a minute.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from dist_train.data import Dataset, TrainBatches, open_dataset
+from dist_train.data.statistics import KNOWN
+from dist_train.distributed.world import World
+from dist_train.settings.schema import Augment, Data, StoredData, SyntheticData
+
+NORMALIZE = KNOWN["cifar10"]
+AUGMENT = Augment(crop_padding=4, flip=True)
+PICTURES = 8192
+FILES = 5120
+SMALL = 4
+"""Pictures in the small batch, of which a step takes some 1.6 ms."""
+
+Rate = Callable[[], float]
+
+
+class Arrays(TorchDataset[Any]):
+    """Pictures as torchvision's CIFAR10 holds them: each becomes a PIL image and goes through the transforms."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        pictures = dataset.train.pictures.take(dataset.train.indices)
+        self._arrays = pictures.permute(0, 2, 3, 1).contiguous().numpy()
+        self._labels = dataset.train.labels.tolist()
+        self._transform = transform()
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self._transform(Image.fromarray(self._arrays[index])), self._labels[index]
+
+
+def transform() -> v2.Compose:
+    return v2.Compose(
+        [
+            v2.RandomCrop(32, padding=4),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(NORMALIZE.mean, NORMALIZE.std),
+        ]
+    )
+
+
+def main() -> None:
+    """Measure and print; write what was measured if asked to."""
+    options = _parse()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as place:
+        rates = _rates(Path(place), options.batch)
+        found: dict[str, list[float]] = {name: [] for name in rates}
+        for number in range(options.rounds):
+            for name, rate in rates.items():
+                found[name].append(rate())
+                print(f"{number + 1}: {name:32s} {found[name][-1]:11,.0f} pictures/s", flush=True)
+    _tell(found)
+    if options.json:
+        about = {"torch": torch.__version__, "threads": options.threads, "batch": options.batch}
+        options.json.write_text(json.dumps({"about": about, "pictures_per_second": found}, indent=1), encoding="utf-8")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare.data_path", description=str(__doc__).split("\n")[0]
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def _rates(place: Path, batch: int) -> dict[str, Rate]:
+    """What is measured, by name; each gives pictures a second."""
+    memory = SyntheticData(
+        name="synthetic", root=str(place), cache=str(place / "cache"), shape=(3, 32, 32), num_train=PICTURES,
+        global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
+    )  # fmt: skip
+    made = open_dataset(memory, 0, World())
+    small = memory.model_copy(update={"global_batch": SMALL})
+    files = StoredData(
+        name="image_folder", root=str(place / "files"), cache=str(place / "cache"), loader="workers", workers=2,
+        global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
+    )  # fmt: skip
+    _write(made, place / "files")
+    read = open_dataset(files, 0, World())
+    folder = ImageFolder(str(place / "files" / "train"), transform())
+    return {
+        "memory: ours": partial(_ours, made, memory, 300),
+        "memory: ours, channels_last": partial(_ours, made, memory, 300, torch.channels_last),
+        f"memory: ours, batch {SMALL}": partial(_ours, made, small, 3000),
+        "memory: torchvision, 0 workers": partial(_theirs, Arrays(made), 0, batch, 12),
+        "memory: torchvision, 2 workers": partial(_theirs, Arrays(made), 2, batch, 32),
+        "files: ours, 2 workers": partial(_ours, read, files, FILES // batch - 1),
+        "files: ImageFolder, 2 workers": partial(_theirs, folder, 2, batch, FILES // batch - 1),
+    }
+
+
+def _write(dataset: Dataset, root: Path) -> None:
+    """Some of the pictures as JPEG files in folders of their classes."""
+    for split, samples, count in (("train", dataset.train, FILES), ("test", dataset.test, 10)):
+        for name in dataset.classes:
+            (root / split / name).mkdir(parents=True)
+        pictures = samples.pictures.take(samples.indices[:count]).permute(0, 2, 3, 1).numpy()
+        for number, (pixels, label) in enumerate(zip(pictures, samples.labels.tolist(), strict=False)):
+            Image.fromarray(pixels).save(root / split / dataset.classes[label] / f"{number}.jpg", quality=90)
+        for name in dataset.classes:  # of the few that are tested a class may lack one
+            Image.fromarray(pictures[0]).save(root / split / name / "first.jpg")
+
+
+def _ours(
+    dataset: Dataset, config: Data, count: int, memory_format: torch.memory_format = torch.contiguous_format
+) -> float:
+    with TrainBatches(dataset, config, 0, World(), 0, count + 1, memory_format) as batches:
+        return _rate((batch.shards[0].pictures for batch in batches), count)
+
+
+def _theirs(dataset: TorchDataset[Any], workers: int, batch: int, count: int) -> float:
+    loader = DataLoader(dataset, batch, shuffle=True, num_workers=workers, generator=torch.Generator())
+    with closing(pictures for pictures, _ in loader) as stream:
+        return _rate(stream, count)
+
+
+def _rate(batches: Iterable[torch.Tensor], count: int) -> float:
+    """Pictures a second over `count` batches after the first, which waits for the start of workers."""
+    stream: Iterator[torch.Tensor] = iter(batches)
+    next(stream)
+    began = time.perf_counter()
+    pictures = sum(len(next(stream)) for _ in range(count))
+    return pictures / (time.perf_counter() - began)
+
+
+def _tell(found: dict[str, list[float]]) -> None:
+    for name, rates in found.items():
+        low, median, high = min(rates), statistics.median(rates), max(rates)
+        print(f"{name:32s} {median:11,.0f} pictures/s  ({low:,.0f} to {high:,.0f}, n {len(rates)})")
+    best = [max(pair) for pair in zip(*(found[f"memory: torchvision, {n} workers"] for n in (0, 2)), strict=True)]
+    for name, ours, other in (
+        ("memory, against the better of torchvision", found["memory: ours"], best),
+        ("files, against ImageFolder", found["files: ours, 2 workers"], found["files: ImageFolder, 2 workers"]),
+    ):
+        ratios = [one / two for one, two in zip(ours, other, strict=True)]
+        print(f"{name}: {statistics.median(ratios):.1f} times ({min(ratios):.1f} to {max(ratios):.1f})")
+    small = statistics.median(found[f"memory: ours, batch {SMALL}"])
+    print(f"a batch of {SMALL}: {SMALL / small * 1e6:.0f} microseconds")
+
+
+if __name__ == "__main__":
+    main()

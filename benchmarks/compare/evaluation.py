@@ -1,0 +1,67 @@
+"""Seconds of an evaluation of the 10,000 test pictures, in a training that is going on.
+
+Of ours it is the time between the line of a step and the line of the evaluation after it in `metrics.jsonl`.
+"""
+
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks.compare.session import Session, read_lines, train
+from benchmarks.compare.throughput import OURS
+from benchmarks.compare.works import Work
+from benchmarks.processes import FailedError, run
+from benchmarks.rounds import Case, Reading, Task
+
+WORK_NAMES = ("mnist", "tutorial")
+STEPS = 5
+"""Between two evaluations of ours."""
+PASSES = 4
+"""The first is not counted: kernels are made in it."""
+
+
+def case(work: str, name: str) -> Case:
+    """The case of this measure."""
+    return Case("evaluation", work, 1, name, "s")
+
+
+def tasks(session: Session, works: Sequence[Work]) -> Iterator[Task]:
+    """The plain loop and ours, in fp32 and as the hardware is made for, on those of the works that are evaluated."""
+    evaluated = WORK_NAMES[:1] if session.quick else WORK_NAMES
+    for work in (work for work in works if work.name in evaluated):
+        yield Task.of(case(work.name, "plain"), partial(_plain, session, work, "no"))
+        if not session.quick:
+            yield Task.of(case(work.name, "plain bf16"), partial(_plain, session, work, "bf16"))
+        for name, settings in OURS.items():
+            yield Task.of(case(work.name, name), partial(_ours, session, work, settings))
+
+
+def _plain(session: Session, work: Work, autocast: str) -> Reading:
+    readings = session.path("evaluations")
+    asked = ["--steps", str(PASSES), "--device", session.device, "--autocast", autocast, "--readings", str(readings)]
+    outcome = run([sys.executable, "-m", "benchmarks.compare.peers.evaluation", work.name, *asked])
+    return Reading(statistics.median(line["seconds"] for line in read_lines(readings)), outcome)
+
+
+def _ours(session: Session, work: Work, settings: Sequence[str]) -> Reading:
+    schedule = [
+        f"data.limit_train={STEPS * work.batch}", f"train.epochs={PASSES}", "eval.every_epochs=1", f"log.every={STEPS}",
+        "data.limit_test=10000", "checkpoint.every=1000000", "checkpoint.keep_best=false",
+    ]  # fmt: skip
+    ours = train(session, work, 1, *schedule, *settings)
+    return Reading(statistics.median(pauses(ours.readings("train"), ours.readings("eval"))[1:]), ours.outcome)
+
+
+def pauses(trained: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]) -> list[float]:
+    """Seconds from each step's line to the line of the evaluation after it.
+
+    Raises:
+        FailedError: there are fewer than two, of which the first does not count.
+    """
+    ends = {line["step"]: line["time"] for line in trained}
+    found = [line["time"] - ends[line["step"]] for line in evaluated if line["step"] in ends]
+    if len(found) < 2:
+        raise FailedError(f"{len(found)} evaluation(s) follow the line of a step; two are needed")
+    return found

@@ -1,0 +1,148 @@
+"""The figures that this project has set itself, as ratios of what one session has measured."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.compare import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.compare.throughput import IN_BF16, PEERS, limit_as
+from benchmarks.compare.works import WORKS
+from benchmarks.rounds import Case, Record, Spread, of_case, ratio
+
+Measured = Callable[[Sequence[Record]], Spread | None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure to reach."""
+
+    text: str
+    target: float
+    is_least: bool
+    """Whether the figure has to be at least, or at most, the target."""
+    measure: Measured
+    """From all records of a session; None where it was not measured."""
+
+    def is_reached_by(self, value: float) -> bool:
+        return value >= self.target if self.is_least else value <= self.target
+
+
+def best_of(records: Sequence[Record], cases: Iterable[Case]) -> Case | None:
+    """The case with the highest median; None where none was measured."""
+    found = {case: of_case(records, case) for case in cases}
+    medians = {case: Spread.of(each.value for each in mine).median for case, mine in found.items() if mine}
+    return max(medians, key=lambda case: medians[case], default=None)
+
+
+def best_peer(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+    """The peer with the highest median in fp32; None where none was measured."""
+    return best_of(records, (throughput.case(work, ranks, name) for name in PEERS))
+
+
+def best_in_bf16(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+    """The peer with the highest median in bf16; None where none was measured."""
+    return best_of(records, (throughput.case(work, ranks, name) for name in IN_BF16))
+
+
+def over_best(above: Case, others: Sequence[Case]) -> Measured:
+    """A case divided by the best of others."""
+
+    def measured(records: Sequence[Record]) -> Spread | None:
+        best = best_of(records, others)
+        return ratio(records, above, best) if best else None
+
+    return measured
+
+
+def over_best_peer(work: str, ranks: int, name: str) -> Measured:
+    """The throughput of this variant of ours, divided by that of the best peer in fp32."""
+    return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in PEERS])
+
+
+def over_best_in_bf16(work: str, ranks: int, name: str) -> Measured:
+    """The same, divided by that of the best peer in bf16."""
+    return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in IN_BF16])
+
+
+def over(above: Case, below: Case) -> Measured:
+    """One case divided by another."""
+    return lambda records: ratio(records, above, below)
+
+
+def of_limit(work: str, ranks: int, name: str) -> Measured:
+    """The throughput of this variant of ours, divided by that of the bare step in its format and precision.
+
+    Of the small work on one rank it is the microseconds that a step takes longer (`loop.SMALL`). Of one rank it is
+    taken from runs right after each other (`benchmarks.compare.loop`), of two from those of a round.
+    """
+    return by_itself(loop.case(work, name)) if ranks == 1 else of_limit_in_a_round(work, ranks, name)
+
+
+def of_limit_in_a_round(work: str, ranks: int, name: str) -> Measured:
+    """The same of runs that may be many minutes apart."""
+    return over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
+
+
+def by_itself(case: Case) -> Measured:
+    """A number that is a comparison already."""
+
+    def measured(records: Sequence[Record]) -> Spread | None:
+        mine = of_case(records, case)
+        return Spread.of(record.value for record in mine) if mine else None
+
+    return measured
+
+
+PEER_TARGETS = (
+    *(("mnist", 1, "ours", 2.0), ("mnist", 1, "ours auto", 3.2)),
+    *(("tutorial", 1, "ours", 2.0), ("tutorial", 1, "ours auto", 3.2)),
+    *(("mnist", 2, "ours", 1.5), ("mnist", 2, "ours auto", 2.0)),
+    *(("tutorial", 2, "ours", 1.5), ("tutorial", 2, "ours auto", 2.0)),
+    *(("small", 1, "ours", 1.7), ("small", 1, "ours compiled", 2.5)),
+    *(("resnet", 1, "ours", 1.15), ("resnet", 1, "ours auto", 3.0)),
+)
+"""Work, ranks, variant of ours, and its throughput over that of the best peer, at least."""
+
+
+def figures() -> Iterator[Figure]:
+    """All of them, in the order in which they are shown."""
+    yield from _against_peers()
+    data = over_best(loading.case(loading.OURS), [loading.case(name) for name in loading.THEIRS])
+    yield Figure("data path of ResNet-18: ours / torchvision's transforms with 0 or 2 workers", 12.0, True, data)
+    files = over(loading.case(loading.FILES), loading.case(loading.FOLDER))
+    yield Figure("pictures from files: ours / ImageFolder", 1.0, True, files)
+    yield from _against_the_limit()
+    for work in evaluation.WORK_NAMES:
+        for name, target in (("ours", 4.0), ("ours auto", 7.0)):
+            cases = evaluation.case(work, "plain"), evaluation.case(work, name)
+            yield Figure(f"evaluation of 10,000, {work}: plain / {name}", target, True, over(*cases))
+    yield from _of_a_run()
+
+
+def _against_peers() -> Iterator[Figure]:
+    for work, ranks, name, target in PEER_TARGETS:
+        text = f"{WORKS[work].title}, {ranks} rank{'s' if ranks > 1 else ''}: {name} / best peer"
+        yield Figure(text, target, True, over_best_peer(work, ranks, name))
+
+
+def _against_the_limit() -> Iterator[Figure]:
+    for work in ("mnist", "tutorial", "resnet"):
+        for name in throughput.OURS:
+            text = f"{WORKS[work].title}, 1 rank: {name} / bare step in its format"
+            yield Figure(text, 0.97, True, of_limit(work, 1, name))
+    text = f"{WORKS['small'].title}, 1 rank: microseconds a step over the bare one in its format"
+    yield Figure(text, 60.0, False, by_itself(loop.case("small", "ours")))
+    for work in ("mnist", "tutorial", "resnet"):
+        for name in throughput.OURS:
+            text = f"{WORKS[work].title}, 2 ranks: {name} / bare DDP step in its format"
+            yield Figure(text, 0.95, True, of_limit(work, 2, name))
+
+
+def _of_a_run() -> Iterator[Figure]:
+    wait = checkpoints.wait_case
+    for name in ("copy into memory that is there", "clone"):  # fresh memory costs its pages
+        yield Figure(f"checkpoint: the step waits / {name}", 1.2, False, over(wait("ours"), wait(name)))
+    restart = over(checkpoints.restart_case("resume"), checkpoints.restart_case("cold start"))
+    yield Figure("restart: resume / cold start, to the first step", 1.2, False, restart)
+    for name, target in ((start.DIST_TRAIN, 0.7), (start.TORCHRUN, 1.05)):
+        measured = over(start.case(name), start.case(start.BARE))
+        yield Figure(f"start of two ranks: {name} / {start.BARE}", target, False, measured)

@@ -1,0 +1,156 @@
+"""The limit: forward, backward and optimizer step on one fixed batch, and nothing else.
+
+    python -m benchmarks.compare.limit mnist --steps 250 --readings FILE
+    torchrun --nproc_per_node=2 -m benchmarks.compare.limit mnist --steps 250 --readings FILE \\
+        --choices '{"precision": "bf16"}'
+    python -m benchmarks.compare.limit mnist --steps 50 --operators FILE
+
+Without `--choices` plain fp32 in torch's own format, as a lesson would write it. With them the precision, memory
+format and threads that a run of ours has chosen (`choices` of its `env.json`), its allocator, and the fused update.
+With `--operators` the steps go through the profiler at the end (`Profile`).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.compare import material
+from benchmarks.compare.peers.order import Order
+from benchmarks.compare.works import WORKS
+from dist_train.execution.auto_settings import use_onednn
+from dist_train.system.cpu import settle
+
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of a step on the CPU goes."""
+
+    seconds: float
+    """Of a step without the profiler, the median."""
+    flops: int
+    """Operations of its convolutions and matrix products, as torch counts them."""
+    operators: dict[str, float]
+    """Seconds a step in each operator of torch, without those that it calls; with the profiler, so somewhat longer."""
+
+
+def main() -> None:
+    order, choices, operators = _parse()
+    if choices:
+        _settle(order)
+    if order.ranks > 1:
+        dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
+    if "threads" in choices:
+        torch.set_num_threads(choices["threads"])
+    step = stepping(order, choices, order.torch_device())
+    if operators is None:
+        run(order, step)
+    else:
+        operators.write_text(json.dumps(asdict(profiled(step, order.steps))), encoding="utf-8")
+    if order.ranks > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _settle(order: Order) -> None:
+    """Keep freed memory, and keep to the near cores, as a run of ours does."""
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    settle(material.settings(order.work).distributed, local_rank, order.ranks, on_cpu=order.device == "cpu").bind()
+
+
+def run(order: Order, step: Callable[[], Tensor]) -> None:
+    """Step after step; rank 0 reads the clock where the others do."""
+    for number in range(1, order.steps + 1):
+        loss = step()
+        if order.is_read(number):
+            _tell(order, number, loss)
+
+
+def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
+    """Make as many steps three times: to warm up, against the clock, and with the profiler."""
+    for _ in range(steps):
+        step()
+    seconds = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step().item()
+        seconds.append(time.perf_counter() - start)
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(steps):
+            step()
+    operators = {event.key: event.self_cpu_time_total / 1e6 / steps for event in found.key_averages()}
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return Profile(statistics.median(seconds), counter.get_total_flops(), operators)
+
+
+def stepping(order: Order, choices: dict[str, Any], device: torch.device) -> Callable[[], Tensor]:
+    """A function that makes a step, always on the same batch, and returns its loss, float []."""
+    memory_format = torch.channels_last if choices.get("channels_last") else torch.contiguous_format
+    use_onednn(choices.get("onednn", True))
+    network = material.network(order.work).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = material.optimizer(order.work, network.parameters(), **({"fused": True} if choices else {}))
+    model = _wrapped(network, order, device, as_ours=bool(choices))
+    pictures, labels = material.fixed_batch(order.work, order.batch)
+    pictures, labels = pictures.to(device, memory_format=memory_format), labels.to(device)
+    dtype = TYPES.get(choices.get("precision", ""))
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = functional.cross_entropy(model(pictures), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def _wrapped(network: nn.Module, order: Order, device: torch.device, as_ours: bool) -> nn.Module:
+    if order.ranks == 1:
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=as_ours)
+
+
+def _tell(order: Order, step: int, loss: Tensor) -> None:
+    number = loss.item()
+    if os.environ.get("RANK", "0") == "0":
+        order.read_clock(step, number)
+
+
+def _parse() -> tuple[Order, dict[str, Any], Path | None]:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare.limit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--readings", type=Path)
+    parser.add_argument("--choices", type=json.loads, default={})
+    parser.add_argument("--operators", type=Path)
+    given = parser.parse_args()
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    order = Order(WORKS[given.work], given.steps, 0, "no", given.device, ranks, True, given.readings)
+    return order, given.choices, given.operators
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Pictures a second that reach a step, from memory and from files: ours and torchvision's (`data_path`)."""
+
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+from benchmarks.compare.session import Session
+from benchmarks.processes import run
+from benchmarks.rounds import Case, Reading, Task
+
+OURS, FILES = "memory: ours", "files: ours, 2 workers"
+THEIRS = ("memory: torchvision, 0 workers", "memory: torchvision, 2 workers")
+FOLDER = "files: ImageFolder, 2 workers"
+NAMES = (OURS, *THEIRS, FILES, FOLDER)
+
+
+def case(name: str) -> Case:
+    """The case of this measure."""
+    return Case("data", "crop, flip, normalise", 1, name, "pictures/s")
+
+
+def tasks(session: Session) -> Iterator[Task]:
+    """All of them, from one run."""
+    yield Task(tuple(case(name) for name in NAMES), partial(_measure, session))
+
+
+def _measure(session: Session) -> list[Reading]:
+    answer = session.path("data")
+    outcome = run([sys.executable, "-m", "benchmarks.compare.data_path", "--rounds", "1", "--json", str(answer)])
+    rates = json.loads(answer.read_text(encoding="utf-8"))["pictures_per_second"]
+    return [Reading(rates[name][0], outcome) for name in NAMES]

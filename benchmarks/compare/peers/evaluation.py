@@ -1,0 +1,60 @@
+"""Evaluate the test split as PyTorch's MNIST example does, several times, with the best number of workers.
+
+    python -m benchmarks.compare.peers.evaluation mnist --steps 4 --readings FILE [--autocast bf16]
+
+`--steps` are passes; FILE gets a line with the `seconds` of each pass but the first.
+"""
+
+import json
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from benchmarks.compare import material
+from benchmarks.compare.peers.order import Order, parse_order
+
+BATCH = 1000
+"""As in the example."""
+COUNTS = (0, 1, 2)
+
+
+def main() -> None:
+    order = parse_order()
+    device = order.torch_device()
+    model = material.network(order.work).to(device)
+    dataset = material.dataset(order.work, train=False)
+    loaders = [DataLoader(dataset, BATCH, num_workers=count) for count in COUNTS]
+    evaluate(model, loaders[0], order, device)  # what is paid once is nobody's
+    seconds = [timed(model, loader, order, device) for loader in loaders]
+    best = loaders[seconds.index(min(seconds))]
+    lines = [json.dumps({"seconds": timed(model, best, order, device)}) + "\n" for _ in range(order.steps - 1)]
+    if order.readings:
+        order.readings.write_text("".join(lines), encoding="utf-8")
+
+
+def timed(model: nn.Module, loader: "DataLoader[object]", order: Order, device: torch.device) -> float:
+    """Seconds of one pass."""
+    begun = time.perf_counter()
+    evaluate(model, loader, order, device)
+    return time.perf_counter() - begun
+
+
+def evaluate(model: nn.Module, loader: "DataLoader[object]", order: Order, device: torch.device) -> tuple[float, int]:
+    """Mean loss, and how many were right."""
+    model.eval()
+    loss, correct = 0.0, 0
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=order.autocast == "bf16"):
+        for data, target in loader:
+            data, target = data.to(device), target.to(device)
+            output = model(data)
+            loss += functional.cross_entropy(output, target, reduction="sum").item()
+            pred = output.argmax(dim=1, keepdim=True)
+            correct += int(pred.eq(target.view_as(pred)).sum().item())
+    return loss / len(loader.dataset), correct  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What a script of `peers` is asked for, and the clock that all of them read."""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.compare.works import WORKS, Work
+
+AUTOCAST = ("no", "bf16")
+
+
+@dataclass(frozen=True)
+class Order:
+    """The arguments of a script."""
+
+    work: Work
+    steps: int
+    """Optimizer steps until the script ends."""
+    workers: int
+    """Workers of a DataLoader."""
+    autocast: str
+    """`no` or `bf16`."""
+    device: str
+    """`cpu` or `cuda`."""
+    ranks: int
+    """How many processes train together."""
+    quiet: bool
+    """Without what the framework does beside the training by default."""
+    readings: Path | None
+
+    @property
+    def batch(self) -> int:
+        """Samples a rank in one step."""
+        return self.work.batch // self.ranks
+
+    def torch_device(self) -> torch.device:
+        """The device of this rank."""
+        if self.device == "cpu":
+            return torch.device("cpu")
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+        return device
+
+    def is_read(self, step: int) -> bool:
+        """Whether the loss is printed and the clock is read after `step` finished steps."""
+        return step % self.work.every == 0 or step == 1
+
+    def read_clock(self, step: int, loss: float) -> None:
+        """Print the loss and write down when `step` steps were finished; rank 0 calls this."""
+        print(f"step {step} of {self.steps}  loss {loss:.4f}", flush=True)
+        if self.readings:
+            with self.readings.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "time": time.time()}) + "\n")
+
+
+def parse_order() -> Order:
+    """The order that the command line and the launcher's variables give."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--autocast", choices=AUTOCAST, default="no")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--ranks", type=int, default=int(os.environ.get("WORLD_SIZE", "1")))
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--readings", type=Path)
+    given = vars(parser.parse_args())
+    return Order(WORKS[given.pop("work")], **given)

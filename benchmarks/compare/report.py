@@ -1,0 +1,254 @@
+"""A session's numbers as tables: `results/<machine>-<date>.md`, and the part of the README that is made from it."""
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.compare import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.compare.figures import (
+    best_in_bf16,
+    best_peer,
+    of_limit,
+    of_limit_in_a_round,
+    over_best_in_bf16,
+    over_best_peer,
+)
+from benchmarks.compare.works import WORKS
+from benchmarks.results import Results, figures_of, kinds
+from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case
+
+FIGURES = (
+    "The median of the ratios of the rounds, from the lowest to the highest. A row without a number was not measured "
+    "in this session."
+)
+THROUGHPUT = (
+    "The best peer is the one with the highest median; factors are medians of the ratios of single rounds. All stand "
+    "over the best peer in fp32, and `precision: auto` over the best in bf16 too, whatever it has chosen; ignite has "
+    "no bf16 on a CPU. Each peer has as many workers as were best for it, in a quick session for the plain loop. A "
+    "bare step is forward, backward and update on one fixed batch, on two ranks in DDP: in plain fp32 as a "
+    "lesson would write it (`limit` below), or in the format that a run of ours has chosen (`limit as ours`, `limit as "
+    "ours auto`). Of one rank the last column is of runs right after each other (`loop` below), of two ranks of those "
+    "of a round."
+)
+MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
+DISTURBANCE = (
+    f": other processes used more than {DISTURBED} of a core meanwhile. Where a case or a pair of them has undisturbed "
+    "rounds, only those count."
+)
+BESIDE = (
+    (
+        "two ranks, from the command to the first step",
+        [start.case(name) for name in (start.BARE, "accelerate, torchrun", "lightning")],
+        [start.case(name) for name in (start.DIST_TRAIN, start.TORCHRUN)],
+    ),
+    *(
+        (
+            f"evaluation of 10,000, {work}",
+            [evaluation.case(work, name) for name in ("plain", "plain bf16")],
+            [evaluation.case(work, name) for name in throughput.OURS],
+        )
+        for work in evaluation.WORK_NAMES
+    ),
+    (
+        "a step waits for a checkpoint of ResNet-18",
+        [checkpoints.wait_case(name) for name in checkpoints.COPIES],
+        [checkpoints.wait_case(name) for name in checkpoints.OURS],
+    ),
+    (
+        "crop, flip, normalise",
+        [loading.case(name) for name in loading.THEIRS],
+        [loading.case(loading.OURS)],
+    ),
+)
+"""What a run costs beside its steps: a title, the cases of others, and ours."""
+BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+
+
+def report(results: Results) -> str:
+    """The whole session."""
+    disturbed = sum(record.is_disturbed for record in results.records)
+    parts = [
+        f"# Benchmark of {results.about['date'][:10]}",
+        _machine(results),
+        f"{disturbed} of {len(results.records)} readings were disturbed{DISTURBANCE}",
+        "## Figures to reach",
+        FIGURES,
+        _figures(results.records),
+        "## Throughput beside the best peer",
+        THROUGHPUT,
+        works_table(results.records),
+        "## A run beside its steps",
+        runs_table(results.records),
+        "## All numbers",
+        medians(results.records),
+        "## Peak memory",
+        MEMORY,
+        _memory(results.records),
+        *_missing(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def readme_part(results: Results, source: str) -> str:
+    """What stands in the README between the marks, which are part of it; `source`: path of the report."""
+    tables = [works_table(results.records), runs_table(results.records)]
+    return "\n\n".join([BEGIN, *tables, f"{_machine(results)} All numbers: [{source}]({source}).", END])
+
+
+def with_part(document: str, part: str) -> str:
+    """A document with what lies between the marks replaced; raises ValueError where it has no marks."""
+    head, begin, rest = document.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"no {BEGIN} and {END}")
+    return head + part + tail
+
+
+def number(value: float) -> str:
+    """Three digits at least: 3,243, 57.1, 0.941."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def works_table(records: Sequence[Record]) -> str:
+    """A row for each work and number of ranks: the best peer, ours, the bare step."""
+    measured = dict.fromkeys((case.work, case.ranks) for case in cases(records) if case.measure == throughput.MEASURE)
+    rows = [_work_row(records, work, ranks) for work, ranks in measured]
+    head = (
+        "work",
+        "ranks",
+        "best peer in fp32, samples/s",
+        "best peer in bf16, samples/s",
+        "ours, fp32, samples/s",
+        "ours, `precision: auto`, samples/s",
+        "plain fp32 step, samples/s",
+        "ours / bare step in our format: fp32, auto",
+    )
+    return table(head, rows)
+
+
+def _work_row(records: Sequence[Record], work: str, ranks: int) -> list[str]:
+    best = best_peer(records, work, ranks)
+    limit = throughput.case(work, ranks, throughput.LIMIT)
+    in_bf16 = best_in_bf16(records, work, ranks)
+    return [
+        WORKS[work].title,
+        str(ranks),
+        f"{best.name} {_median(records, best)}" if best else "",
+        f"{in_bf16.name.removesuffix(' bf16')} {_median(records, in_bf16)}" if in_bf16 else "",
+        *(_beside_best(records, work, ranks, name) for name in throughput.OURS),
+        _median(records, limit),
+        _beside_bare_step(records, work, ranks),
+    ]
+
+
+def runs_table(records: Sequence[Record]) -> str:
+    """What a run costs beside its steps: others and ours; a row for each measure that there are numbers of."""
+    rows = [(title, _listed(records, others), _listed(records, ours)) for title, others, ours in BESIDE]
+    return table(("what", "others", "ours"), [row for row in rows if all(row)])
+
+
+def _listed(records: Sequence[Record], cases: Iterable[Case]) -> str:
+    measured = [(case, _median(records, case)) for case in cases]
+    return "; ".join(f"{case.name} {value} {case.unit}" for case, value in measured if value)
+
+
+def _beside_bare_step(records: Sequence[Record], work: str, ranks: int) -> str:
+    found = [of_limit(work, ranks, name)(records) for name in throughput.OURS]
+    if ranks == 1 and work == loop.SMALL and found[0]:
+        return f"{_with_range(found[0], '.0f')} us a step more"
+    is_far = ranks == 1 and not any(found)
+    if is_far:
+        found = [of_limit_in_a_round(work, ranks, name)(records) for name in throughput.OURS]
+    shares = ", ".join(_with_range(each, ".2f") if each else "-" for each in found)
+    return f"{shares} (runs minutes apart)" if is_far and any(found) else shares
+
+
+def _with_range(spread: Spread, form: str) -> str:
+    """The median, and between what the readings lie where there are several."""
+    if spread.n == 1:
+        return format(spread.median, form)
+    return f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
+
+
+def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) -> str:
+    times = over_best_peer(work, ranks, name)(records)
+    in_bf16 = over_best_in_bf16(work, ranks, name)(records) if name == "ours auto" else None
+    value = _median(records, throughput.case(work, ranks, name))
+    factors = [f"{times.median:.2f} x"] if times else []
+    factors += [f"{in_bf16.median:.2f} x the best in bf16"] if in_bf16 else []
+    return f"{value} ({', '.join(factors)})" if factors else value
+
+
+def _median(records: Sequence[Record], case: Case) -> str:
+    found = of_case(records, case)
+    return number(Spread.of(record.value for record in found).median) if found else ""
+
+
+def cases(records: Iterable[Record]) -> list[Case]:
+    """The cases that there are records of, in their order."""
+    return list(dict.fromkeys(record.case for record in records))
+
+
+def medians(records: Sequence[Record]) -> str:
+    """Every case with its median, spread and n."""
+    rows = []
+    for case in cases(records):
+        spread = Spread.of(record.value for record in of_case(records, case))
+        disturbed = sum(record.is_disturbed for record in records if record.case == case)
+        rows.append(
+            [
+                case.measure, case.work, str(case.ranks), case.name, f"{number(spread.median)} {case.unit}",
+                f"{number(spread.low)} to {number(spread.high)}", str(spread.n), str(disturbed or ""),
+            ]
+        )  # fmt: skip
+    return table(("measure", "work", "ranks", "who", "median", "spread", "n", "disturbed"), rows)
+
+
+def _figures(records: Sequence[Record]) -> str:
+    rows = []
+    for each in figures_of(records):
+        spread = Spread(**each["measured"]) if each["measured"] else None
+        sign = "at least" if each["is_least"] else "at most"
+        measured = (
+            f"{number(spread.median)} ({number(spread.low)} to {number(spread.high)}, n {spread.n})" if spread else ""
+        )
+        reached = {True: "yes", False: "**no**", None: ""}[each["reached"]]
+        doubt = ", disturbed" if each["disturbed"] else ""
+        rows.append([each["figure"], f"{sign} {each['target']:g}", measured, reached + doubt])
+    return table(("figure", "target", "measured", "reached"), rows)
+
+
+def _memory(records: Sequence[Record]) -> str:
+    rows = []
+    for case in cases(record for record in records if record.case.measure == throughput.MEASURE):
+        found = [record for record in records if record.case == case]
+        together, largest = (max(getattr(record, name) for record in found) >> 20 for name in ("memory", "largest"))
+        rows.append([case.work, str(case.ranks), case.name, f"{together:,}", f"{largest:,}"])
+    return table(("work", "ranks", "who", "all processes", "largest process"), rows)
+
+
+def _missing(results: Results) -> list[str]:
+    if not results.missing:
+        return []
+    rows = [[*(str(part) for part in each.case[:4]), each.reason.splitlines()[0]] for each in results.missing]
+    return ["## Not measured", table(("measure", "work", "ranks", "who", "why"), rows)]
+
+
+def _machine(results: Results) -> str:
+    about = results.about
+    unlike = "".join(f", {kind}" for kind in kinds(about) if kind != "cuda")  # the device is there by its name
+    bf16 = f", {' and '.join(about['bf16'])}" if about["bf16"] else ""
+    packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
+    # Sessions before 28 November 2026 do not say how long they took.
+    took = f" in {about['seconds'] / 60:.0f} minutes" if "seconds" in about else ""
+    return (
+        f"{about['processor']}, {about['cores']} cores{bf16}, {about['memory_gib']} GiB, {about['system']}, Python "
+        f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s){took}"
+        f"{unlike}, everybody in turn; commit {about['commit']}."
+    )

@@ -1,0 +1,129 @@
+"""What all measures of one session share."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare.works import Work
+from benchmarks.processes import ROOT, FailedError, Outcome, run
+
+
+@dataclass
+class Session:
+    """Where the measures of a session work, and what they have found out about the machine."""
+
+    directory: Path
+    """For whatever is written; removed at the end."""
+    device: str
+    """`cpu` or `cuda`."""
+    quick: bool
+    peers_python: Path
+    """The Python that has the peers."""
+    workers: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    """The best number of a DataLoader's workers by work, ranks, and peer and precision."""
+    choices: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
+    """What a run of ours has chosen (`choices` of `env.json`), by work, ranks and variant."""
+    _made: int = 0
+
+    def path(self, name: str) -> Path:
+        """A path that nobody has used yet."""
+        self._made += 1
+        return self.directory / f"{name}-{self._made}"
+
+
+def torchrun(python: str | Path, ranks: int) -> list[str]:
+    """The beginning of a command that starts so many ranks of `-m MODULE` on this machine."""
+    return [str(python), "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+
+
+def started(python: str | Path, ranks: int) -> list[str]:
+    """The same, and without a launcher where one process is enough."""
+    return torchrun(python, ranks) if ranks > 1 else [str(python)]
+
+
+@dataclass(frozen=True)
+class OurRun:
+    """A run of `dist_train` that has ended, and its directory."""
+
+    outcome: Outcome
+    directory: Path
+
+    def readings(self, kind: str = "train") -> list[dict[str, Any]]:
+        """The lines of this kind in `metrics.jsonl`."""
+        return [line for line in read_lines(self.directory / "metrics.jsonl") if line["kind"] == kind]
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What the run has chosen where a setting says `auto`."""
+        content = json.loads((self.directory / "env.json").read_text(encoding="utf-8"))
+        return dict(content["choices"])
+
+
+def train(
+    session: Session,
+    work: Work,
+    ranks: int,
+    *settings: str,
+    directory: Path | None = None,
+    launcher: Sequence[str] = (),
+    flags: Sequence[str] = (),
+) -> OurRun:
+    """Train a work by the ordinary command, to its end.
+
+    Args:
+        settings: more `key=value`.
+        directory: of the run; by default a new one.
+        launcher: by default plain Python for one rank and torchrun for several; `flags` are for it.
+
+    Raises:
+        FailedError: the run did not end well.
+    """
+    directory = directory or session.path(f"ours-{work.name}")
+    begin = launcher or [*started(sys.executable, ranks), "-m", "dist_train"]
+    overrides = overridden(own_settings(session, work), [f"run.dir={directory}", *settings])
+    return OurRun(run([*begin, str(ROOT / "configs" / work.recipe), *overrides, *flags]), directory)
+
+
+def own_settings(session: Session, work: Work) -> list[str]:
+    """Settings of every run of ours: nothing but the training, of which the loss is told where the peers tell it."""
+    device = ["distributed.backend=gloo"] if session.device == "cpu" else []
+    return [
+        *work.overrides, f"log.every={work.every}", "eval.every_epochs=0", "data.limit_test=10",
+        "data.download=false", *device,
+    ]  # fmt: skip
+
+
+def overridden(settings: Sequence[str], by: Sequence[str]) -> list[str]:
+    """The `key=value` of both, each key once; those of `by` count."""
+    return list({setting.partition("=")[0]: setting for setting in (*settings, *by)}.values())
+
+
+def run_and_read(
+    command: Sequence[str], readings: Path, last: int, env: Mapping[str, str] | None = None
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Run a command that writes its readings to a file, until that of step `last`.
+
+    What is written counts, however the command ends after it: a process of Gloo may abort while its interpreter is
+    torn down.
+
+    Raises:
+        FailedError: it failed before.
+    """
+    try:
+        outcome = run(command, env)
+    except FailedError as error:
+        lines = read_lines(readings) if readings.exists() else []
+        if error.outcome is None or not any(line["step"] == last for line in lines):
+            raise
+        return error.outcome, lines
+    return outcome, read_lines(readings)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line; raises FailedError where it is not there."""
+    if not path.exists():
+        raise FailedError(f"{path.name} was not written")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

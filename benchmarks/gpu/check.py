@@ -1,0 +1,229 @@
+"""Whether all of it runs on this machine's GPU, and how fast.
+
+    make gpu-check                                  or, with any Python that has torch:
+    python3 -m benchmarks.gpu.check [--allow-cpu] [--parts group tests ...] [--minutes 8.5] [--out DIR]
+
+One GPU is enough, and no network is needed. Each part runs in a process of its own and has its share of the time: what
+does not fit is reported as skipped, never as passed. Prints one table and writes it to `benchmarks/results/` as
+`gpu-<date>.md` and `.json`, with all that the parts printed in `gpu-<date>.log`.
+
+Exit code 0: nothing failed; 1: something did; 2: packages are missing; 3: there is no GPU, and `--allow-cpu`, with
+which a CPU does what it can, was not given.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare.works import WORKS
+from benchmarks.gpu.rows import Row, markdown, read_rows
+from benchmarks.processes import ROOT, environment, family
+
+NEEDED = {
+    "torch": "torch", "numpy": "numpy", "pydantic": "pydantic", "yaml": "pyyaml", "filelock": "filelock",
+    "tqdm": "tqdm", "PIL": "pillow",
+}  # fmt: skip
+"""Modules without which nothing can be checked, and the packages that have them."""
+USEFUL = {"pytest": "pytest", "torchvision": "torchvision", "sklearn": "scikit-learn"}
+"""Those without which a part is skipped or does less, which it says."""
+LOOK = 0.2  # seconds between two looks at a part
+LATE = "no time was left"
+LEAST = 10.0  # seconds that a part needs to begin at all
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the check, done by `benchmarks.gpu.parts` in a process of its own."""
+
+    name: str
+    what: str
+    seconds: float
+    """Most that it may take."""
+
+
+PARTS = (
+    Part("group", "a process group of one by torchrun: NCCL on a GPU, Gloo on a CPU", 70),
+    Part("tests", "the tests that need a GPU", 200),
+    *(Part(name, f"throughput: {work.title}", 55) for name, work in WORKS.items()),
+    Part("checkpoint", "what a step waits for a checkpoint of ResNet-18", 40),
+    Part("compiled", "throughput with train.compile=step", 300),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check what was asked for; returns the exit code."""
+    started = time.monotonic()
+    given = _parse(arguments)
+    if missing := missing_packages(NEEDED):
+        print(
+            f"gpu-check: {sys.executable} lacks {', '.join(missing)}. Install them there, or give another Python",
+            file=sys.stderr,
+        )
+        return 2
+    parts = [part for part in PARTS if not given.parts or part.name in given.parts]
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", ignore_cleanup_errors=True) as folder:
+        check = Check(Path(folder), started + 60 * given.minutes)
+        facts = check.facts()
+        if "fault" in facts:
+            print(f"gpu-check: torch does not start here: {facts['fault']}", file=sys.stderr)
+            return 1
+        if not facts["gpu"] and not given.allow_cpu:
+            _skip_all(parts, facts)
+            return 3
+        rows = [row for part in parts for row in check.do(part, "cuda" if facts["gpu"] else "cpu")]
+        _write(facts, rows, check.log.read_text(encoding="utf-8", errors="replace"), given.out)
+    return 1 if any(row.outcome == "failed" for row in rows) else 0
+
+
+def missing_packages(modules: dict[str, str]) -> list[str]:
+    """The packages whose modules are not there."""
+    return [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--allow-cpu", action="store_true", help="without a GPU do what a CPU can")
+    parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
+    parser.add_argument("--minutes", type=float, default=8.5, help="most that all may take (default: 8.5)")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    return parser.parse_args(arguments)
+
+
+def _skip_all(parts: Sequence[Part], facts: dict[str, Any]) -> None:
+    for part in parts:
+        print(f"{part.name}: skipped: torch finds no GPU ({part.what})")
+    built = f"torch {facts['torch']}, CUDA: {facts['CUDA']}"
+    print(f"gpu-check: nothing was checked ({built}); --allow-cpu does what a CPU can", file=sys.stderr)
+
+
+class Check:
+    """The parts, one after the other, until the time is up."""
+
+    def __init__(self, folder: Path, deadline: float) -> None:
+        """
+        Args:
+            folder: for whatever is written; removed at the end.
+            deadline: of `time.monotonic`.
+        """
+        self._folder, self._deadline = folder, deadline
+        self.log = folder / "log"
+        self.log.touch()
+
+    def facts(self) -> dict[str, Any]:
+        """Versions, driver and GPU; `gpu` is None where there is none. Or a `fault`, and nothing else."""
+        file = self._folder / "facts.json"
+        if fault := self._run(["facts", "--sheet", str(file)], 120):
+            return {"fault": fault}
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {**found, "missing": missing_packages(USEFUL)}
+
+    def do(self, part: Part, device: str) -> list[Row]:
+        """Do a part within its time; the rows that it has found, and what became of those that it had planned."""
+        sheet = self._folder / f"{part.name}.jsonl"
+        left = min(part.seconds, self._deadline - time.monotonic())
+        print(f"-- {part.what}", flush=True)
+        if left < LEAST:
+            return [_told(Row(part.name, part.what, "skipped", note=LATE))]
+        ended = self._run([part.name, "--device", device, "--sheet", str(sheet)], left, sheet)
+        rows = read_rows(sheet)
+        if not rows or (ended and not any(row.outcome == "planned" for row in rows)):
+            rows.append(Row(part.name, part.what, "planned"))
+        return [_told(_given_up(row, ended)) if row.outcome == "planned" else row for row in rows]
+
+    def _run(self, arguments: list[str], seconds: float, sheet: Path | None = None) -> str:
+        """Run `benchmarks.gpu.parts`, and tell of its rows as they come; returns how it ended, nothing if well."""
+        command = [sys.executable, "-m", "benchmarks.gpu.parts", *arguments, "--folder", str(self._folder)]
+        deadline = time.monotonic() + seconds
+        told: set[tuple[str, str]] = set()
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"\n== {' '.join(arguments)}\n")
+            log.flush()
+            process = subprocess.Popen(
+                [*command, "--seconds", f"{seconds:.0f}"], cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            try:
+                while process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(LOOK)
+                    _tell_new(sheet, told)
+            finally:
+                is_late = process.poll() is None
+                end(process)
+        _tell_new(sheet, told)
+        if is_late:
+            return LATE
+        return f"the process ended with {process.returncode}: {_last_line(self.log)}" if process.returncode else ""
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process with all that it has started, also what leads a session of its own, as torchrun's workers do."""
+    for pid in sorted(family(process.pid) if process.poll() is None else ()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):  # one that hangs in a driver does not even end by this
+        process.wait(10)
+
+
+def _given_up(row: Row, ended: str) -> Row:
+    """What was planned and never came: skipped if the time was up, else lost with the process."""
+    is_late = ended == LATE
+    return replace(row, outcome="skipped" if is_late else "failed", note=ended or "it was not done")
+
+
+def _tell_new(sheet: Path | None, told: set[tuple[str, str]]) -> None:
+    """Print the rows that are known by now and not among those `told`, which they are added to."""
+    for row in read_rows(sheet) if sheet else []:
+        if row.outcome != "planned" and row.key not in told:
+            told.add(_told(row).key)
+
+
+def _told(row: Row) -> Row:
+    value = "" if row.value is None else f"  {row.value:,.4g} {row.unit}"
+    print(f"{row.outcome:<9} {row.part}: {row.name}{value}{f'  ({row.note})' if row.note else ''}", flush=True)
+    return row
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
+
+
+def _write(facts: dict[str, Any], rows: Sequence[Row], log: str, out: Path) -> None:
+    """The table on the terminal and in `out`, with the facts and the log beside it."""
+    counts = {outcome: sum(row.outcome == outcome for row in rows) for outcome in ("passed", "measured", "failed")}
+    late = sum(row.outcome == "skipped" and row.note == LATE for row in rows)
+    others = sum(row.outcome == "skipped" for row in rows) - late
+    summary = f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}, {others} skipped"
+    summary += f", {late} skipped because no time was left"
+    text = f"{_described(facts)}\n\n{markdown(rows)}\n\n{summary}\n"
+    name = f"{'gpu' if facts['gpu'] else 'gpu-check-on-cpu'}-{datetime.date.today().isoformat()}"
+    out.mkdir(parents=True, exist_ok=True)
+    content = {"facts": facts, "rows": [asdict(row) for row in rows]}
+    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (out / f"{name}.md").write_text(f"# {name}\n\n{text}", encoding="utf-8")
+    (out / f"{name}.log").write_text(log, encoding="utf-8")
+    print(f"\n{text}\n{out / name}.md")
+
+
+def _described(facts: dict[str, Any]) -> str:
+    missing = facts.get("missing") or []
+    shown = "\n".join(f"- {name}: {value}" for name, value in facts.items() if name != "missing")
+    return shown + (f"\n- not installed, so that less was done: {', '.join(missing)}" if missing else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""One part of `benchmarks.gpu.check`, in a process of its own.
+
+python -m benchmarks.gpu.parts tests --device cuda --sheet FILE --folder DIR
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.compare import material
+from benchmarks.compare.session import torchrun
+from benchmarks.compare.works import WORKS, Work
+from benchmarks.gpu import speed
+from benchmarks.gpu.rows import Sheet
+from benchmarks.gpu.speed import Place
+from benchmarks.processes import ROOT, run
+from benchmarks.rounds import Spread
+from dist_train.distributed.world import open_world
+from dist_train.monitoring.metrics import read_lines
+from dist_train.train import train
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+COMPILED = (
+    *(("bf16", work) for work in ("small", "mnist", "tutorial", "resnet")),
+    *(("fp32", work) for work in ("small", "mnist", "tutorial", "resnet")),
+    *(("tf32", work) for work in ("small", "mnist", "tutorial", "resnet")),
+)
+"""What is compiled, the most telling first: the time may not be enough for all."""
+UNIT = "samples/s"
+NO_TF32 = "a CPU has no TF32"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a part is done, and where its rows go."""
+
+    place: Place
+    sheet: Sheet
+
+    def measure(self, name: str, measured: Callable[[], Spread], unit: str = UNIT, note: str = "") -> None:
+        """Write down what `measured` gives; or that it failed, with its traceback in the log."""
+        self.place.fresh()
+        try:
+            found = measured()
+        except Exception as error:
+            self.failed(name, error)
+        else:
+            self.found(name, found, unit, note)
+
+    def found(self, name: str, spread: Spread, unit: str = UNIT, note: str = "") -> None:
+        """Write down a figure, and the memory that was held since `Place.fresh`."""
+        value, low, high, _ = spread
+        memory = self.place.memory()
+        self.sheet.add(name, "measured", value=value, low=low, high=high, unit=unit, memory=memory, note=note)
+
+    def of(self, name: str) -> "Part":
+        """The same, with rows that belong to another part."""
+        return Part(self.place, Sheet(self.sheet.path, name))
+
+    def skipped(self, names: Iterable[str], reason: str) -> None:
+        for name in names:
+            self.sheet.add(name, "skipped", note=reason)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """Write down that something failed, its traceback in the log; or that it was skipped for want of a package."""
+        if isinstance(error, ModuleNotFoundError):
+            self.skipped([name], f"{error.name} is not installed")
+            return
+        traceback.print_exc()
+        self.sheet.add(name, "failed", note=(str(error).strip() or repr(error)).splitlines()[-1][:300])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu.parts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", choices=("facts", *DEEDS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--sheet", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=600.0, help="after which it is ended")
+    given = parser.parse_args()
+    if given.part == "facts":
+        given.sheet.write_text(json.dumps(facts()), encoding="utf-8")
+        return
+    device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
+    place = Place(device, given.folder, 2.5 if given.device == "cuda" else 0.3)
+    DEEDS[given.part](Part(place, Sheet(given.sheet, given.part)))
+
+
+def facts() -> dict[str, Any]:
+    """Versions, driver and GPU; `gpu` is None where torch finds none."""
+    found: dict[str, Any] = {"gpu": None, "python": platform.python_version(), "torch": str(torch.__version__)}
+    found["CUDA"] = torch.version.cuda or "torch is built without it"
+    found["platform"] = platform.platform()
+    found["cores"] = len(os.sched_getaffinity(0))
+    if not torch.cuda.is_available():
+        return found
+    properties = torch.cuda.get_device_properties(0)
+    return found | {
+        "gpu": properties.name,
+        "gpus": torch.cuda.device_count(),
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "memory": f"{properties.total_memory / 2**30:.0f} GiB",
+        "driver": _driver(),
+        "cuDNN": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "NCCL": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
+    }
+
+
+def _driver() -> str:
+    if (command := shutil.which("nvidia-smi")) is None:
+        return "unknown: there is no nvidia-smi"
+    asked = [command, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown: {error}"
+    return done.stdout.split("\n")[0].strip()
+
+
+def group(part: Part) -> None:
+    """A collective, and an ordinary run, in a process group that torchrun starts."""
+    collective = "an all_reduce of 64 MiB"
+    digits = "the digits by torchrun" if importlib.util.find_spec("sklearn") else "made pictures by torchrun"
+    part.sheet.plan([collective, digits])
+    backend = "nccl" if part.place.on_gpu else "gloo"
+    part.measure(collective, lambda: _all_reduce(part.place, backend), "ms", f"{backend}, one rank")
+    try:
+        accuracy = _train_digits(part.place, backend)
+    except Exception as error:
+        part.failed(digits, error)
+        return
+    outcome = "passed" if accuracy >= 0.97 else "failed"
+    part.sheet.add(digits, outcome, note=f"{backend}, one rank: test accuracy {100 * accuracy:.2f} %")  # type: ignore[arg-type]
+
+
+def _all_reduce(place: Place, backend: str) -> Spread:
+    answer = place.folder / "all_reduce.json"
+    run([*torchrun(sys.executable, 1), "-m", "benchmarks.gpu.group", backend, str(answer)], timeout=60)
+    return Spread.of(json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _train_digits(place: Place, backend: str) -> float:
+    """Test accuracy of an ordinary run under torchrun."""
+    directory = place.folder / "digits"
+    made = ["data.name=synthetic", "data.num_train=1442", "data.num_test=355", "data.shape=[1, 8, 8]"]
+    own = [] if importlib.util.find_spec("sklearn") else made
+    config = str(ROOT / "configs" / "digits.yaml")
+    asked = [f"distributed.backend={backend}", f"run.dir={directory}", "train.epochs=10", *speed.tensorboard()]
+    cache = f"data.cache={place.folder / 'cache'}"
+    run([*torchrun(sys.executable, 1), "-m", "dist_train", config, *asked, cache, *own], timeout=120)
+    return float([line for line in read_lines(directory / "metrics.jsonl") if line["kind"] == "eval"][-1]["accuracy"])
+
+
+def tests(part: Part) -> None:
+    """`tests/test_gpu.py`, each test a row."""
+    if not importlib.util.find_spec("pytest"):
+        part.sheet.add("tests/gpu/test_gpu.py", "skipped", note="pytest is not installed")
+        return
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of others, whose warnings would be errors here
+    import pytest
+
+    base = part.place.folder / "tests"
+    arguments = ["-p", "no:cacheprovider", f"--basetemp={base}", "-q", str(ROOT / "tests" / "gpu" / "test_gpu.py")]
+    pytest.main(arguments, plugins=[_Outcomes(part.sheet)])
+
+
+class _Outcomes:
+    """A plugin of pytest that writes a row for each test as soon as it has ended."""
+
+    def __init__(self, sheet: Sheet) -> None:
+        self._sheet = sheet
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        self._sheet.plan(item.name for item in session.items)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self._sheet.add(report.nodeid, "failed", note=report.longreprtext.splitlines()[-1])
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        name = report.nodeid.partition("::")[2]
+        if report.failed:
+            self._sheet.add(name, "failed", note=_reason(report))
+        elif report.skipped:
+            self._sheet.add(name, "skipped", note=str(report.longrepr[2]).removeprefix("Skipped: "))
+        elif report.when == "call":
+            self._sheet.add(name, "passed")
+
+
+def _reason(report: Any) -> str:
+    """The line of a failure that says what was wrong; all of it is in the log."""
+    lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
+    first: str = (lines or report.longreprtext.splitlines() or [report.when])[0]
+    return first.removeprefix("E").strip()[:300]
+
+
+def throughput(work: Work, part: Part) -> None:
+    """Ours in each precision, next to the bare step in the same and to plain PyTorch."""
+    names = ["plain fp32", "plain bf16", *(f"{who} {each}" for each in PRECISIONS for who in ("bare", "ours"))]
+    part.sheet.plan(names)
+    precisions = PRECISIONS if part.place.on_gpu else ("fp32", "bf16")
+    for precision in precisions:
+        part.measure(f"bare {precision}", partial(speed.bare, work, part.place, precision))
+        asked = f"train.precision={precision}"
+        part.measure(f"ours {precision}", partial(speed.ours, work, part.place, asked))
+    part.skipped(
+        (f"{who} {each}" for each in PRECISIONS if each not in precisions for who in ("bare", "ours")), NO_TF32
+    )
+    _plain(work, part)
+
+
+def _plain(work: Work, part: Part) -> None:
+    """Plain PyTorch with its best number of workers, and with autocast and that number."""
+    place = part.place
+    place.fresh()
+    try:
+        counts = speed.worker_counts() if place.on_gpu else (0,)
+        rates = {workers: speed.plain(work, place, workers) for workers in counts}
+    except Exception as error:
+        for name in ("plain fp32", "plain bf16"):
+            part.failed(name, error)
+        return
+    best = max(rates, key=lambda workers: rates[workers].median)
+    part.found("plain fp32", rates[best], note=f"{best} workers; torch's default: convolutions in TF32")
+    bf16 = partial(speed.plain, work, place, best, torch.bfloat16)
+    part.measure("plain bf16", bf16, note=f"{best} workers, autocast")
+
+
+def checkpoint(part: Part) -> None:
+    """How long a step of ResNet-18 waits for a checkpoint of its weights and momentum, next to plain copies of them."""
+    names = ("the step waits", "the step waits, written before it goes on", "a copy", "a copy to pinned memory")
+    to_disk = "torch.save and fsync"
+    part.sheet.plan([*names, to_disk])
+    place, work = part.place, WORKS["resnet"]
+    part.measure(names[0], partial(_stall, work, place, "checkpoint.asynchronous=true"), "ms")
+    part.measure(names[1], partial(_stall, work, place, "checkpoint.asynchronous=false"), "ms")
+    state = _state(work, place)
+    megabytes = f"{sum(tensor.nbytes for tensor in state) / 1e6:.0f} MB"
+    part.measure(
+        names[2], lambda: _timed(place, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes
+    )
+    if place.on_gpu:
+        pinned = [torch.empty_like(each, device="cpu", pin_memory=True) for each in state]
+        copies = list(zip(pinned, state, strict=True))
+        part.measure(
+            names[3],
+            lambda: _timed(place, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
+            "ms",
+        )
+    else:
+        part.sheet.add(names[3], "skipped", note="on a GPU only")
+    part.measure(to_disk, lambda: _timed(place, lambda: _save(state, place.folder / "state.pt")), "ms")
+
+
+def _stall(work: Work, place: Place, *overrides: str) -> Spread:
+    """Milliseconds that a step with a save takes more than the median of the others."""
+    every, steps = (50, 310) if place.on_gpu else (2, 9)
+    config = speed.settings(
+        work, place, "train.precision=auto", "log.every=1", f"checkpoint.every={every}", f"train.max_steps={steps}",
+        "checkpoint.keep_last=1", "checkpoint.keep_best=false", "log.weights_every=1000000", *overrides,
+        *([] if place.on_gpu else ["data.global_batch=4"]),
+    )  # fmt: skip
+    train(config, open_world(config.distributed, {}))
+    lines = [line for line in read_lines(Path(config.run.dir) / "metrics.jsonl") if line["kind"] == "train"]
+    took = {before["step"]: after["time"] - before["time"] for before, after in pairwise(lines)}
+    saved = [seconds for step, seconds in took.items() if step % every == 0]
+    usual = statistics.median(seconds for step, seconds in took.items() if step % every and step > every)
+    return Spread.of(1000 * (seconds - usual) for seconds in saved)
+
+
+def _state(work: Work, place: Place) -> list[torch.Tensor]:
+    """Weights, statistics and momentum of a network on the device."""
+    network = material.network(work).to(place.device)
+    momentum = [torch.zeros_like(weight) for weight in network.parameters()]
+    return [*(tensor.detach() for tensor in network.state_dict().values()), *momentum]
+
+
+def _timed(place: Place, do: Callable[[], object], times: int = 5) -> Spread:
+    """Milliseconds; the first time is not counted."""
+    found = []
+    for _ in range(times + 1):
+        place.wait()
+        begun = time.perf_counter()
+        do()
+        place.wait()
+        found.append(1000 * (time.perf_counter() - begun))
+    return Spread.of(found[1:])
+
+
+def _save(state: Sequence[torch.Tensor], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(list(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def compiled(part: Part) -> None:
+    """Ours with the whole step compiled; a row goes to the others of its work."""
+    todo = [(f"ours {precision} compiled", precision, work) for precision, work in COMPILED]
+    for name, _, work in todo:
+        part.of(work).sheet.plan([name])
+    for name, precision, work in todo:
+        own = part.of(work)
+        if not part.place.on_gpu:
+            own.sheet.add(name, "skipped", note="only on a GPU; `make bench` has it for a CPU")
+            continue
+        torch._dynamo.reset()
+        asked = (f"train.precision={precision}", "train.compile=step")
+        own.measure(name, partial(speed.ours, WORKS[work], part.place, *asked), note="train.compile=step")
+
+
+DEEDS: dict[str, Callable[[Part], None]] = {
+    "group": group,
+    "tests": tests,
+    **{name: partial(throughput, work) for name, work in WORKS.items()},
+    "checkpoint": checkpoint,
+    "compiled": compiled,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Samples a second of one process, on a GPU or a CPU: ours, plain PyTorch, and the bare step on one fixed batch.
+
+All read the clock after some steps again and again; a number is the median of the rates between two readings. Pictures
+are random ones in the shapes of the work: what they show makes no difference to the speed, and no files are needed.
+"""
+
+import gc
+import importlib.util
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from benchmarks.compare import material
+from benchmarks.compare.works import Work
+from benchmarks.processes import ROOT
+from benchmarks.rounds import Spread
+from dist_train.distributed.world import open_world
+from dist_train.monitoring.metrics import read_lines
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Config
+from dist_train.system.stop_signals import Stop
+from dist_train.train import train
+
+TYPES = {"bf16": torch.bfloat16}
+LEAST = 3
+"""Rates that a median is taken of, at least."""
+NUMBERS = {"mnist": 60_000, "cifar10": 50_000}
+"""Pictures in the training split of each data set."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and for how long something is measured."""
+
+    device: torch.device
+    folder: Path
+    seconds: float
+    """Least that the readings of one measurement cover."""
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """Wait until the GPU has done all that it was given."""
+        if self.on_gpu:
+            torch.cuda.synchronize(self.device)
+
+    def memory(self) -> int | None:
+        """Most bytes of the GPU that tensors have held since `fresh`; None on a CPU."""
+        return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else None
+
+    def fresh(self) -> None:
+        """Let go of what an earlier measurement has left, and count memory anew."""
+        gc.collect()
+        self.wait()  # it also starts CUDA, without which there is nothing to reset
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+
+def settings(work: Work, place: Place, *overrides: str) -> Config:
+    """The recipe of a work on random pictures, in a new directory of its own."""
+    number = NUMBERS[work.dataset] if place.on_gpu else 2048
+    own = [] if place.on_gpu else ["distributed.backend=gloo"]
+    return load_config(
+        ROOT / "configs" / work.recipe,
+        [
+            *work.overrides, "data.name=synthetic", f"data.shape={list(material.SHAPES[work.dataset])}",
+            f"data.num_train={number}", "data.num_test=256", f"data.cache={place.folder / 'cache'}",
+            "train.epochs=1000", "eval.every_epochs=0", "log.progress=off", *tensorboard(), *own,
+            f"run.dir={tempfile.mkdtemp(dir=place.folder)}", *overrides,
+        ],
+    )  # fmt: skip
+
+
+def tensorboard() -> list[str]:
+    """The setting that a machine without TensorBoard needs."""
+    return [] if importlib.util.find_spec("tensorboard") else ["log.tensorboard=false"]
+
+
+def ours(work: Work, place: Place, *overrides: str) -> Spread:
+    """An ordinary run with its log, ledger and checkpoints, as long as it takes."""
+    config = settings(work, place, f"log.every={every(work, place)}", *overrides)
+    stop, metrics = Stop(), Path(config.run.dir) / "metrics.jsonl"
+    with _stopped_when(lambda: _are_enough(_read(metrics), place.seconds), stop):
+        train(config, open_world(config.distributed, {}), stop)
+    return _spread(_read(metrics), work.batch)
+
+
+@contextmanager
+def _stopped_when(is_enough: Callable[[], bool], stop: Stop) -> Iterator[None]:
+    """Ask `stop` once it is enough, from a thread."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.05):
+            if is_enough():
+                stop.reason = "the end of the measurement"
+                return
+
+    thread = threading.Thread(target=look, name="enough")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _read(metrics: Path) -> list[tuple[int, float]]:
+    """Finished steps and seconds of each line of kind `train`, but for the first: kernels are loaded before it."""
+    lines = [line for line in read_lines(metrics) if line["kind"] == "train"]
+    return [(line["step"], line["time"]) for line in lines[1:]]
+
+
+def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = None) -> Spread:
+    """The loop of PyTorch's MNIST example over a DataLoader, with torch's own choice of TF32.
+
+    Args:
+        dtype: of autocast; None: fp32.
+    """
+    _use_tf32(convolutions=True, products=False)
+    loader = DataLoader(
+        Pictures(work), work.batch, shuffle=True, num_workers=workers, pin_memory=place.on_gpu, drop_last=True
+    )
+    network = material.network(work).to(place.device).train()
+    optimizer = material.optimizer(work, network.parameters())
+    pause = every(work, place)
+    readings: list[tuple[int, float]] = []
+    batches = _endless(loader)
+    step = 0
+    while not _are_enough(readings[1:], place.seconds):
+        data, target = next(batches)
+        data, target = data.to(place.device), target.to(place.device)
+        optimizer.zero_grad()
+        with torch.autocast(place.device.type, dtype, enabled=dtype is not None):
+            loss = functional.cross_entropy(network(data), target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        step += 1
+        if step % pause == 0:
+            loss.item()
+            readings.append((step, time.perf_counter()))
+    return _spread(readings[1:], work.batch)
+
+
+def _endless(loader: "DataLoader[Any]") -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+class Pictures(TorchDataset[tuple[Tensor, int]]):
+    """Random pictures, taken and transformed one by one as torchvision's MNIST and CIFAR10 do it."""
+
+    def __init__(self, work: Work) -> None:
+        channels, height, width = material.SHAPES[work.dataset]
+        size = (4096, height, width) if channels == 1 else (4096, height, width, channels)
+        self._pictures = torch.randint(0, 256, size, dtype=torch.uint8).numpy()
+        self._length = NUMBERS[work.dataset]
+        self._transform = material.transform(work)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        picture = Image.fromarray(self._pictures[index % len(self._pictures)])
+        return self._transform(picture), index % 10
+
+
+def bare(work: Work, place: Place, precision: str) -> Spread:
+    """Forward, backward and fused update on one fixed batch, in the memory format that ours has in this precision."""
+    _use_tf32(convolutions=precision == "tf32", products=precision == "tf32")
+    is_last = not place.on_gpu or precision != "fp32"
+    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    network = material.network(work).train()
+    network = network.to(device=place.device, memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = material.optimizer(work, network.parameters(), fused=True)
+    pictures, labels = material.fixed_batch(work, work.batch)
+    pictures, labels = pictures.to(place.device, memory_format=memory_format), labels.to(place.device)
+    dtype = TYPES.get(precision)
+    pause = every(work, place)
+    readings: list[tuple[int, float]] = []
+    while not _are_enough(readings[1:], place.seconds / 2):
+        for _ in range(pause):
+            optimizer.zero_grad()
+            with torch.autocast(place.device.type, dtype, enabled=dtype is not None):
+                loss = functional.cross_entropy(network(pictures), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        place.wait()
+        readings.append(((len(readings) + 1) * pause, time.perf_counter()))
+    return _spread(readings[1:], work.batch)
+
+
+def every(work: Work, place: Place) -> int:
+    """Steps between two readings of the clock."""
+    return max(10, 2 * work.every) if place.on_gpu else (1 if work.name == "resnet" else 4)
+
+
+def _use_tf32(convolutions: bool, products: bool) -> None:
+    """By the interface that `dist_train` uses too: torch refuses to answer after a use of both."""
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.backends.cuda.matmul.allow_tf32 = products
+
+
+def _are_enough(readings: Sequence[tuple[int, float]], seconds: float) -> bool:
+    return len(readings) > LEAST and readings[-1][1] - readings[0][1] >= seconds
+
+
+def _spread(readings: Sequence[tuple[int, float]], batch: int) -> Spread:
+    """Samples a second between each reading and the one before it.
+
+    Args:
+        readings: finished steps, and seconds.
+        batch: samples a step.
+    """
+    return Spread.of((after[0] - before[0]) * batch / (after[1] - before[1]) for before, after in pairwise(readings))
+
+
+def worker_counts() -> tuple[int, ...]:
+    """Numbers of a DataLoader's workers of which plain PyTorch has the best."""
+    there = len(os.sched_getaffinity(0))
+    return tuple(sorted({0, min(4, there), min(8, there)})) if there > 2 else (0, there)

@@ -1,0 +1,72 @@
+"""A data set for `benchmarks.single.growth`, and the batches around the start of an epoch, in a process of its own.
+
+python -m benchmarks.single.growth_data make CONFIG     puts random pictures in the cache, which no run has to make then
+python -m benchmarks.single.growth_data epoch CONFIG    prints how long batches took, in seconds, and bytes of memory
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from benchmarks.single.memory import samples_of
+from dist_train.data import batches, cache, open_dataset
+from dist_train.data.batches import TrainBatches
+from dist_train.data.datasets import synthetic
+from dist_train.data.source import Decoded
+from dist_train.distributed.world import World
+from dist_train.settings.loader import load_config
+from dist_train.settings.schedule import steps_per_epoch
+from dist_train.settings.schema import Config, SyntheticData
+
+AN_EPOCH = 5.0
+"""Seconds between the start of the stream and the next epoch: a real one of 10 million pictures takes minutes."""
+
+
+def make(config: Config) -> None:
+    """Cache random pictures as those of this data set: its own would take tens of bytes a pixel to make."""
+    if not isinstance(config.data, SyntheticData):
+        raise TypeError(f"{config.data.name} is no made data set")
+    for split in ("train", "test"):
+        source = synthetic.find(config.data, split, config.run.seed)
+        count = config.data.num_train if split == "train" else config.data.num_test
+        cheap = replace(source, read=partial(_pictures, count))
+        cache.open_contents(cache.entry_of(config.data, split, cheap), cheap, verify=False)
+
+
+def _pictures(count: int) -> Decoded:
+    pictures = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8)
+    return Decoded(pictures, torch.arange(count) % 10, tuple(map(str, range(10))))
+
+
+def epoch(config: Config) -> dict[str, float]:
+    """Seconds of the first batch of the second epoch, the median of those around it, and private memory there."""
+    batches.AHEAD["cpu"] = 0  # each batch by itself: of a group the first would take the time of all
+    world = World()
+    dataset = open_dataset(config.data, config.run.seed, world)
+    steps = steps_per_epoch(len(dataset.train), config.data.global_batch)
+    took = []
+    with TrainBatches(dataset, config.data, config.run.seed, world, steps - 50, 2 * steps + 1) as stream:
+        for number in range(100):
+            if number == 50:
+                time.sleep(AN_EPOCH)
+            begun = time.perf_counter()
+            next(stream)
+            took.append(time.perf_counter() - begun)
+        time.sleep(AN_EPOCH)  # the order of the third is there by then
+        (memory,) = samples_of([os.getpid()])
+    usual = statistics.median(took[1:50] + took[51:])
+    return {"first": took[50], "usual": usual, "private": memory.private}
+
+
+if __name__ == "__main__":
+    deed, path = sys.argv[1:]
+    if deed == "make":
+        make(load_config(path, []))
+    else:
+        print(json.dumps(epoch(load_config(path, []))))

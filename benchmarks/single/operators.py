@@ -1,0 +1,143 @@
+"""What holds a step on a CPU: its time by kind of operator, in three formats, beside what the processor can do.
+
+    python -m benchmarks.single.operators [--works mnist tutorial small resnet] [--steps 50] [--out DIR]
+
+Of each work the bare step on one fixed batch (`limit`) goes through torch's profiler: in plain fp32 in
+torch's own format, as a lesson would write it, and in the formats that our runs choose in fp32 and with `precision:
+auto`. Prints tables and writes them to `benchmarks/results/operators-<machine>-<date>.md`.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.compare.limit import Profile
+from benchmarks.compare.report import number, table
+from benchmarks.compare.session import Session, train
+from benchmarks.compare.throughput import OURS
+from benchmarks.compare.works import WORKS, Work
+from benchmarks.processes import run
+from benchmarks.results import DIRECTORY, about_machine, check_out, machine_name
+from dist_train.system.exit import Parser, run_guarded
+from launch.arguments import number_from
+
+KINDS = {
+    "convolutions": ("conv",),
+    "matrix products": ("::mm", "::addmm", "::bmm"),
+    "pooling": ("pool", "::maximum", "::eq", "::bitwise_xor"),
+    "batch normalisation": ("batch_norm",),
+    "copies and conversions": ("::copy_", "::_to_copy", "::clone", "::contiguous"),
+    "activations": ("relu", "threshold", "clamp_min", "softmax", "dropout", "bernoulli"),
+    "update": ("sgd",),
+    "zeros and sums": ("::fill_", "::zero_", "::add", "::sum"),
+}
+"""What the names of operators of each kind have in them; the first that fits counts."""
+REST = "all else"
+SIDE = 1024
+"""Rows and columns of the matrices whose product tells the processor's rate."""
+FORMATS = ("plain fp32", *OURS)
+
+
+def main() -> int:
+    """Profile, and write the tables; returns the exit code."""
+    parser = Parser(
+        prog="python -m benchmarks.single.operators",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK", help=" ".join(WORKS))
+    parser.add_argument(
+        "--steps",
+        type=number_from(1),
+        metavar="N",
+        default=50,
+        help="steps to time, and to profile (default: 50)",
+    )
+    parser.add_argument("--out", type=Path, default=DIRECTORY)
+    given = parser.parse_args()
+    check_out(given.out)
+    about = about_machine()
+    text = "\n\n".join(_report(about, [WORKS[name] for name in given.works], given.steps)) + "\n"
+    path = given.out / f"operators-{machine_name(about)}-{datetime.date.today().isoformat()}.md"
+    path.write_text(text, encoding="utf-8")
+    print(f"{text}\n{path}")
+    return 0
+
+
+def _report(about: dict[str, Any], works: Iterable[Work], steps: int) -> Iterator[str]:
+    yield f"# What holds a step, {datetime.date.today().isoformat()}"
+    yield (
+        f"{about['processor']}, {about['cores']} cores, {', '.join(about['bf16']) or 'no bf16'}, torch "
+        f"{about['packages']['torch']}; commit {about['commit']}. Milliseconds a step of the bare loop, by the "
+        "profiler, which makes a short step longer; ours are the formats that our runs choose."
+    )
+    rates = {dtype: rate(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
+    fp32, bf16 = rates.values()
+    yield (
+        f"A product of matrices of {SIDE} x {SIDE} runs at {fp32:,.0f} GFLOP/s in fp32 and at {bf16:,.0f} in bf16, "
+        f"{bf16 / fp32:.1f} times as fast."
+    )
+    with tempfile.TemporaryDirectory(prefix="operators-") as folder:
+        session = Session(Path(folder), "cpu", True, Path(sys.executable))
+        for work in works:
+            yield f"## {work.title}"
+            yield compared({name: profile(session, work, steps, name) for name in FORMATS})
+
+
+def profile(session: Session, work: Work, steps: int, name: str) -> Profile:
+    """Of the bare step in one of the `FORMATS`; ours is asked for its choices by a run of one step."""
+    choices: dict[str, Any] = {}
+    if name in OURS:
+        choices = train(session, work, 1, "train.max_steps=1", *OURS[name]).choices
+    file = session.path("operators")
+    asked = [work.name, "--steps", str(steps), "--choices", json.dumps(choices), "--operators", str(file)]
+    run([sys.executable, "-m", "benchmarks.compare.limit", *asked])
+    return Profile(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def compared(profiles: dict[str, Profile]) -> str:
+    """A table of these profiles side by side, the kinds as rows, and what they come to."""
+    found = [by_kind(profile.operators) for profile in profiles.values()]
+    rows = [[kind, *(number(1e3 * each[kind]) for each in found)] for kind in (*KINDS, REST)]
+    products = [each["convolutions"] + each["matrix products"] for each in found]
+    rates = [profile.flops / seconds / 1e9 for profile, seconds in zip(profiles.values(), products, strict=True)]
+    steps = [profile.seconds for profile in profiles.values()]
+    rows += [
+        ["a step without the profiler", *(number(1e3 * each) for each in steps)],
+        ["times as fast as the first", *(f"{steps[0] / each:.2f}" for each in steps)],
+        ["GFLOP/s in convolutions and matrix products", *(f"{each:,.0f}" for each in rates)],
+    ]
+    return table(("ms a step", *profiles), rows)
+
+
+def by_kind(operators: dict[str, float]) -> dict[str, float]:
+    """Seconds a step by kind, every kind of `KINDS` and the rest."""
+    found = dict.fromkeys((*KINDS, REST), 0.0)
+    for name, seconds in operators.items():
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), REST)
+        found[kind] += seconds
+    return found
+
+
+def rate(dtype: torch.dtype, turns: int = 20) -> float:
+    """Floating-point operations a second of a large product of matrices, the median of some."""
+    matrix = torch.randn(SIDE, SIDE).to(dtype)
+    seconds = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - start)
+    return 2 * SIDE**3 / statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

@@ -1,0 +1,151 @@
+"""CIFAR-10 and CIFAR-100, from the batches in Python's pickle format."""
+
+import codecs
+import hashlib
+import io
+import logging
+import pickle
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dist_train.data.datasets.download import Files, require
+from dist_train.data.source import Decoded, Source, check_labels, resized, stamp
+from dist_train.errors import DataError
+from dist_train.settings.schema import Data
+
+SHAPE = (3, 32, 32)
+
+_log = logging.getLogger("dist_train.data")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set's parts are: names of files, and of keys in them."""
+
+    loader: str
+    folder: str
+    batches: dict[str, tuple[str, ...]]
+    meta: str
+    labels: str
+    classes: str
+
+    @property
+    def files(self) -> Files:
+        """All files of the set."""
+        return Files(self.loader, self.folder, (*self.batches["train"], *self.batches["test"], self.meta))
+
+
+LAYOUTS = {
+    "cifar10": Layout(
+        loader="CIFAR10",
+        folder="cifar-10-batches-py",
+        batches={"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
+        meta="batches.meta",
+        labels="labels",
+        classes="label_names",
+    ),
+    "cifar100": Layout(
+        loader="CIFAR100",
+        folder="cifar-100-python",
+        batches={"train": ("train",), "test": ("test",)},
+        meta="meta",
+        labels="fine_labels",
+        classes="fine_label_names",
+    ),
+}
+
+
+def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
+    """The files of one split; raises DataError where they are missing."""
+    layout = LAYOUTS[config.name]
+    folder = require(layout.files, config)
+    paths = [folder / name for name in layout.batches[split]]
+    identity = (stamp([*paths, folder / layout.meta], folder), config.resize and torch.__version__)
+    return Source(identity, partial(_read, config, layout, paths, folder / layout.meta))
+
+
+def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> Decoded:
+    classes = _classes(meta, layout)
+    batches = [_batch(path, layout, classes) for path in paths]
+    pictures, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    _warn_of_others(layout, paths)
+    return Decoded(resized(pictures, config.resize), labels, classes)
+
+
+def _batch(path: Path, layout: Layout, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Pictures, uint8 [N, 3, 32, 32], and labels, int64 [N], of one file."""
+    content = _unpickled(path)
+    data, numbers = content.get("data"), content.get(layout.labels)
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        raise _damage(path, "its `data` are no rows of 3072 bytes")
+    if not isinstance(numbers, list) or len(numbers) != len(data) or not all(type(label) is int for label in numbers):
+        raise _damage(path, f"its `{layout.labels}` are no list of {len(data)} numbers")
+    labels = torch.tensor(numbers, dtype=torch.int64)
+    check_labels(labels, classes, str(path))
+    return torch.from_numpy(data).view(-1, *SHAPE), labels
+
+
+def _classes(path: Path, layout: Layout) -> tuple[str, ...]:
+    names = _unpickled(path).get(layout.classes)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _damage(path, f"its `{layout.classes}` are no list of names")
+    return tuple(names)
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    try:
+        content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        raise _damage(path, f"it is no readable pickle: {error}") from error
+    if not isinstance(content, dict):
+        raise _damage(path, "it holds no dictionary")
+    return content
+
+
+_ARRAY_PARTS: dict[str, Any] = {
+    "_reconstruct": np.empty(0).__reduce__()[0],
+    "_frombuffer": np.empty(0).__reduce_ex__(5)[0],
+    "ndarray": np.ndarray,
+    "dtype": np.dtype,
+}
+"""All that the pickle of an array of bytes names, whatever the protocol."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain values only: a file of data must not be able to run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What builds an array, in whatever module the numpy that wrote the file had it; refuses all else."""
+        if module.split(".")[0] == "numpy" and name in _ARRAY_PARTS:
+            return _ARRAY_PARTS[name]
+        if (module, name) == ("_codecs", "encode"):  # bytes, in protocol 2
+            return codecs.encode
+        raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of data")
+
+
+def _damage(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: {what}. The file is damaged: delete it, and let data.download fetch it again, or put the original "
+        "there"
+    )
+
+
+def _warn_of_others(layout: Layout, paths: list[Path]) -> None:
+    """Say so where the files parse but are not those that everybody else's figures were measured on."""
+    from torchvision import datasets
+
+    loader = getattr(datasets, layout.loader)
+    original = dict([*loader.train_list, *loader.test_list])
+    if any(_md5(path) != original[path.name] for path in paths):
+        _log.warning("%s: these are not the original %s files", paths[0].parent, layout.loader)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,54 @@
+"""MNIST and the two sets in its format, as IDX files, read by torchvision."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dist_train.data.datasets.download import Files, require
+from dist_train.data.source import Decoded, Source, check_labels, resized, stamp
+from dist_train.errors import DataError
+from dist_train.settings.schema import Data
+
+LOADERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
+"""Classes of `torchvision.datasets`."""
+PREFIXES = {"train": "train", "test": "t10k"}
+NAMES = tuple(f"{prefix}-{kind}-ubyte" for prefix in PREFIXES.values() for kind in ("images-idx3", "labels-idx1"))
+
+
+def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
+    """The files of one split; raises DataError where they are missing."""
+    loader = LOADERS[config.name]
+    folder = require(Files(loader, f"{loader}/raw", NAMES), config)
+    paths = [folder / name for name in NAMES if name.startswith(PREFIXES[split])]
+    identity = (stamp(paths, folder), config.resize and torch.__version__)
+    return Source(identity, partial(_read, config, split, paths))
+
+
+def _read(config: Data, split: str, paths: list[Path]) -> Decoded:
+    from torchvision import datasets
+
+    counts = {str(path): _check(path, dimensions) for path, dimensions in zip(paths, (3, 1), strict=True)}
+    if len(set(counts.values())) > 1:
+        held = " and ".join(f"{path} holds {count}" for path, count in counts.items())
+        raise DataError(f"{held} samples; delete the damaged file and let data.download fetch it again")
+    loaded = getattr(datasets, LOADERS[config.name])(config.root, train=split == "train")
+    classes = tuple(loaded.classes)
+    check_labels(loaded.targets, classes, str(paths[1]))
+    return Decoded(resized(loaded.data[:, None], config.resize), loaded.targets, classes)
+
+
+def _check(path: Path, dimensions: int) -> int:
+    """Number of samples in an IDX file of unsigned bytes; refuses one that is not as long as its header says."""
+    with path.open("rb") as file:
+        header = file.read(4 * (1 + dimensions))
+    sizes = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
+    is_idx = len(header) == 4 * (1 + dimensions) and header[:4] == bytes((0, 0, 8, dimensions))
+    if not is_idx or path.stat().st_size != len(header) + math.prod(sizes):
+        wanted = f"{len(header) + math.prod(sizes)} bytes" if is_idx else f"an IDX file of {dimensions} dimension(s)"
+        raise DataError(
+            f"{path}: has {path.stat().st_size} bytes and should be {wanted}; it is damaged. Delete it, and let "
+            "data.download fetch it again or put the original there"
+        )
+    return sizes[0]

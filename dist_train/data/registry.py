@@ -1,0 +1,180 @@
+"""From the settings to an open data set."""
+
+import importlib
+import logging
+import math
+from dataclasses import replace
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dist_train import seeds
+from dist_train.data import cache, memory, statistics
+from dist_train.data.samples import Dataset, Resident, Samples
+from dist_train.data.source import Contents, Source
+from dist_train.distributed.world import World
+from dist_train.errors import DataError
+from dist_train.settings.schema import Data, Normalize
+
+MODULES = {
+    "mnist": "mnist",
+    "fashion_mnist": "mnist",
+    "kmnist": "mnist",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "digits": "digits",
+    "image_folder": "image_folder",
+    "synthetic": "synthetic",
+}
+"""Data set -> module of `datasets`, imported on use for its `find(config, split, seed) -> Source`."""
+
+Loader = Literal["resident", "workers"]
+
+_log = logging.getLogger("dist_train.data")
+
+
+def open_dataset(config: Data, seed: int, world: World) -> Dataset:
+    """Find the data, download and decode them if this machine has not yet, and choose the samples of each split.
+
+    Contains no collective: the ranks of a machine wait for each other by a lock of files.
+
+    Args:
+        seed: of the validation split, and of synthetic pictures.
+
+    Raises:
+        DataError: files that are missing or damaged, or data that do not fit the settings.
+    """
+    try:
+        return _open(config, seed, world)
+    except OSError as error:
+        raise DataError(
+            f"data.name {config.name}: {error}; check that data.root ({config.root}) can be read"
+        ) from error
+
+
+def module_of(config: Data) -> ModuleType:
+    """The module of this package that finds and reads the data set, imported now."""
+    return importlib.import_module(f"dist_train.data.datasets.{MODULES[config.name]}")
+
+
+def _open(config: Data, seed: int, world: World) -> Dataset:
+    module = module_of(config)
+    sources: dict[str, Source] = {split: module.find(config, split, seed) for split in ("train", "test")}
+    loader, contents = _read(config, sources, world)
+    _check_shapes(config, contents)
+    normalize = _normalize(config, sources["train"], contents["train"])
+    if loader == "resident":
+        contents = _on_device(contents, world.device)
+    train, test = contents["train"], contents["test"]
+    chosen, held_out = _chosen(len(train.labels), config, seed)
+    return Dataset(
+        train=_samples("train", train, chosen),
+        validation=None if held_out is None else _samples("validation", train, held_out),
+        test=_samples("test", test, _evenly(len(test.labels), config.limit_test)),
+        shape=train.pictures.shape,
+        classes=train.classes,
+        normalize=normalize,
+        loader=loader,
+    )
+
+
+def _read(config: Data, sources: dict[str, Source], world: World) -> tuple[Loader, dict[str, Contents]]:
+    """Both splits, decoded as far as the loader wants them, and that loader."""
+    contents = {split: source.lazy or _cached(config, split, source, world) for split, source in sources.items()}
+    loader = _loader(config, contents)
+    if loader == "resident":
+        for split, source in sources.items():
+            if source.lazy:
+                contents[split] = _cached(config, split, source, world)
+    return loader, contents
+
+
+def _cached(config: Data, split: str, source: Source, world: World) -> Contents:
+    return cache.open_contents(cache.entry_of(config, split, source), source, verify=world.local_rank == 0)
+
+
+def _loader(config: Data, contents: dict[str, Contents]) -> Loader:
+    if config.loader != "auto":
+        return config.loader
+    size, available = _bytes(contents), memory.host_bytes()
+    loader: Loader = "resident" if size <= available // 2 else "workers"
+    _log.info("data.loader auto is %s: %.2f GB of pictures, %.1f GB of memory", loader, size / 1e9, available / 1e9)
+    return loader
+
+
+def _bytes(contents: dict[str, Contents]) -> int:
+    return sum(len(found.labels) * math.prod(found.pictures.shape) for found in contents.values())
+
+
+def _on_device(contents: dict[str, Contents], device: torch.device) -> dict[str, Contents]:
+    """The same with the pictures on the GPU, if there is one and they leave most of its memory to the training."""
+    if device.type == "cpu" or _bytes(contents) >= memory.device_bytes(device) // 4:
+        return contents
+    moved = {}
+    for split, found in contents.items():
+        tensor = torch.cat([piece.to(device) for piece in found.pictures.pieces()])
+        moved[split] = replace(found, pictures=Resident(tensor))
+    return moved
+
+
+def _check_shapes(config: Data, contents: dict[str, Contents]) -> None:
+    train, test = (
+        "{} channels, {} x {} pixels (height x width)".format(*contents[split].pictures.shape)
+        for split in ("train", "test")
+    )
+    if train != test:
+        raise DataError(
+            f"data.name {config.name} under {config.root}: pictures of train have {train}, of test {test}; set "
+            "data.resize to bring all to one size"
+        )
+
+
+def _normalize(config: Data, source: Source, train: Contents) -> Normalize:
+    channels = train.pictures.shape[0]
+    if isinstance(config.normalize, Normalize):
+        for key, numbers in config.normalize:
+            if len(numbers) != channels:
+                raise DataError(
+                    f"data.normalize: {key} has {len(numbers)} number(s), but pictures of {config.name} have "
+                    f"{channels} channel(s); give one a channel, or `auto`"
+                )
+        return config.normalize
+    if config.name in statistics.KNOWN:
+        return statistics.KNOWN[config.name]
+    entry = cache.entry_of(config, "train", source)
+    found = cache.remembered(entry, lambda: statistics.computed(train.pictures))
+    return Normalize(mean=tuple(found["mean"]), std=tuple(found["std"]))
+
+
+def _samples(split: Literal["train", "validation", "test"], contents: Contents, chosen: Tensor | None) -> Samples:
+    labels = contents.labels if chosen is None else contents.labels[chosen]
+    return Samples(split, chosen, labels, contents.pictures)
+
+
+def _evenly(count: int, limit: int | None) -> Tensor | None:
+    """int64 [limit]: numbers below `count`, evenly spaced; None for all of them."""
+    if limit is None or limit >= count:
+        return None
+    return torch.arange(limit) * count // limit
+
+
+def _chosen(count: int, config: Data, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """What of `count` samples is trained on, None for all, and what is held out for validation, None for nothing."""
+    chosen = _evenly(count, config.limit_train)
+    if config.validation == 0:
+        return chosen, None
+    return _split_off(torch.arange(count) if chosen is None else chosen, config.validation, seed)
+
+
+def _split_off(indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """What is left to train on, and the `fraction` that is held out for validation; both in ascending order."""
+    held_out = max(1, math.floor(fraction * len(indices) + 0.5))
+    if held_out >= len(indices):
+        raise DataError(
+            f"data.validation is {fraction}: of {len(indices)} training sample(s) that holds out {held_out} and leaves "
+            "none to train on; lower it, or raise data.limit_train"
+        )
+    order = torch.randperm(len(indices), generator=seeds.generator(seed, "validation"))
+    return indices[order[held_out:].sort().values], indices[order[:held_out].sort().values]

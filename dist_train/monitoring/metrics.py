@@ -1,0 +1,212 @@
+"""Numbers -> `metrics.jsonl`, TensorBoard's `tb/`, and the terminal. Rank 0 holds these; the others hold none."""
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from dist_train.monitoring.tensorboard import scalars_record, version_record
+from dist_train.settings.schema import Log
+from dist_train.system.append_file import Lines, backward
+
+Line = dict[str, Any]
+_NUMBERS = {
+    "train": ("step", "epoch", "loss", "lr", "samples_per_second", "time"),
+    "eval": ("step", "epoch", "loss", "accuracy", "correct", "count", "time"),
+}
+_log = logging.getLogger(__name__)
+
+
+class LossWindow:
+    """Loss, samples and time of the training steps since the last line of metrics, the same on every rank."""
+
+    def __init__(self) -> None:
+        self.loss_sum = 0.0
+        self.samples = 0
+        self._seconds = 0.0
+        self._timed_samples = 0
+        self._started = time.perf_counter()
+        self._all_seconds = 0.0
+        self._all_samples = 0
+
+    def add(self, loss_sum: float, count: int) -> None:
+        """Count a step: the sum of losses over the whole global batch, and its samples."""
+        self.loss_sum += loss_sum
+        self.samples += count
+        self._timed_samples += count
+
+    def start_clock(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        self._seconds += time.perf_counter() - self._started
+
+    @contextmanager
+    def stopped_clock(self) -> Iterator[None]:
+        """Around what is not training: an evaluation, a save."""
+        self.stop_clock()
+        yield
+        self.start_clock()
+
+    @property
+    def overall(self) -> float | None:
+        """Samples per second of all windows that were read in this process, None before the first."""
+        return self._all_samples / self._all_seconds if self._all_seconds else None
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss a sample over whole global batches, and samples per second; starts the next window."""
+        loss = self.loss_sum / self.samples
+        self.stop_clock()
+        rate = self._timed_samples / self._seconds
+        self._all_seconds += self._seconds
+        self._all_samples += self._timed_samples
+        self.loss_sum = 0.0
+        self.samples, self._timed_samples, self._seconds = 0, 0, 0.0
+        self.start_clock()
+        return loss, rate
+
+    def state_dict(self) -> dict[str, float | int]:
+        return {"loss_sum": self.loss_sum, "samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss_sum, self.samples = state["loss_sum"], state["samples"]
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, written through at once as far as the disk takes it."""
+
+    def __init__(self, path: Path, lines: list[Line]) -> None:
+        """Open for appending after `lines`, which replace what is there."""
+        aside = path.with_name(f".{path.name}")
+        aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        aside.replace(path)
+        self._file = Lines(path)
+
+    def write(self, line: Line) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[Line]:
+    """The lines of a `metrics.jsonl`, without one that a kill has cut short and others that are none of ours."""
+    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = [line for text in texts if (line := _line(text)) is not None]
+    if len(lines) < len(texts) - 1:
+        _log.warning("%s: %d damaged lines are left out", path, len(texts) - len(lines))
+    return lines
+
+
+def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
+    """The lines of a kind in a `metrics.jsonl`, the newest first; no more of the file is read than is asked for."""
+    if path.exists():
+        mark = f'"kind": "{kind}"'.encode()
+        found = (_line(text.decode(errors="replace")) for text in backward(path) if mark in text)
+        yield from (line for line in found if line is not None and line["kind"] == kind)
+
+
+def test_at(lines: list[Line], step: int) -> Line | None:
+    """The line of the test evaluation after `step`."""
+    found = [line for line in lines if line["kind"] == "eval" and line["split"] == "test" and line["step"] == step]
+    return found[-1] if found else None
+
+
+def _line(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or line.get("kind") not in _NUMBERS:
+        return None
+    is_whole = all(type(line.get(name)) in (int, float) for name in _NUMBERS[line["kind"]])
+    return line if is_whole and (line["kind"] == "train" or isinstance(line.get("split"), str)) else None
+
+
+class Curves:
+    """TensorBoard's event files, made anew at each start from the lines of `metrics.jsonl` that stand.
+
+    So there is one source of truth, and no curve overlaps another after a resume.
+    """
+
+    def __init__(self, directory: Path, lines: list[Line]) -> None:
+        directory.mkdir(exist_ok=True)
+        for stale in directory.glob("events.out.tfevents.*"):
+            stale.unlink()
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = Lines(directory / name)
+        self._file.write(version_record(time.time()))
+        for line in lines:
+            self.write(line)
+
+    def write(self, line: Line) -> None:
+        names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
+        prefix = "train" if line["kind"] == "train" else line["split"]
+        scalars = {f"{prefix}/{name}": line[name] for name in names}
+        self._file.write(scalars_record(line["time"], line["step"], scalars))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def standing(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:
+    """The lines that a run that goes on at `step` is not about to make again.
+
+    Args:
+        is_evaluated: whether the evaluation after `step` was finished, so that it is not made again.
+    """
+    return [
+        line
+        for line in lines
+        if line["step"] < step or (line["step"] == step and (is_evaluated or line["kind"] == "train"))
+    ]
+
+
+class Metrics:
+    """Where a line of metrics goes: the file, the curves, and the progress bar's right end."""
+
+    def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
+        lines = read_lines(path)
+        is_evaluated = evaluated_step == step or (step == total_steps and test_at(lines, step) is not None)
+        self.earlier = standing(lines, step, is_evaluated)
+        self._file = MetricsFile(path, self.earlier)
+        self._curves = Curves(curves, self.earlier) if config.tensorboard else None
+        self._bar = _bar(config.progress, step, total_steps)
+
+    def step(self, count: int) -> None:
+        """Move the bar by some steps."""
+        self._bar.update(count)
+
+    def write(self, kind: Literal["train", "eval"], **values: Any) -> None:
+        line = {"kind": kind, **values, "time": time.time()}
+        self._file.write(line)
+        if self._curves:
+            self._curves.write(line)
+        if kind == "train":
+            self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._curves:
+            self._curves.close()
+
+
+def has_bar(progress: Literal["auto", "on", "off"]) -> bool:
+    """Whether there is a progress bar; without one, lines tell how it goes."""
+    return progress == "on" or (progress == "auto" and sys.stderr.isatty())
+
+
+def _bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":
+    tqdm.monitor_interval = 0  # no thread beside the training
+    return tqdm(
+        total=total_steps, initial=step, unit="step", disable=not has_bar(progress), dynamic_ncols=True, leave=False
+    )

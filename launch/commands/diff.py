@@ -1,0 +1,37 @@
+"""Where two runs part: the first step whose samples, loss, gradients or update differ, bit for bit.
+
+    dist-train diff runs/digits runs/digits-again
+
+Exit code 0 when they agree in every step, 1 when they do not. It reads `ledger.jsonl` of both (log.ledger).
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="RUN_A", type=Path, help="directory of a run, e.g. runs/digits")
+    parser.add_argument("second", metavar="RUN_B", type=Path, help="directory of the run to compare it with")
+
+
+def run(options: argparse.Namespace) -> int:
+    from dist_train.errors import LedgerError
+    from dist_train.monitoring.ledger import compare, read
+    from dist_train.run_dir import RunDir
+
+    runs = [RunDir(path) for path in (options.first, options.second)]
+    ledgers = [read(run.ledger) for run in runs]
+    for run, lines in zip(runs, ledgers, strict=True):
+        if not lines:
+            raise LedgerError(f"{run.ledger}: has no steps yet; they come in blocks, and with each checkpoint")
+    found = compare(ledgers[0], ledgers[1])
+    names = f"{options.first} and {options.second}"
+    if found.parting is None:
+        print(f"{names} agree in all {found.steps} steps")
+        return 0
+    step, phase, what = found.parting.step, found.parting.phase, found.parting.what
+    if phase:
+        print(f"{names} part at step {step}, in {phase}: {what}")
+    else:
+        print(f"{names} agree in {found.steps} steps; step {step}: {what}")
+    return 1

@@ -1,0 +1,21 @@
+"""What ended a run: the first rank that failed, where and why, and the command that goes on.
+
+    dist-train postmortem runs/digits
+
+Exit code 0 if the run is done, running, or stopped to go on; 1 if it has failed or was killed.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="directory of a run, e.g. runs/digits")
+
+
+def run(options: argparse.Namespace) -> int:
+    from dist_train.diagnostics.postmortem import postmortem
+
+    text, code = postmortem(options.run)
+    print(text)
+    return code

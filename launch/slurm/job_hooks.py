@@ -1,0 +1,188 @@
+"""What `slurm/train.sbatch` asks before and after the training of one start of a job.
+
+    python -m launch.slurm.job_hooks begin CONFIG [key=value ...]   prints the run.resume that this start has to have
+    python -m launch.slurm.job_hooks end CONFIG [key=value ...]     exit code 75: queue the job again; 0: it is done
+
+A job may start often: Slurm queues it again after the loss of a node, the script after a stop. Each start leaves a line
+in `jobs/starts.jsonl` of the run's directory, by which the next one knows that the disk is the same, and whether the
+job gets on.
+"""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from dist_train.checkpoint.store import Store
+from dist_train.errors import CheckpointError, ConfigError
+from dist_train.run_dir import RunDir
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Config
+from dist_train.system.append_file import Lines
+from dist_train.system.exit import FAILED, Parser, run_guarded
+from dist_train.system.stop_signals import PREEMPTED
+from launch.runs.history import STARTS, History, Start, read_starts
+
+MAX_RESTARTS = 50
+"""Default of `$DIST_TRAIN_MAX_RESTARTS`: how often one job may start anew."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer the script; returns the exit code."""
+    parser = Parser(prog="python -m launch.slurm.job_hooks", description=__doc__)
+    parser.add_argument("moment", choices=("begin", "end"))
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args(arguments)
+    config = load_config(options.config, options.overrides)
+    if options.moment == "begin":
+        print(begin(config, os.environ))
+        return 0
+    code, why = end(RunDir(config.run.dir), os.environ)
+    print(f"{config.run.name}: {why}", flush=True)
+    return code
+
+
+def begin(config: Config, environ: Mapping[str, str]) -> str:
+    """Note this start, and decide what it goes on from; returns its `run.resume`.
+
+    Raises:
+        ConfigError: the directory can't be used; or the job has started too often, or in vain.
+        CheckpointError: the job has started before, and what it has saved is not there.
+    """
+    run, job, restart = RunDir(config.run.dir), _job(environ), _restart(environ)
+    _max_restarts(environ)  # a number, or it is said at the first start
+    if restart == 0:
+        resume = _first(config, run)
+    else:
+        earlier = [start for start in read_starts(run) if start.job_id == job]
+        resume = _again(config, run, earlier, is_submitted=_is_submitted(run, environ))
+        if why := _in_vain(earlier, restart, run) or _too_often(restart, environ):
+            raise ConfigError(f"job {job}: {why}")
+    step, output = _newest(run), environ.get("DIST_TRAIN_OUTPUT") or None
+    _note(run, Start(job, restart, step, socket.gethostname(), _now(), output, _attempt(run)))
+    return resume
+
+
+def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
+    """Whether the job is done (0), has to be queued again (75) or must not be (1), and why."""
+    job, restart = _job(environ), _restart(environ)
+    status = run.read_status()
+    if status is not None and status.get("job_id") == job:
+        what, is_resumable = f"{status['state']} after step {status['step']}", bool(status.get("resumable"))
+        if status["state"] == "done":
+            return 0, what
+    else:
+        what, is_resumable = "this start has not come to training", bool(environ.get("DIST_TRAIN_PREEMPTED"))
+    if not is_resumable:
+        return FAILED, f"{what}: the job is not queued again. What it has printed above says why"
+    starts = [start for start in read_starts(run) if start.job_id == job]
+    if why := _in_vain(starts, restart + 1, run) or _too_often(restart + 1, environ):
+        return FAILED, f"{what}; {why}"
+    return PREEMPTED, f"{what}; it can go on from step {_newest(run)}"
+
+
+def _first(config: Config, run: RunDir) -> str:
+    """`run.resume` of a job's first start. What it moves aside, a later start must not move aside again."""
+    if config.run.resume != "never":
+        run.check_usable(anew=False)
+        return config.run.resume
+    run.check_usable(anew=True)
+    run.claim(anew=True)
+    run.release()
+    return "auto"
+
+
+def _again(config: Config, run: RunDir, earlier: list[Start], *, is_submitted: bool) -> str:
+    """`run.resume` of a later start: the run's own checkpoints, or what it began from if it has not saved yet.
+
+    Args:
+        earlier: the starts of this job before.
+        is_submitted: whether `dist-train submit` has left word of it on this very disk; a node may be lost before the
+            first start has.
+    """
+    if _newest(run):
+        return str(run.path)
+    if not (earlier or is_submitted) or any(start.step for start in earlier):
+        raise CheckpointError(
+            f"run.dir {run.path.absolute()}: has no checkpoint on host {socket.gethostname()}, though this job has "
+            "started before: it was removed, or lies on a disk that this node does not share. Nothing is trained, "
+            "because it would begin at zero. Set run.dir to a directory that all nodes share"
+        )
+    return "auto" if config.run.resume == "never" else config.run.resume
+
+
+def _in_vain(starts: list[Start], restart: int, run: RunDir) -> str | None:
+    """Why the job must not start a `restart`th time anew: the time before, it has saved nothing new.
+
+    One restart that has not even come to training is passed over: Slurm may use a node that is not up yet.
+    """
+    newest = _newest(run)
+    restarts = {start.restart: start for start in starts if start.restart}
+    before, earlier = restarts.get(restart - 1), restarts.get(restart - 2)
+    if before is None or newest > before.step:
+        return None
+    if _attempt(run) == before.attempt and (earlier is None or newest > earlier.step):
+        return None
+    return (
+        f"restart {restart - 1} has not got beyond step {newest}, and it is not started again. Look at its output; "
+        "submit it again to go on"
+    )
+
+
+def _is_submitted(run: RunDir, environ: Mapping[str, str]) -> bool:
+    task = f"{environ.get('SLURM_ARRAY_JOB_ID')}_{environ.get('SLURM_ARRAY_TASK_ID')}"
+    return any(each.job_id in (_job(environ), task) for each in History.of(run.path).submissions)
+
+
+def _max_restarts(environ: Mapping[str, str]) -> int:
+    text = environ.get("DIST_TRAIN_MAX_RESTARTS") or str(MAX_RESTARTS)
+    if not text.isdecimal():
+        raise ConfigError(f"DIST_TRAIN_MAX_RESTARTS is {text!r}; it must be a number from 0 up")
+    return int(text)
+
+
+def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
+    most = _max_restarts(environ)
+    if restart <= most:
+        return None
+    return (
+        f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to go on"
+    )
+
+
+def _newest(run: RunDir) -> int:
+    return max(Store(run.checkpoints).steps(), default=0)
+
+
+def _attempt(run: RunDir) -> int:
+    return int((run.read_status() or {}).get("attempt", 0))
+
+
+def _note(run: RunDir, start: Start) -> None:
+    run.jobs.mkdir(parents=True, exist_ok=True)
+    lines = Lines(run.jobs / STARTS)
+    lines.write(json.dumps(asdict(start)) + "\n")
+    lines.sync()
+    lines.close()
+
+
+def _job(environ: Mapping[str, str]) -> str:
+    if "SLURM_JOB_ID" not in environ:
+        raise ConfigError("SLURM_JOB_ID is not set: slurm/train.sbatch asks this from within a job")
+    return environ["SLURM_JOB_ID"]
+
+
+def _restart(environ: Mapping[str, str]) -> int:
+    return int(environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

@@ -1,0 +1,161 @@
+"""Documents stay true: their commands run, their links lead somewhere, their tables are what the code says."""
+
+import os
+import re
+import shlex
+import subprocess
+from importlib import import_module
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+from torch.distributed.run import get_args_parser
+
+from dist_train.settings.loader import load_config
+from dist_train.settings.reference import settings_reference
+from dist_train.settings.schema import KNOWN_CLASSES
+from dist_train.system.exit import Parser
+from launch.cli import COMMANDS
+from tests.conftest import ROOT, Python
+
+NOT_OURS = {".venv", ".venv-bench", "runs", ".pytest_cache"}
+DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not NOT_OURS & set(path.parts))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+# What makes a command of the README short, without a network and without a trace in the checkout.
+SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_test=40", "train.max_steps=2"]
+# What a command of the README needs that no test machine has to have.
+ELSEWHERE = ("sbatch", "kubectl")
+CLUSTER = ROOT / "slurm" / "README.md"
+OUR_COMMAND = re.compile(r"(?:^| dist-train |\.sif )dist-train (\w+) ?(.*)")  # as it is, or in a container
+_ASSIGNMENT = re.compile(r"([A-Z][A-Z0-9_]*)=.*")
+
+
+def commands(document: Path = ROOT / "README.md") -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def test_the_reference_of_settings_is_that_of_the_code() -> None:
+    written = (ROOT / "configs" / "README.md").read_text()
+    assert settings_reference().strip() in written, "python -m dist_train --settings has changed: paste it in"
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_every_recipe_opens_with_its_command_and_its_score(config: Path) -> None:
+    head = [line for line in config.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+    text = "\n".join(head)
+    assert config.name in text
+    for word in ("Hardware:", "Time:", "Score:", "Command:"):
+        assert word in text, word
+    load_config(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_every_recipe_trains(config: Path, tmp_path: Path, python: Python) -> None:
+    """Two steps of each, on made pictures in the shape of its own data."""
+    colour = load_config(config).data.name not in KNOWN_CLASSES or "cifar" in load_config(config).data.name
+    shape = [3, 32, 32] if colour else [1, 28, 28]
+    overrides = [
+        "data.name=synthetic", f"data.shape={shape}", "data.limit_train=64", "data.limit_test=32",
+        "train.max_steps=2", f"run.dir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    done = python("-m", "dist_train", str(config), *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+
+
+def as_run(command: str) -> list[str] | None:
+    """Arguments of Python that do what a command of the README does; None for the command that runs these tests."""
+    words = shlex.split(command)
+    if words[0] == "make":
+        ask = ["make", "--no-print-directory", "-n", *words[1:]]
+        made = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True)
+        words = shlex.split(made.stdout.splitlines()[-1])
+        words[0] = Path(words[0]).name
+    if "pytest" in words or words[0] in ELSEWHERE:
+        return None
+    if words[0] == "tensorboard":
+        return ["-m", "tensorboard.main", "--version"]  # it would serve until it is ended
+    short = SHORT if {"dist_train", "train", "sweep"} & set(words) and "--settings" not in words else []
+    if "submit" in words:
+        short = ["--dry-run"]
+    if "drill" in words:
+        short = ["train.epochs=4", "--rounds", "1", "--faults", "corrupt-latest"]
+    modules = {"torchrun": ["-m", "torch.distributed.run"], "dist-train": ["-m", "launch"]}
+    return [*modules.get(words[0], []), *words[1:], *short]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run(tmp_path: Path, python: Python) -> None:
+    """In the order of the README, in a directory of its own, each training cut short."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    ran = [as_run(command) for command in commands()]
+    for command, arguments in zip(commands(), ran, strict=True):
+        if arguments is not None:
+            done = python(*arguments, cwd=tmp_path, env={"PATH": without_slurm()} if "submit" in arguments else None)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert len(ran) == 23
+    assert ran.count(None) == 3
+    assert (tmp_path / "runs" / "digits" / "checkpoints" / "best").exists()
+
+
+def without_slurm() -> str:
+    """$PATH without a Slurm, which would be asked what it thinks of a job."""
+    return os.pathsep.join(
+        each for each in os.environ["PATH"].split(os.pathsep) if not (Path(each) / "sbatch").exists()
+    )
+
+
+class TestCommandsOfACluster:
+    """Those of slurm/README.md, and of the README those that need one: what here can be said of them."""
+
+    @pytest.mark.parametrize("command", [*commands(CLUSTER), *commands()])
+    def test_files_and_settings_are_there(self, command: str) -> None:
+        words = shlex.split(command.replace("%a", "0"))
+        for word in words:
+            if word.startswith(("configs/", "slurm/")):
+                assert (ROOT / word).exists(), word
+        config = next((word for word in words if re.fullmatch(r"configs/\w+\.yaml", word)), None)
+        if config and "sweep" not in words:
+            load_config(ROOT / config, [word for word in words if re.match(r"[a-z]+\.[a-z_]+=", word)])
+
+    @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if "torchrun" in shlex.split(each)])
+    def test_torchrun_takes_its_flags(self, command: str) -> None:
+        parsed = get_args_parser().parse_args(shlex.split(command)[1:])
+        assert (parsed.module, parsed.training_script) == (True, "dist_train")
+
+    @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if OUR_COMMAND.search(each)])
+    def test_dist_train_takes_its_flags(self, command: str) -> None:
+        name, arguments = OUR_COMMAND.findall(command)[0]
+        assert name in COMMANDS
+        parser = Parser()
+        import_module(f"launch.commands.{name}").add_arguments(parser)
+        parser.parse_intermixed_args(takewhile(lambda word: word != "--", shlex.split(arguments)))
+
+    @pytest.mark.parametrize("command", [*commands(CLUSTER), *commands()])
+    def test_the_script_reads_the_variables(self, command: str) -> None:
+        head = (ROOT / "slurm" / "train.sbatch").read_text().split("#SBATCH")[0]
+        for word in takewhile(_ASSIGNMENT.fullmatch, shlex.split(command)):
+            assert f"#   {word.partition('=')[0]} " in head, word
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("command", [each for each in commands(CLUSTER) if each.startswith("dist-train submit")])
+    def test_submissions_would_be_made(self, command: str, tmp_path: Path, python: Python) -> None:
+        (tmp_path / "configs").symlink_to(ROOT / "configs")
+        own, dashes, flags = command.replace("--dry-run", "").partition(" -- ")
+        arguments = shlex.split(f"{own} --dry-run{dashes}{flags}")[1:]
+        done = python("-m", "launch", *arguments, cwd=tmp_path, env={"PATH": without_slurm()})
+        assert done.returncode == 0, done.stderr
+        assert "sbatch --parsable" in done.stdout
+        assert not (tmp_path / "runs").exists()
+
+    def test_there_are_some(self) -> None:
+        assert len(commands(CLUSTER)) == 27

@@ -1,0 +1,143 @@
+"""What a step does on a GPU, shown without one: fake tensors have a shape and a device, and no numbers to be read.
+
+So a step that read one, for which a real one would wait, fails here, and one that mixes tensors of two devices.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from dist_train import train
+from dist_train.data import open_dataset
+from dist_train.data.augment import Preparation
+from dist_train.data.batches import Batch, TrainBatches
+from dist_train.distributed import reduction
+from dist_train.distributed.world import World
+from dist_train.execution.auto_settings import Convolutions, choose
+from dist_train.models import build_model
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Config
+from dist_train.training.state import Training
+
+# Torch says so once, where the average copies the network.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+
+GPU = torch.device("cuda", 0)
+CONFIG = """
+data: {name: synthetic, num_train: 64, num_test: 8, global_batch: 32, normalize: {mean: [0.5], std: [0.2]},
+       augment: {crop_padding: 2, flip: true, cutout: 6}}
+model: {name: mnist_example, dropout: 0.3}
+optim: {name: sgd, lr: 0.02, momentum: 0.9}
+train: {max_steps: 3, ema_decay: 0.9, max_grad_norm: 1.0}
+"""
+VARIANTS = {
+    "fp32": [],
+    "tf32": ["train.precision=tf32"],
+    "auto": ["train.precision=auto"],
+    "fp16": ["train.precision=fp16"],
+    "micro batches": ["train.micro_batch=10"],
+    "bitwise": ["run.reproducible=bitwise"],
+}
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
+    """Tensors that claim to be on a GPU, and no use of what only a real one has: its generator, its driver, autograd's
+    threads and fused kernels."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def place(network: nn.Module, _: object, memory_format: torch.memory_format, world: World) -> nn.Module:
+        for module in network.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                format_ = memory_format if weight.dim() == 4 else torch.contiguous_format
+                setattr(
+                    module, name, nn.Parameter(mode.from_tensor(weight.data).to(world.device, memory_format=format_))
+                )
+        return network
+
+    def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
+        assert loss.device == GPU
+        assert gradient is None or gradient.device == GPU
+        for weight in mode.weights:  # type: ignore[attr-defined]
+            weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.add_(1)
+
+    def fused(*tensors: Any, **_: Any) -> None:
+        assert {each.device for group in tensors for each in group} == {GPU}
+
+    monkeypatch.setattr(reduction, "place_model", place)
+    for module in ("train", "training.state"):
+        monkeypatch.setattr(f"dist_train.{module}.seed_step", lambda *_: None)
+    monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(train, "backward", backward)
+    monkeypatch.setattr(torch, "_fused_sgd_", fused)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    return mode
+
+
+def configured(directory: Path, *overrides: str) -> Config:
+    path = directory / "config.yaml"
+    path.write_text(CONFIG)
+    return load_config(path, [f"data.cache={directory / 'cache'}", *overrides])
+
+
+def on_gpu(batch: Batch, mode: FakeTensorMode) -> Batch:
+    shards = (
+        replace(
+            shard,
+            pictures=mode.from_tensor(shard.pictures).to(GPU),
+            labels=mode.from_tensor(shard.labels).to(GPU),
+        )
+        for shard in batch.shards
+    )
+    return replace(batch, shards=tuple(shards))
+
+
+def test_fakes_tell_of_reads_and_of_mixed_devices(fakes: FakeTensorMode) -> None:
+    with fakes, pytest.raises(DataDependentOutputException):
+        torch.ones((), device=GPU).item()
+    with fakes, pytest.raises(RuntimeError, match="device"):
+        torch.ones(2, device=GPU) + torch.ones(2)
+
+
+@pytest.mark.parametrize("overrides", VARIANTS.values(), ids=VARIANTS)
+def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Path, overrides: list[str]) -> None:
+    config = configured(tmp_path, *overrides)
+    world = World(device=GPU)
+    dataset = open_dataset(config.data, config.run.seed, World())
+    network = build_model(config.model, dataset.shape, 10, config.run.seed)
+    choices = choose(config.train, config.distributed, world, Convolutions(10**6, 64, 64), None, config.shards)
+    with TrainBatches(dataset, config.data, 0, World(), 0, 3, choices.memory_format, config.shards) as stream:
+        batches = list(stream)
+    with fakes:
+        training = Training(config, network, choices, world)
+        fakes.weights = list(training.network.parameters())  # type: ignore[attr-defined]
+        training.start(32, dataset.shape)
+        for batch in batches:
+            training.set_lr(0.1)
+            note = train.train_step(training, on_gpu(batch, fakes))
+            assert note is not None
+            assert training.grad_norm is not None
+            assert (note.device, note.shape, training.grad_norm.device) == (GPU, (3,), GPU)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pictures_are_prepared_where_they_are(
+    fakes: FakeTensorMode, tmp_path: Path, memory_format: torch.memory_format
+) -> None:
+    config = configured(tmp_path)
+    with fakes:
+        normalize = config.data.normalize
+        assert normalize != "auto"
+        preparation = Preparation(normalize, config.data.augment, 0, GPU, memory_format)
+        pictures = torch.zeros(32, 3, 28, 28, dtype=torch.uint8, device=GPU)
+        prepared = preparation.augmented(pictures, torch.arange(32, device=GPU), epoch=0)
+    assert (prepared.device, prepared.shape) == (GPU, (32, 3, 28, 28))
+    assert prepared.is_contiguous(memory_format=memory_format)

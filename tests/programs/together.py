@@ -1,0 +1,94 @@
+"""One rank of `test_world`: does what ranks do together, and writes down what came out.
+
+torchrun ... -m tests.programs.together DIRECTORY WHAT
+"""
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dist_train.distributed.world import World, open_world
+from dist_train.errors import ConfigError, DataError, UserError
+from dist_train.settings.schema import Distributed
+from dist_train.system.exit import run_guarded
+
+
+def collectives(world: World) -> dict[str, Any]:
+    """Every collective once."""
+    mine = torch.tensor([world.rank + 1.0, 10.0])
+    tensors = [torch.full((2, 3), world.rank), torch.tensor(world.rank + 0.5)]
+    big = bytes(range(256)) * 12 * 1024 if world.rank == 0 else None
+    last = world.size - 1
+    result = {
+        "name": str(world),
+        "main": world.is_main,
+        "sum": world.sum_(mine).tolist(),
+        "in place": mine.tolist(),
+        "exchanged": world.exchange(torch.tensor([world.rank]), world.rank ^ 1).tolist() if world.size == 2 else [],
+        "empty": len(world.broadcast_bytes(b"" if world.is_main else None)),
+        "text": world.broadcast_bytes(b"from the last" if world.rank == last else None, last).decode(),
+        "big": hashlib.sha256(world.broadcast_bytes(big)).hexdigest(),
+    }
+    world.broadcast_(tensors, last)
+    world.barrier()
+    with world.agreement():
+        result["broadcast"] = [tensor.tolist() for tensor in tensors]
+    world.close()
+    return result
+
+
+def refuse(*ranks: int) -> Callable[[World], dict[str, Any]]:
+    """An agreement in which some ranks refuse, as a command would meet it: the exit code of each rank is noted."""
+
+    def refused(world: World) -> dict[str, Any]:
+        raised: list[str] = []
+
+        def command() -> None:
+            try:
+                with world.agreement():
+                    if world.rank in ranks:
+                        raise (ConfigError, DataError)[ranks.index(world.rank)](f"rank {world} does not like it")
+            except UserError as error:
+                raised.append(type(error).__name__)
+                raise
+
+        code = run_guarded(command)
+        return {"code": code, "raised": raised, "group is open": dist.is_initialized()}
+
+    return refused
+
+
+def fail(world: World) -> dict[str, Any]:
+    """A fault that is nobody's refusal: the others are in the agreement and must not wait for ever."""
+    with world.agreement():
+        if world.rank == 1:
+            raise ZeroDivisionError("a fault of the program")
+    return {}
+
+
+WHAT = {"collectives": collectives, "one": refuse(1), "two": refuse(1, 2), "fail": fail}
+
+
+def main() -> int:
+    """Write this rank's result, and wait for those of the others: torchrun ends them as soon as one has failed."""
+    directory, what = Path(sys.argv[1]), sys.argv[2]
+    world = open_world(Distributed(backend="gloo"))
+    result = WHAT[what](world)
+    aside = directory / f".{world.rank}"
+    aside.write_text(json.dumps(result))
+    aside.rename(directory / f"{world.rank}.json")
+    deadline = time.monotonic() + 30
+    while len(list(directory.glob("*.json"))) < world.size and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return int(result.get("code", 0))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""`python -m dist_train`, or with `--nproc` its agent, in which a rank meets trouble at a moment that a test chooses.
+
+DIST_TRAIN_TEST_TROUBLE: a JSON object {"at": a name of MOMENTS, "step": finished steps, "rank": which, -1 being
+all, "signals": what the rank sends itself, by name}; without it nothing happens.
+
+The network has a batch normalisation: a step that nobody makes must not change its statistics.
+"""
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_train import __main__, evaluate, train
+from dist_train.checkpoint.store import Store
+from dist_train.data.batches import AHEAD, TrainBatches
+from dist_train.data.loader import _Reported
+from dist_train.diagnostics.recorder import unmarked
+from dist_train.distributed import world
+from dist_train.elastic import agent
+from dist_train.system.exit import leave, run_guarded
+from dist_train.training.state import Training
+
+FOR_EVER = 1000  # seconds
+TROUBLE: dict[str, Any] = json.loads(os.environ.get("DIST_TRAIN_TEST_TROUBLE", "{}"))
+
+
+def is_mine() -> bool:
+    return TROUBLE["rank"] in (-1, int(os.environ.get("RANK", "0")))
+
+
+def send() -> None:
+    for name in TROUBLE["signals"]:
+        os.kill(os.getpid(), signal.Signals[name])
+
+
+def send_soon() -> None:
+    threading.Timer(0.5, send).start()
+
+
+def in_step(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+        if batch.step == TROUBLE["step"] and is_mine():
+            send()
+        return original(training, batch, stop, mark)
+
+    return step
+
+
+def in_evaluation(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """One of the batches that are evaluated in this start, counted by `step`."""
+
+    def logits(*arguments: Any) -> Tensor:
+        TROUBLE["seen"] = TROUBLE.get("seen", -1) + 1
+        if TROUBLE["seen"] == TROUBLE["step"] and is_mine():
+            send()
+        return original(*arguments)
+
+    return logits
+
+
+def in_data_of_an_evaluation(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Data that never come."""
+
+    def batches(*arguments: Any) -> Iterator[Any]:
+        if is_mine():
+            send_soon()
+            time.sleep(FOR_EVER)
+        yield from original(*arguments)
+
+    return batches
+
+
+def in_data(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Data that never come, in the process itself."""
+
+    def take(batches: TrainBatches) -> Any:
+        TROUBLE["taken"] = TROUBLE.get("taken", -1) + 1
+        if TROUBLE["taken"] == TROUBLE["step"] and is_mine():
+            send_soon()
+            time.sleep(FOR_EVER)
+        return original(batches)
+
+    return take
+
+
+def lost_before(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A rank is killed once; when the ranks have been started anew, the data never come."""
+
+    def take(batches: TrainBatches) -> Any:
+        TROUBLE["taken"] = TROUBLE.get("taken", -1) + 1
+        if TROUBLE["taken"] == TROUBLE["step"] and is_mine():
+            if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(FOR_EVER)
+        return original(batches)
+
+    return take
+
+
+def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Data that never come, from a worker of the loader, which reads one batch at a time here."""
+    AHEAD["cpu"] = 0
+
+    def read(reported: Any, positions: list[int]) -> Any:
+        TROUBLE["read"] = TROUBLE.get("read", -1) + 1
+        if TROUBLE["read"] == TROUBLE["step"] and is_mine():
+            threading.Timer(2.0, os.kill, (os.getppid(), signal.Signals[TROUBLE["signals"][0]])).start()
+            time.sleep(FOR_EVER)
+        return original(reported, positions)
+
+    return read
+
+
+def on_a_full_disk(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """A stop after which no file takes more than some bytes."""
+
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+        if batch.step == TROUBLE["step"] and is_mine():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            send()
+        return original(training, batch, stop, mark)
+
+    return step
+
+
+def in_save(original: Callable[..., None]) -> Callable[..., None]:
+    """A first signal while a checkpoint is being written, and more."""
+
+    def write(store: Store, step: int, *arguments: Any) -> None:
+        if step == TROUBLE["step"]:
+            for _ in range(3):
+                send()
+                time.sleep(0.1)
+        original(store, step, *arguments)
+
+    return write
+
+
+def in_joining(original: Callable[..., Any]) -> Callable[..., Any]:
+    """One rank waits for the others in `init_process_group`."""
+
+    def join(*arguments: Any) -> Any:
+        if not is_mine():
+            time.sleep(FOR_EVER)
+        send_soon()
+        return original(*arguments)
+
+    return join
+
+
+def in_compiling(original: Callable[..., None]) -> Callable[..., None]:
+    """In C, where no handler of Python runs."""
+
+    def start(*arguments: Any) -> None:
+        if is_mine():
+            send_soon()
+            while True:
+                ctypes.CDLL(None).sleep(FOR_EVER)
+        original(*arguments)
+
+    return start
+
+
+def nan_pictures(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """In the first of a rank's samples, so that of several passes only the first is spoiled."""
+
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+        if batch.step == TROUBLE["step"] and is_mine():
+            batch.shards[0].pictures[:1] = math.nan
+        return original(training, batch, stop, mark)
+
+    return step
+
+
+def nan_gradient(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+        if batch.step == TROUBLE["step"] and is_mine():
+            next(training.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
+        return original(training, batch, stop, mark)
+
+    return step
+
+
+class Unused(nn.Module):
+    """A network with a layer that it does not call."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.spare = network, nn.Linear(2, 2)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network(pictures)  # type: ignore[no-any-return]
+
+
+def unused(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return lambda *arguments: Unused(original(*arguments))
+
+
+def normalised(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def build(config: Any, shape: tuple[int, int, int], *arguments: Any) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(shape[0]), original(config, shape, *arguments))
+
+    return build
+
+
+MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "step": (train, "train_step", in_step),
+    "evaluation": (evaluate, "_logits", in_evaluation),
+    "data of an evaluation": (evaluate, "eval_batches", in_data_of_an_evaluation),
+    "data": (TrainBatches, "__next__", in_data),
+    "data after a restart": (TrainBatches, "__next__", lost_before),
+    "full disk": (train, "train_step", on_a_full_disk),
+    "worker": (_Reported, "__getitems__", in_worker),
+    "save": (Store, "_write", in_save),
+    "joining": (world, "open_world", in_joining),
+    "compiling": (Training, "start", in_compiling),
+    "nan pictures": (train, "train_step", nan_pictures),
+    "nan gradient": (train, "train_step", nan_gradient),
+    "unused": (train, "build_model", unused),
+}
+
+
+def replace(owner: Any, name: str, what: Callable[..., Any]) -> None:
+    setattr(owner, name, what(getattr(owner, name)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    replace(train, "build_model", normalised)
+    if TROUBLE:
+        replace(*MOMENTS[TROUBLE["at"]])
+    if "--nproc" in sys.argv:
+        leave(run_guarded(agent.main))
+    __main__.start()

@@ -1,0 +1,59 @@
+"""Train, and let torch raise wherever the host waits for the GPU in a step of which nothing is printed.
+
+    python tests/programs/unsynced.py CONFIG [key=value ...]
+
+Prints how many steps were watched. Not watched are the first, in which memory is allocated and kernels are loaded, and
+those after which all numbers have to be known: they are logged, saved, evaluated, or their weights are hashed.
+"""
+
+import sys
+
+import torch
+
+from dist_train.distributed.world import open_world
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Distributed
+from dist_train.system.exit import leave, run_guarded
+from dist_train.train import train
+from dist_train.training.reporter import MainReport
+
+WARM = 4
+_stepped = MainReport.stepped
+_watched: list[int] = []
+
+
+def main() -> None:
+    name, *overrides = sys.argv[1:]
+    config = load_config(name, overrides)
+    world = open_world(config.distributed if config.distributed.backend == "gloo" else Distributed())
+    assert_it_would_raise()
+    MainReport.stepped = stepped  # type: ignore[method-assign]
+    train(config, world)
+    print(f"watched {len(_watched)} steps")
+    world.close()
+
+
+def assert_it_would_raise() -> None:
+    """Torch says of this mode that it may overlook something; of this it must not."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.ones((), device="cuda").item()
+    except RuntimeError:
+        return
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    raise AssertionError("a read of one number was no synchronisation")
+
+
+def stepped(self: MainReport, count: int) -> None:
+    """In place of `MainReport.stepped`, which is called after each step, before what is due after it."""
+    _stepped(self, count)
+    step, plan = self._training.step, self._plan
+    is_watched = step >= WARM and not plan.is_told(step) and not plan.is_told(step + 1)
+    torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
+    if is_watched:
+        _watched.append(step + 1)
+
+
+if __name__ == "__main__":
+    leave(run_guarded(main))

@@ -1,0 +1,200 @@
+"""What must be exact, at 1, 2, 3 and 4 real ranks: loss curves, resumed runs, counts of an evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dist_train.monitoring import ledger
+from dist_train.monitoring.metrics import read_lines
+from tests.conftest import Python, Torchrun
+
+pytestmark = pytest.mark.slow
+
+WORLDS = (1, 2, 3, 4)
+
+# 100 samples in batches of 30: the last batch of an epoch has 10, and of 3 ranks' shares some are unequal.
+EVERYTHING = """
+data: {name: synthetic, num_train: 100, num_test: 70, global_batch: 30, validation: 0.0,
+       augment: {crop_padding: 2, flip: true, cutout: 6}}
+model: {name: mnist_example, dropout: 0.3}
+optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}
+train: {epochs: 3, micro_batch: 8, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}
+checkpoint: {every: 1, keep_last: 100}
+log: {every: 3, tensorboard: false}
+"""
+# 22 samples in batches of 10: the last batch has 2, so at 3 and 4 ranks some rank has none.
+BATCHNORM = """
+data: {name: synthetic, shape: [3, 32, 32], num_train: 22, num_test: 20, global_batch: 10, validation: 0.1}
+model: {name: torchvision/shufflenet_v2_x0_5}
+optim: {name: adam, lr: 0.001}
+train: {epochs: 2}
+checkpoint: {every: 1, keep_last: 100}
+log: {every: 2, tensorboard: false}
+"""
+# Gradients that go another way than through shared memory.
+GLOO = (
+    EVERYTHING
+    + """
+distributed: {shared_memory: "off"}
+"""
+)
+COMPRESSED = (
+    EVERYTHING
+    + """
+distributed: {shared_memory: "off", compression: bf16}
+"""
+)
+CURVE = """
+data: {name: synthetic, num_train: 500, num_test: 260, global_batch: 64, augment: {crop_padding: 2}}
+model: {name: mnist_example}
+optim: {name: sgd, lr: 0.01, momentum: 0.9}
+train: {max_steps: 50}
+checkpoint: {every: 13, keep_last: 100}
+log: {every: 1, tensorboard: false}
+"""
+
+
+CONFIGS = {
+    "everything": EVERYTHING, "batchnorm": BATCHNORM, "gloo": GLOO, "compressed": COMPRESSED, "curve": CURVE,
+}  # fmt: skip
+CUTS = {"everything": (1, 4, 7, 11), "batchnorm": (1, 3), "gloo": (1, 7), "compressed": (4,)}
+"""The steps after which a run is gone on with."""
+
+
+class Runs:
+    """The runs that every world makes, and what lies in them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name, text in CONFIGS.items():
+            (directory / f"{name}.yaml").write_text(text)
+
+    def path(self, name: str, ranks: int) -> Path:
+        return self.directory / f"{name}-{ranks}"
+
+    def train(self, config: str, name: str, ranks: int, *overrides: str) -> list[str]:
+        cache = f"data.cache={self.directory / 'cache'}"
+        return [
+            str(self.directory / f"{config}.yaml"), f"run.name={name}", f"run.dir={self.path(name, ranks)}", cache,
+            *overrides,
+        ]  # fmt: skip
+
+    def jobs(self, ranks: int) -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = [
+            {"train": self.train("curve", "curve", ranks)},
+            {"train": self.train("curve", "curve64", ranks), "dtype": "float64"},
+        ]
+        for config, steps in CUTS.items():
+            if ranks == 1 and config in ("gloo", "compressed"):
+                continue
+            jobs.append({"train": self.train(config, config, ranks)})
+            for step in steps:
+                name = f"{config}-from-{step}"
+                jobs.append({"cut": str(self.path(config, ranks)), "to": str(self.path(name, ranks)), "step": step})
+                jobs.append({"train": self.train(config, name, ranks)})
+        if ranks > 1:
+            # A checkpoint of one rank, inside an epoch (step 26 of 8 an epoch), gone on from by several.
+            jobs.append({"cut": str(self.path("curve", 1)), "to": str(self.path("moved", ranks)), "step": 26})
+            jobs.append({"train": self.train("curve", "moved", ranks)})
+        return jobs
+
+    def weights(self, name: str, ranks: int) -> str:
+        newest = self.path(name, ranks) / "checkpoints" / "latest" / "manifest.json"
+        return str(json.loads(newest.read_text())["weights_sha256"])
+
+    def shares(self, name: str, ranks: int) -> bool:
+        """Whether the ranks had shared memory."""
+        return bool(json.loads((self.path(name, ranks) / "env.json").read_text())["choices"]["shared_memory"])
+
+    def first_loss(self, name: str, ranks: int) -> float:
+        found = ledger.value(ledger.read(self.path(name, ranks) / "ledger.jsonl")[0]["loss"])
+        assert found is not None
+        return found
+
+    def losses(self, name: str, ranks: int) -> list[float]:
+        lines = read_lines(self.path(name, ranks) / "metrics.jsonl")
+        return [line["loss"] for line in lines if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun, python: Python) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("exact"))
+    for ranks in WORLDS:
+        jobs = runs.directory / f"jobs-{ranks}.json"
+        jobs.write_text(json.dumps(runs.jobs(ranks)))
+        arguments = ("tests/programs/runs.py", str(jobs))
+        done = python(*arguments, timeout=300) if ranks == 1 else torchrun(ranks, *arguments, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return runs
+
+
+@pytest.mark.parametrize("ranks", WORLDS[1:])
+@pytest.mark.parametrize(("name", "tolerance"), [("curve", 1e-4), ("curve64", 1e-9), ("moved", 1e-4)])
+def test_the_loss_curve_is_the_same_at_any_number_of_ranks(runs: Runs, name: str, tolerance: float, ranks: int) -> None:
+    alone = runs.losses("curve64" if name == "curve64" else "curve", 1)
+    assert len(alone) == 50
+    assert max(alone) > 1.5 * min(alone), "the curve has to move, or any two would agree"
+    assert runs.losses(name, ranks) == pytest.approx(alone, rel=tolerance, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "step", "ranks"),
+    [
+        (config, step, ranks)
+        for config, steps in CUTS.items()
+        for step in steps
+        for ranks in (WORLDS if config in ("everything", "batchnorm") else WORLDS[1:])
+    ],
+)
+def test_a_run_resumed_at_any_checkpoint_ends_with_the_same_bits(
+    runs: Runs, config: str, step: int, ranks: int
+) -> None:
+    resumed = f"{config}-from-{step}"
+    assert runs.weights(resumed, ranks) == runs.weights(config, ranks)
+    assert _timeless(runs, resumed, ranks) == _timeless(runs, config, ranks)
+
+
+@pytest.mark.parametrize("ranks", WORLDS[1:])
+def test_gradients_may_go_another_way(runs: Runs, ranks: int) -> None:
+    """Two ranks' gradients have the same bits either way, but lie in other buckets, by which norm and update round."""
+    assert runs.losses("gloo", ranks) == pytest.approx(runs.losses("everything", ranks), rel=1e-4)
+    assert runs.losses("compressed", ranks) == pytest.approx(runs.losses("everything", ranks), rel=2e-2)
+    assert runs.weights("compressed", ranks) != runs.weights("gloo", ranks)
+    first = {
+        name: runs.first_loss(name, ranks) for name in ("gloo", "compressed")
+    }  # it is no gradient, and not rounded
+    assert first["compressed"] == pytest.approx(first["gloo"], rel=1e-6)
+    assert [runs.shares(name, ranks) for name in ("everything", "gloo", "compressed")] == [True, False, False]
+
+
+def test_the_runs_are_not_all_alike(runs: Runs) -> None:
+    """The comparisons above would also hold of runs that never change a weight."""
+    first = json.loads((runs.path("everything", 1) / "checkpoints/step_00000001/manifest.json").read_text())
+    assert first["weights_sha256"] != runs.weights("everything", 1)
+    assert runs.weights("everything", 1) != runs.weights("everything", 3)
+
+
+@pytest.mark.parametrize("name", ["curve", "batchnorm"])
+def test_an_evaluation_counts_the_same_integers_at_any_number_of_ranks(
+    runs: Runs, torchrun: Torchrun, python: Python, name: str
+) -> None:
+    results = []
+    for ranks in WORLDS:
+        arguments = ("-m", "dist_train.evaluate", str(runs.path(name, 1)), "--json")
+        done = python(*arguments) if ranks == 1 else torchrun(ranks, *arguments)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout.splitlines()[-1]))
+    assert results[0]["count"] == {"curve": 260, "batchnorm": 20}[name]
+    for result in results[1:]:
+        assert [result[key] for key in ("correct", "count")] == [results[0][key] for key in ("correct", "count")]
+        assert {key: row["correct"] for key, row in result["per_class"].items()} == {
+            key: row["correct"] for key, row in results[0]["per_class"].items()
+        }
+
+
+def _timeless(runs: Runs, name: str, ranks: int) -> list[dict[str, Any]]:
+    """The lines of metrics without what is a matter of time."""
+    lines = read_lines(runs.path(name, ranks) / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in ("time", "samples_per_second")} for line in lines]

@@ -1,0 +1,120 @@
+"""A start imports what its run uses and nothing else: each package here costs as much as all the rest of a start."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Python, Torchrun
+
+# torch's compiler with what it brings, and what only some data sets and networks need.
+NEVER = {
+    *("torch._dynamo", "torch._inductor", "sympy", "triton", "torchvision", "sklearn", "scipy", "pandas", "PIL"),
+    *("tensorboard", "google.protobuf", "torch.distributed.tensor", "torch.distributed.checkpoint"),
+}
+CONFIG = """
+data: {name: digits, limit_train: 64, limit_test: 20, global_batch: 16}
+model: {name: mnist_cnn}
+optim: {name: sgd}
+train: {max_steps: 2, max_grad_norm: 1.0, ema_decay: 0.9}
+eval: {every_epochs: 0}
+log: {every: 1}
+distributed: {backend: gloo, threads: 1}
+"""
+Imported = Callable[..., dict[str, set[str]]]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Path:
+    """Settings of a run whose data were decoded before."""
+    directory = tmp_path_factory.mktemp("startup")
+    (directory / "a.yaml").write_text(f"{CONFIG}run: {{dir: {directory}/decoded}}\n")
+    done = python("-m", "dist_train", str(directory / "a.yaml"), "train.max_steps=1")
+    assert done.returncode == 0, done.stderr
+    return directory / "a.yaml"
+
+
+@pytest.fixture
+def imported(config: Path, tmp_path: Path, python: Python, torchrun: Torchrun) -> Imported:
+    """Train and return what each rank had imported at which moment, e.g. of "stepped.0"."""
+
+    def run(launcher: str, *overrides: str) -> dict[str, set[str]]:
+        command = ("tests/programs/imports.py", str(config), f"run.dir={tmp_path / 'run'}", *overrides)
+        env = {"DIST_TRAIN_TEST_IMPORTS": str(tmp_path)}
+        done: subprocess.CompletedProcess[str]
+        if launcher == "torchrun":
+            done = torchrun(2, *command, env=env)
+        else:
+            done = python(*command, *(("--nproc", "2") if launcher == "agent" else ()), env=env)
+        assert done.returncode == 0, done.stderr
+        return {path.stem: set(json.loads(path.read_text())) for path in tmp_path.glob("*.json")}
+
+    return run
+
+
+@pytest.mark.slow
+class TestImports:
+    @pytest.mark.parametrize(("launcher", "ranks"), [("process", 1), ("torchrun", 2), ("agent", 2)])
+    def test_a_run_imports_only_what_it_uses(self, imported: Imported, launcher: str, ranks: int) -> None:
+        found = imported(launcher)
+        assert len(found) == 2 * ranks
+        for rank in range(ranks):
+            assert "torch" in found[f"stepped.{rank}"]
+            assert found[f"stepped.{rank}"] & NEVER == set()
+
+    def test_a_resumed_run_imports_no_more(self, imported: Imported, tmp_path: Path) -> None:
+        imported("process", "train.max_steps=1")
+        for path in tmp_path.glob("*.json"):
+            path.unlink()
+        assert imported("process")["stepped.0"] & NEVER == set()
+        assert json.loads((tmp_path / "run" / "status.json").read_text())["started_step"] == 1
+
+    def test_ranks_of_the_agent_find_everything_imported(self, imported: Imported) -> None:
+        found = imported("agent", "model.name=resnet18")
+        for rank in range(2):
+            late = found[f"stepped.{rank}"] - found[f"begun.{rank}"]
+            assert {name for name in late if not name.startswith("torch.")} == set()
+
+    def test_the_agent_imports_the_compiler_for_a_run_that_compiles(self, imported: Imported) -> None:
+        found = imported("agent", "train.compile=model", "model.name=torchvision/squeezenet1_1", "train.max_steps=1")
+        assert {"torch._dynamo", "torchvision"} <= found["begun.0"]
+
+
+def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python) -> None:
+    program = (
+        "import sys, torch\n"
+        "from dist_train.settings.schema import Config, sections\n"
+        "from dist_train.execution.lazy_dynamo import backward, leave_dynamo_out\n"
+        "from dist_train.optim.optimizer import build_optimizer, update_of\n"
+        "leave_dynamo_out()\n"
+        "for section in sections(Config.model_fields['optim'].annotation):\n"
+        "    network = torch.nn.Linear(2, 1)\n"
+        "    optimizer = build_optimizer(section(name=section.__name__.lower()), network)\n"
+        "    for _ in range(2):\n"
+        "        optimizer.zero_grad()\n"
+        "        backward(network(torch.ones(1, 2)).sum(), torch.tensor(0.5))\n"
+        "        assert network.bias.grad.item() == 0.5\n"
+        "        update_of(optimizer)()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
+        "    assert not {'torch._dynamo', 'sympy'} & set(sys.modules), section\n"
+    )
+    done = python("-c", program)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_torch_is_as_it_was_for_whoever_asks_for_its_compiler(python: Python) -> None:
+    program = (
+        "import sys, torch\nfrom dist_train.execution.lazy_dynamo import leave_dynamo_out\nleave_dynamo_out()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "assert torch._dynamo.utils.get_optimize_ddp_mode() == 'ddp_optimizer'\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "assert torch._dynamo.config.suppress_errors is False\n"
+        "assert torch._dynamo is sys.modules['torch._dynamo']\n"
+        "assert torch._dynamo.utils.get_optimize_ddp_mode() == 'ddp_optimizer'\n"
+        "network = torch.nn.Linear(2, 2)\n"
+        "assert torch.compile(network, backend='eager')(torch.ones(1, 2)).shape == (1, 2)\n"
+    )
+    done = python("-c", program)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,140 @@
+"""`make gpu-check` where there is no GPU, and that it takes no part for passed that it did not do."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import check
+from benchmarks.gpu.check import PARTS, Check, Part
+from benchmarks.gpu.rows import Row, Sheet, markdown, read_rows
+from benchmarks.processes import environment
+from tests.conftest import ROOT, Python, command_of
+
+BLIND = {"CUDA_VISIBLE_DEVICES": ""}  # no GPU, whatever machine this is
+
+
+@pytest.mark.slow
+def test_without_a_gpu_it_says_what_it_skipped_and_exits_with_3(python: Python, tmp_path: Path) -> None:
+    done = python("-m", "benchmarks.gpu.check", "--out", str(tmp_path), env=BLIND)
+    assert done.returncode == 3, done.stdout + done.stderr
+    for part in PARTS:
+        assert f"{part.name}: skipped: torch finds no GPU" in done.stdout
+    assert "--allow-cpu" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_cpu_does_what_it_can_and_says_what_it_can_t(python: Python, tmp_path: Path) -> None:
+    asked = ("--allow-cpu", "--parts", "tests", "mnist", "--out", str(tmp_path))
+    done = python("-m", "benchmarks.gpu.check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".log"}
+    content = json.loads(next(tmp_path.glob("*.json")).read_text())
+    rows = {(row["part"], row["name"]): row for row in content["rows"]}
+    assert content["facts"]["gpu"] is None
+    for who in ("ours", "bare", "plain"):
+        assert rows["mnist", f"{who} fp32"]["outcome"] == "measured"
+        assert rows["mnist", f"{who} fp32"]["value"] > 0
+    assert rows["mnist", "ours tf32"] == {
+        **rows["mnist", "ours tf32"],
+        "outcome": "skipped",
+        "note": "a CPU has no TF32",
+    }
+    tests = [row for part, row in rows.items() if part[0] == "tests"]
+    assert len(tests) > 15
+    assert {row["outcome"] for row in tests} == {"skipped"}
+    assert "| mnist | ours fp32 | measured |" in done.stdout
+    assert "0 passed" in done.stdout
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lacking = {**check.NEEDED, "no_such_module_of_ours": "no-such-package"}
+    monkeypatch.setattr(check, "NEEDED", lacking)
+    assert check.main([]) == 2
+    assert "lacks no-such-package" in capsys.readouterr().err
+
+
+def test_the_command_needs_nothing_to_say_what_is_missing(python: Python) -> None:
+    needed = " ".join(check.NEEDED)
+    done = python("-c", f"import benchmarks.gpu.check, sys; print([m for m in '{needed}'.split() if m in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_parts_find_packages_that_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/opt/packages")
+    assert environment()["PYTHONPATH"] == f"{ROOT}{os.pathsep}/opt/packages"
+    monkeypatch.delenv("PYTHONPATH")
+    assert environment()["PYTHONPATH"] == str(ROOT)
+
+
+def test_a_part_for_which_no_time_is_left_is_skipped(tmp_path: Path) -> None:
+    rows = Check(tmp_path, time.monotonic() + 1).do(PARTS[0], "cpu")
+    assert [(row.outcome, row.note) for row in rows] == [("skipped", "no time was left")]
+
+
+# In place of `python -m benchmarks.gpu.parts`: writes some rows, and ends in a way of its own.
+STAND_IN = """#!{python}
+import sys, time
+from pathlib import Path
+from subprocess import Popen
+sys.path.insert(0, {root!r})
+from benchmarks.gpu.rows import Sheet
+sheet = Sheet(Path(sys.argv[sys.argv.index("--sheet") + 1]), "group")
+sheet.plan(["first", "second"])
+sheet.add("first", "passed")
+{ending}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome", "note"),
+    [
+        ("Popen(['sleep', '61.25'], start_new_session=True).wait()", "skipped", "no time was left"),
+        ("sys.exit('fallen off the bus')", "failed", "the process ended with 1: fallen off the bus"),
+        ("sheet.plan(['second'])", "failed", "it was not done"),
+    ],
+)
+def test_what_a_part_has_not_done_is_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, outcome: str, note: str
+) -> None:
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT), ending=ending))
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    monkeypatch.setattr(check, "LEAST", 0.0)
+    rows = Check(tmp_path, time.monotonic() + 60).do(Part("group", "a group", 2.0), "cpu")
+    assert [(row.name, row.outcome, row.note) for row in rows] == [("first", "passed", ""), ("second", outcome, note)]
+    deadline = time.monotonic() + 5
+    while is_running(b"sleep 61.25 "):
+        assert time.monotonic() < deadline, "what the part had started goes on"
+        time.sleep(0.05)
+
+
+def is_running(command: bytes) -> bool:
+    return any(command_of(int(place.name)) == command for place in Path("/proc").iterdir() if place.name.isdecimal())
+
+
+def test_ours_is_held_against_the_same_precision_and_plain_fp32() -> None:
+    bare, plain = (
+        Row("mnist", name, "measured", value) for name, value in (("bare bf16", 400.0), ("plain fp32", 50.0))
+    )
+    ours = Row("mnist", "ours bf16 compiled", "measured", 300.0, "samples/s", 290.0, 310.0, 2**21)
+    lines = markdown([bare, plain, ours, replace(ours, part="small")]).splitlines()
+    assert lines[-2] == (
+        "| mnist | ours bf16 compiled | measured | 300 samples/s | 290 to 310 | 0.75 | 6.00 | 2 MiB |  |"
+    )
+    assert lines[-1].split("|")[6:8] == ["  ", "  "], "the figures of another work"
+
+
+def test_a_line_that_a_kill_has_cut_short_is_left_out(tmp_path: Path) -> None:
+    sheet = Sheet(tmp_path / "sheet", "group")
+    sheet.plan(["a", "b"])
+    sheet.add("a", "passed")
+    with sheet.path.open("a") as file:
+        file.write('{"part": "group", "name": "b", "outc')
+    assert [(row.name, row.outcome) for row in read_rows(sheet.path)] == [("a", "passed"), ("b", "planned")]

@@ -1,0 +1,47 @@
+"""The bench of what holds a step counts each operator once, and under the right kind."""
+
+import torch
+
+from benchmarks.compare import limit
+from benchmarks.compare.limit import Profile
+from benchmarks.single import operators
+
+
+def test_each_operator_counts_under_one_kind() -> None:
+    seconds = {
+        "aten::mkldnn_convolution": 4.0,
+        "aten::convolution_backward": 3.0,
+        "aten::mm": 2.0,
+        "aten::max_pool2d_with_indices_backward": 1.0,
+        "aten::native_batch_norm": 0.5,
+        "aten::threshold_backward": 0.25,
+        "aten::_fused_sgd_": 0.125,
+        "aten::nll_loss_forward": 0.0625,
+    }
+    found = operators.by_kind(seconds)
+    assert sum(found.values()) == sum(seconds.values())
+    assert found["convolutions"] == 7
+    assert found["batch normalisation"] == 0.5
+    assert found[operators.REST] == 0.0625
+
+
+def test_a_table_says_what_formats_come_to() -> None:
+    slow = Profile(0.004, 10**9, {"aten::mkldnn_convolution": 0.002, "aten::mm": 0.001})
+    fast = Profile(0.001, 10**9, {"aten::mkldnn_convolution": 0.0005})
+    table = operators.compared({"plain fp32": slow, "ours": fast})
+    assert "| times as fast as the first | 1.00 | 4.00 |" in table
+    assert "| GFLOP/s in convolutions and matrix products | 333 | 2,000 |" in table
+
+
+def test_a_step_is_profiled() -> None:
+    weights = torch.ones(64, 64, requires_grad=True)
+
+    def step() -> torch.Tensor:
+        loss = (weights @ weights).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    found = limit.profiled(step, steps=3)
+    assert found.flops == 3 * 2 * 64**3  # the product, and the gradient of each of its factors
+    assert found.operators["aten::mm"] > 0
+    assert found.seconds > 0

@@ -1,0 +1,139 @@
+"""Where a run starts: at its newest whole checkpoint, and never at zero where it has some that are damaged."""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_train.checkpoint import resume
+from dist_train.checkpoint.serialization import Saver
+from dist_train.checkpoint.store import Store
+from dist_train.distributed.world import World
+from dist_train.errors import CheckpointError
+from dist_train.run_dir import RunDir
+from dist_train.settings.schema import Config
+from tests.unit.dist_train.training.test_state import configured, started
+
+
+def save(config: Config, run: RunDir, *steps: int) -> None:
+    training = started(config)
+    with Saver(Store(run.checkpoints), keep_last=9, asynchronous=False) as saver:
+        for training.step in steps:
+            saver.save(training.step, training.files(1, resume.about(config, training.choices, training.world)))
+
+
+def test_a_checkpoint_that_came_meanwhile_is_not_overlooked(tmp_path: Path) -> None:
+    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    resume.set_aside_damaged(run, step=0)
+    save(config, run, 4)
+    resume.set_aside_damaged(run, step=4)
+    with pytest.raises(CheckpointError, match=r"trained there meanwhile, to step 4"):
+        resume.set_aside_damaged(run, step=2)
+
+
+class Trap:
+    """Makes a directory where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+def crafted(place: Path, mark: Path) -> None:
+    """Put a pickle that runs code into a checkpoint, with a manifest that is true of it."""
+    torch.save({"weight": Trap(mark)}, place / "model.pt")
+    content = (place / "model.pt").read_bytes()
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"]["model.pt"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_damaged_checkpoints_are_passed_over_and_set_aside_once_the_run_is_claimed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    save(config, run, 1, 2, 3)
+    (run.checkpoints / "step_00000003" / "training.pt").write_bytes(b"")
+    crafted(run.checkpoints / "step_00000002", tmp_path / "it ran")
+    before = sorted(run.path.rglob("*"))
+    files = resume.load(config, run, World())
+    assert files is not None
+    assert files["training.pt"]["step"] == 1
+    assert not (tmp_path / "it ran").exists()
+    assert sorted(run.path.rglob("*")) == before, "another process may be saving there"
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    resume.set_aside_damaged(run, step=1)
+    assert Store(run.checkpoints).steps() == [1]
+    reasons = {path.parent.name: path.read_text() for path in run.checkpoints.glob("quarantine/*/reason.txt")}
+    assert set(reasons) == {"step_00000002", "step_00000003"}
+    assert "is damaged" in reasons["step_00000003"]
+    assert "does not load" in reasons["step_00000002"]
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_at_zero(tmp_path: Path) -> None:
+    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    save(config, run, 1, 2)
+    for step in (1, 2):
+        (run.checkpoints / f"step_0000000{step}" / "manifest.json").unlink()
+    before = sorted(run.path.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"(?s)none of them loads:.*_00000002: .*_00000001: .*run\.resume=never"):
+        resume.load(config, run, World())
+    assert sorted(run.path.rglob("*")) == before
+    assert resume.load(config, run, World(), anew=True) is None
+
+
+def test_a_damaged_checkpoint_of_another_run_is_refused_and_stays(tmp_path: Path) -> None:
+    config, other = configured(tmp_path), RunDir(tmp_path / "other")
+    save(config, other, 1, 2)
+    (other.checkpoints / "step_00000002" / "model.pt").write_bytes(b"")
+    before = sorted(other.path.rglob("*"))
+    forked = configured(tmp_path, f"run.resume={other.path}")
+    with pytest.raises(CheckpointError, match=r"step_00000002/model\.pt: is damaged.*Set run\.resume to"):
+        resume.load(forked, RunDir(tmp_path / "run"), World())
+    assert sorted(other.path.rglob("*")) == before
+
+
+def test_other_settings_are_a_refusal_and_no_damage(tmp_path: Path) -> None:
+    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    save(config, run, 1, 2)
+    with pytest.raises(CheckpointError, match=r"step_00000002: was trained with other settings"):
+        resume.load(configured(tmp_path, "run.seed=7"), run, World())
+
+
+def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(tmp_path: Path) -> None:
+    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    save(config, run, 1)
+    Store(run.checkpoints).quarantine(1, "damaged")
+    with pytest.raises(CheckpointError, match=r"has only checkpoints that were set aside.*run\.resume=never"):
+        resume.load(config, run, World())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "overrides", "told"),
+    [
+        (2, [], ["shared_memory True -> False"]),
+        (2, ["run.reproducible=bitwise"], []),
+    ],
+)
+def test_sums_in_another_order_are_told_of(tmp_path: Path, ranks: int, overrides: list[str], told: list[str]) -> None:
+    config, world = configured(tmp_path, *overrides), World(size=ranks, local_size=ranks)
+    now = started(config).choices
+    files = {"training.pt": resume.about(config, replace(now, shared_memory=True), world)}
+    assert resume.other_bits(files, config, now, world) == told
+    assert resume.other_bits(files, config, replace(now, shared_memory=True), world) == []
+
+
+def test_what_a_checkpoint_could_not_know_of_is_not_told_of(tmp_path: Path) -> None:
+    config, world = configured(tmp_path), World(size=4, local_size=4)
+    choices = started(config).choices
+    files = {"training.pt": resume.about(config, choices, world)}
+    del files["training.pt"]["machine"]["shared_memory"]
+    assert resume.other_bits(files, config, choices, world) == []

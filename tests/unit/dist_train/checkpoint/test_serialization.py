@@ -1,0 +1,286 @@
+"""What a checkpoint holds: the tensors that were saved, and nothing that runs; and the thread that writes it."""
+
+import errno
+import json
+import logging
+import os
+import pickle
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dist_train.checkpoint import serialization
+from dist_train.checkpoint.serialization import NEEDED, Saver
+from dist_train.checkpoint.store import Store
+from dist_train.errors import CheckpointError, ConfigError, DamagedError
+
+
+def content(step: int) -> dict[str, dict[str, Any]]:
+    weights = torch.arange(6.0).view(2, 3) + step
+    training: dict[str, Any] = dict.fromkeys(NEEDED)
+    state = {"state": {0: {"exp_avg": weights / 7}}}
+    return {
+        "model.pt": {"conv1.weight": weights, "conv1.bias": torch.tensor([0.5])},
+        "training.pt": {**training, "step": step, "optimizer_state_dict": state, "loss": 0.25},
+    }
+
+
+def save(directory: Path, *steps: int, files: dict[str, dict[str, Any]] | None = None) -> Path:
+    with Saver(Store(directory), keep_last=9, asynchronous=False) as saver:
+        for step in steps:
+            saver.save(step, files or content(step))
+    return Store(directory).place(steps[-1])
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    loaded = serialization.load(save(tmp_path, 1200))
+    assert loaded.place == tmp_path / "step_00001200"
+    assert set(loaded.contents) == set(loaded.files) == {"model.pt", "training.pt"}
+    for name, tensor in content(1200)["model.pt"].items():
+        assert torch.equal(loaded.files["model.pt"][name], tensor)
+    training = loaded.files["training.pt"]
+    assert (training["step"], training["loss"]) == (1200, 0.25)
+    assert torch.equal(
+        training["optimizer_state_dict"]["state"][0]["exp_avg"], (torch.arange(6.0).view(2, 3) + 1200) / 7
+    )
+
+
+def test_both_files_load_with_torch_alone(tmp_path: Path) -> None:
+    place = save(tmp_path, 3)
+    model = torch.load(place / "model.pt", weights_only=True)
+    assert list(model) == ["conv1.weight", "conv1.bias"]
+    assert torch.load(place / "training.pt", weights_only=True)["step"] == 3
+
+
+def test_the_manifest_has_the_hash_of_the_weights(tmp_path: Path) -> None:
+    place = save(tmp_path, 3)
+    manifest = json.loads((place / "manifest.json").read_text())
+    assert manifest["weights_sha256"] == serialization.weights_sha256(content(3)["model.pt"])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"model.pt": content(7)["model.pt"]}, r"model\.pt: its weights are not those whose SHA-256"),
+        ({"model.pt": {"conv1.weight": 1}}, r"model\.pt: holds more than tensors"),
+        ({"training.pt": content(7)["training.pt"]}, r"training\.pt: is of step 7, not 3"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_damaged(
+    tmp_path: Path, files: dict[str, dict[str, Any]], said: str
+) -> None:
+    encoded = {name: serialization.encode(part) for name, part in {**content(3), **files}.items()}
+    place = Store(tmp_path).save(3, encoded, serialization.weights_sha256(content(3)["model.pt"]))
+    with pytest.raises(DamagedError, match=f"^{place}: {said}"):
+        serialization.load(place)
+
+
+def test_a_checkpoint_of_another_program_is_refused_and_not_damaged(tmp_path: Path) -> None:
+    files = content(3)
+    del files["training.pt"]["window"]
+    place = save(tmp_path, 3, files=files)
+    with pytest.raises(CheckpointError, match=f"^{place}: training\\.pt: lacks window; another program") as caught:
+        serialization.load(place)
+    assert not isinstance(caught.value, DamagedError)
+
+
+class TestSaver:
+    def test_saves_go_on_in_a_thread_until_they_are_waited_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may_go, real = threading.Event(), os.fsync
+        told: list[str] = []
+
+        def fsync(descriptor: int) -> None:
+            told.append(threading.current_thread().name)
+            assert may_go.wait(10)
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        with Saver(Store(tmp_path), keep_last=2, asynchronous=True) as saver:
+            saver.save(1, content(1))
+            assert Store(tmp_path).steps() == []
+            may_go.set()
+            saver.wait()
+            assert Store(tmp_path).steps() == [1]
+            saver.save(2, content(2), "best")
+            saver.save(3, content(3))
+            assert Store(tmp_path).steps() in ([1, 2], [2, 3])
+            saver.finish()
+        assert set(told) == {"checkpoint_0"}
+        assert serialization.load(tmp_path / "best").files["training.pt"]["step"] == 2
+        assert Store(tmp_path).steps() == [2, 3]
+
+    def test_without_a_thread_a_save_is_done_when_it_returns(self, tmp_path: Path) -> None:
+        before = threading.active_count()
+        with Saver(Store(tmp_path), keep_last=1, asynchronous=False) as saver:
+            for step in (1, 2):
+                saver.save(step, content(step))
+                assert Store(tmp_path).steps() == [step]
+                assert threading.active_count() == before
+
+    @pytest.mark.parametrize("asynchronous", [True, False])
+    def test_a_full_disk_is_told_of_and_the_next_save_tries_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asynchronous: bool
+    ) -> None:
+        with Saver(Store(tmp_path), keep_last=3, asynchronous=asynchronous) as saver:
+            saver.save(1, content(1))
+            saver.wait()
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", full)
+                saver.save(2, content(2))
+                saver.wait()
+            assert saver.last_failed == f"{tmp_path / 'step_00000002'}: was not saved: No space left on device"
+            assert [record.levelno for record in caplog.records] == [logging.WARNING]
+            assert "step_00000002: was not saved: No space left on device. The run goes on" in caplog.text
+            assert saver.finish() == saver.last_failed
+            saver.save(3, content(3))
+            assert saver.finish() is None
+        assert Store(tmp_path).steps() == [1, 3]
+
+    def test_weights_that_are_not_finite_are_not_saved(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        broken = content(2)
+        broken["model.pt"]["conv1.weight"][0, :2] = torch.tensor([float("nan"), float("inf")])
+        with Saver(Store(tmp_path), keep_last=3, asynchronous=True) as saver:
+            saver.save(1, content(1))
+            saver.save(2, broken)
+            assert "model.pt has values that are not finite: conv1.weight (2 of 6)" in str(saver.finish())
+        assert "was not saved" in caplog.text
+        assert Store(tmp_path).steps() == [1]
+
+    @pytest.mark.parametrize("then", ["save", "wait", "finish", "close"])
+    def test_a_fault_that_is_not_the_disk_s_ends_the_run(self, tmp_path: Path, then: str) -> None:
+        def check() -> None:
+            raise ConfigError("taken over")
+
+        saver = Saver(Store(tmp_path), keep_last=3, asynchronous=True, check=check)
+        saver.save(1, content(1))
+        with pytest.raises(ConfigError, match="taken over"):
+            getattr(saver, then)(*([2, content(2)] if then == "save" else []))
+        saver.close()
+        assert Store(tmp_path).steps() == []
+
+    def test_what_ended_the_run_is_not_hidden_by_a_later_fault(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def check() -> None:
+            raise ConfigError("taken over")
+
+        def fail() -> None:
+            with Saver(Store(tmp_path), keep_last=3, asynchronous=True, check=check) as saver:
+                saver.save(1, content(1))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert "the last save failed too: taken over" in caplog.text
+
+    def test_a_removal_that_fails_is_told_of_and_fails_no_save(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(Store, "prune", full)
+        with Saver(Store(tmp_path), keep_last=1, asynchronous=True) as saver:
+            saver.save(1, content(1))
+            saver.finish()
+        assert "old checkpoints can't be removed: No space left on device" in caplog.text
+
+
+def full(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class TestLoadWeights:
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+    def refusal(self, changes: Mapping[str, Any], without: str = "") -> str:
+        before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        state = {name: tensor + 1 for name, tensor in before.items() if name != without}
+        with pytest.raises(CheckpointError, match=r"^model\.pt: ") as caught:
+            serialization.load_weights(self.network, {**state, **changes}, "model.pt")
+        assert not isinstance(caught.value, DamagedError)
+        for name, tensor in self.network.state_dict().items():
+            assert torch.equal(tensor, before[name]), "a refusal changes nothing"
+        return str(caught.value)
+
+    def test_another_network_is_named_by_what_differs(self) -> None:
+        said = self.refusal(
+            {"0.weight": torch.zeros(4, 3), "2.weight": torch.zeros(1), "1.bias": "text"}, without="0.bias"
+        )
+        assert said == (
+            "model.pt: is of another network: 0.bias is missing; 2.weight is not in the model; 1.bias is a str; "
+            "0.weight is [4, 3], in the model [2, 3]"
+        )
+
+    def test_of_many_differences_the_first_are_told(self) -> None:
+        said = self.refusal({f"more.{number}": torch.zeros(1) for number in range(30)})
+        assert said.endswith("more.19 is not in the model; and 10 more")
+
+    def test_values_that_are_not_finite_are_counted(self) -> None:
+        broken = torch.tensor([[0.0, float("nan"), 1.0], [float("inf"), float("-inf"), 2.0]])
+        said = self.refusal({"0.weight": broken})
+        assert "has values that are not finite: 0.weight (3 of 6). Start from an earlier checkpoint" in said
+
+
+class Trap:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("as_torch", [True, False], ids=["torch", "pickle"])
+def test_a_pickle_that_would_run_code_does_not(tmp_path: Path, as_torch: bool) -> None:
+    mark, crafted = tmp_path / "it ran", tmp_path / "crafted.pt"
+    if as_torch:
+        torch.save({"weight": Trap(mark)}, crafted)
+    else:
+        crafted.write_bytes(pickle.dumps({"weight": Trap(mark)}, protocol=2))
+    with pytest.raises(DamagedError, match=r"^training\.pt: does not load"):
+        serialization.decode(crafted.read_bytes(), "training.pt")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Trap(mark)))  # noqa: S301 - the trap does work
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("damaged", [b"", b"text\n", b"PK\x03\x04", b"\x80\x02", bytes(300), b"\x80\x02}q\x00."])
+def test_bytes_that_are_no_checkpoint_are_refused(damaged: bytes) -> None:
+    with pytest.raises(DamagedError, match=r"^model\.pt: "):
+        serialization.decode(damaged, "model.pt")
+
+
+def test_a_file_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
+    torch.save(torch.zeros(3), tmp_path / "tensor.pt")
+    with pytest.raises(DamagedError, match=r"^model\.pt: does not load: it holds a Tensor"):
+        serialization.decode((tmp_path / "tensor.pt").read_bytes(), "model.pt")
+
+
+def test_the_hash_of_weights_sees_numbers_not_memory() -> None:
+    convolution = nn.Conv2d(3, 4, 3)
+    before = serialization.weights_sha256(convolution.state_dict())
+    convolution.to(memory_format=torch.channels_last)
+    assert convolution.weight.stride() != convolution.weight.contiguous().stride()
+    assert serialization.weights_sha256(convolution.state_dict()) == before
+
+
+def test_the_hash_of_weights_sees_every_change() -> None:
+    weight = torch.arange(6.0)
+    variants = [
+        {"a": weight},
+        {"b": weight},
+        {"a": weight.view(2, 3)},
+        {"a": weight.double()},
+        {"a": weight.view(torch.int32)},
+        {"a": weight * torch.tensor([-1.0, 1, 1, 1, 1, 1])},  # minus zero
+        {"a": weight, "b": torch.empty(0)},
+        {"a": weight, "b": torch.tensor(0)},
+        {"a": weight.bfloat16()},
+    ]
+    assert len({serialization.weights_sha256(variant) for variant in variants}) == len(variants)

@@ -1,0 +1,293 @@
+"""Sums over ranks in memory that they share: by threads in this process, and by real ranks."""
+
+import errno
+import json
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed import DistNetworkError
+
+from dist_train.diagnostics.failure import kind_of
+from dist_train.distributed import shared_memory as room
+from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
+from dist_train.distributed.world import World
+from dist_train.settings.schema import Distributed
+from dist_train.system.process import state_and_start
+from tests.conftest import Torchrun
+
+CHUNK = room._CHUNK // 4  # numbers of float32
+
+
+@pytest.fixture
+def ranks() -> Callable[..., list[SharedMemory]]:
+    """Ranks of this very process, each with a mapping of its own."""
+
+    def opened(size: int, timeout: float = 30.0) -> list[SharedMemory]:
+        descriptor = room._made(size)
+        try:
+            memories = [room._mapped([room._here()] * size, descriptor) for _ in range(size)]
+        finally:
+            os.close(descriptor)
+        return [
+            SharedMemory(memory, [room._here()] * size, rank, timeout)
+            for rank, memory in enumerate(memories)
+            if memory is not None
+        ]
+
+    return opened
+
+
+def together(ranks: list[SharedMemory], act: Callable[[int, SharedMemory], Any]) -> list[Any]:
+    """What `act` returns on each rank."""
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(act, range(len(ranks)), ranks))
+
+
+def tree(parts: list[Tensor]) -> Tensor:
+    """The sum of a fixed binary tree: neighbours first."""
+    while len(parts) > 1:
+        pairs = [parts[number : number + 2] for number in range(0, len(parts), 2)]
+        parts = [pair[0] + pair[1] if len(pair) == 2 else pair[0] for pair in pairs]
+    return parts[0]
+
+
+def numbers(size: int, count: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(count)
+    return [torch.randn(count, generator=generator, dtype=torch.float64).to(dtype) for _ in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 8])
+@pytest.mark.parametrize("count", [1, 5, 1000, CHUNK, 2 * CHUNK + 3])
+def test_every_rank_finds_the_sum_of_a_fixed_tree(
+    ranks: Callable[..., list[SharedMemory]], size: int, count: int
+) -> None:
+    own = numbers(size, count)
+    expected = tree([part * (1 / size) for part in own])
+    found = [part.clone() for part in own]
+    together(ranks(size), lambda rank, memory: memory.sum_(found[rank], 1 / size))
+    for rank in range(size):
+        assert torch.equal(found[rank], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_sum_is_of_any_floating_type(ranks: Callable[..., list[SharedMemory]], dtype: torch.dtype) -> None:
+    own = [(part * 100).to(dtype) for part in numbers(3, 3000)]
+    found = [part.clone() for part in own]
+    together(ranks(3), lambda rank, memory: memory.sum_(found[rank]))
+    for rank in range(3):
+        assert torch.equal(found[rank], tree(own))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_no_rank_writes_where_another_one_still_reads(ranks: Callable[..., list[SharedMemory]], size: int) -> None:
+    """Ranks that are late in turn, at sums of changing lengths."""
+    turns = 150
+
+    def act(rank: int, memory: SharedMemory) -> list[bool]:
+        found = []
+        for turn in range(turns):
+            if turn % (size + 1) == rank:
+                time.sleep(0.001)
+            flat = torch.full((1 + 977 * (turn % 5),), float(turn + rank))
+            memory.sum_(flat)
+            found.append(bool((flat == size * turn + size * (size - 1) / 2).all()))
+        return found
+
+    for found in together(ranks(size), act):
+        assert found == [True] * turns
+
+
+def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_it_is_allowed(
+    ranks: Callable[..., list[SharedMemory]],
+) -> None:
+    with pytest.raises(DistNetworkError, match=r"timed out waiting 0\.1 s for rank 1\(2\)") as raised:
+        ranks(2, timeout=0.1)[0].sum_(torch.zeros(3))
+    assert kind_of(raised.value, "backward") == "victim"
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_rank_that_has_gone_is_noticed(ranks: Callable[..., list[SharedMemory]], size: int) -> None:
+    memory = ranks(size)[0]
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    stat = state_and_start(other.pid)
+    assert stat is not None
+    memory._processes[size - 1] = room._Process(other.pid, stat[1])
+    for alive in range(1, size - 1):  # the others are there, and wait as well
+        memory._post(memory._told[alive])
+    ending = threading.Timer(0.2, other.communicate, ("\n",))
+    ending.start()
+    with pytest.raises(DistNetworkError, match=rf"rank {size - 1}\({size}\), pid {other.pid}, has gone") as raised:
+        memory.sum_(torch.zeros(3))
+    ending.join()
+    assert kind_of(raised.value, "backward") == "victim"
+
+
+class InterruptedByTestError(Exception):
+    """What a handler of a signal may raise."""
+
+
+def test_signals_are_heard_while_a_rank_waits(ranks: Callable[..., list[SharedMemory]]) -> None:
+    """One that is only noted changes nothing; one whose handler raises ends the wait."""
+    here, late = ranks(2)
+    noted: list[int] = []
+
+    def heard(number: int, _: object) -> None:
+        noted.append(number)
+        if len(noted) == 2:
+            raise InterruptedByTestError
+
+    def come() -> None:
+        while not noted:
+            time.sleep(0.01)
+        late.sum_(torch.ones(3))
+
+    before = signal.signal(signal.SIGALRM, heard)
+    other = threading.Thread(target=come)
+    other.start()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        flat = torch.ones(3)
+        here.sum_(flat)
+        assert flat.tolist() == [2, 2, 2]
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(InterruptedByTestError):
+            here.sum_(flat)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        other.join()
+
+
+def test_other_threads_run_while_a_rank_waits(ranks: Callable[..., list[SharedMemory]]) -> None:
+    """The watchdog and the thread that saves must not wait for Python's lock."""
+    memory = ranks(2, timeout=1.5)[0]
+    turns: list[float] = []
+
+    def work() -> None:
+        while not done.wait(0.005):
+            turns.append(time.monotonic())
+
+    done = threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    with pytest.raises(DistNetworkError):
+        memory.sum_(torch.zeros(3))
+    done.set()
+    thread.join()
+    assert len(turns) > 5  # of some 300, where nobody else takes the cores
+
+
+# Where it is opened.
+
+
+@pytest.mark.parametrize(
+    ("setting", "world"),
+    [
+        ("auto", World()),
+        ("off", World(size=2, local_size=2)),
+        ("auto", World(size=4, local_size=2)),
+        ("auto", World(size=2, local_size=2, device=torch.device("cuda"))),
+    ],
+)
+def test_it_is_for_several_ranks_of_one_machine_on_cpu(
+    setting: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_made", lambda _: pytest.fail("memory was made"))
+    assert open_shared_memory(Distributed(shared_memory=setting), world) is None
+
+
+def test_a_rank_that_can_not_be_seen_shares_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The second rank has no process here, as in another container."""
+    descriptors = open_descriptors()
+    caplog.set_level("INFO")
+    assert open_shared_memory(Distributed(), World(size=2, local_size=2, backend=None)) is None
+    assert "the ranks can't share memory here; their gradients go through" in caplog.text
+    assert "can't be seen from here" in caplog.text
+    assert open_descriptors() == descriptors
+
+
+@pytest.mark.parametrize("name", ["memfd_create", "posix_fallocate"])
+def test_without_room_or_support_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    caplog.set_level("INFO")
+    descriptors = open_descriptors()
+    monkeypatch.setattr(os, name, full)
+    assert room._made(2) == -1
+    monkeypatch.delattr(os, "memfd_create")
+    assert room._made(2) == -1
+    assert "No space left on device" in caplog.text
+    assert "memfd_create" in caplog.text
+    assert open_descriptors() == descriptors
+
+
+@pytest.mark.parametrize("content", [b"", b"\1" * room._size(2)])
+def test_what_is_not_the_first_rank_s_memory_is_not_taken(content: bytes) -> None:
+    descriptor = os.memfd_create("other")
+    try:
+        os.write(descriptor, content)
+        assert room._mapped([room._here()] * 2, descriptor) is None
+    finally:
+        os.close(descriptor)
+    assert room._mapped([room._here()] * 2, descriptor) is None  # nothing has this number now
+
+
+def test_the_parts_of_the_memory_do_not_overlap() -> None:
+    for size in (2, 3, 8, 64):
+        places = [room._semaphore(one, other, size) for one in range(size) for other in range(size)]
+        assert len(set(places)) == size**2
+        assert min(places) >= room._OWNER.size
+        assert max(places) + 32 <= room._slots(size)  # sizeof(sem_t)
+        assert room._slots(size) % mmap.PAGESIZE == 0
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 (a Path would open one more)
+
+
+# Real ranks.
+
+
+def sharing(torchrun: Torchrun, directory: Path, ranks: int, refusing: int = -1) -> list[dict[str, Any]]:
+    """What each rank of `tests/programs/sharing.py` has found."""
+    env = {"DIST_TRAIN_TEST_REFUSES": str(refusing), "OMP_NUM_THREADS": "1"}
+    done = torchrun(ranks, "-m", "tests.programs.sharing", str(directory), env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3, 4, 10])
+def test_real_ranks_find_one_sum_and_leave_nothing(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
+    before = set(Path("/dev/shm").glob("*dist_train*"))  # noqa: S108
+    found = sharing(torchrun, tmp_path, ranks)
+    for each in found:
+        assert each["shares"]
+        assert each["bits"] == found[0]["bits"]
+        assert each["distance to gloo"] < 1e-5
+        assert each["left"] == []
+    if ranks == 2:
+        assert [each["bits of gloo"] for each in found] == [found[0]["bits"]] * 2
+    assert set(Path("/dev/shm").glob("*dist_train*")) == before  # noqa: S108
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refusing", [0, 2])
+def test_where_one_rank_can_not_share_none_does(torchrun: Torchrun, tmp_path: Path, refusing: int) -> None:
+    found = sharing(torchrun, tmp_path, 3, refusing)
+    assert [each["shares"] for each in found] == [False] * 3
+    assert [each["left"] for each in found] == [[]] * 3

@@ -1,0 +1,219 @@
+"""What `auto` is decided to be, and that a checkpoint's decisions stand."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dist_train.distributed.world import World
+from dist_train.errors import CheckpointError, ConfigError
+from dist_train.execution import auto_settings as room
+from dist_train.execution.auto_settings import Choices, Convolutions, apply_to_process, choose, convolution_work
+from dist_train.settings.schema import Distributed, Train
+
+CONVOLUTION, TINY, LINEAR = (
+    Convolutions(work, samples, samples) for work, samples in ((10**6, 64), (10**6, 3), (0, 64))
+)
+ON_GPU = World(device=torch.device("cuda", 0))
+STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
+
+
+@pytest.fixture(autouse=True)
+def eight_cores_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "cores", lambda: 8)
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: False)
+
+
+def test_a_first_start_decides_everything() -> None:
+    found = choose(Train(), Distributed(), World(local_size=2), CONVOLUTION, None)
+    assert found == Choices("fp32", channels_last=True, threads=4, local_size=2)
+
+
+def test_there_is_always_a_thread() -> None:
+    assert choose(Train(), Distributed(), World(local_size=9), CONVOLUTION, None).threads == 1
+
+
+def test_what_is_set_is_taken() -> None:
+    train, distributed = Train(precision="bf16", channels_last="off"), Distributed(threads=5)
+    found = choose(train, distributed, World(), CONVOLUTION, None)
+    assert found == Choices("bf16", channels_last=False, threads=5, local_size=1)
+    assert choose(Train(channels_last="on"), distributed, World(), LINEAR, None).channels_last
+
+
+def test_channels_last_is_for_convolutions() -> None:
+    assert not choose(Train(), Distributed(), World(), LINEAR, None).channels_last
+
+
+def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: True)
+    found = choose(Train(precision="auto"), Distributed(), World(), TINY, None)
+    assert found == Choices("fp32", channels_last=False, threads=8, local_size=1, onednn=False)
+    assert choose(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
+    assert choose(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
+    assert choose(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
+    assert choose(Train(compile="step"), Distributed(), World(), TINY, None).onednn
+
+
+@pytest.mark.parametrize(("work", "samples", "small"), [(10**6, 3, True), (10**6, 5, False), (10**4, 16, False)])
+def test_small_is_little_work_on_few_samples(work: int, samples: int, small: bool) -> None:
+    assert Convolutions(work, samples, 64).are_small is small
+    assert Convolutions(work, 64, samples).are_small_on_one_rank is small
+
+
+def test_the_number_of_ranks_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: True)
+    train = Train(precision="auto")
+    found = [choose(train, Distributed(), World(), Convolutions(10**4, samples, 24), None) for samples in (24, 12)]
+    assert [(each.precision, each.onednn) for each in found] == [("bf16", True)] * 2
+
+
+@pytest.mark.parametrize(
+    ("train", "world", "convolutions", "shards", "chosen", "kept"),
+    [
+        ({}, World(), TINY, None, 8, 4),
+        ({}, World(), CONVOLUTION, None, 1, 4),
+        ({}, World(), LINEAR, None, 1, 4),
+        ({}, World(), replace(TINY, count=5), None, 1, 4),
+        ({}, World(), replace(TINY, draws=True), None, 1, 1),
+        ({}, ON_GPU, TINY, None, 1, 1),
+        ({}, World(size=2, local_size=2), TINY, None, 1, 1),
+        ({}, World(), TINY, 4, 1, 1),
+        ({"compile": "off"}, World(), TINY, None, 1, 1),
+        ({"compile": "model"}, World(), TINY, None, 1, 1),
+        ({"micro_batch": 2}, World(), TINY, None, 1, 1),
+        ({"precision": "fp16"}, World(), TINY, None, 1, 1),
+    ],
+)
+def test_small_steps_that_are_one_graph_go_together(
+    train: dict[str, Any], world: World, convolutions: Convolutions, shards: int | None, chosen: int, kept: int
+) -> None:
+    settings = Train(**{"compile": "step", **train})
+    stored = replace(STORED, precision=settings.precision, steps_together=4).to_dict()
+    found = [choose(settings, Distributed(), world, convolutions, each, shards) for each in (None, stored)]
+    assert [each.steps_together for each in found] == [chosen, kept]
+
+
+def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:
+    before = {"precision": "fp32", "channels_last": True, "threads": 3, "local_size": 1}
+    assert choose(Train(), Distributed(), World(), TINY, before).onednn
+
+
+def test_the_work_of_a_network_is_that_of_each_convolution() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert convolution_work(network, (1, 8, 8)) == [2 * 6 * 6 * 9, 4 * 4 * 4 * (2 * 9)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+    assert convolution_work(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)) == []
+
+
+@pytest.mark.parametrize(("made_for_it", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_automatic_precision_follows_the_hardware(
+    monkeypatch: pytest.MonkeyPatch, made_for_it: bool, precision: str
+) -> None:
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: made_for_it)
+    assert choose(Train(precision="auto"), Distributed(), World(), LINEAR, None).precision == precision
+
+
+def test_stored_choices_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_made_for_bf16", lambda _: True)
+    train = Train(precision="auto")
+    assert choose(train, Distributed(), World(), LINEAR, STORED.to_dict()) == STORED
+    assert choose(
+        train, Distributed(), World(), CONVOLUTION, replace(STORED, channels_last=False).to_dict()
+    ) == replace(STORED, channels_last=False)
+
+
+def test_choices_of_a_newer_version_are_refused() -> None:
+    assert Choices.from_dict(STORED.to_dict()) == STORED
+    with pytest.raises(CheckpointError, match=r"newer version of dist-train, which chose tiles too; install"):
+        choose(Train(), Distributed(), World(), CONVOLUTION, {**STORED.to_dict(), "tiles": 4})
+
+
+def test_settings_stand_above_stored_choices() -> None:
+    found = choose(Train(channels_last="off"), Distributed(threads=2), World(), CONVOLUTION, STORED.to_dict())
+    assert found == Choices("fp32", channels_last=False, threads=2, local_size=1)
+
+
+def test_threads_are_decided_anew_for_another_number_of_ranks() -> None:
+    found = choose(Train(), Distributed(), World(local_size=4), CONVOLUTION, STORED.to_dict())
+    assert (found.threads, found.local_size) == (2, 4)
+
+
+def test_memory_is_shared_where_it_can_be() -> None:
+    world = World(size=2, local_size=2)
+    assert choose(Train(), Distributed(), world, LINEAR, None, can_share=True).shared_memory
+    assert not choose(Train(), Distributed(), world, LINEAR, None, can_share=False).shared_memory
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_sums_stay_where_they_were_made(before: bool) -> None:
+    """But where the number of ranks changes, or their order changes no bits, and never where it is not possible."""
+    stored = replace(STORED, local_size=2, shared_memory=before).to_dict()
+    two, three = World(size=2, local_size=2), World(size=3, local_size=3)
+    assert choose(Train(), Distributed(), two, LINEAR, stored, can_share=True).shared_memory is before
+    assert choose(Train(), Distributed(), three, LINEAR, stored, can_share=True).shared_memory
+    assert choose(Train(), Distributed(), two, LINEAR, stored, shards=8, can_share=True).shared_memory
+    assert not choose(Train(), Distributed(), two, LINEAR, stored, can_share=False).shared_memory
+
+
+def test_checkpoints_of_before_went_through_the_backend() -> None:
+    stored = {key: value for key, value in STORED.to_dict().items() if key != "shared_memory"}
+    assert not choose(Train(), Distributed(), World(), LINEAR, stored, can_share=True).shared_memory
+
+
+def test_another_precision_than_the_checkpoint_s_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"train\.precision is bf16, but the checkpoint was trained in fp32"):
+        choose(Train(precision="bf16"), Distributed(), World(), LINEAR, STORED.to_dict())
+
+
+def test_tf32_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"train\.precision is tf32.*this rank is on the CPU; use auto, fp32 or bf16"):
+        choose(Train(precision="tf32"), Distributed(), World(), CONVOLUTION, None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    with pytest.raises(ConfigError, match="this rank is on Tesla T4"):
+        choose(Train(precision="tf32"), Distributed(), ON_GPU, CONVOLUTION, None)
+
+
+def test_tf32_is_taken_where_there_is_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    found = choose(Train(precision="tf32"), Distributed(), ON_GPU, CONVOLUTION, None)
+    assert (found.precision, found.channels_last, found.autocast_dtype) == ("tf32", True, None)
+
+
+def test_choices_as_torch_has_them() -> None:
+    assert STORED.memory_format is torch.channels_last
+    assert replace(STORED, channels_last=False).memory_format is torch.contiguous_format
+    dtypes = [replace(STORED, precision=precision).autocast_dtype for precision in ("fp32", "bf16", "fp16")]
+    assert dtypes == [None, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def process_settings() -> Iterator[None]:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
+@pytest.mark.usefixtures("process_settings")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_choices_are_applied(deterministic: bool) -> None:
+    apply_to_process(STORED, deterministic, torch.device("cpu"))
+    assert torch.get_num_threads() == 3
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+
+
+@pytest.mark.usefixtures("process_settings")
+@pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
+def test_convolutions_and_products_drop_bits_in_tf32_alone(precision: str) -> None:
+    apply_to_process(replace(STORED, precision=precision), False, ON_GPU.device)
+    is_tf32 = precision == "tf32"
+    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == is_tf32
+    assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == is_tf32, "inductor reads this one"

@@ -1,0 +1,119 @@
+"""The ledger: what a line says, what a resume cuts, and where two runs part."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dist_train.errors import LedgerError
+from dist_train.monitoring.ledger import Comparison, Ledger, bits, compare, read, value
+
+Lines = list[dict[str, Any]]
+
+
+def lines(steps: int = 5, weights_every: int = 2, **changes: dict[int, Any]) -> Lines:
+    """A ledger, with some fields changed at some steps: `loss={3: 9.0}`."""
+    made: Lines = []
+    for step in range(1, steps + 1):
+        line = {"step": step, "samples": f"{step:016x}", "loss": bits(2 / step), "grad_norm": bits(0.5), "lr": 0.1}
+        if step % weights_every == 0:
+            line["weights"] = "ab" * 32
+        made.append({**line, **{field: at[step] for field, at in changes.items() if step in at}})
+    return made
+
+
+def test_a_line_holds_the_bits_of_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, 0)
+    samples = torch.tensor([5, 3, 4])
+    ledger.add(1, samples.numpy().data, 0.1, None, 1e-3, None)
+    ledger.add(2, samples.flip(0).numpy().data, 0.25, 2.0, 1e-3, "cd" * 32)
+    ledger.close()
+    first, second = (json.loads(text) for text in path.read_text().splitlines())
+    assert first["samples"] != second["samples"], "the order counts"
+    assert (first["loss"], first["grad_norm"], first["lr"]) == ("3fb999999999999a", None, 0.001)
+    assert (value(second["loss"]), value(second["grad_norm"]), second["weights"]) == (0.25, 2.0, "cd" * 32)
+    assert "weights" not in first
+
+
+def test_a_resume_cuts_the_lines_beyond_its_step_and_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines(5)) + '{"step": 6, "samp')
+    ledger = Ledger(path, 3)
+    ledger.add(4, torch.tensor([1]).numpy().data, 1.0, 1.0, 0.1, None)
+    ledger.close()
+    assert [line["step"] for line in read(path)] == [1, 2, 3, 4]
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_lines_come_in_blocks_and_at_once_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, 0)
+    for step in range(1, 70):
+        ledger.add(step, torch.tensor([step]).numpy().data, 1.0, 1.0, 0.1, None)
+    assert len(read(path)) == 64
+    ledger.flush()
+    assert len(read(path)) == 69
+    ledger.close()
+
+
+def test_equal_ledgers_agree() -> None:
+    assert compare(lines(), lines()) == Comparison(5, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "phase"),
+    [
+        ({"samples": {3: "0" * 16}, "loss": {3: bits(7.0)}}, 3, "data"),
+        ({"loss": {3: bits(7.0)}, "grad_norm": {3: bits(7.0)}}, 3, "forward"),
+        ({"grad_norm": {4: bits(7.0)}, "weights": {4: "ef" * 32}}, 4, "reduction"),
+        ({"lr": {1: 0.2}, "weights": {2: "ef" * 32}}, 1, "update"),
+        ({"weights": {2: "ef" * 32}, "loss": {3: bits(7.0)}}, 2, "update"),
+    ],
+)
+def test_the_first_step_and_phase_in_which_two_runs_part(changes: Any, step: int, phase: str) -> None:
+    found = compare(lines(), lines(**changes))
+    assert found.parting is not None
+    assert (found.steps, found.parting.step, found.parting.phase) == (step - 1, step, phase)
+    assert compare(lines(**changes), lines()).parting is not None
+
+
+def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pass_alone() -> None:
+    before_hashed = compare(lines(), lines(loss={3: bits(7.0)})).parting
+    unhashed = compare(lines(), lines(loss={4: bits(7.0)})).parting
+    assert before_hashed is not None
+    assert unhashed is not None
+    assert "update of step" not in before_hashed.what
+    assert "or in the update of step 3" in unhashed.what
+
+
+def test_what_one_of_them_did_not_measure_is_no_difference() -> None:
+    other = lines(weights_every=3, grad_norm=dict.fromkeys(range(1, 6)))
+    assert compare(lines(), other) == Comparison(5, None)
+
+
+def test_a_ledger_that_ends_before_the_other_does_not_agree() -> None:
+    found = compare(lines(5), lines(3))
+    assert found.steps == 3
+    assert found.parting is not None
+    assert (found.parting.step, found.parting.phase) == (4, "")
+    assert "only the first has this step (5 and 3 steps)" in found.parting.what
+
+
+def test_only_some_fields_are_compared_if_asked() -> None:
+    other = lines(loss={2: bits(1.5)})
+    assert compare(lines(), other, ("samples", "lr")) == Comparison(5, None)
+
+
+def test_a_run_without_a_ledger_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"log\.ledger"):
+        read(tmp_path / "ledger.jsonl")
+
+
+@pytest.mark.parametrize("change", [{"loss": "zz"}, {"loss": 5}, {"grad_norm": [1]}, {"lr": "0.1"}, {"step": 1.5}])
+def test_a_damaged_line_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    first, second = lines(2)
+    (tmp_path / "ledger.jsonl").write_text(json.dumps({**first, **change}) + "\n" + json.dumps(second) + "\n")
+    assert read(tmp_path / "ledger.jsonl") == [second]

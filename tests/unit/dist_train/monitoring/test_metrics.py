@@ -1,0 +1,206 @@
+"""Numbers on their way out: the window of losses, metrics.jsonl, TensorBoard's curves, and the progress bar."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dist_train.monitoring.metrics import (
+    Curves,
+    LossWindow,
+    Metrics,
+    MetricsFile,
+    has_bar,
+    newest_lines,
+    read_lines,
+    standing,
+)
+from dist_train.settings.schema import Log
+
+
+class Clock:
+    """`time.perf_counter` as a test wants it."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+EVALUATED = {"split": "test", "accuracy": 0.5, "correct": 1, "count": 2}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("dist_train.monitoring.metrics.time.perf_counter", clock)
+    return clock
+
+
+def line(step: int, kind: str = "train") -> dict[str, Any]:
+    values = {"lr": 0.1, "samples_per_second": 10.0} if kind == "train" else EVALUATED
+    return {"kind": kind, "step": step, "epoch": 0, "loss": 1.0 / step, **values, "time": 1000.0 + step}
+
+
+def test_a_window_has_the_mean_loss_of_a_sample_and_starts_anew(clock: Clock) -> None:
+    window = LossWindow()
+    window.add(6.0, 4)
+    window.add(3.0, 2)
+    clock.now += 2
+    assert window.read() == (1.5, 3.0)
+    window.add(1.0, 10)
+    clock.now += 1
+    assert window.read() == (0.1, 10.0)
+    assert window.overall == 16 / 3
+
+
+def test_evaluation_and_saving_take_none_of_the_window_s_time(clock: Clock) -> None:
+    window = LossWindow()
+    assert window.overall is None
+    clock.now += 50  # before the first step
+    window.start_clock()
+    window.add(1.0, 8)
+    clock.now += 2
+    with window.stopped_clock():
+        clock.now += 1000
+    clock.now += 2
+    assert window.read()[1] == 2.0
+
+
+def test_a_saved_window_goes_on_with_the_same_bits() -> None:
+    losses = (torch.rand(20, generator=torch.Generator().manual_seed(0)) / 3).tolist()
+    undisturbed, saved, resumed = (LossWindow() for _ in range(3))
+    for loss in losses[:7]:
+        undisturbed.add(loss, 3)
+        saved.add(loss, 3)
+    state = json.loads(json.dumps(saved.state_dict()))
+    resumed.load_state_dict(state)
+    for loss in losses[7:]:
+        for window in (undisturbed, saved, resumed):
+            window.add(loss, 3)
+    expected = undisturbed.read()[0]
+    assert saved.read()[0] == resumed.read()[0] == expected
+    assert expected == pytest.approx(sum(losses) / 60, rel=1e-12)
+
+
+def test_samples_from_before_a_resume_are_not_in_its_rate(clock: Clock) -> None:
+    window = LossWindow()
+    window.load_state_dict({"loss_sum": 5.0, "samples": 10})
+    window.add(1.0, 2)
+    clock.now += 1
+    assert window.read() == (0.5, 2.0)
+
+
+def test_lines_are_written_through_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path, [])
+    file.write(line(1))
+    assert read_lines(path) == [line(1)]
+    file.close()
+
+
+def test_a_resume_cuts_lines_beyond_its_step_and_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    written = [line(1), line(2), line(2, "eval"), line(3)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in written) + json.dumps(line(4))[:-9])
+    assert read_lines(path) == written
+    assert standing(written, 2, is_evaluated=False) == written[:2]
+    kept = standing(read_lines(path), 2, is_evaluated=True)
+    assert kept == written[:3]
+    file = MetricsFile(path, kept)
+    file.write(line(3))
+    file.close()
+    assert [json.loads(text) for text in path.read_text().splitlines()] == written
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(directory))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_curves_are_made_anew_without_overlap(tmp_path: Path) -> None:
+    first = Curves(tmp_path, [])
+    for step in (1, 2, 3):
+        first.write(line(step))
+    first.write(line(3, "eval"))
+    first.close()
+    resumed = Curves(tmp_path, [line(1), line(2), line(2, "eval")])
+    resumed.write(line(3))
+    resumed.close()
+    found = scalars(tmp_path)
+    assert set(found) == {"train/loss", "train/lr", "train/samples_per_second", "test/loss", "test/accuracy"}
+    assert found["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert found["test/accuracy"] == [(2, 0.5)]
+
+
+def test_metrics_go_to_the_file_and_to_the_curves(tmp_path: Path) -> None:
+    path, curves = tmp_path / "metrics.jsonl", tmp_path / "tb"
+    for step in (0, 1):
+        written = Metrics(path, curves, Log(progress="off"), step, total_steps=2, evaluated_step=step)
+        written.step(1)
+        written.write("train", step=step + 1, epoch=0, loss=0.5, lr=0.1, samples_per_second=1.0)
+        written.close()
+    assert [one["step"] for one in read_lines(path)] == [1, 2]
+    assert scalars(curves)["train/loss"] == [(1, 0.5), (2, 0.5)]
+
+
+def test_without_tensorboard_there_are_no_curves(tmp_path: Path) -> None:
+    Metrics(tmp_path / "metrics.jsonl", tmp_path / "tb", Log(tensorboard=False, progress="off"), 0, 2, 0).close()
+    assert not (tmp_path / "tb").exists()
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("progress", "terminal", "expected"),
+    [("auto", True, True), ("auto", False, False), ("on", False, True), ("off", True, False)],
+)
+def test_a_bar_is_shown_only_where_it_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: Any, terminal: bool, expected: bool
+) -> None:
+    stream = _Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert has_bar(progress) == expected
+    written = Metrics(tmp_path / "metrics.jsonl", tmp_path, Log(tensorboard=False, progress=progress), 3, 10, 0)
+    written.step(1)
+    written.close()
+    assert ("3/10" in stream.getvalue()) == expected
+    assert expected or stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "5",
+        "garbage",
+        '{"kind": "train", "step": "5", "time": 1}',
+        '{"kind": "eval", "step": 2, "time": 1}',
+        "[]",
+        "\\udcff",
+    ],
+)
+def test_a_damaged_line_costs_no_other(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    good = [line(1), line(2, "eval")]
+    path.write_text("\n".join([damage, json.dumps(good[0]), damage, json.dumps(good[1])]) + "\n")
+    assert read_lines(path) == good
+
+
+def test_the_newest_lines_of_a_kind_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert list(newest_lines(path, "train")) == []
+    file = MetricsFile(path, [line(1), line(1, "eval"), line(2), line(2, "eval"), line(3)])
+    file.close()
+    path.write_text(path.read_text() + '{"kind": "train", "step": 4')  # a kill has cut it short
+    assert [one["step"] for one in newest_lines(path, "train")] == [3, 2, 1]
+    assert [one["step"] for one in newest_lines(path, "eval")] == [2, 1]

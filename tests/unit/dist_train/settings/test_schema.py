@@ -1,0 +1,126 @@
+"""The table of settings against torch itself, and against its own rules."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+import torch
+import torchvision
+
+from dist_train.settings.schema import (
+    SGD,
+    AnyOptim,
+    Config,
+    Contradiction,
+    Optim,
+    Section,
+    TorchvisionName,
+    contradictions,
+    keys_of,
+    sections,
+)
+
+NOT_OFFERED = {"params", "foreach", "fused", "maximize", "capturable", "differentiable"}
+SGD_WITH = {"name": "sgd", "lr": 0.1}
+LEAST: dict[str, dict[str, Any]] = {
+    "run": {"name": "a", "dir": "runs/a"},
+    "data": {"name": "digits", "root": "data", "cache": "cache"},
+    "model": {"name": "lenet"},
+    "optim": SGD_WITH,
+}
+
+
+@pytest.mark.parametrize("section", sections(AnyOptim), ids=lambda section: section.__name__)
+def test_optimizer_has_the_arguments_and_defaults_of_torch(section: type[Optim]) -> None:
+    signature = inspect.signature(getattr(torch.optim, section.__name__))
+    in_torch = {name: parameter.default for name, parameter in signature.parameters.items() if name not in NOT_OFFERED}
+    name = get_args(section.model_fields["name"].annotation)
+    assert name == (section.__name__.lower(),)
+    assert section.model_validate({"name": name[0]}).arguments() == in_torch
+
+
+def test_models_are_those_of_torchvision() -> None:
+    models = torchvision.models.list_models(module=torchvision.models)
+    assert [f"torchvision/{name}" for name in models] == list(get_args(TorchvisionName))
+
+
+def all_sections(section: type[Section]) -> Iterator[type[Section]]:
+    yield section
+    for info in section.model_fields.values():
+        for inner in sections(info.annotation):
+            yield from all_sections(inner)
+
+
+@pytest.mark.parametrize("section", set(all_sections(Config)) - {Config}, ids=lambda section: section.__name__)
+def test_every_setting_is_documented(section: type[Section]) -> None:
+    """Once: what a subclass narrows is documented in its base; arguments of optimizers are documented in torch."""
+    if issubclass(section, Optim):
+        section = Optim
+    documented = {key for base in section.__mro__ if issubclass(base, Section) for key in _described(base)}
+    assert documented == set(section.model_fields)
+
+
+def _described(section: type[Section]) -> list[str]:
+    return [name for name, info in section.model_fields.items() if info.description]
+
+
+def with_settings(**changes: dict[str, Any]) -> Config:
+    return Config.model_validate({key: {**LEAST.get(key, {}), **changes.get(key, {})} for key in {**LEAST, **changes}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"optim": {"gamma": 0.5}}, "optim.gamma"),
+        ({"optim": {"schedule": "cosine", "step_size": 3.0}}, "optim.step_size"),
+        ({"optim": {"schedule": "multistep"}}, "optim.milestones"),
+        ({"optim": {"schedule": "multistep", "milestones": (3.0, 2.0)}}, "optim.milestones"),
+        ({"optim": {"schedule": "onecycle", "warmup_epochs": 1.0}}, "optim.warmup_epochs"),
+        ({"optim": {"nesterov": True}}, "optim.nesterov"),
+        ({"optim": {"nesterov": True, "momentum": 0.9, "dampening": 0.1}}, "optim.nesterov"),
+        ({"model": {"num_classes": 11}}, "model.num_classes"),
+        ({"data": {"normalize": {"mean": (0.1, 0.2), "std": (1.0,)}}}, "data.normalize"),
+        ({"train": {"sync_batchnorm": True}, "distributed": {"backend": "gloo"}}, "train.sync_batchnorm"),
+        (
+            {"run": {"reproducible": "bitwise"}, "distributed": {"compression": "bf16"}},
+            "distributed.compression",
+        ),
+    ],
+)
+def test_contradiction(changes: dict[str, dict[str, Any]], key: str) -> None:
+    assert [found.key for found in contradictions(with_settings(**changes))] == [key]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optim": {"schedule": "multistep", "milestones": (1.0, 2.0), "gamma": 0.5, "warmup_epochs": 1.0}},
+        {"optim": {"nesterov": True, "momentum": 0.9}},
+        {"model": {"num_classes": 10}},
+        {"data": {"name": "image_folder"}, "model": {"num_classes": 3}},
+        {"train": {"sync_batchnorm": True}},
+        {"distributed": {"compression": "bf16"}},
+    ],
+)
+def test_no_contradiction(changes: dict[str, dict[str, Any]]) -> None:
+    assert list(contradictions(with_settings(**changes))) == []
+
+
+def test_contradiction_names_a_setting() -> None:
+    found = list(contradictions(with_settings(optim={"gamma": 0.5, "nesterov": True})))
+    assert {contradiction.key for contradiction in found} < set(keys_of((Config,)))
+    assert all(isinstance(contradiction, Contradiction) for contradiction in found)
+
+
+def test_settings_cannot_be_edited() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        with_settings().run.seed = 3  # type: ignore[misc]
+
+
+def test_keys_hold_every_class_of_a_section() -> None:
+    keys = keys_of((Config,))
+    assert {"optim.betas", "optim.momentum", "data.shape", "data.normalize.mean", "model.width"} < set(keys)
+    assert "optim" not in keys
+    assert keys_of((SGD,), "optim.")[0] == "optim.name"

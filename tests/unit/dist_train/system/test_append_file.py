@@ -1,0 +1,119 @@
+"""A file that grows at its end: at any time the beginning of what was meant, whatever the disk takes."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from dist_train.distributed.world import World
+from dist_train.monitoring.console import log_to_file, log_to_terminal
+from dist_train.monitoring.metrics import Curves, MetricsFile, read_lines
+from dist_train.system import append_file as module
+from dist_train.system.append_file import Lines, backward
+from tests.unit.dist_train.monitoring.test_metrics import line, scalars
+
+
+class Disk:
+    """Has room for some more bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.room, self._real = room, os.write
+        monkeypatch.setattr(os, "write", self._write)
+
+    def _write(self, descriptor: int, content: bytes) -> int:
+        if descriptor <= 2:
+            return self._real(descriptor, content)
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = self._real(descriptor, bytes(content[: self.room]))
+        self.room -= taken
+        return taken
+
+
+def test_what_the_disk_does_not_take_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, disk = tmp_path / "lines", Disk(monkeypatch, room=8)
+    path.write_text("old\n")
+    lines = Lines(path)
+    for text in ("first\n", "second\n", "third\n"):
+        lines.write(text)
+    assert path.read_text() == "old\nfirst\nse"
+    disk.room = 3
+    lines.write("fourth\n")
+    assert path.read_text() == "old\nfirst\nsecon"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: can't be written: No space left on device; the run goes on"
+    ]
+    disk.room = 1000
+    lines.write("")
+    assert path.read_text() == "old\nfirst\nsecond\nthird\nfourth\n"
+    disk.room = 2
+    lines.write("fifth\n")
+    assert len(caplog.records) == 2, "the disk was full anew"
+    disk.room = 1000
+    lines.close()
+    assert path.read_text() == "old\nfirst\nsecond\nthird\nfourth\nfifth\n"
+
+
+def test_a_disk_that_stays_full_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Disk(monkeypatch, room=0)
+    lines = Lines(tmp_path / "lines")
+    lines.write("text")
+    lines.sync()
+    lines.close()
+    assert (tmp_path / "lines").read_bytes() == b""
+
+
+def test_metrics_and_curves_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch, room=50)
+    file, curves = MetricsFile(tmp_path / "metrics.jsonl", []), Curves(tmp_path / "tb", [])
+    for step in (1, 2):
+        file.write(line(step))
+        curves.write(line(step))
+    disk.room = 10**6
+    file.write(line(3))
+    curves.write(line(3))
+    file.close()
+    curves.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [line(1), line(2), line(3)]
+    assert [step for step, _ in scalars(tmp_path / "tb")["train/loss"]] == [1, 2, 3]
+
+
+def test_a_log_on_a_full_disk_is_told_of_once_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    root = logging.getLogger("dist_train")
+    before = (root.handlers, root.level, root.propagate)
+    log_to_terminal(World(), sys.stdout)
+    with log_to_file(tmp_path, World(), step=0):
+        disk = Disk(monkeypatch, room=0)
+        for number in range(3):
+            root.info("line %d", number)
+        disk.room = 10**6
+        root.info("line 3")
+    root.handlers, root.level, root.propagate = before
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.count("rank_0.log: can't be written: No space left on device") == 1
+    text = (tmp_path / "rank_0.log").read_text()
+    assert [f"line {number}" in text for number in range(4)] == [True] * 4
+    assert text.count("can't be written") == 1
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 64])
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "\n\nab\n", "ab\n\ncd", "\nab\r\ncd\n\n"])
+def test_backward_is_the_lines_in_the_other_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, text: str
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    path = tmp_path / "file"
+    path.write_bytes(text.encode())
+    expected = text.encode().split(b"\n")
+    if not expected[-1]:
+        del expected[-1]
+    assert list(backward(path))[::-1] == expected

@@ -1,0 +1,93 @@
+"""How a command ends: its exit code, what it prints, and which rank speaks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dist_train.errors import ConfigError, DataError, RefusedElsewhereError, UserError
+from dist_train.system.exit import PATIENCE, first_rank_speaks, run_guarded
+from tests.conftest import Python
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("pass", 0, ""),
+        ("raise ValueError('a fault')", 1, "ValueError: a fault"),
+        ("raise errors.DataError('data.root: nothing there')", 2, "data.root: nothing there"),
+        ("raise KeyboardInterrupt", 130, ""),
+    ],
+)
+def test_a_command_ends_with_its_code(python: Python, body: str, code: int, said: str) -> None:
+    program = (
+        "from dist_train import errors\nfrom dist_train.system.exit import leave, run_guarded\n"
+        f"def main():\n    {body}\nleave(run_guarded(main))"
+    )
+    done = python("-c", program)
+    assert done.returncode == code
+    assert done.stdout == ""
+    if code == 1:
+        assert done.stderr.startswith("Traceback")
+        assert done.stderr.endswith(said + "\n")
+    else:
+        assert done.stderr == (f"{said}\n" if said else "")
+
+
+@pytest.fixture
+def error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As torchrun sets it for a rank."""
+    path = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
+    return path
+
+
+@pytest.mark.parametrize("refusal", [ConfigError("optim.lr: no"), KeyboardInterrupt()])
+def test_a_refusal_is_not_recorded_for_torchrun(error_file: Path, refusal: BaseException) -> None:
+    def main() -> None:
+        raise refusal
+
+    assert run_guarded(main) == (2 if isinstance(refusal, UserError) else 130)
+    assert not error_file.exists()
+
+
+def test_a_fault_is_recorded_for_torchrun(error_file: Path) -> None:
+    def main() -> None:
+        raise ZeroDivisionError("a fault")
+
+    assert run_guarded(main) == 1
+    assert "ZeroDivisionError" in json.loads(error_file.read_text())["message"]["message"]
+
+
+def test_a_success_under_torchrun_records_nothing(error_file: Path) -> None:
+    assert run_guarded(lambda: None) == 0
+    assert not error_file.exists()
+
+
+@pytest.mark.parametrize(("local_rank", "waits"), [(None, False), ("0", False), ("1", True), ("7", True)])
+def test_the_first_rank_of_a_machine_speaks_before_the_others(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, waits: bool
+) -> None:
+    """The launcher ends the others meanwhile; one that is left has a fault of its own, and says it."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(DataError, match="nothing there"), first_rank_speaks():
+        raise DataError("nothing there")
+    assert slept == ([PATIENCE] if waits else [])
+
+
+def test_a_rank_that_was_refused_elsewhere_leaves_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+
+    def main() -> None:
+        raise RefusedElsewhereError("rank 0 refused")
+
+    assert run_guarded(main) == 2
+    assert slept == [PATIENCE]
+    assert capsys.readouterr().err == ""

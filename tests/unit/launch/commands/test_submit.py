@@ -1,0 +1,200 @@
+"""`dist-train submit`: what it asks of Slurm, held by golden files, and what it refuses before anything is queued."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dist_train.errors import ConfigError
+from dist_train.run_dir import RunDir
+from launch import cli
+from launch.arguments import seconds
+from launch.commands import submit
+from launch.slurm import client
+from launch.slurm.profiles import load_cluster
+from tests.conftest import ROOT
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RENEW = "DIST_TRAIN_RENEW_GOLDEN"
+"""Variable under which the golden files are written anew; look at what changes before you commit it."""
+CONFIG = """
+data: {name: synthetic, num_train: 64, num_test: 16, global_batch: 32}
+model: {name: mnist_cnn}
+train: {max_steps: 4, micro_batch: 3}
+"""
+PROFILE = """
+partition: gpu
+account: my-project
+gpus_per_node: 4
+cpus_per_task: 32
+mem: 128G
+time: 8:00:00
+modules: [cuda/12.8, nccl]
+container: /images/train it.sif
+environment: {NCCL_SOCKET_IFNAME: ib0, GREETING: two words}
+sbatch: [--constraint=a100]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's directory, on a machine without Slurm."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.slurm.client.shutil.which", lambda _: None)
+    monkeypatch.setattr("launch.commands.submit.sys.executable", "/venv/bin/python")
+    (tmp_path / "small.yaml").write_text(CONFIG)
+    (tmp_path / "configs" / "clusters").mkdir(parents=True)
+    (tmp_path / "configs" / "clusters" / "gpus.yaml").write_text(PROFILE)
+    return tmp_path
+
+
+def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(["submit", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("cpu", ["small.yaml", "--gpus-per-node", "0", "--nproc-per-node", "2", "--time", "10", "optim.lr=0.1"]),
+        ("nodes", ["small.yaml", "--nodes", "2", "--gpus-per-node", "4", "--partition", "a100", "--qos", "high"]),
+        ("profile", ["small.yaml", "--profile", "gpus", "--time", "1-0:00:00", "run.name=x", "--", "--nice=5"]),
+        ("srun", ["small.yaml", "--gpus-per-node", "1", "--launch", "srun", "run.resume=never", "run.name=x"]),
+        ("bitwise", ["small.yaml", "--nodes", "2", "--gpus-per-node", "2", "run.reproducible=bitwise"]),
+    ],
+)
+def test_a_dry_run_prints_the_line_and_the_script(
+    here: Path, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str]
+) -> None:
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    code, said, errors = asked(capsys, *arguments[:at], "--dry-run", *arguments[at:])
+    assert (code, errors) == (0, "")
+    line, script = said.split("\n\n", 1)
+    assert script == (ROOT / "slurm" / "train.sbatch").read_text()
+    golden = GOLDEN / f"submit_{name}.txt"
+    if RENEW in os.environ:
+        golden.write_text(f"{line}\n")
+    assert f"{line}\n" == golden.read_text()
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.yaml", "--gpus-per-node", "0"], "none.yaml: cannot be read: No such file or directory"),
+        (["small.yaml", "--gpus-per-node", "0", "optim.lrr=1"], "optim.lrr is not a setting. Did you mean optim.lr?"),
+        (["small.yaml"], "--gpus-per-node is missing"),
+        (["small.yaml", "--gpus-per-node", "2", "--nproc-per-node", "3"], "a rank needs a GPU of its own"),
+        (["small.yaml", "--gpus-per-node", "2", "distributed.backend=gloo"], "would leave GPUs idle"),
+        (["small.yaml", "--gpus-per-node", "0", "distributed.backend=nccl"], "which needs GPUs"),
+        (["small.yaml", "--nodes", "9", "--gpus-per-node", "4"], "data.global_batch is 32, less than the 36 ranks"),
+        (["small.yaml", "--gpus-per-node", "3", "run.reproducible=bitwise"], "which 3 ranks can't share equally"),
+        (["small.yaml", "--gpus-per-node", "0", "--time", "soon"], "--time: is 'soon'; it must be like 2:00:00"),
+        (["small.yaml", "--profile", "nowhere"], "configs/clusters/nowhere.yaml is no file; there are in"),
+        (["small.yaml", "--gpus-per-node", "0"], "sbatch: no such command here; submit on a login node"),
+    ],
+)
+def test_what_would_fail_is_refused_here(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    code, _, errors = asked(capsys, *arguments)
+    assert (code, said in errors, "Traceback" in errors) == (2, True, False), errors
+    assert not (here / "runs").exists()
+
+
+def test_nothing_goes_to_sbatch_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["diff", "a", "b", "--", "--nice"]) == 2
+    assert "takes nothing after --; there is: --nice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("partitoin: gpu", r"x\.yaml:1: partitoin is not a setting\. Did you mean partition\?"),
+        ("mem: 64", r"x\.yaml:1: mem is 64; it must be text"),
+        ("gpus_per_node: many", r"x\.yaml:1: gpus_per_node is 'many'; it must be"),
+        ("environment: {A B: c}", r"x\.yaml:1: environment is .*A B.*a mapping whose keys are text that matches"),
+    ],
+)
+def test_a_profile_has_no_faults(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_cluster(str(tmp_path / "x.yaml"))
+
+
+def test_the_example_of_a_profile_is_one() -> None:
+    path = ROOT / "configs" / "clusters" / "example.yaml"
+    assert load_cluster(str(path)).model_dump(exclude_defaults=True).keys() == yaml.safe_load(path.read_text()).keys()
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("sbatch: error: invalid partition specified: x", "no such partition"),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "no such nodes"),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", "--account"),
+        ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "the queue is full"),
+        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "your limit of jobs"),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", "does not answer"),
+        ("sbatch: error: Batch job submission failed: Requested time limit is invalid", "a shorter --time"),
+    ],
+)
+def test_a_refusal_is_shown_with_what_it_means(said: str, meaning: str) -> None:
+    """What Slurm has said is its own text, from its source (slurm_errno.c) and from real refusals."""
+    first, second = client.refusal(["sbatch"], said).splitlines()
+    assert first == said
+    assert meaning in second
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [("90", 5400), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-0:30", 88200), ("2-1:02:03", 176523)],
+)
+def test_seconds_of_a_time_limit(time: str, expected: int) -> None:
+    assert seconds(time) == expected
+
+
+@pytest.mark.usefixtures("here")
+def test_a_time_limit_that_leaves_nothing_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    for time, is_short in (("4", True), ("0:05:00", False)):
+        code, said, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--dry-run", "--time", time)
+        assert (code, f"--time {time}: the job is stopped to save 120 s before" in said) == (0, is_short)
+
+
+@pytest.mark.parametrize("flag", ["--array=0-3", "--output=x", "-Jname", "-a", "--export=NONE", "-M", "--wrap=true"])
+@pytest.mark.usefixtures("here")
+def test_flags_that_a_submission_has_itself_are_refused(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    code, _, errors = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--", flag)
+    assert (code, errors.startswith(f"{flag}: can't be given to sbatch here")) == (2, True)
+
+
+def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK", "DIST_TRAIN_TRIALS"):
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("DIST_TRAIN_MAX_RESTARTS", "3")
+    left = submit.outside_of_jobs()
+    assert {name for name in left if name.startswith("SLURM_")} == {"SLURM_CONF"}
+    assert (left["DIST_TRAIN_MAX_RESTARTS"], "DIST_TRAIN_TRIALS" in left) == ("3", False)
+
+
+def test_a_run_is_as_it_was_where_nothing_could_be_queued(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch can be asked, and is gone when the job is to be queued."""
+    monkeypatch.setattr("launch.commands.submit.rehearse", lambda *_: None)
+    monkeypatch.setenv("PATH", str(here))
+    run = here / "runs" / "small"
+    assert asked(capsys, "small.yaml", "--gpus-per-node", "0")[0] == 2
+    assert not run.exists()
+    earlier = RunDir(run)
+    earlier.claim(anew=False)
+    earlier.write_status("done", 4, 1, resumable=False)
+    earlier.release()
+    before = sorted(run.rglob("*"))
+    code, said, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "run.resume=never")
+    assert (code, "the earlier run is runs/small again" in said) == (2, True)
+    assert sorted(run.rglob("*")) == before

@@ -1,0 +1,143 @@
+"""The layers of `dist_train`: a module imports only from layers below its own, and `launch` never imports torch."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Python
+
+PACKAGE = ROOT / "dist_train"
+LAYERS = (
+    ("errors and seeds need nothing of ours", {"__init__", "errors", "seeds"}),
+    ("settings say what to train, without torch", {"settings"}),
+    ("models and system know the settings only", {"models", "system"}),
+    ("a run has a directory", {"run_dir"}),
+    ("diagnostics write there how each rank is doing", {"diagnostics"}),
+    ("ranks meet in a process group", {"distributed"}),
+    ("the parts of a training, which never import each other", {"data", "execution", "monitoring", "optim"}),
+    ("a checkpoint keeps what the parts choose", {"checkpoint"}),
+    ("an evaluation reads a checkpoint", {"evaluate"}),
+    ("the state of a training and its reports", {"training"}),
+    ("the loop", {"train"}),
+    ("the command of one rank", {"__main__"}),
+    ("the agent that forks ranks", {"elastic"}),
+)
+WITHOUT_TORCH = (
+    *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.run_dir", "dist_train.elastic.agent"),
+    *("dist_train.settings", "dist_train.diagnostics"),
+    *(f"dist_train.system.{name}" for name in ("append_file", "cpu", "exit", "process", "stop_signals")),
+    *("dist_train.checkpoint.store",),
+    *(f"dist_train.monitoring.{name}" for name in ("ledger", "metrics", "tensorboard")),
+)
+"""Modules, and packages with all their modules, that import no torch at their top: a wrong key is answered at once."""
+HEAVY = {"numpy", "tensorboard", "torch", "torchvision"}
+HEIGHT = {room: height for height, (_, rooms) in enumerate(LAYERS) for room in rooms}
+LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """`dist_train.data.sampler` for dist_train/data/sampler.py."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """The package or module right below `dist_train` that a dotted name belongs to."""
+    first = [*module.split("."), "__init__"][1]
+    return "__init__" if first == "__version__" else first
+
+
+def imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """Dotted names of the modules imported; `from dist_train import seeds` imports `dist_train.seeds`."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if is_module(name) else node.module or "" for name in names)
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file() or name == "dist_train.__version__"
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported: all but the bodies of functions."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+def is_without_torch(module: str) -> bool:
+    exact = ("dist_train", "dist_train.__version__")
+    return module in exact or any(
+        module == name or module.startswith(f"{name}.") for name in WITHOUT_TORCH if name != "dist_train"
+    )
+
+
+def test_every_room_is_in_the_table_once() -> None:
+    listed = [room for _, rooms in LAYERS for room in rooms]
+    assert len(listed) == len(set(listed))
+    assert {room_of(name_of(module)) for module in MODULES} == set(listed)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_imports_lead_downward(module: Path) -> None:
+    own = room_of(name_of(module))
+    found = {name for name in imports(ast.walk(tree_of(module))) if name.split(".")[0] == "dist_train"}
+    upward = sorted(name for name in found if room_of(name) != own and HEIGHT[room_of(name)] >= HEIGHT[own])
+    assert upward == [], f"{name_of(module)} imports {upward}, which are not below it"
+
+
+def test_packages_have_no_import_cycles() -> None:
+    below = {name_of(module): set(imports(at_import(tree_of(module)))) for module in MODULES}
+    below = {name: {other for other in found if other in below and other != name} for name, found in below.items()}
+    left = set(below)
+    while free := {name for name in left if not below[name] & left}:
+        left -= free
+    assert left == set()
+
+
+@pytest.mark.parametrize("folder", sorted({module.parent for module in (*MODULES, *LAUNCH)}), ids=str)
+def test_no_folder_holds_more_than_twelve_modules(folder: Path) -> None:
+    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 12
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if is_without_torch(name_of(path))], ids=name_of)
+def test_modules_without_torch_import_nothing_that_imports_it(module: Path) -> None:
+    for name in imports(at_import(tree_of(module))):
+        assert name.split(".")[0] not in HEAVY, name
+        assert name.split(".")[0] != "dist_train" or is_without_torch(name), name
+
+
+def test_modules_without_torch_are_imported_without_it(python: Python) -> None:
+    names = [name_of(path) for path in MODULES if is_without_torch(name_of(path))]
+    done = python("-c", f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", LAUNCH, ids=name_of)
+def test_launch_imports_only_modules_without_torch(module: Path) -> None:
+    for name in imports(ast.walk(tree_of(module))):
+        package = name.split(".")[0]
+        assert package in {"dist_train", "launch", "pydantic", "yaml", *sys.stdlib_module_names}, name
+        assert package != "dist_train" or is_without_torch(name), name
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_dist_train_never_imports_launch(module: Path) -> None:
+    assert "launch" not in {name.split(".")[0] for name in imports(ast.walk(tree_of(module)))}

@@ -103,7 +103,7 @@ def evaluate(
     try:
         for batch in _awaited(batches, stop or Stop()):
             mark()
-            logits = _logits(network, batch.pictures, choices, world)
+            logits = _logits(network, batch.images, choices, world)
             losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
             right = logits.argmax(dim=1) == batch.labels
             # A mask, and `bincount`, would wait for a GPU to say how many there are.
@@ -132,12 +132,12 @@ def _awaited(batches: Iterator[EvalBatch], stop: Stop) -> Iterator[EvalBatch]:
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, pictures: Tensor, choices: Choices, world: World) -> Tensor:
+def _logits(network: nn.Module, images: Tensor, choices: Choices, world: World) -> Tensor:
     """Logits in at least fp32, so that a tie of low precision is a tie in every sum."""
     if choices.autocast_dtype is None:
-        return network(pictures)  # type: ignore[no-any-return]
+        return network(images)  # type: ignore[no-any-return]
     with torch.autocast(world.device.type, choices.autocast_dtype):
-        return network(pictures).float()  # type: ignore[no-any-return]
+        return network(images).float()  # type: ignore[no-any-return]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,13 +32,13 @@ from dist_train.models import build_model, check_passes
 from dist_train.optim.optimizer import lr_at
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
-from dist_train.settings.schedule import Plan, check_ranks
+from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config
 from dist_train.system.cpu import settle
 from dist_train.system.stop_signals import Stop, StopRequested
-from dist_train.training.reporter import Report, open_report
+from dist_train.training.reporter import Reporter, open_report
 from dist_train.training.state import Training
-from dist_train.training.step_results import Fact, Facts
+from dist_train.training.step_results import StepResult, StepResults
 
 
 def train(config: Config, world: World, stop: Stop | None = None, command: str = "the same command") -> bool:
@@ -53,7 +53,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
 
     Raises:
         UserError: settings, data, run directory or checkpoint do not go together, and nothing was written; or, with
-            the loader `workers`, a picture can't be read, or another process has taken the run over.
+            the loader `workers`, a image can't be read, or another process has taken the run over.
         NonFiniteError: the loss or a gradient is no number any more.
         SaveError: the last checkpoint could not be written.
     """
@@ -71,7 +71,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         work = convolution_work(network, dataset.shape)
         may_be_together = config.train.compile == "step" and world.size == 1 and world.device.type == "cpu"
         draws = may_be_together and draws_random_numbers(network, dataset.shape)
-        plan = Plan.of(config, len(dataset.train))
+        plan = Schedule.of(config, len(dataset.train))
         if world.is_main:
             run.check_usable(anew)
     files = resume.load(config, run, world, anew)
@@ -139,13 +139,13 @@ def _agreed_choices(
     return Choices(**json.loads(sent))
 
 
-def _left_early(report: Report, recorder: Recorder) -> None:
+def _left_early(report: Reporter, recorder: Recorder) -> None:
     """What a stop before the first step leaves; called in a thread, while the main one may be anywhere."""
     recorder.leave("asked to stop before the first step")
     report.left_early()
 
 
-def _open_saver(config: Config, run: RunDir, report: Report) -> Saver:
+def _open_saver(config: Config, run: RunDir, report: Reporter) -> Saver:
     def check() -> None:
         run.check_attempt()
         report.sync()  # no checkpoint is ahead of the ledger, after a power cut either
@@ -173,7 +173,7 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
         (shard,) = batch.shards
         seed_step(training.seed, batch.step, shard.number, training.world.device)
         weight = training.loss_weight(shard, batch.count)
-        loss, training.grad_norm = training.whole_step.one(shard.pictures, shard.labels, weight)
+        loss, training.grad_norm = training.whole_step.one(shard.images, shard.labels, weight)
         reduction.noted(loss, counts=True)
         return reduction.finish()
     for shard in batch.shards:
@@ -181,10 +181,10 @@ def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark 
         weight = training.loss_weight(shard, batch.count)
         pieces = training.cut(shard)
         with reduction.shard(counts=shard.share > 0):
-            for number, (pictures, labels) in enumerate(pieces, start=1):
+            for number, (images, labels) in enumerate(pieces, start=1):
                 with reduction.backward_pass(last=number == len(pieces)):
                     mark("forward", batch.step)
-                    loss = training.loss_sum(pictures, labels)
+                    loss = training.loss_sum(images, labels)
                     noted = reduction.noted(loss, counts=shard.share > 0)
                     mark("backward", batch.step)
                     backward(training.scaled(noted), weight)
@@ -206,8 +206,8 @@ class _Run:
     directory: RunDir
     dataset: Dataset
     training: Training
-    plan: Plan
-    report: Report
+    plan: Schedule
+    report: Reporter
     saver: Saver
     stop: Stop
     recorder: Recorder
@@ -234,7 +234,7 @@ class _Run:
 
     def _train(self) -> None:
         training, plan = self.training, self.plan
-        facts = Facts(self.world.device)
+        facts = StepResults(self.world.device)
         with self._batches() as batches:
             training.start(plan.largest_pass(self.world.size), self.dataset.shape)
             self.stop.begun()
@@ -245,7 +245,7 @@ class _Run:
             while training.step < plan.total_steps:
                 self._step(batches, facts)
 
-    def _step(self, batches: TrainBatches, facts: Facts) -> None:
+    def _step(self, batches: TrainBatches, facts: StepResults) -> None:
         """One step, or some in one call, and what is due after it."""
         training, plan = self.training, self.plan
         self.recorder.mark("data", training.step)
@@ -264,7 +264,7 @@ class _Run:
         if is_last:
             raise StopRequested
 
-    def _one(self, batches: TrainBatches, facts: Facts) -> Iterable[Fact]:
+    def _one(self, batches: TrainBatches, facts: StepResults) -> Iterable[StepResult]:
         """A step; gives what is known by now of it and of those before."""
         training = self.training
         batch = self._next(batches)
@@ -276,7 +276,7 @@ class _Run:
         training.step += 1
         return facts.add(training.step, lr, batch.samples, note, training.grad_norm)
 
-    def _several(self, batches: TrainBatches, count: int) -> Iterable[Fact]:
+    def _several(self, batches: TrainBatches, count: int) -> Iterable[StepResult]:
         """`count` steps in one call; gives what there is to know of them."""
         training = self.training
         group = [self._next(batches) for _ in range(count)]
@@ -286,7 +286,7 @@ class _Run:
         losses, norms = training.several(group, lrs)
         training.step += count
         return [
-            Fact(batch.step + 1, lr, batch.samples, loss, stops, norm)
+            StepResult(batch.step + 1, lr, batch.samples, loss, stops, norm)
             for batch, lr, loss, norm in zip(group, lrs, losses, norms, strict=True)
         ]
 
@@ -305,7 +305,7 @@ class _Run:
                 raise
             return batches.stand_in(self.training.step)
 
-    def _learn(self, facts: Iterable[Fact]) -> bool:
+    def _learn(self, facts: Iterable[StepResult]) -> bool:
         """Take in what is known of some steps by now; says whether a rank was asked to stop."""
         is_scaled = self.training.scaler is not None  # an infinite gradient is how its factor is found
         stops = 0.0
@@ -318,7 +318,7 @@ class _Run:
             stops += fact.stops
         return stops > 0
 
-    def _non_finite(self, fact: Fact) -> NonFiniteError:
+    def _non_finite(self, fact: StepResult) -> NonFiniteError:
         # Of a gradient alone nobody knows whose it was, and on a GPU the newest losses are of a later step.
         is_anyones = isfinite(fact.loss_sum) or self.world.device.type == "cuda"
         is_own = is_anyones or not self.training.reduction.is_own_loss_finite()

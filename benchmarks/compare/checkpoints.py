@@ -27,7 +27,7 @@ OURS = ("ours", "ours, the first")
 """The first takes memory that the process has never had; `benchmarks.compare.copies` leaves its first turn out too."""
 COPIES = {"copy into memory that is there": "copy", "clone": "clone", "torch.save and fsync": "save"}
 """What a plain program does with the same tensors, and what `benchmarks.compare.copies` calls it."""
-SETTINGS = (f"data.global_batch={BATCH}", "log.every=1", "train.precision=fp32", "checkpoint.keep_best=false")
+SETTINGS = (f"data.global_batch={BATCH}", "log.every_steps=1", "train.precision=fp32", "checkpoint.keep_best=false")
 
 
 def wait_case(name: str) -> Case:
@@ -55,7 +55,7 @@ def restart_tasks(session: Session) -> Iterator[Task]:
 
 def _wait(session: Session) -> list[Reading]:
     steps = EVERY * (3 if session.quick else 6) + 1
-    ours = train(session, WORK, 1, *SETTINGS, f"train.max_steps={steps}", f"checkpoint.every={EVERY}")
+    ours = train(session, WORK, 1, *SETTINGS, f"train.max_steps={steps}", f"checkpoint.every_steps={EVERY}")
     first, *later = waits(ours.readings(), BATCH, EVERY)
     return [Reading(1000 * seconds, ours.outcome) for seconds in (statistics.median(later), first)]
 

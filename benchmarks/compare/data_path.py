@@ -1,9 +1,9 @@
-"""Measure how fast pictures reach a step: this project's batches against torchvision's transforms and a plain loader.
+"""Measure how fast images reach a step: this project's batches against torchvision's transforms and a plain loader.
 
     python -m benchmarks.compare.data_path [--rounds 5] [--batch 128] [--threads 2] [--json FILE]
 
-CIFAR-sized pictures, made up for the purpose, with a random crop, a flip and the normalisation; nothing trains. From
-memory: resident pictures against a dataset of arrays with `torchvision.transforms.v2`, with 0 and 2 workers. From JPEG
+CIFAR-sized images, made up for the purpose, with a random crop, a flip and the normalisation; nothing trains. From
+memory: resident images against a dataset of arrays with `torchvision.transforms.v2`, with 0 and 2 workers. From JPEG
 files: the loader `workers` against `ImageFolder`, both with 2 workers. Everybody takes a turn in each round, and ratios
 are taken by round. Needs no network and about a minute.
 """
@@ -36,17 +36,17 @@ AUGMENT = Augment(crop_padding=4, flip=True)
 PICTURES = 8192
 FILES = 5120
 SMALL = 4
-"""Pictures in the small batch, of which a step takes some 1.6 ms."""
+"""Images in the small batch, of which a step takes some 1.6 ms."""
 
 Rate = Callable[[], float]
 
 
 class Arrays(TorchDataset[Any]):
-    """Pictures as torchvision's CIFAR10 holds them: each becomes a PIL image and goes through the transforms."""
+    """Images as torchvision's CIFAR10 holds them: each becomes a PIL image and goes through the transforms."""
 
     def __init__(self, dataset: Dataset) -> None:
-        pictures = dataset.train.pictures.take(dataset.train.indices)
-        self._arrays = pictures.permute(0, 2, 3, 1).contiguous().numpy()
+        images = dataset.train.images.take(dataset.train.indices)
+        self._arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
         self._labels = dataset.train.labels.tolist()
         self._transform = transform()
 
@@ -83,7 +83,7 @@ def main() -> None:
     _tell(found)
     if options.json:
         about = {"torch": torch.__version__, "threads": options.threads, "batch": options.batch}
-        options.json.write_text(json.dumps({"about": about, "pictures_per_second": found}, indent=1), encoding="utf-8")
+        options.json.write_text(json.dumps({"about": about, "images_per_second": found}, indent=1), encoding="utf-8")
 
 
 def _parse() -> argparse.Namespace:
@@ -98,7 +98,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _rates(place: Path, batch: int) -> dict[str, Rate]:
-    """What is measured, by name; each gives pictures a second."""
+    """What is measured, by name; each gives images a second."""
     memory = SyntheticData(
         name="synthetic", root=str(place), cache=str(place / "cache"), shape=(3, 32, 32), num_train=PICTURES,
         global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
@@ -124,43 +124,43 @@ def _rates(place: Path, batch: int) -> dict[str, Rate]:
 
 
 def _write(dataset: Dataset, root: Path) -> None:
-    """Some of the pictures as JPEG files in folders of their classes."""
+    """Some of the images as JPEG files in folders of their classes."""
     for split, samples, count in (("train", dataset.train, FILES), ("test", dataset.test, 10)):
         for name in dataset.classes:
             (root / split / name).mkdir(parents=True)
-        pictures = samples.pictures.take(samples.indices[:count]).permute(0, 2, 3, 1).numpy()
-        for number, (pixels, label) in enumerate(zip(pictures, samples.labels.tolist(), strict=False)):
+        images = samples.images.take(samples.indices[:count]).permute(0, 2, 3, 1).numpy()
+        for number, (pixels, label) in enumerate(zip(images, samples.labels.tolist(), strict=False)):
             Image.fromarray(pixels).save(root / split / dataset.classes[label] / f"{number}.jpg", quality=90)
         for name in dataset.classes:  # of the few that are tested a class may lack one
-            Image.fromarray(pictures[0]).save(root / split / name / "first.jpg")
+            Image.fromarray(images[0]).save(root / split / name / "first.jpg")
 
 
 def _ours(
     dataset: Dataset, config: Data, count: int, memory_format: torch.memory_format = torch.contiguous_format
 ) -> float:
     with TrainBatches(dataset, config, 0, World(), 0, count + 1, memory_format) as batches:
-        return _rate((batch.shards[0].pictures for batch in batches), count)
+        return _rate((batch.shards[0].images for batch in batches), count)
 
 
 def _theirs(dataset: TorchDataset[Any], workers: int, batch: int, count: int) -> float:
     loader = DataLoader(dataset, batch, shuffle=True, num_workers=workers, generator=torch.Generator())
-    with closing(pictures for pictures, _ in loader) as stream:
+    with closing(images for images, _ in loader) as stream:
         return _rate(stream, count)
 
 
 def _rate(batches: Iterable[torch.Tensor], count: int) -> float:
-    """Pictures a second over `count` batches after the first, which waits for the start of workers."""
+    """Images a second over `count` batches after the first, which waits for the start of workers."""
     stream: Iterator[torch.Tensor] = iter(batches)
     next(stream)
     began = time.perf_counter()
-    pictures = sum(len(next(stream)) for _ in range(count))
-    return pictures / (time.perf_counter() - began)
+    images = sum(len(next(stream)) for _ in range(count))
+    return images / (time.perf_counter() - began)
 
 
 def _tell(found: dict[str, list[float]]) -> None:
     for name, rates in found.items():
         low, median, high = min(rates), statistics.median(rates), max(rates)
-        print(f"{name:32s} {median:11,.0f} pictures/s  ({low:,.0f} to {high:,.0f}, n {len(rates)})")
+        print(f"{name:32s} {median:11,.0f} images/s  ({low:,.0f} to {high:,.0f}, n {len(rates)})")
     best = [max(pair) for pair in zip(*(found[f"memory: torchvision, {n} workers"] for n in (0, 2)), strict=True)]
     for name, ours, other in (
         ("memory, against the better of torchvision", found["memory: ours"], best),

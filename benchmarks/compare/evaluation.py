@@ -1,4 +1,4 @@
-"""Seconds of an evaluation of the 10,000 test pictures, in a training that is going on.
+"""Seconds of an evaluation of the 10,000 test images, in a training that is going on.
 
 Of ours it is the time between the line of a step and the line of the evaluation after it in `metrics.jsonl`.
 """
@@ -47,8 +47,9 @@ def _plain(session: Session, work: Work, autocast: str) -> Reading:
 
 def _ours(session: Session, work: Work, settings: Sequence[str]) -> Reading:
     schedule = [
-        f"data.limit_train={STEPS * work.batch}", f"train.epochs={PASSES}", "eval.every_epochs=1", f"log.every={STEPS}",
-        "data.limit_test=10000", "checkpoint.every=1000000", "checkpoint.keep_best=false",
+        f"data.limit_train={STEPS * work.batch}", f"train.epochs={PASSES}", "eval.every_epochs=1",
+        f"log.every_steps={STEPS}", "data.limit_test=10000",
+        "checkpoint.every_steps=1000000", "checkpoint.keep_best=false",
     ]  # fmt: skip
     ours = train(session, work, 1, *schedule, *settings)
     return Reading(statistics.median(pauses(ours.readings("train"), ours.readings("eval"))[1:]), ours.outcome)

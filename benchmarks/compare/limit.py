@@ -106,14 +106,14 @@ def stepping(order: Order, choices: dict[str, Any], device: torch.device) -> Cal
     network = material.network(order.work).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = material.optimizer(order.work, network.parameters(), **({"fused": True} if choices else {}))
     model = _wrapped(network, order, device, as_ours=bool(choices))
-    pictures, labels = material.fixed_batch(order.work, order.batch)
-    pictures, labels = pictures.to(device, memory_format=memory_format), labels.to(device)
+    images, labels = material.fixed_batch(order.work, order.batch)
+    images, labels = images.to(device, memory_format=memory_format), labels.to(device)
     dtype = TYPES.get(choices.get("precision", ""))
 
     def step() -> Tensor:
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = functional.cross_entropy(model(pictures), labels)
+            loss = functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss

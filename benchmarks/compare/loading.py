@@ -1,4 +1,4 @@
-"""Pictures a second that reach a step, from memory and from files: ours and torchvision's (`data_path`)."""
+"""Images a second that reach a step, from memory and from files: ours and torchvision's (`data_path`)."""
 
 import json
 import sys
@@ -28,5 +28,5 @@ def tasks(session: Session) -> Iterator[Task]:
 def _measure(session: Session) -> list[Reading]:
     answer = session.path("data")
     outcome = run([sys.executable, "-m", "benchmarks.compare.data_path", "--rounds", "1", "--json", str(answer)])
-    rates = json.loads(answer.read_text(encoding="utf-8"))["pictures_per_second"]
+    rates = json.loads(answer.read_text(encoding="utf-8"))["images_per_second"]
     return [Reading(rates[name][0], outcome) for name in NAMES]

@@ -14,7 +14,7 @@ from dist_train.settings.schema import Config, Normalize, StoredData
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-# The statistics that lessons give for the training split, in the unit of pictures scaled to 0..1.
+# The statistics that lessons give for the training split, in the unit of images scaled to 0..1.
 STATISTICS = {"mnist": ((0.1307,), (0.3081,)), "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))}
 
 
@@ -35,7 +35,7 @@ def optimizer(work: Work, weights: Any, **arguments: Any) -> torch.optim.Optimiz
 
 
 def fixed_batch(work: Work, size: int) -> tuple[Tensor, Tensor]:
-    """Random pictures, float32 [size, C, H, W], and labels, int64 [size]."""
+    """Random images, float32 [size, C, H, W], and labels, int64 [size]."""
     return torch.randn(size, *SHAPES[work.dataset]), torch.randint(0, 10, (size,))
 
 
@@ -43,14 +43,14 @@ def dataset(work: Work, train: bool = True) -> Any:
     """torchvision's data set in $DIST_TRAIN_DATA, with the transforms that its documentation shows."""
     from torchvision.datasets import MNIST
 
-    from benchmarks.compare.pictures import UncheckedCIFAR10
+    from benchmarks.compare.images import UncheckedCIFAR10
 
     kind = MNIST if work.dataset == "mnist" else UncheckedCIFAR10
     return kind(os.environ["DIST_TRAIN_DATA"], train=train, transform=transform(work, train))
 
 
 def transform(work: Work, train: bool = True) -> Any:
-    """From a PIL picture to a normalised float32 tensor, [C, H, W]; random crop and flip where the recipe has them."""
+    """From a PIL image to a normalised float32 tensor, [C, H, W]; random crop and flip where the recipe has them."""
     from torchvision import transforms
 
     augment = settings(work).data.augment

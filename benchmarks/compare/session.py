@@ -91,7 +91,7 @@ def own_settings(session: Session, work: Work) -> list[str]:
     """Settings of every run of ours: nothing but the training, of which the loss is told where the peers tell it."""
     device = ["distributed.backend=gloo"] if session.device == "cpu" else []
     return [
-        *work.overrides, f"log.every={work.every}", "eval.every_epochs=0", "data.limit_test=10",
+        *work.overrides, f"log.every_steps={work.every}", "eval.every_epochs=0", "data.limit_test=10",
         "data.download=false", *device,
     ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from benchmarks.rounds import Case, Reading, Task
 
 WORK = WORKS["mnist"]
 RANKS = 2
-ONE_STEP = ("train.max_steps=1", "log.every=1", "distributed.backend=gloo")
+ONE_STEP = ("train.max_steps=1", "log.every_steps=1", "distributed.backend=gloo")
 DIST_TRAIN = "ours, dist-train train"
 TORCHRUN = "ours, torchrun"
 BARE = "bare script, torchrun"

@@ -147,7 +147,7 @@ def measure_ours(session: Session, work: Work, ranks: int, name: str, settings: 
     """Our throughput, of an ordinary run; with one checkpoint in the window if the work `saves`."""
     first, last = work.window(session.quick)
     every = first + (last - first) // 2 if work.saves else last
-    ours = train(session, work, ranks, f"train.max_steps={last}", f"checkpoint.every={every}", *settings)
+    ours = train(session, work, ranks, f"train.max_steps={last}", f"checkpoint.every_steps={every}", *settings)
     session.choices[work.name, ranks, name] = ours.choices
     return Reading(rate(ours.readings(), work.batch, first, last), ours.outcome)
 

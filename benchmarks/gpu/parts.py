@@ -140,7 +140,7 @@ def _driver() -> str:
 def group(part: Part) -> None:
     """A collective, and an ordinary run, in a process group that torchrun starts."""
     collective = "an all_reduce of 64 MiB"
-    digits = "the digits by torchrun" if importlib.util.find_spec("sklearn") else "made pictures by torchrun"
+    digits = "the digits by torchrun" if importlib.util.find_spec("sklearn") else "made images by torchrun"
     part.sheet.plan([collective, digits])
     backend = "nccl" if part.place.on_gpu else "gloo"
     part.measure(collective, lambda: _all_reduce(part.place, backend), "ms", f"{backend}, one rank")
@@ -276,8 +276,9 @@ def _stall(work: Work, place: Place, *overrides: str) -> Spread:
     """Milliseconds that a step with a save takes more than the median of the others."""
     every, steps = (50, 310) if place.on_gpu else (2, 9)
     config = speed.settings(
-        work, place, "train.precision=auto", "log.every=1", f"checkpoint.every={every}", f"train.max_steps={steps}",
-        "checkpoint.keep_last=1", "checkpoint.keep_best=false", "log.weights_every=1000000", *overrides,
+        work, place, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
+        f"train.max_steps={steps}", "checkpoint.keep_last=1", "checkpoint.keep_best=false",
+        "log.weights_every_steps=1000000", *overrides,
         *([] if place.on_gpu else ["data.global_batch=4"]),
     )  # fmt: skip
     train(config, open_world(config.distributed, {}))

@@ -1,6 +1,6 @@
 """Samples a second of one process, on a GPU or a CPU: ours, plain PyTorch, and the bare step on one fixed batch.
 
-All read the clock after some steps again and again; a number is the median of the rates between two readings. Pictures
+All read the clock after some steps again and again; a number is the median of the rates between two readings. Images
 are random ones in the shapes of the work: what they show makes no difference to the speed, and no files are needed.
 """
 
@@ -38,7 +38,7 @@ TYPES = {"bf16": torch.bfloat16}
 LEAST = 3
 """Rates that a median is taken of, at least."""
 NUMBERS = {"mnist": 60_000, "cifar10": 50_000}
-"""Pictures in the training split of each data set."""
+"""Images in the training split of each data set."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Place:
 
 
 def settings(work: Work, place: Place, *overrides: str) -> Config:
-    """The recipe of a work on random pictures, in a new directory of its own."""
+    """The recipe of a work on random images, in a new directory of its own."""
     number = NUMBERS[work.dataset] if place.on_gpu else 2048
     own = [] if place.on_gpu else ["distributed.backend=gloo"]
     return load_config(
@@ -94,7 +94,7 @@ def tensorboard() -> list[str]:
 
 def ours(work: Work, place: Place, *overrides: str) -> Spread:
     """An ordinary run with its log, ledger and checkpoints, as long as it takes."""
-    config = settings(work, place, f"log.every={every(work, place)}", *overrides)
+    config = settings(work, place, f"log.every_steps={every(work, place)}", *overrides)
     stop, metrics = Stop(), Path(config.run.dir) / "metrics.jsonl"
     with _stopped_when(lambda: _are_enough(_read(metrics), place.seconds), stop):
         train(config, open_world(config.distributed, {}), stop)
@@ -135,7 +135,7 @@ def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = No
     """
     _use_tf32(convolutions=True, products=False)
     loader = DataLoader(
-        Pictures(work), work.batch, shuffle=True, num_workers=workers, pin_memory=place.on_gpu, drop_last=True
+        Images(work), work.batch, shuffle=True, num_workers=workers, pin_memory=place.on_gpu, drop_last=True
     )
     network = material.network(work).to(place.device).train()
     optimizer = material.optimizer(work, network.parameters())
@@ -163,13 +163,13 @@ def _endless(loader: "DataLoader[Any]") -> Iterator[Any]:
         yield from loader
 
 
-class Pictures(TorchDataset[tuple[Tensor, int]]):
-    """Random pictures, taken and transformed one by one as torchvision's MNIST and CIFAR10 do it."""
+class Images(TorchDataset[tuple[Tensor, int]]):
+    """Random images, taken and transformed one by one as torchvision's MNIST and CIFAR10 do it."""
 
     def __init__(self, work: Work) -> None:
         channels, height, width = material.SHAPES[work.dataset]
         size = (4096, height, width) if channels == 1 else (4096, height, width, channels)
-        self._pictures = torch.randint(0, 256, size, dtype=torch.uint8).numpy()
+        self._images = torch.randint(0, 256, size, dtype=torch.uint8).numpy()
         self._length = NUMBERS[work.dataset]
         self._transform = material.transform(work)
 
@@ -179,8 +179,8 @@ class Pictures(TorchDataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         from PIL import Image
 
-        picture = Image.fromarray(self._pictures[index % len(self._pictures)])
-        return self._transform(picture), index % 10
+        image = Image.fromarray(self._images[index % len(self._images)])
+        return self._transform(image), index % 10
 
 
 def bare(work: Work, place: Place, precision: str) -> Spread:
@@ -191,8 +191,8 @@ def bare(work: Work, place: Place, precision: str) -> Spread:
     network = material.network(work).train()
     network = network.to(device=place.device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = material.optimizer(work, network.parameters(), fused=True)
-    pictures, labels = material.fixed_batch(work, work.batch)
-    pictures, labels = pictures.to(place.device, memory_format=memory_format), labels.to(place.device)
+    images, labels = material.fixed_batch(work, work.batch)
+    images, labels = images.to(place.device, memory_format=memory_format), labels.to(place.device)
     dtype = TYPES.get(precision)
     pause = every(work, place)
     readings: list[tuple[int, float]] = []
@@ -200,7 +200,7 @@ def bare(work: Work, place: Place, precision: str) -> Spread:
         for _ in range(pause):
             optimizer.zero_grad()
             with torch.autocast(place.device.type, dtype, enabled=dtype is not None):
-                loss = functional.cross_entropy(network(pictures), labels)
+                loss = functional.cross_entropy(network(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         place.wait()

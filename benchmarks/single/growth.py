@@ -2,7 +2,7 @@
 
     python -m benchmarks.single.growth [--quick] [--measures steps checkpoints start epoch ranks] [--rounds 3]
 
-One process, or two ranks, trains a tiny network on made pictures of 8x8. Prints a table and writes it to
+One process, or two ranks, trains a tiny network on made images of 8x8. Prints a table and writes it to
 `benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it, by
 Ctrl-C or a failure too, and none overwrites another.
 """
@@ -129,7 +129,7 @@ def _parse() -> argparse.Namespace:
 def over_steps(folder: Path, scale: Scale) -> Iterator[Finding]:
     """Time a step, memory, and bytes a line, in the first tenth of a long run and in the last."""
     every = scale.steps // 100
-    settings = [f"train.max_steps={scale.steps}", f"log.every={every}", "checkpoint.every=1000000"]
+    settings = [f"train.max_steps={scale.steps}", f"log.every_steps={every}", "checkpoint.every_steps=1000000"]
     directory, samples = _sampled_run(folder, SIZES["10 thousand"], "steps", settings)
     lines = _trained(directory)
     yield from _tenths("steps", f"{scale.steps:,} steps", lines, samples)
@@ -141,7 +141,7 @@ def over_checkpoints(folder: Path, scale: Scale) -> Iterator[Finding]:
     """The same over many checkpoints; each time is of the steps from one to the next, with what they wait for it."""
     every = 25
     steps = every * (scale.checkpoints + 1)
-    settings = [f"train.max_steps={steps}", f"log.every={every}", f"checkpoint.every={every}"]
+    settings = [f"train.max_steps={steps}", f"log.every_steps={every}", f"checkpoint.every_steps={every}"]
     directory, samples = _sampled_run(folder, SIZES["10 thousand"], "checkpoints", settings)
     yield from _tenths("checkpoints", f"{scale.checkpoints} checkpoints", _trained(directory), samples)
     there = len(list((directory / "checkpoints").glob("step_*")))
@@ -214,7 +214,7 @@ def _orders(measure: str, what: str, scale: Scale, private: Mapping[str, float])
     a_sample = (high - low) / (most - fewest)
     return Finding(
         measure, f"{what} that grows with the data set", "bytes a sample", {"largest and smallest": a_sample},
-        f"at most {ORDERS}: the orders of two epochs; a picture has 64", a_sample <= ORDERS,
+        f"at most {ORDERS}: the orders of two epochs; a image has 64", a_sample <= ORDERS,
     )  # fmt: skip
 
 
@@ -254,7 +254,7 @@ def _lengths(measure: str, what: str, path: Path) -> Finding:
 
 
 def _config(folder: Path, size: int) -> Path:
-    """The settings of runs on so many pictures, which lie in the cache then."""
+    """The settings of runs on so many images, which lie in the cache then."""
     path = folder / f"{size}.yaml"
     if not path.exists():
         path.write_text(CONFIG.format(size=size, cache=folder / "cache"), encoding="utf-8")
@@ -281,7 +281,7 @@ def _start(folder: Path, size: int) -> tuple[float, list[float]]:
     """When a command was given, and the ends of its steps."""
     directory = Path(tempfile.mkdtemp(dir=folder))
     config = _config(folder, size)
-    asked = [f"train.max_steps={STARTED}", "log.every=1", f"run.dir={directory}"]
+    asked = [f"train.max_steps={STARTED}", "log.every_steps=1", f"run.dir={directory}"]
     outcome = run([sys.executable, "-m", "dist_train", str(config), *asked], timeout=PATIENCE)
     return outcome.started, [float(line["time"]) for line in _trained(directory)]
 
@@ -297,7 +297,7 @@ def _ranks_memory(folder: Path, size: int) -> list[Sample]:
     """The memory of each of two ranks some steps after their start."""
     directory = Path(tempfile.mkdtemp(dir=folder))
     config = _config(folder, size)
-    asked = [str(config), f"run.dir={directory}", "log.every=10", "checkpoint.every=1000000"]
+    asked = [str(config), f"run.dir={directory}", "log.every_steps=10", "checkpoint.every_steps=1000000"]
     with _running([*torchrun(sys.executable, 2), "-m", "dist_train", *asked]) as process:
         _wait_for(lambda: len(_trained(directory)) >= 20, process)
         time.sleep(SETTLED)

@@ -1,6 +1,6 @@
 """A data set for `benchmarks.single.growth`, and the batches around the start of an epoch, in a process of its own.
 
-python -m benchmarks.single.growth_data make CONFIG     puts random pictures in the cache, which no run has to make then
+python -m benchmarks.single.growth_data make CONFIG     puts random images in the cache, which no run has to make then
 python -m benchmarks.single.growth_data epoch CONFIG    prints how long batches took, in seconds, and bytes of memory
 """
 
@@ -18,30 +18,30 @@ from benchmarks.single.memory import samples_of
 from dist_train.data import batches, cache, open_dataset
 from dist_train.data.batches import TrainBatches
 from dist_train.data.datasets import synthetic
-from dist_train.data.source import Decoded
+from dist_train.data.source import DecodedSplit
 from dist_train.distributed.world import World
 from dist_train.settings.loader import load_config
 from dist_train.settings.schedule import steps_per_epoch
 from dist_train.settings.schema import Config, SyntheticData
 
 AN_EPOCH = 5.0
-"""Seconds between the start of the stream and the next epoch: a real one of 10 million pictures takes minutes."""
+"""Seconds between the start of the stream and the next epoch: a real one of 10 million images takes minutes."""
 
 
 def make(config: Config) -> None:
-    """Cache random pictures as those of this data set: its own would take tens of bytes a pixel to make."""
+    """Cache random images as those of this data set: its own would take tens of bytes a pixel to make."""
     if not isinstance(config.data, SyntheticData):
         raise TypeError(f"{config.data.name} is no made data set")
     for split in ("train", "test"):
         source = synthetic.find(config.data, split, config.run.seed)
         count = config.data.num_train if split == "train" else config.data.num_test
-        cheap = replace(source, read=partial(_pictures, count))
+        cheap = replace(source, read=partial(_images, count))
         cache.open_contents(cache.entry_of(config.data, split, cheap), cheap, verify=False)
 
 
-def _pictures(count: int) -> Decoded:
-    pictures = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8)
-    return Decoded(pictures, torch.arange(count) % 10, tuple(map(str, range(10))))
+def _images(count: int) -> DecodedSplit:
+    images = torch.randint(0, 256, (count, 1, 8, 8), dtype=torch.uint8)
+    return DecodedSplit(images, torch.arange(count) % 10, tuple(map(str, range(10))))
 
 
 def epoch(config: Config) -> dict[str, float]:

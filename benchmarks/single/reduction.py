@@ -65,19 +65,19 @@ def sums(size: int, world: World, memory: SharedMemory) -> dict[str, Callable[[]
 
 def steps(world: World, memory: SharedMemory) -> dict[str, Callable[[], object]]:
     """Steps through the parts of `dist_train`; and, to see what DDP costs, through one sum of one flat gradient."""
-    pictures = torch.randn(BATCH // world.size, *SHAPE).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(len(pictures), dtype=torch.long)
+    images = torch.randn(BATCH // world.size, *SHAPE).contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(len(images), dtype=torch.long)
     alone, flat = Alone(*twice(network()), world), Alone(*twice(network()), world)
-    gloo, shared = Average(*twice(network()), world, pictures), Average(*twice(network()), world, pictures, memory)
+    gloo, shared = Average(*twice(network()), world, images), Average(*twice(network()), world, images, memory)
 
     def summed() -> None:
         memory.sum_(flat.flats[0].tensor, 1 / world.size)
 
     return {
-        "gloo": stepping(gloo, pictures, labels),
-        "shared memory": stepping(shared, pictures, labels),
-        "shared memory, without DDP": stepping(flat, pictures, labels, summed),
-        "nothing added up": stepping(alone, pictures, labels),
+        "gloo": stepping(gloo, images, labels),
+        "shared memory": stepping(shared, images, labels),
+        "shared memory, without DDP": stepping(flat, images, labels, summed),
+        "nothing added up": stepping(alone, images, labels),
     }
 
 
@@ -91,13 +91,13 @@ def twice(built: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def stepping(
-    reduction: Alone, pictures: Tensor, labels: Tensor, after: Callable[[], object] = lambda: None
+    reduction: Alone, images: Tensor, labels: Tensor, after: Callable[[], object] = lambda: None
 ) -> Callable[[], object]:
     optimizer = torch.optim.SGD(reduction._weights, lr=1e-3, momentum=0.5, fused=True)
 
     def step() -> None:
         reduction.begin(stop=False, void=False)
-        loss = functional.cross_entropy(reduction.model(pictures), labels)
+        loss = functional.cross_entropy(reduction.model(images), labels)
         reduction.noted(loss, counts=True).backward()  # type: ignore[no-untyped-call]
         reduction.finish()
         after()

@@ -21,7 +21,7 @@ data: {name: synthetic, num_train: 64, num_test: 8, global_batch: 32}
 model: {name: mnist_cnn}
 train: {max_steps: 2}
 eval: {every_epochs: 0}
-log: {every: 1}
+log: {every_steps: 1}
 distributed: {threads: 1}
 """
 BARE = (

@@ -1,4 +1,4 @@
-"""Pictures and labels: from files to batches on the device.
+"""Images and labels: from files to batches on the device.
 
     open_dataset     finds, downloads and decodes once a machine (cache), and says what there is: a Dataset
     TrainBatches     the batches of this rank, all epochs in one stream, from any step on

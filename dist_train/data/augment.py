@@ -1,4 +1,4 @@
-"""From stored pictures to what the model gets: crop, flip, normalise, cut out, many pictures at a time, on the device.
+"""From stored images to what the model gets: crop, flip, normalise, cut out, many images at a time, on the device.
 
 Each random choice is a function of (seed, epoch, sample index), and each operation treats each number by itself, so
 that neither the cut of the batches nor the number of ranks or workers changes a bit. Nothing here waits for a GPU.
@@ -15,7 +15,7 @@ _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers of as many bytes as a float."""
 
 
-class Preparation:
+class Preprocessing:
     """uint8 [B, C, H, W] -> float [B, C, H, W] of torch's default dtype, normalised, in one memory format."""
 
     def __init__(
@@ -31,62 +31,62 @@ class Preparation:
         self._memory_format = memory_format
         self._scale, self._shift = _constants(normalize, device)
 
-    def plain(self, pictures: Tensor) -> Tensor:
+    def plain(self, images: Tensor) -> Tensor:
         """Normalised and not augmented."""
         scale, shift = self._scale, self._shift
         if self._memory_format == torch.channels_last:
-            scale, shift = (_along_a_row(constant, pictures.shape[3]) for constant in (scale, shift))
+            scale, shift = (_along_a_row(constant, images.shape[3]) for constant in (scale, shift))
         # Two operations: a fused one rounds differently in the vector and the scalar part of its loop, and then a
-        # picture's bits would depend on the batch it is in.
-        return _floats(pictures, scale.dtype, self._memory_format).mul_(scale).add_(shift)
+        # image's bits would depend on the batch it is in.
+        return _floats(images, scale.dtype, self._memory_format).mul_(scale).add_(shift)
 
-    def augmented(self, pictures: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Augmented as the samples of these numbers, int64 [B] on the device of the pictures, are in this epoch."""
-        pictures = self.plain(crop_and_flip(pictures, self._augment, self._seed, epoch, indices))
+    def augmented(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Augmented as the samples of these numbers, int64 [B] on the device of the images, are in this epoch."""
+        images = self.plain(crop_and_flip(images, self._augment, self._seed, epoch, indices))
         if self._augment.cutout:
-            cut_out_(pictures, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
-        return pictures
+            cut_out_(images, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
+        return images
 
 
-def crop_and_flip(pictures: Tensor, augment: Augment, seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """A random window of the padded picture, mirrored with probability 1/2; shape and dtype stay.
+def crop_and_flip(images: Tensor, augment: Augment, seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """A random window of the padded image, mirrored with probability 1/2; shape and dtype stay.
 
     Args:
-        pictures: uint8 [B, C, H, W].
+        images: uint8 [B, C, H, W].
         indices: int64 [B], numbers of the samples, on the same device.
     """
     if not (augment.crop_padding or augment.flip):
-        return pictures
+        return images
     row, column, flip = seeds.random_bits(seed, ("crop-row", "crop-column", "flip"), epoch, indices)
     if augment.crop_padding:
         places = 2 * augment.crop_padding + 1
-        pictures = _windows(pictures, augment.crop_padding, row % places, column % places)
+        images = _windows(images, augment.crop_padding, row % places, column % places)
     if augment.flip:
-        pictures = _mirrored(pictures, flip % 2)
-    return pictures
+        images = _mirrored(images, flip % 2)
+    return images
 
 
 def cut_out_(
-    pictures: Tensor,
+    images: Tensor,
     side: int,
     seed: int,
     epoch: int,
     indices: Tensor,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> None:
-    """Set a square of `side` pixels, its centre anywhere in the picture, to 0, the mean of normalised pictures.
+    """Set a square of `side` pixels, its centre anywhere in the image, to 0, the mean of normalised images.
 
     Args:
-        pictures: float [B, C, H, W] in this memory format, changed in place.
+        images: float [B, C, H, W] in this memory format, changed in place.
         indices: int64 [B], numbers of the samples, on the same device.
     """
-    channels, height, width = pictures.shape[1:]
+    channels, height, width = images.shape[1:]
     row, column = seeds.random_bits(seed, ("cutout-row", "cutout-column"), epoch, indices)
-    bits = _INTEGER[pictures.element_size()]
+    bits = _INTEGER[images.element_size()]
     rows = _outside(row % height, side, height).to(bits).neg_()
     columns = _outside(column % width, side, width).to(bits).neg_()
     # Bits, all set where a number stays: filling by a mask of booleans takes six times as long.
-    places = pictures.view(bits)
+    places = images.view(bits)
     if memory_format == torch.channels_last:
         # By rows of memory, in which the channels lie side by side: torch would walk it pixel by pixel.
         columns = columns[:, :, None].expand(-1, -1, channels).flatten(1)
@@ -95,31 +95,31 @@ def cut_out_(
         places.bitwise_and_((rows[:, :, None] | columns[:, None, :])[:, None])
 
 
-def _windows(pictures: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
-    """Of each picture, padded with zeros, the window of its size that begins at (top, left), int64 [B]."""
-    count, channels, height, width = pictures.shape
-    padded = functional.pad(pictures, (padding, padding, padding, padding))
-    of_picture, of_channel, of_row, _ = padded.stride()
-    # Every window of every picture, by the place of its first pixel in memory: copied as whole rows.
+def _windows(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
+    """Of each image, padded with zeros, the window of its size that begins at (top, left), int64 [B]."""
+    count, channels, height, width = images.shape
+    padded = functional.pad(images, (padding, padding, padding, padding))
+    of_image, of_channel, of_row, _ = padded.stride()
+    # Every window of every image, by the place of its first pixel in memory: copied as whole rows.
     places = padded.numel() - (channels - 1) * of_channel - (height - 1) * of_row - width + 1
     windows = padded.as_strided((places, channels, height, width), (1, of_channel, of_row, 1))
-    first = torch.arange(count, device=pictures.device) * of_picture
+    first = torch.arange(count, device=images.device) * of_image
     return windows.index_select(0, first + top * of_row + left)
 
 
-def _mirrored(pictures: Tensor, flip: Tensor) -> Tensor:
-    """The pictures, of which those are mirrored whose `flip`, int64 [B], is 1 and not 0."""
+def _mirrored(images: Tensor, flip: Tensor) -> Tensor:
+    """The images, of which those are mirrored whose `flip`, int64 [B], is 1 and not 0."""
     chosen = flip.neg().to(torch.uint8)[:, None, None, None]
     # a ^ ((a ^ b) & mask) is a choice between a and b at the speed of memory; `where` reads single bytes.
-    return pictures.flip(3).bitwise_xor_(pictures).bitwise_and_(chosen).bitwise_xor_(pictures)
+    return images.flip(3).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)
 
 
-def _floats(pictures: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+def _floats(images: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
     if memory_format == torch.contiguous_format:
-        return pictures.to(dtype)
-    floats = torch.empty(pictures.shape, dtype=dtype, device=pictures.device, memory_format=memory_format)
+        return images.to(dtype)
+    floats = torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=memory_format)
     # One channel at a time: from one format to the other torch's copy goes pixel by pixel, which takes twice as long.
-    for number, channel in enumerate(pictures.unbind(1)):
+    for number, channel in enumerate(images.unbind(1)):
         floats.select(1, number).copy_(channel)
     return floats
 

@@ -1,7 +1,7 @@
 """Batches on the device: the stream that trains, and the pieces that are evaluated.
 
-Small batches are prepared several at a time, and each is a part of what was prepared: of a batch of four pictures, the
-calls cost ten times as much as the pictures. Augmentation and normalisation treat each picture by itself, so that this
+Small batches are prepared several at a time, and each is a part of what was prepared: of a batch of four images, the
+calls cost ten times as much as the images. Augmentation and normalisation treat each image by itself, so that this
 changes no bit.
 """
 
@@ -16,22 +16,22 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dist_train.data.augment import Preparation
+from dist_train.data.augment import Preprocessing
 from dist_train.data.loader import Reader
 from dist_train.data.sampler import STAND_INS, GlobalBatchSampler, Share
-from dist_train.data.samples import Dataset, Resident, Samples, sent
+from dist_train.data.samples import Dataset, InMemoryImages, Samples, sent
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Augment, Data
 
 EVAL_BATCH = 250
 """Samples in an evaluation batch; constant, so that every world size cuts the split alike."""
 AHEAD = {"cpu": 2**22, "cuda": 2**25}
-"""Bytes of prepared pictures up to which batches are prepared together, by the device on which the stored ones lie.
+"""Bytes of prepared images up to which batches are prepared together, by the device on which the stored ones lie.
 The first calls after a step are cold and take several times as long as in a row, so many are made at once: of a CPU as
 much as its last cache holds beside a step's own tensors, of a GPU what keeps it busy for longer than the calls take. A
 larger batch comes alone."""
 ALIGNMENT = 512
-"""Bytes: where the pictures of a batch begin in memory, as if they had been allocated for it. Libraries choose their
+"""Bytes: where the images of a batch begin in memory, as if they had been allocated for it. Libraries choose their
 method by it, and it must not depend on the step at which a start has begun."""
 
 
@@ -39,7 +39,7 @@ method by it, and it must not depend on the step at which a start has begun."""
 class Shard:
     """What one rank, real or virtual, trains on in one step."""
 
-    pictures: Tensor
+    images: Tensor
     """Float of torch's default dtype, [B, C, H, W], augmented and normalised, on the rank's device."""
     labels: Tensor
     """int64 [B], on the rank's device."""
@@ -73,7 +73,7 @@ class Batch:
 class EvalBatch:
     """Some samples to evaluate."""
 
-    pictures: Tensor
+    images: Tensor
     """Float of torch's default dtype, [B, C, H, W], normalised, on the rank's device."""
     labels: Tensor
     """int64 [B], on the rank's device."""
@@ -87,7 +87,7 @@ class TrainBatches:
     An iterator and a context manager; `close` ends the loader's workers. The global random state is not touched.
 
     Raises (while iterating):
-        DataError: a picture cannot be read.
+        DataError: a image cannot be read.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class TrainBatches:
         self._shape = dataset.shape
         self._samples = dataset.train
         self._device = world.device
-        self._preparation = Preparation(dataset.normalize, config.augment, seed, world.device, memory_format)
+        self._preparation = Preprocessing(dataset.normalize, config.augment, seed, world.device, memory_format)
         self._sampler = sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,
@@ -137,39 +137,39 @@ class TrainBatches:
 
     def _together(self) -> int:
         """How many batches are prepared at a time."""
-        pictures = self._samples.pictures
-        stored = pictures.tensor.device.type if isinstance(pictures, Resident) else "cpu"
+        images = self._samples.images
+        stored = images.tensor.device.type if isinstance(images, InMemoryImages) else "cpu"
         floats = math.prod(self._shape) * self._sampler.largest_share
         return max(1, AHEAD[stored] // (floats * torch.get_default_dtype().itemsize))
 
     def _batches(self) -> Iterator[Batch]:
-        for pictures in self._reader:
-            yield from self._cut(self._announced.popleft(), pictures)
+        for images in self._reader:
+            yield from self._cut(self._announced.popleft(), images)
 
-    def _cut(self, share: Share, pictures: Tensor) -> Iterator[Batch]:
-        shards = self._shards(share, pictures)
+    def _cut(self, share: Share, images: Tensor) -> Iterator[Batch]:
+        shards = self._shards(share, images)
         wholes = torch.split(self._samples.numbers(share.whole), share.count)
         for step, whole in enumerate(wholes, start=share.step):
             yield Batch(tuple(islice(shards, len(share.parts))), share.count, step, share.epoch, whole)
 
-    def _shards(self, share: Share, pictures: Tensor) -> Iterator[Shard]:
+    def _shards(self, share: Share, images: Tensor) -> Iterator[Shard]:
         """The shards of one batch after another, prepared together."""
         numbers = self._samples.numbers(share.positions)
         labels = sent(self._samples.labels.index_select(0, share.positions), self._device)
-        prepared = self._preparation.augmented(sent(pictures, self._device), sent(numbers, self._device), share.epoch)
+        prepared = self._preparation.augmented(sent(images, self._device), sent(numbers, self._device), share.epoch)
         sizes = share.sizes * share.steps
         cuts = zip(_aligned(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(share.parts)
         for (number, part), cut in zip(cycle(enumerate(share.parts, start=first)), cuts, strict=False):
-            its_pictures, its_labels, indices = cut
-            yield Shard(its_pictures, its_labels, part, number, indices if part else indices[:0])
+            its_images, its_labels, indices = cut
+            yield Shard(its_images, its_labels, part, number, indices if part else indices[:0])
 
     def stand_in(self, step: int) -> Batch:
         """A batch that weighs nothing, for a rank that stops while it waits for the data of `step`."""
         whole = self._samples.numbers(self._sampler.whole(step))
-        pictures = torch.zeros(STAND_INS, *self._shape, device=self._device)
+        images = torch.zeros(STAND_INS, *self._shape, device=self._device)
         labels = torch.zeros(STAND_INS, dtype=torch.int64, device=self._device)
-        shard = Shard(pictures, labels, 0, self._world.rank, torch.empty(0, dtype=torch.int64))
+        shard = Shard(images, labels, 0, self._world.rank, torch.empty(0, dtype=torch.int64))
         return Batch((shard,), len(whole), step, 0, whole, void=True)
 
     def close(self) -> None:
@@ -197,24 +197,24 @@ def eval_batches(
     """The batches of this rank, every `world.size`-th of the split; each sample is in one batch of one rank.
 
     Raises (while iterating):
-        DataError: a picture cannot be read.
+        DataError: a image cannot be read.
     """
-    preparation = Preparation(dataset.normalize, Augment(), 0, world.device, memory_format)
+    preparation = Preprocessing(dataset.normalize, Augment(), 0, world.device, memory_format)
     mine = range(world.rank * EVAL_BATCH, len(samples), world.size * EVAL_BATCH)
     batches = (torch.arange(start, min(start + EVAL_BATCH, len(samples))) for start in mine)
     with _reader(samples, batches, dataset, config, world) as reader:
-        for start, pictures in zip(mine, reader, strict=True):
+        for start, images in zip(mine, reader, strict=True):
             yield EvalBatch(
-                pictures=preparation.plain(sent(pictures, world.device)),
+                images=preparation.plain(sent(images, world.device)),
                 labels=sent(samples.labels[start : start + EVAL_BATCH], world.device),
                 number=start // EVAL_BATCH,
             )
 
 
-def _aligned(pictures: Tensor, sizes: list[int]) -> Iterable[Tensor]:
-    """The pictures of one shard after another; parts of the tensor, or copies where those would not be aligned."""
-    parts = torch.split(pictures, sizes)
-    each = pictures.element_size() * math.prod(pictures.shape[1:])
+def _aligned(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+    """The images of one shard after another; parts of the tensor, or copies where those would not be aligned."""
+    parts = torch.split(images, sizes)
+    each = images.element_size() * math.prod(images.shape[1:])
     if len(parts) == 1 or all(size * each % ALIGNMENT == 0 for size in set(sizes)):
         return parts
     return map(torch.clone, parts)

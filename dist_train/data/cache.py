@@ -1,17 +1,17 @@
 """What was decoded or computed once a machine, kept under `data.cache` and checked before it is used.
 
-    <name>-<split>-<key>/pictures.u8       uint8 [N, C, H, W], raw
+    <name>-<split>-<key>/images.u8       uint8 [N, C, H, W], raw
                          labels.i64        int64 [N], raw
                          meta.json         shape, classes, count, checksums of both
                          checked.json      sizes, times and inodes that both had when they were last compared with them
     <name>-<split>-<key>.statistics.json   mean and std of each channel
     <name>.lock                            held while something is downloaded, decoded or computed
 
-The key is a hash of everything that the pictures depend on, of the files their names, sizes and times, so changed files
+The key is a hash of everything that the images depend on, of the files their names, sizes and times, so changed files
 are another entry; one that was changed and has its old size and time is not noticed. An entry is written aside and
-renamed; a reader needs no lock. Pictures are mapped: the ranks of a machine share the pages. A file that has the size,
+renamed; a reader needs no lock. Images are mapped: the ranks of a machine share the pages. A file that has the size,
 times and inode under which it was compared with its checksum is not read again for that: a start takes as long with ten
-million pictures as with ten. In a cache that was copied all files are other ones, and each is read once.
+million images as with ten. In a cache that was copied all files are other ones, and each is read once.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ import filelock
 import torch
 from torch import Tensor
 
-from dist_train.data.samples import Resident
-from dist_train.data.source import Contents, Decoded, Source
+from dist_train.data.samples import InMemoryImages
+from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
-FILES = ("pictures.u8", "labels.i64")
-FORMAT = 1
+FILES = ("images.u8", "labels.i64")
+FORMAT = 2
 """Raised whenever a change of the program changes what an entry would hold."""
 PATIENCE = 5.0
 """Seconds after which a process says that it waits for another."""
@@ -68,7 +68,7 @@ class Entry:
             yield
 
 
-def entry_of(config: Data, split: str, source: Source) -> Entry:
+def entry_of(config: Data, split: str, source: SplitSource) -> Entry:
     """The place of a split in the cache, whether it is there or not."""
     identity = [FORMAT, config.name, split, config.resize, source.identity]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -94,11 +94,11 @@ def lock(cache: Path, name: str) -> Iterator[None]:
         yield
 
 
-def open_contents(entry: Entry, source: Source, *, verify: bool) -> Contents:
+def open_contents(entry: Entry, source: SplitSource, *, verify: bool) -> LazySplit:
     """The split in memory, from the cache; decoded and stored there before, where it is not.
 
     Args:
-        verify: see to it that the pictures are those that were stored, which one rank of a machine has to do.
+        verify: see to it that the images are those that were stored, which one rank of a machine has to do.
 
     Raises:
         DataError: the files cannot be decoded, or the cache cannot be written.
@@ -112,8 +112,8 @@ def open_contents(entry: Entry, source: Source, *, verify: bool) -> Contents:
     return contents
 
 
-def _check(entry: Entry, source: Source) -> None:
-    """Read all pictures, mend them if need be, and note that they are whole."""
+def _check(entry: Entry, source: SplitSource) -> None:
+    """Read all images, mend them if need be, and note that they are whole."""
     directory = entry.directory
     time.sleep(TICK)
     identities = _identities(directory)  # before they are read: a change meanwhile is not noted as whole
@@ -138,14 +138,14 @@ def remembered(entry: Entry, compute: Callable[[], dict[str, Any]]) -> dict[str,
     return found
 
 
-def _load(directory: Path) -> Contents | None:
+def _load(directory: Path) -> LazySplit | None:
     """The entry, mapped; None where it is missing, incomplete or its labels are damaged."""
     meta = _read_json(directory / "meta.json")
     if meta is None:
         return None
-    pictures, labels = directory / "pictures.u8", directory / "labels.i64"
-    if not _has_size(pictures, meta["count"] * _pixels(meta)):
-        _warn_of(pictures)
+    images, labels = directory / "images.u8", directory / "labels.i64"
+    if not _has_size(images, meta["count"] * _pixels(meta)):
+        _warn_of(images)
         return None
     if not _has_size(labels, meta["count"] * 8) or not (_is_known(directory) or _intact(directory, labels.name)):
         _warn_of(labels)
@@ -157,11 +157,11 @@ def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _map(directory: Path, meta: dict[str, Any]) -> Contents:
+def _map(directory: Path, meta: dict[str, Any]) -> LazySplit:
     count, shape = meta["count"], meta["shape"]
-    pictures = _mapped(directory / "pictures.u8", count * _pixels(meta)).view(count, *shape)
+    images = _mapped(directory / "images.u8", count * _pixels(meta)).view(count, *shape)
     labels = torch.from_file(str(directory / "labels.i64"), shared=False, size=count, dtype=torch.int64)
-    return Contents(Resident(pictures), labels, tuple(meta["classes"]))
+    return LazySplit(InMemoryImages(images), labels, tuple(meta["classes"]))
 
 
 def _pixels(meta: dict[str, Any]) -> int:
@@ -174,7 +174,7 @@ def _mapped(path: Path, size: int, *, shared: bool = False) -> Tensor:
     return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
 
 
-def _store(directory: Path, read: Callable[[], Decoded]) -> Contents:
+def _store(directory: Path, read: Callable[[], DecodedSplit]) -> LazySplit:
     """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock.
 
     What can't be written whole is removed: on a disk that is full it would take the last of the room.
@@ -197,28 +197,28 @@ def _store(directory: Path, read: Callable[[], Decoded]) -> Contents:
     return _map(directory, meta)
 
 
-def _write(directory: Path, decoded: Decoded) -> dict[str, Any]:
+def _write(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
     """Write an entry into a directory of its own; returns its meta.json."""
     directory.mkdir()
-    for name, tensor in zip(FILES, (decoded.pictures, decoded.labels), strict=True):
+    for name, tensor in zip(FILES, (decoded.images, decoded.labels), strict=True):
         (directory / name).write_bytes(tensor.contiguous().numpy().data)  # numpy's `tofile` doesn't say why it fails
     meta = _write_meta(directory, decoded)
     _note(directory)
     return meta
 
 
-def _mend(directory: Path, read: Callable[[], Decoded]) -> None:
-    """Decode the split again and write its pictures over the damaged ones, in place. Needs the lock.
+def _mend(directory: Path, read: Callable[[], DecodedSplit]) -> None:
+    """Decode the split again and write its images over the damaged ones, in place. Needs the lock.
 
-    In place because other ranks have mapped the file already: they see it mended, and take no picture from it before
+    In place because other ranks have mapped the file already: they see it mended, and take no image from it before
     all ranks have opened the data set, this one among them.
     """
     if _intact(directory):
         return
-    _warn_of(directory / "pictures.u8")
+    _warn_of(directory / "images.u8")
     decoded = read()
     with _writing(directory.parent):
-        _mapped(directory / "pictures.u8", decoded.pictures.numel(), shared=True).copy_(decoded.pictures.flatten())
+        _mapped(directory / "images.u8", decoded.images.numel(), shared=True).copy_(decoded.images.flatten())
         _write_meta(directory, decoded)
         _note(directory)
 
@@ -229,7 +229,7 @@ def _warn_of(path: Path) -> None:
     _log.warning("%s is damaged and will be made anew", path)
 
 
-def _intact(directory: Path, name: str = "pictures.u8") -> bool:
+def _intact(directory: Path, name: str = "images.u8") -> bool:
     meta = _read_json(directory / "meta.json")
     return meta is not None and _checksum(directory / name) == meta["sha256"][name]
 
@@ -261,11 +261,11 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_meta(directory: Path, decoded: Decoded) -> dict[str, Any]:
+def _write_meta(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
     meta = {
-        "shape": decoded.pictures.shape[1:],
+        "shape": decoded.images.shape[1:],
         "classes": decoded.classes,
-        "count": len(decoded.pictures),
+        "count": len(decoded.images),
         "sha256": {name: _checksum(directory / name) for name in FILES},
     }
     return _write_json(directory / "meta.json", meta)

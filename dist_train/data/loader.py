@@ -1,4 +1,4 @@
-"""Pictures of one batch after another, read in this process or ahead of it by worker processes."""
+"""Images of one batch after another, read in this process or ahead of it by worker processes."""
 
 import atexit
 import os
@@ -22,13 +22,13 @@ class Reader:
     """An iterator of uint8 [B, C, H, W], one for the positions of each batch; a context manager that ends its workers.
 
     Raises (while iterating):
-        DataError: a picture cannot be read; also if a worker found it.
+        DataError: a image cannot be read; also if a worker found it.
     """
 
     def __init__(self, samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool) -> None:
-        """`batches`: positions, int32 or int64 [B]; `pin`: workers' pictures come in pinned memory."""
+        """`batches`: positions, int32 or int64 [B]; `pin`: workers' images come in pinned memory."""
         self._workers: Iterator[Tensor | DataError] | None = None
-        self._batches: Iterator[Tensor | DataError] = map(samples.pictures_at, batches)
+        self._batches: Iterator[Tensor | DataError] = map(samples.images_at, batches)
         if workers:
             self._batches = self._workers = _start(samples, batches, workers, pin=pin)
             # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
@@ -67,7 +67,7 @@ class _Reported(TorchDataset[Any]):
 
     def __getitems__(self, positions: list[int]) -> Tensor | DataError:
         try:
-            return self._samples.pictures_at(torch.tensor(positions))
+            return self._samples.images_at(torch.tensor(positions))
         except DataError as error:
             return error
 
@@ -80,7 +80,7 @@ def _start(samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bo
         collate_fn=_as_is,
         pin_memory=pin,
         worker_init_fn=partial(_enter_worker, os.getpid()),
-        # A fork shares the mapped pictures; anything else would send a copy to each worker.
+        # A fork shares the mapped images; anything else would send a copy to each worker.
         multiprocessing_context="fork",
         # Without one of its own, an iterator draws from torch's global generator.
         generator=torch.Generator(),

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dist_train import seeds
 from dist_train.data import cache, memory, statistics
-from dist_train.data.samples import Dataset, Resident, Samples
-from dist_train.data.source import Contents, Source
+from dist_train.data.samples import Dataset, InMemoryImages, Samples
+from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data, Normalize
@@ -30,7 +30,7 @@ MODULES = {
 }
 """Data set -> module of `datasets`, imported on use for its `find(config, split, seed) -> Source`."""
 
-Loader = Literal["resident", "workers"]
+Loader = Literal["in_memory", "workers"]
 
 _log = logging.getLogger("dist_train.data")
 
@@ -41,7 +41,7 @@ def open_dataset(config: Data, seed: int, world: World) -> Dataset:
     Contains no collective: the ranks of a machine wait for each other by a lock of files.
 
     Args:
-        seed: of the validation split, and of synthetic pictures.
+        seed: of the validation split, and of synthetic images.
 
     Raises:
         DataError: files that are missing or damaged, or data that do not fit the settings.
@@ -61,11 +61,11 @@ def module_of(config: Data) -> ModuleType:
 
 def _open(config: Data, seed: int, world: World) -> Dataset:
     module = module_of(config)
-    sources: dict[str, Source] = {split: module.find(config, split, seed) for split in ("train", "test")}
+    sources: dict[str, SplitSource] = {split: module.find(config, split, seed) for split in ("train", "test")}
     loader, contents = _read(config, sources, world)
     _check_shapes(config, contents)
     normalize = _normalize(config, sources["train"], contents["train"])
-    if loader == "resident":
+    if loader == "in_memory":
         contents = _on_device(contents, world.device)
     train, test = contents["train"], contents["test"]
     chosen, held_out = _chosen(len(train.labels), config, seed)
@@ -73,84 +73,84 @@ def _open(config: Data, seed: int, world: World) -> Dataset:
         train=_samples("train", train, chosen),
         validation=None if held_out is None else _samples("validation", train, held_out),
         test=_samples("test", test, _evenly(len(test.labels), config.limit_test)),
-        shape=train.pictures.shape,
+        shape=train.images.shape,
         classes=train.classes,
         normalize=normalize,
         loader=loader,
     )
 
 
-def _read(config: Data, sources: dict[str, Source], world: World) -> tuple[Loader, dict[str, Contents]]:
+def _read(config: Data, sources: dict[str, SplitSource], world: World) -> tuple[Loader, dict[str, LazySplit]]:
     """Both splits, decoded as far as the loader wants them, and that loader."""
     contents = {split: source.lazy or _cached(config, split, source, world) for split, source in sources.items()}
     loader = _loader(config, contents)
-    if loader == "resident":
+    if loader == "in_memory":
         for split, source in sources.items():
             if source.lazy:
                 contents[split] = _cached(config, split, source, world)
     return loader, contents
 
 
-def _cached(config: Data, split: str, source: Source, world: World) -> Contents:
+def _cached(config: Data, split: str, source: SplitSource, world: World) -> LazySplit:
     return cache.open_contents(cache.entry_of(config, split, source), source, verify=world.local_rank == 0)
 
 
-def _loader(config: Data, contents: dict[str, Contents]) -> Loader:
+def _loader(config: Data, contents: dict[str, LazySplit]) -> Loader:
     if config.loader != "auto":
         return config.loader
     size, available = _bytes(contents), memory.host_bytes()
-    loader: Loader = "resident" if size <= available // 2 else "workers"
-    _log.info("data.loader auto is %s: %.2f GB of pictures, %.1f GB of memory", loader, size / 1e9, available / 1e9)
+    loader: Loader = "in_memory" if size <= available // 2 else "workers"
+    _log.info("data.loader auto is %s: %.2f GB of images, %.1f GB of memory", loader, size / 1e9, available / 1e9)
     return loader
 
 
-def _bytes(contents: dict[str, Contents]) -> int:
-    return sum(len(found.labels) * math.prod(found.pictures.shape) for found in contents.values())
+def _bytes(contents: dict[str, LazySplit]) -> int:
+    return sum(len(found.labels) * math.prod(found.images.shape) for found in contents.values())
 
 
-def _on_device(contents: dict[str, Contents], device: torch.device) -> dict[str, Contents]:
-    """The same with the pictures on the GPU, if there is one and they leave most of its memory to the training."""
+def _on_device(contents: dict[str, LazySplit], device: torch.device) -> dict[str, LazySplit]:
+    """The same with the images on the GPU, if there is one and they leave most of its memory to the training."""
     if device.type == "cpu" or _bytes(contents) >= memory.device_bytes(device) // 4:
         return contents
     moved = {}
     for split, found in contents.items():
-        tensor = torch.cat([piece.to(device) for piece in found.pictures.pieces()])
-        moved[split] = replace(found, pictures=Resident(tensor))
+        tensor = torch.cat([piece.to(device) for piece in found.images.pieces()])
+        moved[split] = replace(found, images=InMemoryImages(tensor))
     return moved
 
 
-def _check_shapes(config: Data, contents: dict[str, Contents]) -> None:
+def _check_shapes(config: Data, contents: dict[str, LazySplit]) -> None:
     train, test = (
-        "{} channels, {} x {} pixels (height x width)".format(*contents[split].pictures.shape)
+        "{} channels, {} x {} pixels (height x width)".format(*contents[split].images.shape)
         for split in ("train", "test")
     )
     if train != test:
         raise DataError(
-            f"data.name {config.name} under {config.root}: pictures of train have {train}, of test {test}; set "
+            f"data.name {config.name} under {config.root}: images of train have {train}, of test {test}; set "
             "data.resize to bring all to one size"
         )
 
 
-def _normalize(config: Data, source: Source, train: Contents) -> Normalize:
-    channels = train.pictures.shape[0]
+def _normalize(config: Data, source: SplitSource, train: LazySplit) -> Normalize:
+    channels = train.images.shape[0]
     if isinstance(config.normalize, Normalize):
         for key, numbers in config.normalize:
             if len(numbers) != channels:
                 raise DataError(
-                    f"data.normalize: {key} has {len(numbers)} number(s), but pictures of {config.name} have "
+                    f"data.normalize: {key} has {len(numbers)} number(s), but images of {config.name} have "
                     f"{channels} channel(s); give one a channel, or `auto`"
                 )
         return config.normalize
     if config.name in statistics.KNOWN:
         return statistics.KNOWN[config.name]
     entry = cache.entry_of(config, "train", source)
-    found = cache.remembered(entry, lambda: statistics.computed(train.pictures))
+    found = cache.remembered(entry, lambda: statistics.computed(train.images))
     return Normalize(mean=tuple(found["mean"]), std=tuple(found["std"]))
 
 
-def _samples(split: Literal["train", "validation", "test"], contents: Contents, chosen: Tensor | None) -> Samples:
+def _samples(split: Literal["train", "validation", "test"], contents: LazySplit, chosen: Tensor | None) -> Samples:
     labels = contents.labels if chosen is None else contents.labels[chosen]
-    return Samples(split, chosen, labels, contents.pictures)
+    return Samples(split, chosen, labels, contents.images)
 
 
 def _evenly(count: int, limit: int | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What a data set is once it is open: pictures, labels, and which of them belong to a split."""
+"""What a data set is once it is open: images, labels, and which of them belong to a split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ Shape = tuple[int, int, int]
 """Channels, height and width."""
 
 
-class Pictures(Protocol):
-    """The pictures of one split of the files, by their number in it, all of one shape."""
+class Images(Protocol):
+    """The images of one split of the files, by their number in it, all of one shape."""
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of each picture."""
+        """Channels, height and width of each image."""
 
     def __len__(self) -> int:
         """How many there are."""
 
     def take(self, indices: Tensor) -> Tensor:
-        """The pictures of these numbers.
+        """The images of these numbers.
 
         Args:
             indices: int32 or int64 [B].
@@ -33,11 +33,11 @@ class Pictures(Protocol):
             uint8 [B, C, H, W].
 
         Raises:
-            DataError: a file does not hold a picture of the common shape.
+            DataError: a file does not hold a image of the common shape.
         """
 
     def pieces(self) -> Iterator[Tensor]:
-        """All pictures in order, uint8 [<=1024, C, H, W] at a time; raises DataError as `take` does."""
+        """All images in order, uint8 [<=1024, C, H, W] at a time; raises DataError as `take` does."""
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -48,19 +48,19 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 PIECE = 1024
-"""Pictures that are handled at a time where all of them are."""
+"""Images that are handled at a time where all of them are."""
 
 
 @dataclass(frozen=True)
-class Resident:
-    """Pictures in memory, on any device."""
+class InMemoryImages:
+    """Images in memory, on any device."""
 
     tensor: Tensor
     """uint8 [N, C, H, W]."""
 
     @property
     def shape(self) -> Shape:
-        """Channels, height and width of each picture."""
+        """Channels, height and width of each image."""
         _, channels, height, width = self.tensor.shape
         return channels, height, width
 
@@ -68,11 +68,11 @@ class Resident:
         return len(self.tensor)
 
     def take(self, indices: Tensor) -> Tensor:
-        """The pictures of these numbers, int32 or int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
+        """The images of these numbers, int32 or int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
         return self.tensor.index_select(0, sent(indices, self.tensor.device))
 
     def pieces(self) -> Iterator[Tensor]:
-        """All pictures in order, a piece at a time."""
+        """All images in order, a piece at a time."""
         return iter(torch.split(self.tensor, PIECE))
 
 
@@ -87,7 +87,7 @@ class Samples:
     which they were taken."""
     labels: Tensor
     """int64 [N], in the order of the samples."""
-    pictures: Pictures
+    images: Images
     """The whole split of the files."""
 
     def __len__(self) -> int:
@@ -105,9 +105,9 @@ class Samples:
         """
         return positions.to(torch.int64) if self.chosen is None else self.chosen.index_select(0, positions)
 
-    def pictures_at(self, positions: Tensor) -> Tensor:
-        """Pictures of the samples at these positions, uint8 [B, C, H, W]; raises DataError as `Pictures.take`."""
-        return self.pictures.take(self.numbers(positions))
+    def images_at(self, positions: Tensor) -> Tensor:
+        """Images of the samples at these positions, uint8 [B, C, H, W]; raises DataError as `Images.take`."""
+        return self.images.take(self.numbers(positions))
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ class Dataset:
     validation: Samples | None
     test: Samples
     shape: Shape
-    """Channels, height and width of a picture as the model gets it."""
+    """Channels, height and width of a image as the model gets it."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the labels."""
     normalize: Normalize
     """The mean and std in use, one number a channel."""
-    loader: Literal["resident", "workers"]
+    loader: Literal["in_memory", "workers"]
     """What `data.loader` comes to on this machine."""

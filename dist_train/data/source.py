@@ -8,25 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dist_train.data.samples import PIECE, Pictures
+from dist_train.data.samples import PIECE, Images
 from dist_train.errors import DataError
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A split of the files: its pictures, their labels and the names of the classes."""
+class LazySplit:
+    """A split of the files: its images, their labels and the names of the classes."""
 
-    pictures: Pictures
+    images: Images
     labels: Tensor
     """int64 [N]."""
     classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedSplit:
     """The same as it comes out of a file, whole."""
 
-    pictures: Tensor
+    images: Tensor
     """uint8 [N, C, H, W]."""
     labels: Tensor
     """int64 [N]."""
@@ -34,15 +34,15 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Source:
+class SplitSource:
     """A split that is there and not yet read."""
 
     identity: tuple[object, ...]
-    """Everything that the decoded pictures depend on, beside the settings; JSON can hold it."""
-    read: Callable[[], Decoded]
+    """Everything that the decoded images depend on, beside the settings; JSON can hold it."""
+    read: Callable[[], DecodedSplit]
     """Decodes all of it; raises DataError."""
-    lazy: Contents | None = None
-    """The split with pictures that are decoded as they are taken; None where one file holds many."""
+    lazy: LazySplit | None = None
+    """The split with images that are decoded as they are taken; None where one file holds many."""
 
 
 def stamp(paths: list[Path], root: Path) -> tuple[object, ...]:
@@ -63,23 +63,23 @@ def check_labels(labels: Tensor, classes: tuple[str, ...], where: str) -> None:
         )
 
 
-def resized(pictures: Tensor, side: int | None) -> Tensor:
+def resized(images: Tensor, side: int | None) -> Tensor:
     """Scale the shorter side to `side` pixels and cut the middle square; None changes nothing.
 
     Args:
-        pictures: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W].
 
     Returns:
-        uint8 [N, C, side, side], bilinear with antialiasing. A picture's result is its own, whatever N.
+        uint8 [N, C, side, side], bilinear with antialiasing. A image's result is its own, whatever N.
     """
     if side is None:
-        return pictures
-    height, width = pictures.shape[-2:]
+        return images
+    height, width = images.shape[-2:]
     shorter = min(height, width)
     size = (side * height // shorter, side * width // shorter)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
     parts = []
-    for piece in torch.split(pictures, PIECE):
+    for piece in torch.split(images, PIECE):
         scaled = functional.interpolate(piece.to(torch.float32), size, mode="bilinear", antialias=True)
         square = scaled[:, :, top : top + side, left : left + side]
         parts.append(square.round_().clamp_(0, 255).to(torch.uint8))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dist_train.data.samples import Pictures
+from dist_train.data.samples import Images
 from dist_train.settings.schema import Normalize
 
 KNOWN = {
@@ -21,21 +21,21 @@ KNOWN = {
 Histogram = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def computed(pictures: Pictures) -> dict[str, list[float]]:
-    """`mean` and `std` of each channel over all pictures, in the unit of pictures scaled to 0..1; raises DataError.
+def computed(images: Images) -> dict[str, list[float]]:
+    """`mean` and `std` of each channel over all images, in the unit of images scaled to 0..1; raises DataError.
 
-    From counts of the 256 values, in integers, so that neither the order nor the number of the pictures costs a bit.
+    From counts of the 256 values, in integers, so that neither the order nor the number of the images costs a bit.
     """
-    counts = np.zeros((pictures.shape[0], 256), dtype=np.int64)
-    for piece in pictures.pieces():
+    counts = np.zeros((images.shape[0], 256), dtype=np.int64)
+    for piece in images.pieces():
         counts += _histogram(piece)
     moments = [_moments(channel.tolist()) for channel in counts]
     return {"mean": [mean for mean, _ in moments], "std": [std for _, std in moments]}
 
 
-def _histogram(pictures: Tensor) -> Histogram:
+def _histogram(images: Tensor) -> Histogram:
     """How often each channel of uint8 [N, C, H, W] has each value: int64 [C, 256]."""
-    channels = pictures.transpose(0, 1).flatten(1).numpy()
+    channels = images.transpose(0, 1).flatten(1).numpy()
     return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
 

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.diagnostics.heartbeat import read_beats
-from dist_train.diagnostics.root_cause import Scene, Verdict, first_failure, judge_lost, newest_checkpoint, read_verdict
+from dist_train.diagnostics.root_cause import (
+    RunEvidence,
+    Verdict,
+    first_failure,
+    judge_lost,
+    newest_checkpoint,
+    read_verdict,
+)
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 
@@ -21,7 +28,7 @@ def postmortem(run: Path) -> tuple[str, int]:
     if verdict is None and status["state"] in ("running", "failed") and not _is_alive(run, status):
         if _is_elsewhere(status):
             return f"{_told(run, status)} Whether it still runs can be seen there only: give this command there.", 0
-        verdict = _judged(Scene.of(run))
+        verdict = _judged(RunEvidence.of(run))
     if verdict:
         return verdict.screen(run), 1
     if status["state"] == "failed" or (status["state"] == "running" and not _is_alive(run, status)):
@@ -48,7 +55,7 @@ def _is_alive(run: Path, status: dict[str, Any]) -> bool:
     return beat is not None and beat.is_here and beat.origin.pid == status["pid"] and beat.state() != "X"
 
 
-def _judged(scene: Scene) -> Verdict | None:
+def _judged(scene: RunEvidence) -> Verdict | None:
     if scene.first_own or scene.dead:
         return first_failure(scene)
     return judge_lost(scene) if scene.failures else None
@@ -56,7 +63,7 @@ def _judged(scene: Scene) -> Verdict | None:
 
 def _without_verdict(run: Path, status: dict[str, Any]) -> str:
     """A start that left no verdict because a rank refused with a message, was told to end, or left nothing at all."""
-    own = Scene.of(run).first_own
+    own = RunEvidence.of(run).first_own
     checkpoint = newest_checkpoint(run)
     start = "starts at step 0" if checkpoint is None else f"goes on from step {checkpoint}"
     why = f"{own.kind}: {own.error}" if own else status.get("error", "no rank has left a word")

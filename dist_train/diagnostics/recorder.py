@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dist_train.diagnostics.failure import Failure
 from dist_train.diagnostics.heartbeat import BeatFile, Origin, Phase, Place
-from dist_train.diagnostics.root_cause import Scene, judge, publish
+from dist_train.diagnostics.root_cause import RunEvidence, judge, publish
 from dist_train.diagnostics.watchdog import Watchdog
 from dist_train.errors import mark_told
 from dist_train.system.stop_signals import StopRequested
@@ -93,7 +93,7 @@ def _peers_left(run: Path, attempt: int, is_stopping: bool) -> bool:
 
     To be asked to stop is not enough: a launcher asks the ranks that are left when one has failed.
     """
-    scene = Scene.of(run, attempt)
+    scene = RunEvidence.of(run, attempt)
     if scene.first_own is not None:
         return scene.first_own.kind == "interrupted"
     return is_stopping and not scene.dead

@@ -91,7 +91,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Scene:
+class RunEvidence:
     """What is known of one attempt of a run on this machine."""
 
     run: Path
@@ -101,7 +101,7 @@ class Scene:
     exit_codes: Mapping[int, int]
 
     @classmethod
-    def of(cls, run: Path, attempt: int | None = None, exit_codes: Mapping[int, int] | None = None) -> "Scene":
+    def of(cls, run: Path, attempt: int | None = None, exit_codes: Mapping[int, int] | None = None) -> "RunEvidence":
         """Look at a run, by default at its newest attempt; `exit_codes` by rank, as a launcher knows them."""
         directory = run / "diagnostics"
         beats = read_beats(directory, attempt)
@@ -165,7 +165,7 @@ class Scene:
         )
 
 
-def first_failure(scene: Scene) -> Verdict | None:
+def first_failure(scene: RunEvidence) -> Verdict | None:
     """The verdict where a rank is known to have failed of itself; None where none is, or nothing is to be judged."""
     own = scene.first_own
     if own is not None:
@@ -198,7 +198,7 @@ def judge(
     time.sleep(_SETTLE)
     deadline = time.monotonic() + _PATIENCE
     while True:
-        scene = Scene.of(run, attempt, exit_codes)
+        scene = RunEvidence.of(run, attempt, exit_codes)
         if ending:
             scene = replace(scene, failures={**scene.failures, ending.rank: ending})
         if scene.first_own or scene.dead:
@@ -208,7 +208,7 @@ def judge(
         time.sleep(_POLL)
 
 
-def judge_stall(scene: Scene, reason: str) -> Verdict:
+def judge_stall(scene: RunEvidence, reason: str) -> Verdict:
     """The verdict where nobody has failed and nobody goes on: the rank that the others wait for.
 
     That is one that is stopped; else the one that is behind; else, of several at the same place, the first that does
@@ -268,7 +268,7 @@ def _path(run: Path) -> Path:
     return run / "diagnostics" / "verdict.json"
 
 
-def judge_lost(scene: Scene) -> Verdict:
+def judge_lost(scene: RunEvidence) -> Verdict:
     """The verdict where this machine has only victims."""
     errors = [failure.error for failure in scene.failures.values()]
     if scene.living and any("timed out" in error.lower() or "timeout" in error.lower() for error in errors):
@@ -280,7 +280,7 @@ def judge_lost(scene: Scene) -> Verdict:
     return scene.verdict("lost", f"the connection to the other ranks{said}", first)
 
 
-def _elsewhere(scene: Scene, cause: Cause, error: str) -> Verdict:
+def _elsewhere(scene: RunEvidence, cause: Cause, error: str) -> Verdict:
     """A verdict on a rank of another machine, which is named where there is only one."""
     others = scene.elsewhere
     named = ", ".join(f"{rank}({scene.world_size})" for rank in others)
@@ -301,9 +301,9 @@ def _last_words(code: int | None) -> str:
     return "ended without a word, as by SIGKILL, which the kernel sends for want of memory"
 
 
-def _frames(scene: Scene, beat: Beat) -> list[str]:
+def _frames(scene: RunEvidence, beat: Beat) -> list[str]:
     return frames_of_main(scene.run / "diagnostics", beat.origin.rank)
 
 
-def _waits(scene: Scene, beat: Beat) -> bool:
+def _waits(scene: RunEvidence, beat: Beat) -> bool:
     return is_waiting(_frames(scene, beat))

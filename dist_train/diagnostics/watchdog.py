@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from dist_train.diagnostics.failure import Failure, Kind
 from dist_train.diagnostics.heartbeat import Beat, BeatFile
-from dist_train.diagnostics.root_cause import Scene, first_failure, judge_stall, publish
+from dist_train.diagnostics.root_cause import RunEvidence, first_failure, judge_stall, publish
 from dist_train.diagnostics.stack_traces import StackFile, has_answered, write_process_state
 
 FAILED = 1
@@ -86,7 +86,7 @@ class Watchdog(threading.Thread):
 
     def _end_as_victim(self) -> None:
         """End this rank if a peer is known to have failed."""
-        scene = Scene.of(self._run, self._seen.origin.attempt)
+        scene = RunEvidence.of(self._run, self._seen.origin.attempt)
         verdict = first_failure(scene)
         if verdict:
             publish(self._run, verdict)
@@ -107,7 +107,9 @@ class Watchdog(threading.Thread):
             for beat in silent:
                 write_process_state(self._directory, beat)
         minutes = (self._stall or 0) / 60
-        publish(self._run, judge_stall(Scene.of(self._run, origin.attempt), f"no progress for {minutes:g} minutes"))
+        publish(
+            self._run, judge_stall(RunEvidence.of(self._run, origin.attempt), f"no progress for {minutes:g} minutes")
+        )
         if is_first:
             for beat in silent:
                 _kill(beat)
@@ -124,7 +126,7 @@ class Watchdog(threading.Thread):
         return [beat for beat in self._peers() if not has_answered(self._directory, beat.origin.rank)]
 
     def _peers(self) -> list[Beat]:
-        living = Scene.of(self._run, self._seen.origin.attempt).living
+        living = RunEvidence.of(self._run, self._seen.origin.attempt).living
         return [beat for beat in living if beat.origin.rank != self._seen.origin.rank]
 
     def _end(self, kind: Kind, reason: str, code: int) -> NoReturn:

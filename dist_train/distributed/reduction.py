@@ -176,8 +176,8 @@ class Alone:
         norms = torch._foreach_norm([*(flat.tensor for flat in self.flats), *late])
         return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
-    def settle(self, pictures: Tensor, unused: Collection[str] | None = None) -> None:
-        """Find out which weights take part in the output, by a pass over `pictures` whose effects are undone.
+    def settle(self, images: Tensor, unused: Collection[str] | None = None) -> None:
+        """Find out which weights take part in the output, by a pass over `images` whose effects are undone.
 
         The others have no gradient and are left alone; in a flat one they would have zeros, and decay.
 
@@ -188,7 +188,7 @@ class Alone:
         for weight in self._weights:
             weight.grad = None
         self._keep_buffers()
-        self._network(pictures).sum().backward()
+        self._network(images).sum().backward()
         self.undo()
         self.unused = [weight for weight in self._weights if weight.grad is None]
         if unused is not None:
@@ -216,11 +216,11 @@ class Average(Alone):
         model: nn.Module,
         network: nn.Module,
         world: World,
-        pictures: Tensor,
+        images: Tensor,
         memory: SharedMemory | None = None,
         compression: Literal["none", "bf16"] = "none",
     ) -> None:
-        """Wrap `model` and take a first pass over `pictures`, [B, C, H, W], whose effects are undone.
+        """Wrap `model` and take a first pass over `images`, [B, C, H, W], whose effects are undone.
 
         Args:
             memory: what the ranks share, where gradients are to be added there; then nothing is compressed.
@@ -244,7 +244,7 @@ class Average(Alone):
             self._ddp.register_comm_hook(None, _mean_as_bf16)
         self._may_be_void = world.device.type == "cpu"  # elsewhere the note is read after the step has been made
         super().__init__(self._ddp, network, world)
-        self._settle_buckets(pictures, world)
+        self._settle_buckets(images, world)
         self.flats = neighbours(self._weights)
 
     def _laid_out(self, weights: list[nn.Parameter]) -> list[FlatGradient]:  # noqa: ARG002
@@ -276,7 +276,7 @@ class Average(Alone):
         note = torch.mul(self._rider.grad, self.averaged_over)  # type: ignore[arg-type]
         return note.to(self._yes_no[0].dtype)
 
-    def _settle_buckets(self, pictures: Tensor, world: World) -> None:
+    def _settle_buckets(self, images: Tensor, world: World) -> None:
         """Let DDP sort its buckets before the first step, by passes whose effects are undone.
 
         DDP sorts them after its first backward pass, by the order in which gradients became ready. With three or more
@@ -286,7 +286,7 @@ class Average(Alone):
         buffers = [buffer.detach().clone() for buffer in self._all_buffers.now()]
         for _ in range(2):  # the sorting happens at the start of the second
             self.begin(stop=False, void=False)
-            self.noted(self.model(pictures).sum(), counts=True).backward()  # type: ignore[no-untyped-call]
+            self.noted(self.model(images).sum(), counts=True).backward()  # type: ignore[no-untyped-call]
             with world.agreement():  # all ranks find the same, and one is to say it
                 self._check_all_used()
         with torch.no_grad():
@@ -312,8 +312,8 @@ class _WithRider(nn.Module):
         self.network = network
         self.rider = nn.Parameter(torch.zeros(3, dtype=dtype, device=device))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.network(pictures)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)  # type: ignore[no-any-return]
 
 
 class _Ride(torch.autograd.Function):

@@ -67,7 +67,7 @@ class Agent(LocalElasticAgent):
 
     def __init__(self, ranks: int, max_restarts: int, arguments: tuple[str, ...]) -> None:
         _silence_elastic()
-        self._gate = Gate()
+        self._gate = ForkBarrier()
         spec = WorkerSpec(
             role="rank",
             local_world_size=ranks,
@@ -179,7 +179,7 @@ class Agent(LocalElasticAgent):
         return [worker.id for worker in self._worker_group.workers if worker.id is not None]
 
 
-class Gate:
+class ForkBarrier:
     """Holds ranks back until all of them are forked; a context manager around the forks.
 
     A rank that connects to the store keeps the store's thread in the agent busy, and a rank that is forked in that
@@ -234,7 +234,7 @@ class Loopback(RendezvousHandler):
         return True
 
 
-def _rank(agent: int, gate: Gate, arguments: tuple[str, ...]) -> NoReturn:
+def _rank(agent: int, gate: ForkBarrier, arguments: tuple[str, ...]) -> NoReturn:
     """What a forked rank does. It leads a session of its own: Ctrl-C is for the agent, which passes it on once."""
     die_with_parent(agent)
     os.setsid()

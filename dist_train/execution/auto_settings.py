@@ -31,11 +31,11 @@ class Convolutions:
     """What there is to compute in one forward pass of a network."""
 
     work: int
-    """Multiplications of the largest convolution for one picture; 0 without convolutions."""
+    """Multiplications of the largest convolution for one image; 0 without convolutions."""
     samples: int
-    """Most pictures that any rank takes in a pass."""
+    """Most images that any rank takes in a pass."""
     samples_of_one: int
-    """Most pictures in a pass if one rank took all: the precision must not depend on the number of ranks."""
+    """Most images in a pass if one rank took all: the precision must not depend on the number of ranks."""
     count: int = 1
     """How many convolutions there are."""
     draws: bool = False
@@ -186,7 +186,7 @@ def _threads(distributed: Distributed, world: World, before: Choices | None, sha
 
 
 def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> list[int]:
-    """Multiplications of each of the network's convolutions for one picture of `shape`."""
+    """Multiplications of each of the network's convolutions for one image of `shape`."""
     found: list[int] = []
 
     def note(layer: nn.Conv2d, _: object, output: Tensor) -> None:
@@ -205,7 +205,7 @@ def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> list[in
 
 
 def draws_random_numbers(network: nn.Module, shape: tuple[int, int, int]) -> bool:
-    """Whether a pass of training over pictures of `shape` draws from torch's generator; on a CPU, and undone."""
+    """Whether a pass of training over images of `shape` draws from torch's generator; on a CPU, and undone."""
     probe = copy.deepcopy(network).train()
     weight = next(probe.parameters())
     before = torch.default_generator.get_state()

@@ -76,7 +76,7 @@ class WholeStep:
     ) -> None:
         """
         Args:
-            loss_sum: of (pictures, labels), the sum of the losses, float [].
+            loss_sum: of (images, labels), the sum of the losses, float [].
             flats: where the gradients of all weights that take part lie.
             update: changes the weights by the gradients that lie there, and returns their norm if it is asked for.
             lr: the learning rate that `update` reads, float [].
@@ -91,13 +91,13 @@ class WholeStep:
         self.one = compiled(self._one, options=options)
         self.several = compiled(self._several, options=options)
 
-    def _one(self, pictures: Tensor, labels: Tensor, loss_weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        """One step: of pictures [B, C, H, W], labels int64 [B] and what the loss is multiplied by in the gradient.
+    def _one(self, images: Tensor, labels: Tensor, loss_weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """One step: of images [B, C, H, W], labels int64 [B] and what the loss is multiplied by in the gradient.
 
         Returns:
             The sum of the losses, float [], and what `update` has returned.
         """
-        loss = self._loss_sum(pictures, labels)
+        loss = self._loss_sum(images, labels)
         found = torch.autograd.grad(loss, self._weights, loss_weight, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             torch._foreach_copy_(self._gradients, found)
@@ -105,13 +105,13 @@ class WholeStep:
         return loss.detach(), norm
 
     def _several(
-        self, pictures: Sequence[Tensor], labels: Sequence[Tensor], loss_weight: Tensor, lrs: Tensor
+        self, images: Sequence[Tensor], labels: Sequence[Tensor], loss_weight: Tensor, lrs: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """As many steps in a row as `lrs`, float [S], has learning rates; returns [S] of what `_one` returns."""
         losses, norms = [], []
-        for step_pictures, step_labels, lr in zip(pictures, labels, lrs.unbind(), strict=True):
+        for step_images, step_labels, lr in zip(images, labels, lrs.unbind(), strict=True):
             self._lr.copy_(lr)
-            loss, norm = self._one(step_pictures, step_labels, loss_weight)
+            loss, norm = self._one(step_images, step_labels, loss_weight)
             losses.append(loss)
             norms += [] if norm is None else [norm]
         return torch.stack(losses), torch.stack(norms) if norms else None

@@ -1,6 +1,6 @@
 """Settings -> network: the file's name is the model's name, and a file is imported only when its model is used.
 
-Each file has `build(config, shape, num_classes) -> nn.Module`, whose module takes float pictures [N, C, H, W] and
+Each file has `build(config, shape, num_classes) -> nn.Module`, whose module takes float images [N, C, H, W] and
 returns logits [N, num_classes].
 """
 
@@ -20,12 +20,12 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
     """The network with the weights that belong to `seed`, on the CPU.
 
     Args:
-        shape: channels, height and width of a picture.
+        shape: channels, height and width of a image.
         num_classes: classes in the data.
 
     Raises:
         ConfigError: `model.num_classes` is not the data's.
-        DataError: the network does not take pictures of this shape.
+        DataError: the network does not take images of this shape.
     """
     if config.num_classes not in (None, num_classes):
         raise ConfigError(
@@ -34,11 +34,11 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
     torch.manual_seed(seeds.derive(seed, "weights"))
     try:
         model: nn.Module = module_of(config).build(config, shape, num_classes)
-        _try_one_picture(model, shape, num_classes)
+        _try_one_image(model, shape, num_classes)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]  # a bare assert says nothing
         raise DataError(
-            f"model.name {config.name} does not take pictures of {'x'.join(map(str, shape))} "
+            f"model.name {config.name} does not take images of {'x'.join(map(str, shape))} "
             f"(channels, height, width): {reason}. Set data.resize or choose another model."
         ) from error
     return model
@@ -74,8 +74,8 @@ def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -
         ) from error
 
 
-def _try_one_picture(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Let a picture through in evaluation mode, where nothing random happens and no statistics change."""
+def _try_one_image(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
+    """Let a image through in evaluation mode, where nothing random happens and no statistics change."""
     model.eval()
     with torch.no_grad():
         logits = model(torch.zeros(1, *shape, dtype=torch.get_default_dtype()))

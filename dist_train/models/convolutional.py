@@ -26,7 +26,7 @@ def convolutional(
     kernel: int = 5,
     padding: int = 0,
 ) -> nn.Module:
-    """A network for pictures of `shape` (channels, height, width).
+    """A network for images of `shape` (channels, height, width).
 
     Args:
         channels: output channels of the convolutions, one after the other.
@@ -34,7 +34,7 @@ def convolutional(
         dropout: probability with which an input of the last layer is dropped in training.
 
     Raises:
-        ValueError: a picture is too small for so many convolutions.
+        ValueError: a image is too small for so many convolutions.
     """
     layers: dict[str, nn.Module] = {}
     height, width = shape[1:]
@@ -64,13 +64,13 @@ class Convolution(nn.Conv2d):
     added is zero, before and after each layer, and belongs to no weight.
     """
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        added = pictures.shape[1] - self.in_channels
-        missing = max(0, WIDTH - self.out_channels) if _lie_innermost_on_cpu(pictures) else 0
+    def forward(self, images: Tensor) -> Tensor:
+        added = images.shape[1] - self.in_channels
+        missing = max(0, WIDTH - self.out_channels) if _lie_innermost_on_cpu(images) else 0
         if not (added or missing) or self.bias is None:
-            return super().forward(pictures)
+            return super().forward(images)
         weight = functional.pad(self.weight, (0, 0, 0, 0, 0, added, 0, missing))
-        return functional.conv2d(pictures, weight, functional.pad(self.bias, (0, missing)), padding=self.padding)
+        return functional.conv2d(images, weight, functional.pad(self.bias, (0, missing)), padding=self.padding)
 
 
 class Pooling(nn.MaxPool2d):
@@ -83,14 +83,14 @@ class Pooling(nn.MaxPool2d):
     def __init__(self) -> None:
         super().__init__(2)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        is_even = not (pictures.shape[2] % 2 or pictures.shape[3] % 2)
-        if is_even and _lie_innermost_on_cpu(pictures) and not torch.compiler.is_compiling():
-            if not (torch.is_grad_enabled() and pictures.requires_grad):
-                return _pooled(pictures)[1]
-            if pictures.dtype == torch.bfloat16:
-                return _Pool.apply(pictures)  # type: ignore[no-any-return]
-        return super().forward(pictures)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        is_even = not (images.shape[2] % 2 or images.shape[3] % 2)
+        if is_even and _lie_innermost_on_cpu(images) and not torch.compiler.is_compiling():
+            if not (torch.is_grad_enabled() and images.requires_grad):
+                return _pooled(images)[1]
+            if images.dtype == torch.bfloat16:
+                return _Pool.apply(images)  # type: ignore[no-any-return]
+        return super().forward(images)  # type: ignore[no-any-return]
 
 
 class _Pool(torch.autograd.Function):
@@ -101,25 +101,25 @@ class _Pool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, pictures: Tensor) -> Tensor:
-        of_pairs, pooled = _pooled(pictures)
-        ctx.save_for_backward(pictures, of_pairs, pooled)
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        of_pairs, pooled = _pooled(images)
+        ctx.save_for_backward(images, of_pairs, pooled)
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (gradient,) = gradients
-        pictures, of_pairs, pooled = (saved.view(torch.int16) for saved in ctx.saved_tensors)
-        to_pairs, to_pictures = torch.empty_like(of_pairs), torch.empty_like(pictures)
+        images, of_pairs, pooled = (saved.view(torch.int16) for saved in ctx.saved_tensors)
+        to_pairs, to_images = torch.empty_like(of_pairs), torch.empty_like(images)
         _dealt(gradient.view(torch.int16), pooled, of_pairs[:, :, 0::2], to_pairs[:, :, 0::2], to_pairs[:, :, 1::2])
-        _dealt(to_pairs, of_pairs, pictures[..., 0::2], to_pictures[..., 0::2], to_pictures[..., 1::2])
-        return to_pictures.view(torch.bfloat16)
+        _dealt(to_pairs, of_pairs, images[..., 0::2], to_images[..., 0::2], to_images[..., 1::2])
+        return to_images.view(torch.bfloat16)
 
 
-def _pooled(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def _pooled(images: Tensor) -> tuple[Tensor, Tensor]:
     """The larger of each two in a row, [B, C, H, W / 2], and of each two of these in a column, [B, C, H / 2, W / 2]."""
-    of_pairs = torch.maximum(pictures[..., 0::2], pictures[..., 1::2])
+    of_pairs = torch.maximum(images[..., 0::2], images[..., 1::2])
     return of_pairs, torch.maximum(of_pairs[:, :, 0::2], of_pairs[:, :, 1::2])
 
 
@@ -134,7 +134,7 @@ def _dealt(gradient: Tensor, largest: Tensor, first: Tensor, to_first: Tensor, t
 
 
 class Flatten(nn.Module):
-    """Features in one row a picture, without the channels that a `Convolution` has added."""
+    """Features in one row a image, without the channels that a `Convolution` has added."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -144,6 +144,6 @@ class Flatten(nn.Module):
         return features[:, : self.channels].flatten(1)
 
 
-def _lie_innermost_on_cpu(pictures: Tensor) -> bool:
+def _lie_innermost_on_cpu(images: Tensor) -> bool:
     """Whether the channels of [B, C, H, W] lie next to each other, and the processor computes."""
-    return pictures.stride(1) == 1 and pictures.device.type == "cpu"
+    return images.stride(1) == 1 and images.device.type == "cpu"

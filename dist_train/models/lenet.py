@@ -1,4 +1,4 @@
-"""LeNet-5 as it is taught today: ReLU and max-pooling, for 32x32 pictures.
+"""LeNet-5 as it is taught today: ReLU and max-pooling, for 32x32 images.
 
 After LeCun et al., "Gradient-based learning applied to document recognition", Proc. IEEE 1998.
 """

@@ -1,4 +1,4 @@
-"""ResNet-18 for small pictures: a 3x3 stem of stride 1 and no max-pool, else torchvision's with its names.
+"""ResNet-18 for small images: a 3x3 stem of stride 1 and no max-pool, else torchvision's with its names.
 
 He et al., "Deep residual learning for image recognition", CVPR 2016 (section 4.2 has the stem for CIFAR-10). Written
 out because the import of torchvision takes as long as torch's.

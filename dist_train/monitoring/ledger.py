@@ -7,7 +7,7 @@
     loss       bits of the mean loss over the global batch, as a 64-bit float, in hexadecimal
     grad_norm  bits of the 2-norm of the gradients over all weights before they are clipped, likewise; null: unmeasured
     lr         learning rate
-    weights    every `log.weights_every` steps and after the last: SHA-256 of the weights, as in a manifest
+    weights    every `log.weights_every_steps` steps and after the last: SHA-256 of the weights, as in a manifest
 """
 
 import hashlib
@@ -119,7 +119,7 @@ def _is_whole(line: Line) -> bool:
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """Where two ledgers part first."""
 
     step: int
@@ -133,7 +133,7 @@ class Parting:
 class Comparison:
     steps: int
     """Steps that both have and in which they agree, up to the first in which they don't."""
-    parting: Parting | None
+    parting: Divergence | None
 
 
 def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tuple(PHASES)) -> Comparison:
@@ -146,7 +146,7 @@ def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tup
     return Comparison(len(both), _missing(a, b))
 
 
-def _partings(a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[str, ...]) -> Iterator[Parting]:
+def _partings(a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[str, ...]) -> Iterator[Divergence]:
     for field in fields:
         one, other = a[step].get(field), b[step].get(field)
         unmeasured = field in ("weights", "grad_norm") and (one is None or other is None)
@@ -155,9 +155,9 @@ def _partings(a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[s
             if field == "loss" and step > 1 and not _same_weights_before(a, b, step):
                 what += (
                     f"; or in the update of step {step - 1}, after which the weights were not hashed "
-                    "(log.weights_every=1 would tell)"
+                    "(log.weights_every_steps=1 would tell)"
                 )
-            yield Parting(step, PHASES[field], what)
+            yield Divergence(step, PHASES[field], what)
 
 
 def _same_weights_before(a: dict[int, Line], b: dict[int, Line], step: int) -> bool:
@@ -168,10 +168,10 @@ def _shown(field: str, found: Any) -> str:
     return f"{value(found):.9g} ({found})" if field in ("loss", "grad_norm") else str(found)[:16]
 
 
-def _missing(a: dict[int, Line], b: dict[int, Line]) -> Parting | None:
+def _missing(a: dict[int, Line], b: dict[int, Line]) -> Divergence | None:
     """The first step that only one of them has."""
     alone = sorted(a.keys() ^ b.keys())
     if not alone:
         return None
     owner = "first" if alone[0] in a else "second"
-    return Parting(alone[0], "", f"only the {owner} has this step ({len(a)} and {len(b)} steps)")
+    return Divergence(alone[0], "", f"only the {owner} has this step ({len(a)} and {len(b)} steps)")

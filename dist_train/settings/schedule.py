@@ -27,7 +27,7 @@ def check_ranks(config: Config, ranks: int) -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Steps are counted from 1 here: `step` is the number of finished optimizer steps."""
 
     num_train: int
@@ -38,12 +38,12 @@ class Plan:
     log_every: int
     save_every: int
     evaluate_every: int | None
-    weights_every: int
+    weights_every_steps: int
     shards: int | None
     """Into how many a global batch is cut; None: one a rank."""
 
     @classmethod
-    def of(cls, config: Config, num_train: int) -> "Plan":
+    def of(cls, config: Config, num_train: int) -> "Schedule":
         """The plan for `num_train` training samples: `train.epochs` or `train.max_steps` ends it, whichever is less."""
         per_epoch = steps_per_epoch(num_train, config.data.global_batch)
         ends = [config.train.epochs and config.train.epochs * per_epoch, config.train.max_steps]
@@ -53,10 +53,10 @@ class Plan:
             micro_batch=config.train.micro_batch,
             steps_per_epoch=per_epoch,
             total_steps=min(end for end in ends if end),
-            log_every=config.log.every,
-            save_every=config.checkpoint.every or per_epoch,
+            log_every=config.log.every_steps,
+            save_every=config.checkpoint.every_steps or per_epoch,
             evaluate_every=config.eval.every_epochs * per_epoch or None,
-            weights_every=config.log.weights_every,
+            weights_every_steps=config.log.weights_every_steps,
             shards=config.shards,
         )
 
@@ -87,7 +87,7 @@ class Plan:
 
     def is_hashed(self, step: int) -> bool:
         """Whether the ledger's line of this step has a hash of the weights."""
-        return step % self.weights_every == 0 or step == self.total_steps
+        return step % self.weights_every_steps == 0 or step == self.total_steps
 
     def is_saved(self, step: int) -> bool:
         """Whether a checkpoint is due before the one at the end, which every run has."""
@@ -107,7 +107,9 @@ class Plan:
         whole = epoch + self.num_train // self.global_batch  # the last batch of an epoch may be smaller
         if step == 0 or step >= whole:
             return 1
-        periods = [each for each in (self.log_every, self.save_every, self.evaluate_every, self.weights_every) if each]
+        periods = [
+            each for each in (self.log_every, self.save_every, self.evaluate_every, self.weights_every_steps) if each
+        ]
         begin = max(epoch, *(step - step % each for each in periods))
         end = min(whole, self.total_steps, *(step - step % each + each for each in periods))
         return most if (step - begin) % most == 0 and step + most <= end else 1

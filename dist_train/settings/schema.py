@@ -51,7 +51,7 @@ class Run(Section):
 
 
 class Augment(Section):
-    """Random changes of the training pictures, each a function of (seed, epoch, sample index)."""
+    """Random changes of the training images, each a function of (seed, epoch, sample index)."""
 
     crop_padding: Annotated[int, Field(ge=0, le=256)] = 0
     """Pad each side with this many black pixels and cut a random window of the original size. 0: off."""
@@ -62,7 +62,7 @@ class Augment(Section):
 
 
 class Normalize(Section):
-    """Statistics in the unit of pictures scaled to 0..1, one number a channel."""
+    """Statistics in the unit of images scaled to 0..1, one number a channel."""
 
     mean: Annotated[tuple[float, ...], Field(min_length=1)]
     """Subtracted from each channel."""
@@ -71,7 +71,7 @@ class Normalize(Section):
 
 
 class Data(Section):
-    """Which pictures, how many a step, and how they reach the model."""
+    """Which images, how many a step, and how they reach the model."""
 
     name: str
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (comes with scikit-learn, needs
@@ -86,18 +86,18 @@ class Data(Section):
     validation: Fraction = 0.0
     """Fraction of the training split, chosen by the seed, that is held out and evaluated while training. The last
     evaluation of a run is of the test split in any case."""
-    loader: Literal["auto", "resident", "workers"] = "auto"
-    """`resident`: all pictures decoded once and kept in memory (of the GPU, where there is one). `workers`: read by
-    worker processes as they are needed. `auto`: resident if it fits. The batches are the same."""
+    loader: Literal["auto", "in_memory", "workers"] = "auto"
+    """`in_memory`: all images decoded once and kept in memory (of the GPU, where there is one). `workers`: read by
+    worker processes as they are needed. `auto`: in_memory if it fits. The batches are the same."""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     """Worker processes per rank of the `workers` loader; 0 reads in the rank itself."""
     normalize: Auto | Normalize = "auto"
     """`auto`: the data set's known mean and std, computed once from the training split where none are known. Or
     `{mean: [...], std: [...]}`."""
     cache: Annotated[str, Field(min_length=1)]
-    """Where decoded pictures and computed statistics are kept. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`."""
+    """Where decoded images and computed statistics are kept. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`."""
     augment: Augment = Augment()
-    """Random changes of the training pictures; none by default."""
+    """Random changes of the training images; none by default."""
     resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
     """Scale the shorter side to this many pixels and cut the middle square."""
     limit_train: Positive | None = None
@@ -113,7 +113,7 @@ class StoredData(Data):
 
 
 class SyntheticData(Data):
-    """Pictures made from the seed: a pattern for each class, and noise."""
+    """Images made from the seed: a pattern for each class, and noise."""
 
     name: Literal["synthetic"]
     shape: tuple[Side, Side, Side] = (1, 28, 28)
@@ -131,7 +131,7 @@ class Model(Section):
 
     name: str
     """The network: `lenet`, `mnist_example`, `mnist_cnn`, `cifar_tutorial`, `resnet18` (with a stem for small
-    pictures), or `torchvision/<name>` for a classification model of torchvision."""
+    images), or `torchvision/<name>` for a classification model of torchvision."""
     num_classes: Annotated[int, Field(ge=2)] | None = None
     """Outputs of the last layer. Default: the number of classes in the data, which it has to equal."""
 
@@ -342,7 +342,7 @@ class Train(Section):
     convolutions so small that it does not pay, else fp32. `tf32`: fp32 whose matrix products and convolutions drop 13
     bits of the mantissa, on GPUs that have it (compute capability 8.0 and newer)."""
     channels_last: Literal["auto", "on", "off"] = "auto"
-    """Memory format of pictures and convolutions. `auto`: on where it is known to be faster."""
+    """Memory format of images and convolutions. `auto`: on where it is known to be faster."""
     onednn: Literal["auto", "on", "off"] = "auto"
     """oneDNN's convolutions in training on a CPU. `auto`: on, but for passes so small that its calls cost more than
     the work, unless the whole step is compiled."""
@@ -370,7 +370,7 @@ class Eval(Section):
 class Checkpoint(Section):
     """When the state is saved, and how much of it is kept."""
 
-    every: Positive | None = None
+    every_steps: Positive | None = None
     """Steps between two checkpoints. Default: once an epoch."""
     keep_last: Positive = 3
     """How many of the newest checkpoints stay."""
@@ -415,7 +415,7 @@ class Distributed(Section):
 class Log(Section):
     """What is written about the run while it goes on."""
 
-    every: Positive = 50
+    every_steps: Positive = 50
     """Steps between two lines of kind `train` in `metrics.jsonl`."""
     tensorboard: bool = True
     """Write curves for TensorBoard to `tb/`."""
@@ -424,7 +424,7 @@ class Log(Section):
     ledger: bool = True
     """Write to `ledger.jsonl` what `dist-train diff` compares: of each step the hash of its samples, the bits of the
     loss and of the gradient's norm, and the learning rate."""
-    weights_every: Positive = 100
+    weights_every_steps: Positive = 100
     """Steps between two hashes of the weights in `ledger.jsonl`."""
 
 

@@ -1,4 +1,4 @@
-"""The one fault of a drill that nothing outside of a rank can cause: pictures that are not numbers."""
+"""The one fault of a drill that nothing outside of a rank can cause: images that are not numbers."""
 
 import math
 import os
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dist_train.data.batches import Batch, TrainBatches
 
 SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
-"""Variable that `dist-train drill` sets: number of the step, from 1, whose pictures are spoiled."""
+"""Variable that `dist-train drill` sets: number of the step, from 1, whose images are spoiled."""
 
 
 def spoil_as_asked(environ: Mapping[str, str] = os.environ) -> None:
-    """Spoil the pictures of one step of this process, if a drill wants it."""
+    """Spoil the images of one step of this process, if a drill wants it."""
     if SPOILED_STEP not in environ:
         return
     spoiled, take = int(environ[SPOILED_STEP]) - 1, TrainBatches.__next__
@@ -20,7 +20,7 @@ def spoil_as_asked(environ: Mapping[str, str] = os.environ) -> None:
         batch = take(batches)
         if batch.step == spoiled:
             for shard in batch.shards:
-                shard.pictures.fill_(math.nan)
+                shard.images.fill_(math.nan)
         return batch
 
     TrainBatches.__next__ = take_spoiled  # type: ignore[assignment, method-assign]

@@ -25,17 +25,17 @@ from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, has_bar, test_at
 from dist_train.run_dir import RunDir, State, write_whole
 from dist_train.settings.loader import to_yaml
-from dist_train.settings.schedule import Plan
+from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
 from dist_train.system.cpu import Host
 from dist_train.system.stop_signals import StopRequested
 from dist_train.training.state import Training
-from dist_train.training.step_results import Fact
+from dist_train.training.step_results import StepResult
 
 _log = logging.getLogger(__name__)
 
 
-class Report:
+class Reporter:
     """The report of a rank that is not the first: nothing but how it leaves, in its own log."""
 
     def __init__(self, log: RankLog) -> None:
@@ -51,7 +51,7 @@ class Report:
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None: ...
 
-    def learned(self, fact: Fact) -> None: ...
+    def learned(self, fact: StepResult) -> None: ...
 
     def saving(self) -> None: ...
 
@@ -76,10 +76,10 @@ class Report:
     def done(self, test: Evaluation) -> None: ...
 
 
-class MainReport(Report):
+class MainReporter(Reporter):
     """The report of rank 0: to the terminal, `metrics.jsonl`, `tb/` and `status.json`."""
 
-    def __init__(self, log: RankLog, config: Config, run: RunDir, training: Training, plan: Plan) -> None:
+    def __init__(self, log: RankLog, config: Config, run: RunDir, training: Training, plan: Schedule) -> None:
         super().__init__(log)
         self._run, self._plan, self._training = run, plan, training
         self._name = config.run.name
@@ -137,7 +137,7 @@ class MainReport(Report):
         self._metrics.write("eval", step=step, epoch=self._plan.epoch(step), **evaluation.to_dict())
         _log.info("step %d  %s", step, evaluation)
 
-    def learned(self, fact: Fact) -> None:
+    def learned(self, fact: StepResult) -> None:
         """The ledger's line of a step."""
         if self._ledger:
             weights = weights_sha256(self._training.network.state_dict()) if self._plan.is_hashed(fact.step) else None
@@ -209,16 +209,16 @@ class MainReport(Report):
 
 @contextmanager
 def open_report(
-    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Plan, world: World, host: Host
-) -> Iterator[Report]:
+    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Schedule, world: World, host: Host
+) -> Iterator[Reporter]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     with log_to_file(run.logs, world, training.step) as log:
         if not world.is_main:
-            yield Report(log)
+            yield Reporter(log)
             return
         write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
         write_whole(run.environment, json.dumps(_environment(world, training, host), indent=2) + "\n")
-        report = MainReport(log, config, run, training, plan)
+        report = MainReporter(log, config, run, training, plan)
         _introduce(config, dataset, training, plan, world, host)
         report.status("running", resumable=True)
         with _told(report, training, run):
@@ -226,7 +226,7 @@ def open_report(
 
 
 @contextmanager
-def _told(report: MainReport, training: Training, run: RunDir) -> Iterator[None]:
+def _told(report: MainReporter, training: Training, run: RunDir) -> Iterator[None]:
     """Write down in `status.json` how the run has ended, and let go of its directory."""
     try:
         yield
@@ -245,7 +245,7 @@ def _told(report: MainReport, training: Training, run: RunDir) -> Iterator[None]
         run.release()
 
 
-def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan, world: World, host: Host) -> None:
+def _introduce(config: Config, dataset: Dataset, training: Training, plan: Schedule, world: World, host: Host) -> None:
     """Say what is about to run, with every number that was derived and every choice that was made."""
     weights = sum(weight.numel() for weight in training.network.parameters())
     _log.info(
@@ -264,7 +264,7 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Plan,
     _log.info("%s %s; %d an epoch", start, _how_far(training.step, plan), plan.steps_per_epoch)
 
 
-def _how_far(step: int, plan: Plan) -> str:
+def _how_far(step: int, plan: Schedule) -> str:
     """A run may be past its end, where the end was moved to an earlier step."""
     is_past = step > plan.total_steps
     return f"step {step}" + (f", past the {plan.total_steps} asked for" if is_past else f" of {plan.total_steps}")

@@ -81,7 +81,7 @@ class Training:
         self._unused_before: list[str] | None = None
 
     def start(self, samples: int, shape: tuple[int, int, int]) -> None:
-        """Compile and wrap for this world, for backward passes over up to `samples` pictures of `shape`."""
+        """Compile and wrap for this world, for backward passes over up to `samples` images of `shape`."""
         called = self.network
         if self.config.compile == "model":
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
@@ -116,16 +116,16 @@ class Training:
             return reduction.Tree(model, self.network, self.world, self._memory)
         if self.world.size > 1:
             # A graph is compiled for the shape of the step's own; without one, any will do.
-            pictures = self._blank(max(2, samples) if self.config.compile == "model" else 2, shape)
-            return reduction.Average(model, self.network, self.world, pictures, self._memory, self._compression)
+            images = self._blank(max(2, samples) if self.config.compile == "model" else 2, shape)
+            return reduction.Average(model, self.network, self.world, images, self._memory, self._compression)
         # With a process group or without: the bits must not depend on how it was started.
         alone = reduction.Alone(model, self.network, self.world)
         alone.settle(self._blank(2, shape), self._unused_before)  # batch normalisation takes no less
         return alone
 
     def _blank(self, samples: int, shape: tuple[int, int, int]) -> Tensor:
-        pictures = torch.zeros(samples, *shape, device=self.world.device)
-        return pictures.contiguous(memory_format=self.choices.memory_format)
+        images = torch.zeros(samples, *shape, device=self.world.device)
+        return images.contiguous(memory_format=self.choices.memory_format)
 
     @property
     def _compiles_update(self) -> bool:
@@ -140,14 +140,14 @@ class Training:
 
     def cut(self, shard: Shard) -> list[tuple[Tensor, Tensor]]:
         """The shard in equal pieces of at most `train.micro_batch`, one backward pass each."""
-        pictures, labels = shard.pictures, shard.labels
+        images, labels = shard.images, shard.labels
         if len(labels) <= (self.config.micro_batch or len(labels)) and shard.share:
-            return [(pictures, labels)]
+            return [(images, labels)]
         if self.config.sync_batchnorm and shard.share == 0:
             # The statistics are over all ranks then, and would count a stand-in; torch takes an empty batch for none.
-            pictures, labels = pictures[:0], labels[:0]
+            images, labels = images[:0], labels[:0]
         pieces = -(-len(labels) // (self.config.micro_batch or len(labels))) if len(labels) else 1
-        return list(zip(torch.tensor_split(pictures, pieces), torch.tensor_split(labels, pieces), strict=True))
+        return list(zip(torch.tensor_split(images, pieces), torch.tensor_split(labels, pieces), strict=True))
 
     def loss_weight(self, shard: Shard, count: int) -> Tensor:
         """What a sum of losses is multiplied by in the gradient, float []: ranks averaged over / samples of the batch.
@@ -161,11 +161,11 @@ class Training:
             self._loss_weights[key] = torch.tensor(weight, dtype=dtype, device=self.world.device)
         return self._loss_weights[key]
 
-    def loss_sum(self, pictures: Tensor, labels: Tensor) -> Tensor:
+    def loss_sum(self, images: Tensor, labels: Tensor) -> Tensor:
         """Sum of the cross-entropies of a batch, float32 []."""
         with self._autocast():
             return functional.cross_entropy(
-                self.reduction.model(pictures), labels, reduction="sum", label_smoothing=self.config.label_smoothing
+                self.reduction.model(images), labels, reduction="sum", label_smoothing=self.config.label_smoothing
             )
 
     def scaled(self, loss: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ class Training:
         self.reduction.begin(stop=False, void=False)
         shards = [shard for batch in batches for shard in batch.shards]
         losses, norms = self.whole_step.several(
-            [shard.pictures for shard in shards],
+            [shard.images for shard in shards],
             [shard.labels for shard in shards],
             self.loss_weight(shards[0], batches[0].count),
             torch.tensor(lrs),

@@ -34,7 +34,7 @@ USER_ERROR = 2
 NEEDS_A_START = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate-latest", "kill-in-save"}
 """Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
 SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
-"""Variable that makes the pictures of one step of a start not a number (`dist_train.training.fault_injection`)."""
+"""Variable that makes the images of one step of a start not a number (`dist_train.training.fault_injection`)."""
 OWN = {"run.dir", "run.reproducible", "run.resume", "log.progress", "log.ledger"}
 """Settings that the drill gives to its runs itself."""
 SAME = {False: "same weights", True: "same samples and learning rates"}

@@ -156,7 +156,7 @@ def resize(run: Running, random: Random) -> None:
 
 
 def nan(run: Running, random: Random) -> None:  # noqa: ARG001
-    """The pictures of one step are not numbers: what a run is started with sees to that (`drill.SPOILED_STEP`)."""
+    """The images of one step are not numbers: what a run is started with sees to that (`drill.SPOILED_STEP`)."""
     run.wait(None)
 
 

@@ -60,7 +60,7 @@ def test_every_recipe_opens_with_its_command_and_its_score(config: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
 def test_every_recipe_trains(config: Path, tmp_path: Path, python: Python) -> None:
-    """Two steps of each, on made pictures in the shape of its own data."""
+    """Two steps of each, on made images in the shape of its own data."""
     colour = load_config(config).data.name not in KNOWN_CLASSES or "cifar" in load_config(config).data.name
     shape = [3, 32, 32] if colour else [1, 28, 28]
     overrides = [

@@ -33,8 +33,8 @@ model: {name: mnist_cnn}
 optim: {name: adam, lr: 0.002, schedule: onecycle}
 train: {max_steps: 12}
 eval: {every_epochs: 0}
-checkpoint: {every: 4, keep_last: 100}
-log: {every: 1, tensorboard: false}
+checkpoint: {every_steps: 4, keep_last: 100}
+log: {every_steps: 1, tensorboard: false}
 """
 # All that changes weights or bits. The last batch of an epoch has 4 samples, so of 8 shards some are empty.
 EVERYTHING = """
@@ -44,8 +44,8 @@ model: {name: mnist_example, dropout: 0.3}
 optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, micro_batch: 16, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}
 run: {deterministic: true}
-checkpoint: {every: 3, keep_last: 100}
-log: {every: 3, tensorboard: false, weights_every: 1}
+checkpoint: {every_steps: 3, keep_last: 100}
+log: {every_steps: 3, tensorboard: false, weights_every_steps: 1}
 """
 # Long enough to be killed in its middle.
 LONG = """
@@ -55,8 +55,8 @@ optim: {name: adam, lr: 0.001}
 train: {max_steps: 2000}
 run: {deterministic: true}
 eval: {every_epochs: 0}
-checkpoint: {every: 200, keep_last: 3}
-log: {every: 100, tensorboard: false}
+checkpoint: {every_steps: 200, keep_last: 3}
+log: {every_steps: 100, tensorboard: false}
 """
 # Each step alike: another size of the last batch would be another size to allocate.
 STEADY = """
@@ -66,8 +66,8 @@ model: {name: mnist_example, dropout: 0.3}
 optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine}
 train: {max_steps: 100, ema_decay: 0.9, max_grad_norm: 1.0}
 eval: {every_epochs: 0}
-checkpoint: {every: 50}
-log: {every: 50, tensorboard: false}
+checkpoint: {every_steps: 50}
+log: {every_steps: 50, tensorboard: false}
 """
 CONFIGS = {"config": CONFIG, "everything": EVERYTHING, "long": LONG, "steady": STEADY}
 MODES = {
@@ -185,11 +185,11 @@ def test_fp16_scales_its_loss(runs: Runs) -> None:
     assert saved["scaler_state_dict"]["scale"] > 1
 
 
-def test_pictures_are_resident_on_the_gpu(runs: Runs) -> None:
-    config = load_config(Path(runs.arguments("config", "resident")[0]), runs.arguments("config", "resident")[1:])
+def test_images_are_resident_on_the_gpu(runs: Runs) -> None:
+    config = load_config(Path(runs.arguments("config", "in_memory")[0]), runs.arguments("config", "in_memory")[1:])
     dataset = open_dataset(config.data, config.run.seed, World(device=torch.device("cuda", 0)))
-    assert dataset.loader == "resident"
-    assert next(dataset.train.pictures.pieces()).device == torch.device("cuda", 0)
+    assert dataset.loader == "in_memory"
+    assert next(dataset.train.images.pieces()).device == torch.device("cuda", 0)
 
 
 def test_a_checkpoint_of_a_gpu_opens_on_the_cpu(runs: Runs) -> None:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from dist_train import train
 from dist_train.data import open_dataset
-from dist_train.data.augment import Preparation
+from dist_train.data.augment import Preprocessing
 from dist_train.data.batches import Batch, TrainBatches
 from dist_train.distributed import reduction
 from dist_train.distributed.world import World
@@ -92,7 +92,7 @@ def on_gpu(batch: Batch, mode: FakeTensorMode) -> Batch:
     shards = (
         replace(
             shard,
-            pictures=mode.from_tensor(shard.pictures).to(GPU),
+            images=mode.from_tensor(shard.images).to(GPU),
             labels=mode.from_tensor(shard.labels).to(GPU),
         )
         for shard in batch.shards
@@ -129,15 +129,15 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_pictures_are_prepared_where_they_are(
+def test_images_are_prepared_where_they_are(
     fakes: FakeTensorMode, tmp_path: Path, memory_format: torch.memory_format
 ) -> None:
     config = configured(tmp_path)
     with fakes:
         normalize = config.data.normalize
         assert normalize != "auto"
-        preparation = Preparation(normalize, config.data.augment, 0, GPU, memory_format)
-        pictures = torch.zeros(32, 3, 28, 28, dtype=torch.uint8, device=GPU)
-        prepared = preparation.augmented(pictures, torch.arange(32, device=GPU), epoch=0)
+        preparation = Preprocessing(normalize, config.data.augment, 0, GPU, memory_format)
+        images = torch.zeros(32, 3, 28, 28, dtype=torch.uint8, device=GPU)
+        prepared = preparation.augmented(images, torch.arange(32, device=GPU), epoch=0)
     assert (prepared.device, prepared.shape) == (GPU, (32, 3, 28, 28))
     assert prepared.is_contiguous(memory_format=memory_format)

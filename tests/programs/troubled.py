@@ -172,12 +172,12 @@ def in_compiling(original: Callable[..., None]) -> Callable[..., None]:
     return start
 
 
-def nan_pictures(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def nan_images(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """In the first of a rank's samples, so that of several passes only the first is spoiled."""
 
     def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
         if batch.step == TROUBLE["step"] and is_mine():
-            batch.shards[0].pictures[:1] = math.nan
+            batch.shards[0].images[:1] = math.nan
         return original(training, batch, stop, mark)
 
     return step
@@ -199,8 +199,8 @@ class Unused(nn.Module):
         super().__init__()
         self.network, self.spare = network, nn.Linear(2, 2)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.network(pictures)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)  # type: ignore[no-any-return]
 
 
 def unused(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -225,7 +225,7 @@ MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "save": (Store, "_write", in_save),
     "joining": (world, "open_world", in_joining),
     "compiling": (Training, "start", in_compiling),
-    "nan pictures": (train, "train_step", nan_pictures),
+    "nan images": (train, "train_step", nan_images),
     "nan gradient": (train, "train_step", nan_gradient),
     "unused": (train, "build_model", unused),
 }

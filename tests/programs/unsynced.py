@@ -15,10 +15,10 @@ from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Distributed
 from dist_train.system.exit import leave, run_guarded
 from dist_train.train import train
-from dist_train.training.reporter import MainReport
+from dist_train.training.reporter import MainReporter
 
 WARM = 4
-_stepped = MainReport.stepped
+_stepped = MainReporter.stepped
 _watched: list[int] = []
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     config = load_config(name, overrides)
     world = open_world(config.distributed if config.distributed.backend == "gloo" else Distributed())
     assert_it_would_raise()
-    MainReport.stepped = stepped  # type: ignore[method-assign]
+    MainReporter.stepped = stepped  # type: ignore[method-assign]
     train(config, world)
     print(f"watched {len(_watched)} steps")
     world.close()
@@ -45,8 +45,8 @@ def assert_it_would_raise() -> None:
     raise AssertionError("a read of one number was no synchronisation")
 
 
-def stepped(self: MainReport, count: int) -> None:
-    """In place of `MainReport.stepped`, which is called after each step, before what is due after it."""
+def stepped(self: MainReporter, count: int) -> None:
+    """In place of `MainReporter.stepped`, which is called after each step, before what is due after it."""
     _stepped(self, count)
     step, plan = self._training.step, self._plan
     is_watched = step >= WARM and not plan.is_told(step) and not plan.is_told(step + 1)

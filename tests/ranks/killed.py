@@ -38,8 +38,8 @@ optim: {{name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.
 train: {{epochs: {EPOCHS}, micro_batch: 8, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}}
 distributed: {{backend: gloo, threads: 1}}
 eval: {{every_epochs: 2}}
-checkpoint: {{every: 4, keep_last: 3}}
-log: {{every: 3, tensorboard: false, weights_every: 1}}
+checkpoint: {{every_steps: 4, keep_last: 3}}
+log: {{every_steps: 3, tensorboard: false, weights_every_steps: 1}}
 """
 # On one machine as on several: Gloo adds up in another order than ranks do that share memory.
 ON_MACHINES = CONFIG.replace("threads: 1}", "threads: 1, shared_memory: off}")
@@ -81,7 +81,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """A run from its first start to its end."""
 
     mode: str
@@ -299,7 +299,7 @@ def weights(run: Path) -> str:
     return str(manifest["weights_sha256"])
 
 
-def _parting(run: Path, reference: Path, fields: tuple[str, ...]) -> ledger.Parting | None:
+def _parting(run: Path, reference: Path, fields: tuple[str, ...]) -> ledger.Divergence | None:
     first, second = (ledger.read(each / "ledger.jsonl") for each in (run, reference))
     return ledger.compare(first, second, fields).parting
 

@@ -21,12 +21,12 @@ data: {name: synthetic, num_train: 64, num_test: 16, global_batch: 16}
 model: {name: mnist_cnn}
 optim: {name: sgd, lr: 0.05}
 train: {max_steps: 6}
-checkpoint: {every: 2}
+checkpoint: {every_steps: 2}
 eval: {every_epochs: 0}
-log: {every: 1, tensorboard: false}
+log: {every_steps: 1, tensorboard: false}
 distributed: {backend: gloo, threads: 1}
 """
-ENDLESS = ("train.max_steps=1000000", "checkpoint.every=5")
+ENDLESS = ("train.max_steps=1000000", "checkpoint.every_steps=5")
 # A rank of the agent that does something else than training; `here` is the directory of the test.
 RANKS = """
 import os, signal, sys, time

@@ -21,8 +21,8 @@ model: {name: mnist_example, dropout: 0.3}
 optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, micro_batch: 3, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}
 distributed: {backend: gloo, shards: 8}
-checkpoint: {every: 1, keep_last: 100}
-log: {every: 3, tensorboard: false, weights_every: 1}
+checkpoint: {every_steps: 1, keep_last: 100}
+log: {every_steps: 3, tensorboard: false, weights_every_steps: 1}
 """
 BATCHNORM = """
 run: {reproducible: bitwise}
@@ -31,8 +31,8 @@ model: {name: torchvision/shufflenet_v2_x0_5}
 optim: {name: adam, lr: 0.001}
 train: {epochs: 2}
 distributed: {backend: gloo}
-checkpoint: {every: 1, keep_last: 100}
-log: {every: 2, tensorboard: false, weights_every: 1}
+checkpoint: {every_steps: 1, keep_last: 100}
+log: {every_steps: 2, tensorboard: false, weights_every_steps: 1}
 """
 CONFIGS = {"convolutions": CONVOLUTIONS, "batchnorm": BATCHNORM}
 

@@ -17,8 +17,8 @@ model: {name: mnist_cnn, dropout: 0.2}
 optim: {name: sgd, lr: 0.02, momentum: 0.9}
 train: {epochs: 6}
 distributed: {backend: gloo}
-checkpoint: {every: 5}
-log: {every: 20, tensorboard: false}
+checkpoint: {every_steps: 5}
+log: {every_steps: 20, tensorboard: false}
 """
 
 

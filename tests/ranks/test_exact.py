@@ -21,8 +21,8 @@ data: {name: synthetic, num_train: 100, num_test: 70, global_batch: 30, validati
 model: {name: mnist_example, dropout: 0.3}
 optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, micro_batch: 8, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}
-checkpoint: {every: 1, keep_last: 100}
-log: {every: 3, tensorboard: false}
+checkpoint: {every_steps: 1, keep_last: 100}
+log: {every_steps: 3, tensorboard: false}
 """
 # 22 samples in batches of 10: the last batch has 2, so at 3 and 4 ranks some rank has none.
 BATCHNORM = """
@@ -30,8 +30,8 @@ data: {name: synthetic, shape: [3, 32, 32], num_train: 22, num_test: 20, global_
 model: {name: torchvision/shufflenet_v2_x0_5}
 optim: {name: adam, lr: 0.001}
 train: {epochs: 2}
-checkpoint: {every: 1, keep_last: 100}
-log: {every: 2, tensorboard: false}
+checkpoint: {every_steps: 1, keep_last: 100}
+log: {every_steps: 2, tensorboard: false}
 """
 # Gradients that go another way than through shared memory.
 GLOO = (
@@ -51,8 +51,8 @@ data: {name: synthetic, num_train: 500, num_test: 260, global_batch: 64, augment
 model: {name: mnist_example}
 optim: {name: sgd, lr: 0.01, momentum: 0.9}
 train: {max_steps: 50}
-checkpoint: {every: 13, keep_last: 100}
-log: {every: 1, tensorboard: false}
+checkpoint: {every_steps: 13, keep_last: 100}
+log: {every_steps: 1, tensorboard: false}
 """
 
 

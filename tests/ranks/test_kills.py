@@ -26,8 +26,8 @@ from tests.ranks.killed import (
     LAUNCHER,
     STEPS,
     Kill,
-    Plan,
     Run,
+    Schedule,
     Start,
     Tally,
     assert_all_whole,
@@ -75,13 +75,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("kills"))
 
 
-def plans(elastic: tuple[int, ...], bitwise: tuple[int, ...]) -> st.SearchStrategy[Plan]:
+def plans(elastic: tuple[int, ...], bitwise: tuple[int, ...]) -> st.SearchStrategy[Schedule]:
     """Runs with these numbers of ranks: `elastic` ones that never change it among them."""
     constant = st.sampled_from(elastic).flatmap(lambda ranks: _plan("elastic", st.just(ranks)))
     return st.one_of(_plan("bitwise", st.sampled_from(bitwise)), constant, _plan("elastic", st.sampled_from(elastic)))
 
 
-def _plan(mode: str, ranks: st.SearchStrategy[int]) -> st.SearchStrategy[Plan]:
+def _plan(mode: str, ranks: st.SearchStrategy[int]) -> st.SearchStrategy[Schedule]:
     kill = st.builds(
         Kill,
         when=st.sampled_from(["step", "save", "start", "step", "save", "end"]),
@@ -91,7 +91,7 @@ def _plan(mode: str, ranks: st.SearchStrategy[int]) -> st.SearchStrategy[Plan]:
     )
     kills = st.lists(kill, min_size=1, max_size=3).map(_up_to_the_launcher)
     killed = st.lists(st.builds(Start, ranks=ranks, kills=kills), min_size=2, max_size=3)
-    return st.builds(lambda starts, last: Plan(mode, (*starts, Start(last))), killed, ranks)
+    return st.builds(lambda starts, last: Schedule(mode, (*starts, Start(last))), killed, ranks)
 
 
 def _up_to_the_launcher(kills: list[Kill]) -> tuple[Kill, ...]:
@@ -99,7 +99,7 @@ def _up_to_the_launcher(kills: list[Kill]) -> tuple[Kill, ...]:
     return tuple(kills[: whom.index(LAUNCHER) + 1] if LAUNCHER in whom else kills)
 
 
-def carry_out(plan: Plan, runs: Runs, tally: Tally) -> None:
+def carry_out(plan: Schedule, runs: Runs, tally: Tally) -> None:
     """Kill as planned, let the last start end, and hold the run against an undisturbed one."""
     path = runs.new()
     for start in plan.starts:
@@ -126,12 +126,12 @@ def _expected(start: Start, hits: list[bool]) -> int:
     return -signal.SIGKILL if is_alone or start.kills[-1].whom == LAUNCHER else 1
 
 
-def kill_often(runs: Runs, profile: settings, drawn: st.SearchStrategy[Plan], enough: int, tally: Tally) -> None:
+def kill_often(runs: Runs, profile: settings, drawn: st.SearchStrategy[Schedule], enough: int, tally: Tally) -> None:
     """Carry out plan after plan, until there were `enough` kills."""
 
     @profile
     @given(drawn)
-    def nothing_is_lost(plan: Plan) -> None:
+    def nothing_is_lost(plan: Schedule) -> None:
         if tally["kill of"] < enough:
             carry_out(plan, runs, tally)
 

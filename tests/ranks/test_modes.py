@@ -20,8 +20,8 @@ data: {name: synthetic, num_train: 72, num_test: 40, global_batch: 24}
 model: {name: mnist_cnn}
 optim: {name: adam, lr: 0.002, schedule: onecycle}
 train: {max_steps: 6}
-checkpoint: {every: 2, keep_last: 9}
-log: {every: 1, tensorboard: false}
+checkpoint: {every_steps: 2, keep_last: 9}
+log: {every_steps: 1, tensorboard: false}
 """
 SGD = ["optim.name=sgd", "optim.momentum=0.9", "optim.lr=0.05"]
 # What a step does beside the update; and batches of two sizes.
@@ -112,15 +112,21 @@ def test_two_ranks_compile(tmp_path: Path, torchrun: Torchrun) -> None:
 
 # Small enough for several steps in one call; batches of two sizes.
 SMALL = [
-    *("train.compile=step", "model.name=lenet", "data.global_batch=5", "train.max_steps=40", "checkpoint.every=13"),
+    *(
+        "train.compile=step",
+        "model.name=lenet",
+        "data.global_batch=5",
+        "train.max_steps=40",
+        "checkpoint.every_steps=13",
+    ),
     *("train.ema_decay=0.9", "train.max_grad_norm=0.5"),
     *SGD,
 ]
 TOGETHER = {
-    "together": ["log.every=100"],
-    "told": ["log.every=1"],
-    "eager": ["log.every=1", "train.compile=off"],
-    "dropout": ["log.every=100", "model.dropout=0.5"],
+    "together": ["log.every_steps=100"],
+    "told": ["log.every_steps=1"],
+    "eager": ["log.every_steps=1", "train.compile=off"],
+    "dropout": ["log.every_steps=100", "model.dropout=0.5"],
 }
 
 
@@ -155,7 +161,9 @@ def test_steps_of_one_call_are_those_of_many(together: Path, name: str) -> None:
 
 def test_the_step_that_fails_is_named(together: Path, python: Python) -> None:
     """It is known when the call has been made; the ledger ends right before it."""
-    given = {setting.partition("=")[0]: setting for setting in (*SMALL, "log.every=100", f"run.dir={together / 'nan'}")}
+    given = {
+        setting.partition("=")[0]: setting for setting in (*SMALL, "log.every_steps=100", f"run.dir={together / 'nan'}")
+    }
     command = ["-m", "dist_train", str(together / "config.yaml"), f"data.cache={together / 'cache'}", *given.values()]
     done = python(*command, env={SPOILED_STEP: "11"})
     assert done.returncode == NonFiniteError.exit_code

@@ -27,8 +27,8 @@ data: {name: synthetic, num_train: 96, num_test: 40, global_batch: 16, validatio
 model: {name: mnist_cnn}
 optim: {name: sgd, lr: 0.05, momentum: 0.9}
 train: {epochs: 4}
-checkpoint: {every: 2, keep_last: 2}
-log: {every: 3}
+checkpoint: {every_steps: 2, keep_last: 2}
+log: {every_steps: 3}
 """
 STEPS = 20  # 72 training samples in batches of 16 are 5 steps an epoch
 

@@ -20,7 +20,7 @@ model: {name: mnist_cnn}
 optim: {name: sgd}
 train: {max_steps: 2, max_grad_norm: 1.0, ema_decay: 0.9}
 eval: {every_epochs: 0}
-log: {every: 1}
+log: {every_steps: 1}
 distributed: {backend: gloo, threads: 1}
 """
 Imported = Callable[..., dict[str, set[str]]]

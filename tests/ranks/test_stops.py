@@ -24,9 +24,9 @@ data: {name: synthetic, num_train: 1200, num_test: 1100, global_batch: 150, vali
 model: {name: mnist_cnn}
 optim: {name: sgd, lr: 0.05, momentum: 0.9}
 train: {max_steps: 8}
-checkpoint: {every: 3}
+checkpoint: {every_steps: 3}
 eval: {every_epochs: 1}
-log: {every: 1, tensorboard: false, weights_every: 1}
+log: {every_steps: 1, tensorboard: false, weights_every_steps: 1}
 distributed: {backend: gloo, threads: 1}
 """
 STEPS = 8  # 4 an epoch; an evaluation after the first, of 3 batches, and at the end one of 3 and one of 5
@@ -206,10 +206,10 @@ def test_a_launcher_that_starts_stopped_ranks_anew_does_not_train_on(runs: Runs,
 @pytest.mark.parametrize(
     ("ranks", "at", "overrides"),
     [
-        (1, "nan pictures", ("train.micro_batch=40",)),
-        (2, "nan pictures", ("train.micro_batch=20",)),
+        (1, "nan images", ("train.micro_batch=40",)),
+        (2, "nan images", ("train.micro_batch=20",)),
         (2, "nan gradient", ()),
-        (2, "nan gradient", ("log.ledger=false", "log.every=100", "log.weights_every=100")),
+        (2, "nan gradient", ("log.ledger=false", "log.every_steps=100", "log.weights_every_steps=100")),
     ],
 )
 def test_numbers_that_are_none_end_the_run(runs: Runs, ranks: int, at: str, overrides: tuple[str, ...]) -> None:
@@ -221,7 +221,7 @@ def test_numbers_that_are_none_end_the_run(runs: Runs, ranks: int, at: str, over
     found = read_verdict(runs[name])
     assert found is not None
     assert found.cause == "non_finite"
-    assert at != "nan pictures" or found.rank == ranks - 1
+    assert at != "nan images" or found.rank == ranks - 1
     if "log.ledger=false" not in overrides:
         assert all(word in found.error for word in ("step 6", "gradient norm", "learning rate 0.05", "samples ["))
     assert state(runs[name])[:2] == ("failed", False)

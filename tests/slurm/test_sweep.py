@@ -12,7 +12,7 @@ from tests.ranks.killed import assert_same_bits
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import Training
 
-SWEEP = ("sweep", "small.yaml", "log.every=1,2", "run.dir=run", "--slurm", "--profile=./pausing.yaml", "--time=5")
+SWEEP = ("sweep", "small.yaml", "log.every_steps=1,2", "run.dir=run", "--slurm", "--profile=./pausing.yaml", "--time=5")
 
 
 def lines_with(done: "subprocess.CompletedProcess[str]", word: str) -> int:

@@ -181,4 +181,4 @@ class TestUnannounced:
 
 def rarely_saved(here: Path) -> tuple[str, ...]:
     """Settings by which the only checkpoint before the end is that of a stop."""
-    return (f"run.dir={here / 'run'}", "checkpoint.every=1000")
+    return (f"run.dir={here / 'run'}", "checkpoint.every_steps=1000")

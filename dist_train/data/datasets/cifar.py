@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_train.data.datasets.download import Files, require
-from dist_train.data.source import Decoded, Source, check_labels, resized, stamp
+from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resized, stamp
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -61,25 +61,25 @@ LAYOUTS = {
 }
 
 
-def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
+def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """The files of one split; raises DataError where they are missing."""
     layout = LAYOUTS[config.name]
     folder = require(layout.files, config)
     paths = [folder / name for name in layout.batches[split]]
     identity = (stamp([*paths, folder / layout.meta], folder), config.resize and torch.__version__)
-    return Source(identity, partial(_read, config, layout, paths, folder / layout.meta))
+    return SplitSource(identity, partial(_read, config, layout, paths, folder / layout.meta))
 
 
-def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> Decoded:
+def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> DecodedSplit:
     classes = _classes(meta, layout)
     batches = [_batch(path, layout, classes) for path in paths]
-    pictures, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     _warn_of_others(layout, paths)
-    return Decoded(resized(pictures, config.resize), labels, classes)
+    return DecodedSplit(resized(images, config.resize), labels, classes)
 
 
 def _batch(path: Path, layout: Layout, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Pictures, uint8 [N, 3, 32, 32], and labels, int64 [N], of one file."""
+    """Images, uint8 [N, 3, 32, 32], and labels, int64 [N], of one file."""
     content = _unpickled(path)
     data, numbers = content.get("data"), content.get(layout.labels)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):

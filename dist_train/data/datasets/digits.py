@@ -3,21 +3,21 @@
 import torch
 from torch import Tensor
 
-from dist_train.data.source import Decoded, Source, resized
+from dist_train.data.source import DecodedSplit, SplitSource, resized
 from dist_train.settings.schema import Data
 
 SIDE = 28
-"""Pixels of the enlarged pictures, like MNIST's."""
+"""Pixels of the enlarged images, like MNIST's."""
 EVERY = 5
 """Of each class, every this many-th sample is a test sample."""
 
 
-def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
+def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """One split; always there."""
-    return Source((torch.__version__,), lambda: _read(config, split))
+    return SplitSource((torch.__version__,), lambda: _read(config, split))
 
 
-def _read(config: Data, split: str) -> Decoded:
+def _read(config: Data, split: str) -> DecodedSplit:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -25,8 +25,8 @@ def _read(config: Data, split: str) -> Decoded:
     chosen = _in_test(labels) if split == "test" else ~_in_test(labels)
     # 0 to 16 in the source
     small = torch.from_numpy(digits.images)[:, None].mul(255 / 16).round().to(torch.uint8)
-    pictures = resized(resized(small[chosen], SIDE), config.resize)
-    return Decoded(pictures, labels[chosen], tuple(str(name) for name in digits.target_names))
+    images = resized(resized(small[chosen], SIDE), config.resize)
+    return DecodedSplit(images, labels[chosen], tuple(str(name) for name in digits.target_names))
 
 
 def _in_test(labels: Tensor) -> Tensor:

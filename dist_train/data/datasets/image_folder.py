@@ -1,4 +1,4 @@
-"""Pictures in folders, `<root>/{train,test}/<class>/*`, listed as torchvision's ImageFolder lists them."""
+"""Images in folders, `<root>/{train,test}/<class>/*`, listed as torchvision's ImageFolder lists them."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dist_train.data.samples import PIECE, Shape
-from dist_train.data.source import Contents, Decoded, Source
+from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
 from dist_train.distributed.world import cores
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
@@ -26,34 +26,34 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS."""
-LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or another ending of a picture)"
+LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or another ending of a image)"
 
 
-def find(config: Data, split: str, seed: int) -> Source:  # noqa: ARG001
+def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """The listing of one split; raises DataError where the folders are not as they should be."""
     root = Path(config.root)
     classes = _classes(root / split)
     if split == "test":
         _check_same(root, _classes(root / "train"), classes)
-    listing = [_pictures_in(root / split / name) for name in classes]
+    listing = [_images_in(root / split / name) for name in classes]
     counts = torch.tensor([len(found) for found in listing])
     labels = torch.arange(len(classes)).repeat_interleave(counts)
     found = [file for of_class in listing for file in of_class]
-    files = FilePictures(tuple(file.path for file in found), config.resize)
+    files = ImageFiles(tuple(file.path for file in found), config.resize)
     identity = (_digest(found, root), PIL.__version__)
-    return Source(identity, partial(_read, files, labels, classes), Contents(files, labels, classes))
+    return SplitSource(identity, partial(_read, files, labels, classes), LazySplit(files, labels, classes))
 
 
 @dataclass(frozen=True)
-class FilePictures:
-    """Pictures that are decoded when they are taken, always RGB."""
+class ImageFiles:
+    """Images that are decoded when they are taken, always RGB."""
 
     paths: tuple[str, ...]
     resize: int | None
 
     @cached_property
     def shape(self) -> Shape:
-        """Channels, height and width: those of the first picture, which all others have to share."""
+        """Channels, height and width: those of the first image, which all others have to share."""
         channels, height, width = _decode(self.paths[0], self.resize).shape
         return channels, height, width
 
@@ -61,27 +61,27 @@ class FilePictures:
         return len(self.paths)
 
     def take(self, indices: Tensor) -> Tensor:
-        """Decode the pictures of these numbers, int64 [B], to uint8 [B, 3, H, W]; raises DataError."""
-        return self._stacked(self._picture(self.paths[index]) for index in indices.tolist())
+        """Decode the images of these numbers, int64 [B], to uint8 [B, 3, H, W]; raises DataError."""
+        return self._stacked(self._image(self.paths[index]) for index in indices.tolist())
 
     def pieces(self) -> Iterator[Tensor]:
-        """All pictures in order, a piece at a time, decoded on all cores; a terminal sees how far it is."""
+        """All images in order, a piece at a time, decoded on all cores; a terminal sees how far it is."""
         with ThreadPoolExecutor(cores()) as pool, _bar(len(self.paths)) as bar:
             for start in range(0, len(self.paths), PIECE):
-                pictures = pool.map(self._picture, self.paths[start : start + PIECE])
-                yield self._stacked(_counted(pictures, bar))
+                images = pool.map(self._image, self.paths[start : start + PIECE])
+                yield self._stacked(_counted(images, bar))
 
-    def _picture(self, path: str) -> Pixels:
+    def _image(self, path: str) -> Pixels:
         pixels = _decode(path, self.resize)
         if pixels.shape != self.shape:
             raise DataError(
                 f"{path} is {_size(pixels.shape)} and {self.paths[0]} is {_size(self.shape)} pixels (width x height); "
-                "set data.resize to bring all pictures to one size"
+                "set data.resize to bring all images to one size"
             )
         return pixels
 
-    def _stacked(self, pictures: Iterator[Pixels]) -> Tensor:
-        found = list(pictures)
+    def _stacked(self, images: Iterator[Pixels]) -> Tensor:
+        found = list(images)
         return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape, dtype=torch.uint8)
 
 
@@ -92,23 +92,23 @@ class _File:
     mtime_ns: int
 
 
-def _read(files: FilePictures, labels: Tensor, classes: tuple[str, ...]) -> Decoded:
-    pictures = torch.empty(len(files), *files.shape, dtype=torch.uint8)  # whole once, and not in pieces beside it
-    for place, piece in zip(torch.split(pictures, PIECE), files.pieces(), strict=True):
+def _read(files: ImageFiles, labels: Tensor, classes: tuple[str, ...]) -> DecodedSplit:
+    images = torch.empty(len(files), *files.shape, dtype=torch.uint8)  # whole once, and not in pieces beside it
+    for place, piece in zip(torch.split(images, PIECE), files.pieces(), strict=True):
         place.copy_(piece)
-    return Decoded(pictures, labels, classes)
+    return DecodedSplit(images, labels, classes)
 
 
 def _bar(total: int) -> "tqdm[Any]":
     tqdm.monitor_interval = 0  # no thread that stays
     # disable=None: only on a terminal
-    return tqdm(total=total, desc="decoding", unit="picture", disable=None, dynamic_ncols=True, leave=False)
+    return tqdm(total=total, desc="decoding", unit="image", disable=None, dynamic_ncols=True, leave=False)
 
 
-def _counted(pictures: Iterable[Pixels], bar: "tqdm[Any]") -> Iterator[Pixels]:
-    for picture in pictures:
+def _counted(images: Iterable[Pixels], bar: "tqdm[Any]") -> Iterator[Pixels]:
+    for image in images:
         bar.update()
-        yield picture
+        yield image
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -130,8 +130,8 @@ def _check_same(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> No
         )
 
 
-def _pictures_in(folder: Path) -> list[_File]:
-    """Files of pictures at any depth, in torchvision's order."""
+def _images_in(folder: Path) -> list[_File]:
+    """Files of images at any depth, in torchvision's order."""
     found = []
     for place, _, names in sorted(os.walk(folder, followlinks=True)):
         for name in sorted(names):
@@ -140,7 +140,7 @@ def _pictures_in(folder: Path) -> list[_File]:
                 status = os.stat(path)  # noqa: PTH116
                 found.append(_File(path, status.st_size, status.st_mtime_ns))
     if not found:
-        raise DataError(f"{folder}: holds no picture ({', '.join(ENDINGS)}); add some, or remove the folder")
+        raise DataError(f"{folder}: holds no image ({', '.join(ENDINGS)}); add some, or remove the folder")
     return found
 
 
@@ -157,20 +157,20 @@ def _decode(path: str, resize: int | None) -> Pixels:
     try:
         with Image.open(path) as file:
             file.load()
-            picture = file if file.mode == "RGB" else file.convert("RGB")
+            image = file if file.mode == "RGB" else file.convert("RGB")
     except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
-        raise DataError(f"{path}: is not a readable picture ({error}); replace it, or remove it") from error
+        raise DataError(f"{path}: is not a readable image ({error}); replace it, or remove it") from error
     if resize is not None:
-        picture = _square(picture, resize)
-    return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
+        image = _square(image, resize)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _square(picture: Image.Image, side: int) -> Image.Image:
+def _square(image: Image.Image, side: int) -> Image.Image:
     """Scale the shorter side to `side` pixels and cut the middle square."""
-    shorter = min(picture.size)
-    width, height = side * picture.width // shorter, side * picture.height // shorter
+    shorter = min(image.size)
+    width, height = side * image.width // shorter, side * image.height // shorter
     left, top = (width - side) // 2, (height - side) // 2
-    scaled = picture.resize((width, height), Image.Resampling.BILINEAR)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     return scaled.crop((left, top, left + side, top + side))
 
 

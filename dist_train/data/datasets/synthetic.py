@@ -1,4 +1,4 @@
-"""Pictures made from the seed, for tests: each class is a pattern, and a sample is its pattern with noise."""
+"""Images made from the seed, for tests: each class is a pattern, and a sample is its pattern with noise."""
 
 from functools import partial
 
@@ -6,29 +6,31 @@ import torch
 from torch.nn import functional
 
 from dist_train import seeds
-from dist_train.data.source import Decoded, Source, resized
+from dist_train.data.source import DecodedSplit, SplitSource, resized
 from dist_train.settings.schema import Data, SyntheticData
 
 COARSE = 4
 """Cells of a pattern along a side: coarse enough for a convolution to see."""
 NOISE = 0.25
-"""Standard deviation of the noise, in the unit of pictures scaled to 0..1."""
+"""Standard deviation of the noise, in the unit of images scaled to 0..1."""
 
 
-def find(config: Data, split: str, seed: int) -> Source:
+def find(config: Data, split: str, seed: int) -> SplitSource:
     """One split; always there."""
     assert isinstance(config, SyntheticData)  # noqa: S101
     count = config.num_train if split == "train" else config.num_test
     identity = (seed, config.shape, config.num_classes, count, torch.__version__)
-    return Source(identity, partial(_read, config, split, count, seed))
+    return SplitSource(identity, partial(_read, config, split, count, seed))
 
 
-def _read(config: SyntheticData, split: str, count: int, seed: int) -> Decoded:
+def _read(config: SyntheticData, split: str, count: int, seed: int) -> DecodedSplit:
     channels, height, width = config.shape
     cells = torch.rand(config.num_classes, channels, COARSE, COARSE, generator=seeds.generator(seed, "patterns"))
     patterns = functional.interpolate(cells, (height, width), mode="bilinear")
     generator = seeds.generator(seed, f"synthetic-{split}")
     labels = torch.randint(config.num_classes, (count,), generator=generator)
     noise = torch.randn(count, *config.shape, generator=generator) * NOISE
-    pictures = ((patterns[labels] + noise) * 255).round_().clamp_(0, 255).to(torch.uint8)
-    return Decoded(resized(pictures, config.resize), labels, tuple(str(number) for number in range(config.num_classes)))
+    images = ((patterns[labels] + noise) * 255).round_().clamp_(0, 255).to(torch.uint8)
+    return DecodedSplit(
+        resized(images, config.resize), labels, tuple(str(number) for number in range(config.num_classes))
+    )

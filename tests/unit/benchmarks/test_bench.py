@@ -536,9 +536,9 @@ class TestWorks:
 
     @pytest.mark.parametrize("name", WORKS)
     def test_our_settings_are_settings(self, name: str, tmp_path: Path) -> None:
-        ours = overridden(own_settings(session(tmp_path), WORKS[name]), ["log.every=1", "train.max_steps=1"])
+        ours = overridden(own_settings(session(tmp_path), WORKS[name]), ["log.every_steps=1", "train.max_steps=1"])
         config = load_config(material.CONFIGS / WORKS[name].recipe, ours)
-        assert config.log.every == 1
+        assert config.log.every_steps == 1
         assert config.log.ledger
         assert config.log.tensorboard
 
@@ -645,14 +645,16 @@ def test_without_data_the_command_says_so(python: Python) -> None:
 
 @pytest.mark.slow
 def test_ours_and_the_limit_are_measured(tmp_path: Path) -> None:
-    """On made pictures, so that no files are needed; the limit in the format that ours has chosen."""
+    """On made images, so that no files are needed; the limit in the format that ours has chosen."""
     mine = session(tmp_path)
-    work = replace(WORKS["mnist"], every=2, warm_up=2, quick_steps=4, overrides=("data.name=synthetic", "log.every=2"))
+    work = replace(
+        WORKS["mnist"], every=2, warm_up=2, quick_steps=4, overrides=("data.name=synthetic", "log.every_steps=2")
+    )
     measured = throughput.measure_ours(mine, work, 1, "ours", ["train.precision=fp32", "data.global_batch=64"])
     assert measured.value > 0
     assert measured.outcome.largest > 0
     assert mine.choices["mnist", 1, "ours"]["precision"] == "fp32"
-    ours = train(mine, work, 1, "train.max_steps=1", "log.every=1")
+    ours = train(mine, work, 1, "train.max_steps=1", "log.every_steps=1")
     assert start.first_step(ours).value > 0
     with pytest.raises(FailedError, match="ours auto did not run"):
         throughput.measure_limit(mine, work, 1, as_="ours auto")

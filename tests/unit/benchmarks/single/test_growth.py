@@ -63,8 +63,8 @@ def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
     pause, memory = growth.at_an_epoch(tmp_path, scale)
     assert set(pause.values) == {"small", "larger"}
     assert memory.unit == "bytes a sample"
-    assert len(list((tmp_path / "cache").glob("synthetic-train-*/pictures.u8"))) == 2
-    assert {path.stat().st_size for path in (tmp_path / "cache").glob("synthetic-train-*/pictures.u8")} == {
+    assert len(list((tmp_path / "cache").glob("synthetic-train-*/images.u8"))) == 2
+    assert {path.stat().st_size for path in (tmp_path / "cache").glob("synthetic-train-*/images.u8")} == {
         1600 * 64,
         6400 * 64,
     }

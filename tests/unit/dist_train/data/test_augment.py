@@ -1,4 +1,4 @@
-"""From uint8 pictures to what the model gets."""
+"""From uint8 images to what the model gets."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dist_train import seeds
-from dist_train.data.augment import Preparation, crop_and_flip
+from dist_train.data.augment import Preprocessing, crop_and_flip
 from dist_train.settings.schema import Augment, Normalize
 
 PLAIN = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -16,17 +16,19 @@ ODD = Normalize(mean=(0.4, 0.5, 0.45), std=(0.2, 0.21, 0.3))
 ALL = Augment(crop_padding=3, flip=True, cutout=5)
 
 
-def preparation(normalize: Normalize = ODD, augment: Augment = ALL, **other: torch.memory_format) -> Preparation:
-    return Preparation(normalize, augment, 7, torch.device("cpu"), other.get("memory_format", torch.contiguous_format))
+def preparation(normalize: Normalize = ODD, augment: Augment = ALL, **other: torch.memory_format) -> Preprocessing:
+    return Preprocessing(
+        normalize, augment, 7, torch.device("cpu"), other.get("memory_format", torch.contiguous_format)
+    )
 
 
-def pictures(count: int, height: int = 11, width: int = 9) -> Tensor:
+def images(count: int, height: int = 11, width: int = 9) -> Tensor:
     shape = (count, 3, height, width)
     return torch.randint(1, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
 
 
 def by_hand(stored: Tensor, normalize: Normalize, augment: Augment, epoch: int, index: int) -> "np.ndarray[Any, Any]":
-    """What one picture, uint8 [C, H, W], becomes, pixel by pixel and with one rounding an operation."""
+    """What one image, uint8 [C, H, W], becomes, pixel by pixel and with one rounding an operation."""
 
     def drawn(purpose: str) -> int:
         return int(seeds.random_bits(7, (purpose,), epoch, torch.tensor([index])))
@@ -56,12 +58,12 @@ def by_hand(stored: Tensor, normalize: Normalize, augment: Augment, epoch: int, 
     [Augment(), Augment(flip=True), Augment(crop_padding=4), Augment(cutout=4), ALL],
     ids=["none", "flip", "crop", "cutout", "all"],
 )
-def test_bits_are_those_of_single_pictures(
+def test_bits_are_those_of_single_images(
     augment: Augment, size: tuple[int, int], channels: int, memory_format: torch.memory_format
 ) -> None:
     """To the sign of a zero, in a batch whose sizes are no multiples of what a processor takes at a time."""
     normalize = Normalize(mean=ODD.mean[:channels], std=ODD.std[:channels])
-    stored = pictures(37, *size)[:, :channels].contiguous()
+    stored = images(37, *size)[:, :channels].contiguous()
     stored[::5] = 0
     indices = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:37]
     found = preparation(normalize, augment, memory_format=memory_format).augmented(stored, indices, epoch=3)
@@ -71,7 +73,7 @@ def test_bits_are_those_of_single_pictures(
 
 
 def test_a_sample_is_augmented_the_same_in_any_batch() -> None:
-    stored, indices = pictures(40), torch.arange(40) * 7 + 1000
+    stored, indices = images(40), torch.arange(40) * 7 + 1000
     together = preparation().augmented(stored, indices, epoch=2)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     for cut in (1, 7, 40):
@@ -80,29 +82,29 @@ def test_a_sample_is_augmented_the_same_in_any_batch() -> None:
 
 
 def test_epochs_seeds_and_samples_differ() -> None:
-    stored, indices = pictures(1).repeat(64, 1, 1, 1), torch.arange(64)
+    stored, indices = images(1).repeat(64, 1, 1, 1), torch.arange(64)
     first = crop_and_flip(stored, ALL, 7, 0, indices)
     assert not torch.equal(first, crop_and_flip(stored, ALL, 7, 1, indices))
     assert not torch.equal(first, crop_and_flip(stored, ALL, 8, 0, indices))
-    assert len({picture.numpy().tobytes() for picture in first}) > 40
+    assert len({image.numpy().tobytes() for image in first}) > 40
 
 
-def test_crop_cuts_each_window_of_the_padded_picture() -> None:
+def test_crop_cuts_each_window_of_the_padded_image() -> None:
     """Each result is a window of the zero-padded original, and all windows come about equally often."""
     count, padding = 5000, 2
-    stored = pictures(1).repeat(count, 1, 1, 1)
+    stored = images(1).repeat(count, 1, 1, 1)
     cropped = crop_and_flip(stored, Augment(crop_padding=padding), 0, 0, torch.arange(count)).numpy()
     padded = np.pad(stored[0].numpy(), ((0, 0), (padding, padding), (padding, padding)))
     windows = [padded[:, y : y + 11, x : x + 9].tobytes() for y in range(5) for x in range(5)]
-    found = [picture.tobytes() for picture in cropped]
+    found = [image.tobytes() for image in cropped]
     counts = [found.count(window) for window in windows]
     assert sum(counts) == count
     assert min(counts) > 140
     assert max(counts) < 260
 
 
-def test_flip_mirrors_half_of_the_pictures() -> None:
-    stored = pictures(1).repeat(2000, 1, 1, 1)
+def test_flip_mirrors_half_of_the_images() -> None:
+    stored = images(1).repeat(2000, 1, 1, 1)
     flipped = crop_and_flip(stored, Augment(flip=True), 0, 0, torch.arange(2000))
     mirrored = (flipped == stored.flip(3)).flatten(1).all(1)
     kept = (flipped == stored).flatten(1).all(1)
@@ -112,7 +114,7 @@ def test_flip_mirrors_half_of_the_pictures() -> None:
 
 def test_cutout_is_a_square_clipped_at_the_border() -> None:
     count, side = 3000, 5
-    cut = preparation(PLAIN, Augment(cutout=side)).augmented(pictures(count), torch.arange(count), 0) == 0
+    cut = preparation(PLAIN, Augment(cutout=side)).augmented(images(count), torch.arange(count), 0) == 0
     rows, columns = cut[:, 0].any(2).sum(1), cut[:, 0].any(1).sum(1)
     assert torch.equal(cut[:, 0].sum((1, 2)), rows * columns)
     assert torch.equal(cut[:, 0], cut[:, 2])
@@ -122,13 +124,13 @@ def test_cutout_is_a_square_clipped_at_the_border() -> None:
     assert int(cut[:, 0, :, 8].any(1).sum()) == pytest.approx(count * 3 / 9, rel=0.15)
 
 
-def test_cutout_larger_than_the_picture_leaves_the_mean() -> None:
-    assert not preparation(ODD, Augment(cutout=50)).augmented(pictures(8), torch.arange(8), 0).any()
+def test_cutout_larger_than_the_image_leaves_the_mean() -> None:
+    assert not preparation(ODD, Augment(cutout=50)).augmented(images(8), torch.arange(8), 0).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normalises_as_the_formula_says(dtype: torch.dtype) -> None:
-    stored = pictures(6)
+    stored = images(6)
     torch.set_default_dtype(dtype)
     try:
         found = preparation().plain(stored)
@@ -142,14 +144,14 @@ def test_normalises_as_the_formula_says(dtype: torch.dtype) -> None:
 
 
 def test_memory_format_changes_no_number() -> None:
-    stored, indices = pictures(12), torch.arange(12)
+    stored, indices = images(12), torch.arange(12)
     last = preparation(memory_format=torch.channels_last).augmented(stored, indices, 1)
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(last, preparation().augmented(stored, indices, 1))
 
 
 def test_nothing_is_changed_where_nothing_is_asked_for() -> None:
-    stored = pictures(5)
+    stored = images(5)
     plain = preparation(ODD, Augment()).augmented(stored, torch.arange(5), 0)
     assert torch.equal(plain, preparation().plain(stored))
-    assert torch.equal(stored, pictures(5))
+    assert torch.equal(stored, images(5))

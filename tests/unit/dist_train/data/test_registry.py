@@ -40,7 +40,7 @@ from dist_train.data import loader as reader
 from dist_train.data.batches import EVAL_BATCH
 from dist_train.data.datasets import download, image_folder
 from dist_train.data.datasets.cifar import LAYOUTS
-from dist_train.data.samples import Resident
+from dist_train.data.samples import InMemoryImages
 from dist_train.data.source import resized
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
@@ -81,7 +81,7 @@ def opened(config: Data, world: World | None = None) -> Dataset:
 class Trained:
     """A batch and its only shard."""
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     labels: torch.Tensor
     share: int
     indices: torch.Tensor
@@ -92,7 +92,7 @@ class Trained:
 
 def flat(batch: Batch) -> Trained:
     (shard,) = batch.shards
-    return Trained(shard.pictures, shard.labels, shard.share, shard.indices, batch.count, batch.step, batch.epoch)
+    return Trained(shard.images, shard.labels, shard.share, shard.indices, batch.count, batch.step, batch.epoch)
 
 
 def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Trained]:
@@ -185,7 +185,7 @@ def test_digits_split_is_stratified_and_fixed(settings: Settings) -> None:
     assert torch.equal(first.test.labels, second.test.labels)
     everywhere = torch.bincount(torch.cat([first.train.labels, first.test.labels]))
     assert torch.equal(torch.bincount(first.test.labels), everywhere // 5)
-    pixels = first.train.pictures.take(torch.arange(100))
+    pixels = first.train.images.take(torch.arange(100))
     assert int(pixels.min()) == 0
     assert int(pixels.max()) == 255
 
@@ -193,12 +193,12 @@ def test_digits_split_is_stratified_and_fixed(settings: Settings) -> None:
 def test_synthetic_depends_on_the_seed(settings: Settings) -> None:
     config = settings("synthetic", shape=(3, 6, 5), num_classes=4, num_train=50, num_test=20)
     one, same, other = (open_dataset(config, seed, World()) for seed in (0, 0, 1))
-    pixels = [dataset.train.pictures.take(torch.arange(50)) for dataset in (one, same, other)]
+    pixels = [dataset.train.images.take(torch.arange(50)) for dataset in (one, same, other)]
     assert one.shape == (3, 6, 5)
     assert (len(one.train), len(one.test), one.classes) == (50, 20, ("0", "1", "2", "3"))
     assert torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[0], pixels[2])
-    assert not torch.equal(pixels[0][:20], one.test.pictures.take(torch.arange(20)))
+    assert not torch.equal(pixels[0][:20], one.test.images.take(torch.arange(20)))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_idx_files(settings: Settings, root: Path, name: str, folder: str) -> No
     raw = write_idx(root, folder)
     dataset = opened(settings(name))
     stored = np.frombuffer((raw / "t10k-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(5, 1, 28, 28)
-    assert np.array_equal(dataset.test.pictures.take(torch.arange(5)).numpy(), stored)
+    assert np.array_equal(dataset.test.images.take(torch.arange(5)).numpy(), stored)
     assert dataset.train.labels.tolist() == [*range(10), 0, 1]
     assert len(dataset.classes) == 10
     assert dataset.normalize == statistics.KNOWN[name]
@@ -224,7 +224,7 @@ def test_cifar_batches(
     dataset = opened(settings(name))
     file = folder / LAYOUTS[name].batches["train"][-1]
     last = pickle.loads(file.read_bytes(), encoding="latin1")  # noqa: S301
-    assert np.array_equal(dataset.train.pictures.take(dataset.train.indices[-4:]).numpy().reshape(4, -1), last["data"])
+    assert np.array_equal(dataset.train.images.take(dataset.train.indices[-4:]).numpy().reshape(4, -1), last["data"])
     assert dataset.train.labels[-4:].tolist() == last[LAYOUTS[name].labels]
     assert dataset.classes[3] == "name3"
     assert f"these are not the original {LAYOUTS[name].loader} files" in caplog.text
@@ -239,13 +239,13 @@ def test_image_folder_reads_as_torchvision(settings: Settings, root: Path) -> No
         deeper = root / "train" / "class1" / name
         deeper.mkdir()
         Image.new("L", (10, 8), 7 * number).save(deeper / "GREY.JPG")
-    (root / "train" / "class1" / "notes.txt").write_text("no picture")
+    (root / "train" / "class1" / "notes.txt").write_text("no image")
     theirs = ImageFolder(str(root / "train"))
     dataset = opened(settings("image_folder"))
     assert list(dataset.classes) == theirs.classes
     assert dataset.train.labels.tolist() == theirs.targets
-    pixels = np.stack([np.asarray(picture).transpose(2, 0, 1) for picture, _ in theirs])
-    assert np.array_equal(dataset.train.pictures.take(dataset.train.indices).numpy(), pixels)
+    pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image, _ in theirs])
+    assert np.array_equal(dataset.train.images.take(dataset.train.indices).numpy(), pixels)
     assert image_folder.ENDINGS == IMG_EXTENSIONS
 
 
@@ -260,15 +260,15 @@ def test_resize_scales_the_shorter_side_and_cuts_the_middle(
     box = ((width - 6) // 2, (height - 6) // 2, (width - 6) // 2 + 6, (height - 6) // 2 + 6)
     expected = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR).crop(box)).transpose(2, 0, 1)
     assert dataset.shape == (3, 6, 6)
-    assert np.array_equal(dataset.train.pictures.take(torch.tensor([0]))[0].numpy(), expected)
+    assert np.array_equal(dataset.train.images.take(torch.tensor([0]))[0].numpy(), expected)
 
 
 def test_resize_of_arrays_is_independent_of_the_batch() -> None:
-    pictures = torch.randint(0, 256, (2050, 1, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    together = resized(pictures, 5)
+    images = torch.randint(0, 256, (2050, 1, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    together = resized(images, 5)
     assert together.shape == (2050, 1, 5, 5)
     for index in (0, 1023, 1024, 2049):
-        assert torch.equal(resized(pictures[index : index + 1], 5)[0], together[index])
+        assert torch.equal(resized(images[index : index + 1], 5)[0], together[index])
     constant = resized(torch.full((1, 3, 4, 9), 200, dtype=torch.uint8), 8)
     assert bool((constant == 200).all())
 
@@ -276,20 +276,20 @@ def test_resize_of_arrays_is_independent_of_the_batch() -> None:
 def test_statistics_are_those_of_the_whole_train_split(settings: Settings, root: Path) -> None:
     write_images(root)
     dataset = opened(settings("image_folder", limit_train=2))
-    pixels = dataset.train.pictures.take(torch.arange(18)).numpy() / 255
+    pixels = dataset.train.images.take(torch.arange(18)).numpy() / 255
     np.testing.assert_allclose(dataset.normalize.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(dataset.normalize.std, pixels.std((0, 2, 3)), rtol=1e-12)
 
 
 def test_a_constant_channel_is_not_divided_by_zero() -> None:
-    found = statistics.computed(Resident(torch.full((5, 1, 2, 2), 51, dtype=torch.uint8)))
+    found = statistics.computed(InMemoryImages(torch.full((5, 1, 2, 2), 51, dtype=torch.uint8)))
     assert found == {"mean": [0.2], "std": [1.0]}
 
 
 def test_normalize_has_to_fit_the_channels(settings: Settings) -> None:
     numbers = (0.5,) * 3
     config = settings("digits", normalize=Normalize(mean=numbers, std=numbers))
-    assert refusal(config).startswith("data.normalize: mean has 3 number(s), but pictures of digits have 1 channel(s)")
+    assert refusal(config).startswith("data.normalize: mean has 3 number(s), but images of digits have 1 channel(s)")
 
 
 # Which samples
@@ -348,7 +348,7 @@ def test_loaders_give_the_same_batches(settings: Settings, root: Path, size: int
     write_images(root)
     common = {"augment": ALL, "global_batch": 7, "validation": 0.05}
     kinds: list[dict[str, Any]] = [
-        {"loader": "resident"},
+        {"loader": "in_memory"},
         {"loader": "workers", "workers": 0},
         {"loader": "workers", "workers": 2},
     ]
@@ -366,14 +366,14 @@ def assert_equal(found: list[Trained], expected: list[Trained]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert (one.share, one.count, one.step, one.epoch) == (other.share, other.count, other.step, other.epoch)
-        assert torch.equal(one.pictures, other.pictures)
+        assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.indices, other.indices)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
 @pytest.mark.parametrize(
-    "loader", [{"loader": "resident"}, {"loader": "workers", "workers": 2}], ids=["resident", "workers"]
+    "loader", [{"loader": "in_memory"}, {"loader": "workers", "workers": 2}], ids=["in_memory", "workers"]
 )
 @pytest.mark.parametrize(("global_batch", "shards"), [(4, 1), (7, 1), (3, 8), (16, 8), (17, 2), (40, 4)])
 def test_what_is_prepared_together_changes_no_bit(
@@ -392,11 +392,11 @@ def test_what_is_prepared_together_changes_no_bit(
     write_images(root)
     config = settings("image_folder", augment=ALL, global_batch=global_batch, **loader)
     dataset = opened(config)
-    picture = 3 * 8 * 10 * 4
+    image = 3 * 8 * 10 * 4
 
     def batches(together: int, size: int, rank: int, start: int, stop: int) -> list[Batch]:
         share = -(-min(global_batch, 18) // shards) * (shards // size)
-        monkeypatch.setattr(batches_module, "AHEAD", {"cpu": together * share * picture})
+        monkeypatch.setattr(batches_module, "AHEAD", {"cpu": together * share * image})
         world = World(rank=rank, size=size)
         stream = TrainBatches(dataset, config, SEED, world, start, stop, memory_format, shards if shards > 1 else None)
         with stream:
@@ -421,10 +421,10 @@ def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_form
     assert len(one.shards) == len(other.shards)
     for found, expected in zip(one.shards, other.shards, strict=True):
         assert (found.number, found.share) == (expected.number, expected.share)
-        assert found.pictures.data_ptr() % 64 == expected.pictures.data_ptr() % 64 == 0  # as torch allocates
-        assert found.pictures.is_contiguous(memory_format=memory_format)
-        assert found.pictures.stride() == expected.pictures.stride()
-        for name in ("pictures", "labels", "indices"):
+        assert found.images.data_ptr() % 64 == expected.images.data_ptr() % 64 == 0  # as torch allocates
+        assert found.images.is_contiguous(memory_format=memory_format)
+        assert found.images.stride() == expected.images.stride()
+        for name in ("images", "labels", "indices"):
             left, right = getattr(found, name), getattr(expected, name)
             assert left.dtype == right.dtype
             assert torch.equal(left, right)
@@ -436,7 +436,7 @@ def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_form
 def test_a_gpu_gets_the_same_bits_and_is_never_waited_for(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, memory_format: torch.memory_format, fits: bool
 ) -> None:
-    """Also where its memory does not hold the pictures, and they are sent batch by batch."""
+    """Also where its memory does not hold the images, and they are sent batch by batch."""
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     if not fits:
@@ -452,9 +452,9 @@ def test_a_gpu_gets_the_same_bits_and_is_never_waited_for(
             found += [flat(batch) for batch in batches]
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert {one.pictures.device for one in found} == {gpu.device}
+    assert {one.images.device for one in found} == {gpu.device}
     for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.pictures.cpu(), other.pictures)
+        assert torch.equal(one.images.cpu(), other.images)
         assert torch.equal(one.labels.cpu(), other.labels)
         assert torch.equal(one.indices, other.indices)
 
@@ -467,7 +467,7 @@ def test_ranks_share_the_batch_of_a_single_one(settings: Settings, root: Path, w
     whole = trained(dataset, config, World(), 0, 6)
     ranks = [trained(dataset, config, World(rank=rank, size=4), 0, 6) for rank in range(4)]
     for alone, *shares in zip(whole, *ranks, strict=True):
-        assert torch.equal(torch.cat([batch.pictures[: batch.share] for batch in shares]), alone.pictures)
+        assert torch.equal(torch.cat([batch.images[: batch.share] for batch in shares]), alone.images)
         assert torch.equal(torch.cat([batch.labels[: batch.share] for batch in shares]), alone.labels)
         assert torch.equal(torch.cat([batch.indices for batch in shares]), alone.indices)
         assert torch.equal(dataset.train.labels[alone.indices], alone.labels)
@@ -484,7 +484,7 @@ def test_a_rank_without_samples_gets_a_stand_in(settings: Settings, root: Path, 
     empty = trained(dataset, config, World(rank=1, size=2), 0, 2)[1]
     assert (real.share, real.count, empty.share, empty.count) == (1, 1, 0, 1)
     assert len(empty.indices) == 0
-    assert torch.equal(empty.pictures, real.pictures.repeat(2, 1, 1, 1))
+    assert torch.equal(empty.images, real.images.repeat(2, 1, 1, 1))
     assert torch.equal(empty.labels, real.labels.repeat(2))
 
 
@@ -493,12 +493,12 @@ def test_augmentation_reaches_the_training_only(settings: Settings) -> None:
     dataset = opened(plain)
     first, second = (trained(dataset, config, World(), 0, 1)[0] for config in (plain, augmented))
     assert torch.equal(first.indices, second.indices)
-    assert not torch.equal(first.pictures, second.pictures)
+    assert not torch.equal(first.images, second.images)
     assert dataset.validation is not None
     for samples in (dataset.validation, dataset.test):
         both = [list(eval_batches(samples, dataset, config, World())) for config in (plain, augmented)]
         for one, other in zip(*both, strict=True):
-            assert torch.equal(one.pictures, other.pictures)
+            assert torch.equal(one.images, other.images)
 
 
 @pytest.mark.parametrize("name", ["test", "validation"])
@@ -515,15 +515,15 @@ def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None
         dealt = [batch for world in worlds for batch in eval_batches(samples, dataset, config, world)]
         dealt.sort(key=lambda batch: batch.number)
         assert [batch.number for batch in dealt] == list(range(len(alone)))
-        assert all(torch.equal(one.pictures, other.pictures) for one, other in zip(dealt, alone, strict=True))
+        assert all(torch.equal(one.images, other.images) for one, other in zip(dealt, alone, strict=True))
 
 
 def test_eval_batches_by_workers_are_the_same(settings: Settings, root: Path) -> None:
     write_images(root, classes=2, each=300, size=(3, 3))
-    resident, workers = settings("image_folder", loader="resident"), settings("image_folder", loader="workers")
+    resident, workers = settings("image_folder", loader="in_memory"), settings("image_folder", loader="workers")
     both = [list(eval_batches(opened(config).test, opened(config), config, World())) for config in (resident, workers)]
     assert [len(batch.labels) for batch in both[0]] == [250, 50]
-    assert all(torch.equal(one.pictures, other.pictures) for one, other in zip(*both, strict=True))
+    assert all(torch.equal(one.images, other.images) for one, other in zip(*both, strict=True))
     assert not multiprocessing.active_children()
 
 
@@ -536,8 +536,8 @@ def test_float64_and_channels_last(settings: Settings) -> None:
             batch = flat(next(batches))
     finally:
         torch.set_default_dtype(torch.float32)
-    assert batch.pictures.dtype == torch.float64
-    assert batch.pictures.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images.dtype == torch.float64
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.labels.dtype == batch.indices.dtype == torch.int64
 
 
@@ -672,7 +672,7 @@ def cut_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut_short, Path.unlink])
-@pytest.mark.parametrize("name", ["pictures.u8", "labels.i64", "meta.json"])
+@pytest.mark.parametrize("name", ["images.u8", "labels.i64", "meta.json"])
 def test_a_damaged_entry_is_made_anew(
     settings: Settings, root: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -691,7 +691,7 @@ def test_a_damaged_entry_is_made_anew(
 
 
 def contents(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    return dataset.train.pictures.take(dataset.train.indices).clone(), dataset.train.labels.clone()
+    return dataset.train.images.take(dataset.train.indices).clone(), dataset.train.labels.clone()
 
 
 @pytest.fixture
@@ -740,12 +740,12 @@ def test_an_entry_that_looks_different_is_read_once(
     write_idx(root)
     config = settings("mnist")
     expected = contents(opened(config))
-    pictures = entries(config)["train"] / "pictures.u8"
-    change(pictures)
+    images = entries(config)["train"] / "images.u8"
+    change(images)
     read_whole.clear()
     for _ in range(2):
         assert all(torch.equal(one, other) for one, other in zip(contents(opened(config)), expected, strict=True))
-    assert read_whole.count(pictures) == (3 if change is changed_behind_its_time else 1)  # and twice to mend it
+    assert read_whole.count(images) == (3 if change is changed_behind_its_time else 1)  # and twice to mend it
     read_whole.clear()
     opened(config)
     assert read_whole == []
@@ -779,15 +779,15 @@ def test_an_entry_in_a_cache_that_cannot_be_written_is_read_at_each_start(
     for _ in range(2):
         read_whole.clear()
         opened(config)
-        assert {path.name for path in read_whole} == {"pictures.u8", "labels.i64"}
+        assert {path.name for path in read_whole} == {"images.u8", "labels.i64"}
 
 
 def test_damage_is_mended_under_ranks_that_have_opened_it(settings: Settings, root: Path) -> None:
-    """Only local rank 0 compares the pictures with their checksum."""
+    """Only local rank 0 compares the images with their checksum."""
     write_idx(root)
     config = settings("mnist")
     expected, _ = contents(opened(config))
-    flip_a_byte(entries(config)["train"] / "pictures.u8")
+    flip_a_byte(entries(config)["train"] / "images.u8")
     other = opened(config, World(rank=1, size=2, local_rank=1, local_size=2))
     assert not torch.equal(contents(other)[0], expected)
     opened(config, World(rank=0, size=2, local_rank=0, local_size=2))
@@ -810,7 +810,7 @@ def test_changed_files_are_another_entry(settings: Settings, root: Path) -> None
     Image.new("RGB", (10, 8), (1, 2, 3)).save(root / "train" / "class0" / "0.png")
     after = opened(config)
     assert before.normalize != after.normalize
-    assert after.train.pictures.take(torch.tensor([0])).flatten(2)[0, :, 0].tolist() == [1, 2, 3]
+    assert after.train.images.take(torch.tensor([0])).flatten(2)[0, :, 0].tolist() == [1, 2, 3]
     assert opened(settings("image_folder", resize=4)).shape == (3, 4, 4)
 
 
@@ -822,7 +822,7 @@ def test_an_unwritable_cache_is_named(settings: Settings, tmp_path: Path) -> Non
 def test_a_cache_without_room_says_why_and_keeps_no_part(settings: Settings) -> None:
     config = settings("digits")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))  # bytes; the pictures have more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))  # bytes; the images have more
     try:
         said = refusal(config)
     finally:
@@ -842,7 +842,7 @@ def open_in_process(config: Data, log: str, together: Barrier) -> None:
 @pytest.mark.slow
 def test_concurrent_processes_decode_once(settings: Settings, root: Path, tmp_path: Path) -> None:
     write_images(root, each=200)
-    config, log = settings("image_folder", loader="resident"), tmp_path / "log"
+    config, log = settings("image_folder", loader="in_memory"), tmp_path / "log"
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(3)
     processes = [context.Process(target=open_in_process, args=(config, str(log), together)) for _ in range(3)]
@@ -904,7 +904,7 @@ def test_workers_decode_nothing_ahead(settings: Settings, root: Path, monkeypatc
 def test_auto_is_resident_where_it_fits(settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(root)
     size = (18 + 9) * 3 * 8 * 10
-    for available, loader in ((2 * size, "resident"), (2 * size - 1, "workers")):
+    for available, loader in ((2 * size, "in_memory"), (2 * size - 1, "workers")):
         monkeypatch.setattr(memory, "host_bytes", lambda available=available: available)
         assert opened(settings("image_folder")).loader == loader
 
@@ -1014,7 +1014,7 @@ def break_folders(root: Path, what: str) -> Path:
     [
         ("split", "is no folder; data.root must hold train/<class>/"),
         ("no_class", "holds no folder of a class"),
-        ("empty", "holds no picture (.jpg"),
+        ("empty", "holds no image (.jpg"),
         ("one_sided", "train and test hold different classes"),
     ],
 )
@@ -1027,24 +1027,22 @@ def test_bad_folders(settings: Settings, root: Path, what: str, complaint: str) 
 
 
 @pytest.mark.parametrize(
-    "kind", [{"loader": "resident"}, {"loader": "workers", "workers": 0}, {"loader": "workers", "workers": 2}]
+    "kind", [{"loader": "in_memory"}, {"loader": "workers", "workers": 0}, {"loader": "workers", "workers": 2}]
 )
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\nxxxx", None])
-def test_a_corrupt_picture_is_named(
-    settings: Settings, root: Path, kind: dict[str, Any], content: bytes | None
-) -> None:
+def test_a_corrupt_image_is_named(settings: Settings, root: Path, kind: dict[str, Any], content: bytes | None) -> None:
     """Also where a worker finds it; None: the file is cut in the middle."""
     write_images(root)
     path = root / "train" / "class2" / "4.png"
     path.write_bytes(path.read_bytes()[:200] if content is None else content)
     given = Normalize(mean=(0.5,) * 3, std=(0.2,) * 3)
     message = refusal(settings("image_folder", normalize=given, **kind))
-    assert message.startswith(f"{path}: is not a readable picture (")
+    assert message.startswith(f"{path}: is not a readable image (")
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("loader", ["resident", "workers"])
-def test_pictures_of_different_sizes(settings: Settings, root: Path, loader: str) -> None:
+@pytest.mark.parametrize("loader", ["in_memory", "workers"])
+def test_images_of_different_sizes(settings: Settings, root: Path, loader: str) -> None:
     write_images(root)
     path = root / "train" / "class1" / "2.png"
     Image.new("RGB", (30, 20)).save(path)
@@ -1054,7 +1052,7 @@ def test_pictures_of_different_sizes(settings: Settings, root: Path, loader: str
     assert opened(settings("image_folder", loader=loader, resize=8)).shape == (3, 8, 8)
 
 
-def test_test_pictures_of_another_size(settings: Settings, root: Path, tmp_path: Path) -> None:
+def test_test_images_of_another_size(settings: Settings, root: Path, tmp_path: Path) -> None:
     write_images(root)
     write_images(tmp_path / "other", size=(5, 5))
     shutil.rmtree(root / "test")
@@ -1184,11 +1182,11 @@ def test_real_cifar10(settings: Settings, real: str) -> None:
     assert (len(dataset.train), len(dataset.test), dataset.shape) == (50000, 10000, (3, 32, 32))
     assert torch.bincount(dataset.train.labels).tolist() == [5000] * 10
     assert dataset.classes[0] == "airplane"
-    assert_known(dataset, "cifar10", 3e-3)  # the pictures may have been through JPEG
+    assert_known(dataset, "cifar10", 3e-3)  # the images may have been through JPEG
 
 
 def assert_known(dataset: Dataset, name: str, tolerance: float) -> None:
-    computed = statistics.computed(dataset.train.pictures)
+    computed = statistics.computed(dataset.train.images)
     known = statistics.KNOWN[name]
     np.testing.assert_allclose(computed["mean"], known.mean, atol=tolerance)
     np.testing.assert_allclose(computed["std"], known.std, atol=tolerance)
@@ -1209,10 +1207,10 @@ def test_real_image_folder(settings: Settings, real: str) -> None:
     first = Image.open(io.BytesIO(Path(image_path(dataset, batches[0])).read_bytes()))
     pixels = torch.from_numpy(np.asarray(first).transpose(2, 0, 1).copy()) / 255
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (dataset.normalize.mean, dataset.normalize.std))
-    torch.testing.assert_close(batches[0].pictures[0], (pixels - mean) / std, atol=1e-5, rtol=0)
+    torch.testing.assert_close(batches[0].images[0], (pixels - mean) / std, atol=1e-5, rtol=0)
 
 
 def image_path(dataset: Dataset, batch: Trained) -> str:
-    pictures = dataset.train.pictures
-    assert isinstance(pictures, image_folder.FilePictures)
-    return pictures.paths[int(batch.indices[0])]
+    images = dataset.train.images
+    assert isinstance(images, image_folder.ImageFiles)
+    return images.paths[int(batch.indices[0])]

@@ -20,7 +20,7 @@ from dist_train.diagnostics.failure import Failure, Kind, kind_of, one_line, rea
 from dist_train.diagnostics.heartbeat import Beat, BeatFile, Origin, Phase, process_state, read_beats
 from dist_train.diagnostics.postmortem import postmortem
 from dist_train.diagnostics.recorder import clear, open_recorder
-from dist_train.diagnostics.root_cause import Scene, judge, judge_stall, publish, read_verdict
+from dist_train.diagnostics.root_cause import RunEvidence, judge, judge_stall, publish, read_verdict
 from dist_train.diagnostics.stack_traces import frames_of_main, is_waiting
 from dist_train.errors import ConfigError, DataError, NonFiniteError, is_told
 from dist_train.system.exit import run_guarded
@@ -244,7 +244,7 @@ def leave_stacks(run: Path, rank: int, file: str) -> None:
 def test_the_rank_behind_is_the_one_that_has_stalled(run: Path) -> None:
     leave_beats(run, beat(0, 3), beat(1, 3, "save"), beat(2, 3))
     leave_stacks(run, 1, "/checkpoint.py")
-    found = judge_stall(Scene.of(run), "no progress")
+    found = judge_stall(RunEvidence.of(run), "no progress")
     assert (found.rank, found.phase, found.victims) == (1, "save", [0, 2])
     assert '  File "/checkpoint.py", line 3 in wait' in found.screen(run)
 
@@ -253,7 +253,7 @@ def test_of_ranks_at_one_place_the_one_that_does_not_wait_in_torch_has_stalled(r
     leave_beats(run, beat(0, 3), beat(1, 3), beat(2, 3))
     for rank, file in enumerate(("/x/torch/autograd/graph.py", "/x/train.py", "/x/torch/autograd/graph.py")):
         leave_stacks(run, rank, file)
-    assert judge_stall(Scene.of(run), "no progress").rank == 1
+    assert judge_stall(RunEvidence.of(run), "no progress").rank == 1
     assert is_waiting(frames_of_main(run / "diagnostics", 0))
     assert is_waiting(['  File "/x/dist_train/distributed/shared_memory.py", line 3 in _wait_for'])
     assert not is_waiting(['  File "/x/dist_train/train.py", line 3 in train_step'])
@@ -263,7 +263,7 @@ def test_where_all_wait_in_torch_the_rank_that_has_stalled_is_on_another_host(ru
     leave_beats(run, beat(0, 3), beat(1, 3))
     leave_stacks(run, 0, "/x/torch/autograd/graph.py")
     leave_stacks(run, 1, "/x/torch/autograd/graph.py")
-    found = judge_stall(Scene.of(run), "no progress")
+    found = judge_stall(RunEvidence.of(run), "no progress")
     assert (found.rank, found.cause) == (2, "stalled")
 
 
@@ -271,7 +271,7 @@ def test_where_all_wait_in_torch_the_rank_that_has_stalled_is_on_another_host(ru
 
 
 def test_the_first_verdict_of_an_attempt_stands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scene = Scene(run, 1, {0: beat(0, 2), 1: beat(1, 2)}, {}, {})
+    scene = RunEvidence(run, 1, {0: beat(0, 2), 1: beat(1, 2)}, {}, {})
     first, second = (scene.verdict("killed", "error", scene.beats[rank]) for rank in (1, 0))
     assert (publish(run, first), publish(run, second)) == (True, False)
     assert read_verdict(run) == first
@@ -289,7 +289,7 @@ def test_the_screen_of_a_failure(run: Path) -> None:
     frames = '  File "a.py", line 1, in f\n    g(bad)\n      ^^^\n'
     whole = f"Traceback (most recent call last):\n{frames}ValueError: bad thing\n"
     failure = Failure.at(failing, "exception", "ValueError: bad thing", whole)
-    scene = Scene(run, 1, {0: beat(0, 2), 1: failing}, {1: failure}, {})
+    scene = RunEvidence(run, 1, {0: beat(0, 2), 1: failing}, {1: failure}, {})
     assert scene.verdict("exception", failure.error, failure).screen(run).splitlines() == [
         "---- digits: the run failed ----",
         "first failed   rank 1(2) on host h, pid 123",

@@ -107,9 +107,9 @@ def test_layers_have_the_names_of_the_lessons(config: Model, names: list[str]) -
 def test_weights_load_into_the_class_of_the_lesson(config: Model, original: type[nn.Module], shape: Shape) -> None:
     ours, theirs = build_model(config, shape, 10, seed=0), original()
     theirs.load_state_dict(ours.state_dict())
-    pictures = torch.rand(5, *shape, generator=torch.Generator().manual_seed(0))
-    expected = theirs(pictures)
-    found = functional.log_softmax(ours(pictures), dim=1) if original is ExampleNet else ours(pictures)
+    images = torch.rand(5, *shape, generator=torch.Generator().manual_seed(0))
+    expected = theirs(images)
+    found = functional.log_softmax(ours(images), dim=1) if original is ExampleNet else ours(images)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -128,7 +128,7 @@ def test_a_new_network_has_seen_nothing() -> None:
     assert int(batches) == 0
 
 
-def test_width_multiplies_what_is_between_pictures_and_classes() -> None:
+def test_width_multiplies_what_is_between_images_and_classes() -> None:
     state = build_model(CifarTutorial(name="cifar_tutorial", width=2), (3, 32, 32), 10, seed=0).state_dict()
     shapes = {name: list(tensor.shape) for name, tensor in state.items() if name.endswith("weight")}
     assert shapes == {
@@ -143,10 +143,10 @@ def test_width_multiplies_what_is_between_pictures_and_classes() -> None:
 def test_dropout_drops_inputs_of_the_last_layer_in_training_only() -> None:
     model = build_model(SmallNet(name="mnist_example", dropout=0.5), (1, 28, 28), 10, seed=0)
     assert [name for name, _ in model.named_children()][-2:] == ["dropout", "fc2"]
-    picture = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(model(picture), model(picture))
+    image = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(model(image), model(image))
     model.eval()
-    assert torch.equal(model(picture), model(picture))
+    assert torch.equal(model(image), model(image))
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_dropout_drops_inputs_of_the_last_layer_in_training_only() -> None:
     [(LENET, (1, 8, 8)), (TUTORIAL, (3, 8, 32)), (TorchvisionModel(name="torchvision/alexnet"), (3, 28, 28))],
     ids=["lenet", "cifar_tutorial", "alexnet"],
 )
-def test_pictures_that_do_not_fit_are_refused(config: Model, shape: Shape) -> None:
+def test_images_that_do_not_fit_are_refused(config: Model, shape: Shape) -> None:
     text = "x".join(map(str, shape))
-    with pytest.raises(DataError, match=rf"^model\.name {config.name} does not take pictures of {text} .*data\.resize"):
+    with pytest.raises(DataError, match=rf"^model\.name {config.name} does not take images of {text} .*data\.resize"):
         build_model(config, shape, 10, seed=0)
 
 
@@ -187,11 +187,11 @@ def test_a_refusal_without_words_is_still_a_message(monkeypatch: pytest.MonkeyPa
         raise AssertionError
 
     monkeypatch.setattr("dist_train.models.lenet.build", build)
-    with pytest.raises(DataError, match=r"does not take pictures of 1x32x32 .*: AssertionError\(\)\. Set data\.resize"):
+    with pytest.raises(DataError, match=r"does not take images of 1x32x32 .*: AssertionError\(\)\. Set data\.resize"):
         build_model(LENET, (1, 32, 32), 10, seed=0)
 
 
-def test_the_stem_of_resnet18_keeps_small_pictures_whole() -> None:
+def test_the_stem_of_resnet18_keeps_small_images_whole() -> None:
     model = build_model(RESNET, (3, 32, 32), 10, seed=0)
     sides: list[int] = []
     model.get_submodule("layer1").register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
@@ -210,9 +210,9 @@ def test_resnet18_is_torchvision_s_behind_the_stem() -> None:
         name for name, _ in original.named_modules() if name not in ("", "maxpool")
     ]
     model.load_state_dict(original.state_dict())
-    pictures = torch.rand(2, 2, 32, 32)
+    images = torch.rand(2, 2, 32, 32)
     for mode in (False, True):
-        torch.testing.assert_close(model.train(mode)(pictures), original.train(mode)(pictures))
+        torch.testing.assert_close(model.train(mode)(images), original.train(mode)(images))
 
 
 def test_the_weights_of_resnet18_begin_as_torchvision_s_do() -> None:
@@ -232,13 +232,13 @@ def test_added_channels_change_no_number(memory_format: torch.memory_format) -> 
     network, lesson = build_model(TUTORIAL, (3, 32, 32), 10, 0), TutorialNet()
     lesson.load_state_dict(network.state_dict())
     network.to(memory_format=memory_format)
-    pictures = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    formatted = pictures.contiguous(memory_format=memory_format)
+    images = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    formatted = images.contiguous(memory_format=memory_format)
     computed = network.conv1(formatted)  # type: ignore[operator]
     assert computed.shape[1] == (8 if memory_format == torch.channels_last else 6)
-    torch.testing.assert_close(network(formatted), lesson(pictures))
+    torch.testing.assert_close(network(formatted), lesson(images))
     network(formatted).square().sum().backward()
-    lesson(pictures).square().sum().backward()
+    lesson(images).square().sum().backward()
     for ours, theirs in zip(network.parameters(), lesson.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 

@@ -13,12 +13,12 @@ from dist_train.monitoring.ledger import Comparison, Ledger, bits, compare, read
 Lines = list[dict[str, Any]]
 
 
-def lines(steps: int = 5, weights_every: int = 2, **changes: dict[int, Any]) -> Lines:
+def lines(steps: int = 5, weights_every_steps: int = 2, **changes: dict[int, Any]) -> Lines:
     """A ledger, with some fields changed at some steps: `loss={3: 9.0}`."""
     made: Lines = []
     for step in range(1, steps + 1):
         line = {"step": step, "samples": f"{step:016x}", "loss": bits(2 / step), "grad_norm": bits(0.5), "lr": 0.1}
-        if step % weights_every == 0:
+        if step % weights_every_steps == 0:
             line["weights"] = "ab" * 32
         made.append({**line, **{field: at[step] for field, at in changes.items() if step in at}})
     return made
@@ -90,7 +90,7 @@ def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pa
 
 
 def test_what_one_of_them_did_not_measure_is_no_difference() -> None:
-    other = lines(weights_every=3, grad_norm=dict.fromkeys(range(1, 6)))
+    other = lines(weights_every_steps=3, grad_norm=dict.fromkeys(range(1, 6)))
     assert compare(lines(), other) == Comparison(5, None)
 
 

@@ -139,10 +139,10 @@ def network() -> nn.Module:
 
 
 def stepped(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 8) -> Tensor:
-    pictures = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
+    images = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
     for _ in range(steps):
         optimizer.zero_grad()
-        model(pictures).square().sum().backward()
+        model(images).square().sum().backward()
         optimizer.step()
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 

@@ -71,8 +71,8 @@ def test_environment_of_the_process_counts_where_none_is_given(tmp_path: Path, m
 
 
 def test_home_is_expanded(load: Load) -> None:
-    config = load(LEAST, "data.root=~/pictures", "data.cache=~", "run.dir=~/runs")
-    assert config.data.root == str(Path.home() / "pictures")
+    config = load(LEAST, "data.root=~/images", "data.cache=~", "run.dir=~/runs")
+    assert config.data.root == str(Path.home() / "images")
     assert config.data.cache == str(Path.home())
     assert config.run.dir == str(Path.home() / "runs")
 
@@ -94,9 +94,9 @@ def test_run_is_called_after_its_file(tmp_path: Path, stem: str, name: str) -> N
 
 
 def test_command_line_outweighs_file_and_file_outweighs_default(load: Load) -> None:
-    text = LEAST + "train: {micro_batch: 3}\nlog: {every: 7}\n"
-    config = load(text, "log.every=8", "run.name=b", "eval.every_epochs=2")
-    assert (config.train.micro_batch, config.log.every, config.eval.every_epochs) == (3, 8, 2)
+    text = LEAST + "train: {micro_batch: 3}\nlog: {every_steps: 7}\n"
+    config = load(text, "log.every_steps=8", "run.name=b", "eval.every_epochs=2")
+    assert (config.train.micro_batch, config.log.every_steps, config.eval.every_epochs) == (3, 8, 2)
     assert config.run.dir == "runs/b"
 
 
@@ -198,13 +198,13 @@ def test_null_is_not_given(load: Load) -> None:
         ("train: 3", "a.yaml:3: train is 3; it must be a mapping of epochs, max_steps"),
         ("train: [1, a]", "a.yaml:3: train is [1, 'a']; it must be a mapping"),
         ("<<: {train: {epochs: 3}}", "a.yaml:3: << is not a setting"),
-        ("log:\n  every: 0", "a.yaml:4: log.every is 0; it must be a whole number of at least 1"),
-        ("log: {every: 1.5}", "log.every is 1.5; it must be a whole number"),
-        ("log: {every: true}", "log.every is true; it must be a whole number"),
-        ("log: {every: 010}", "log.every is '010'; it must be a whole number"),
-        ("log: {every: 1:30}", "log.every is '1:30'; it must be a whole number"),
-        ("log: {every: {a: [b]}}", "log.every is {a: ['b']}; it must be a whole number"),
-        ("log: {every: " + "9" * 5000 + "}", "log.every is '9999"),
+        ("log:\n  every_steps: 0", "a.yaml:4: log.every_steps is 0; it must be a whole number of at least 1"),
+        ("log: {every_steps: 1.5}", "log.every_steps is 1.5; it must be a whole number"),
+        ("log: {every_steps: true}", "log.every_steps is true; it must be a whole number"),
+        ("log: {every_steps: 010}", "log.every_steps is '010'; it must be a whole number"),
+        ("log: {every_steps: 1:30}", "log.every_steps is '1:30'; it must be a whole number"),
+        ("log: {every_steps: {a: [b]}}", "log.every_steps is {a: ['b']}; it must be a whole number"),
+        ("log: {every_steps: " + "9" * 5000 + "}", "log.every_steps is '9999"),
         ("train: {epochs: three}", "train.epochs is 'three'; it must be a whole number of at least 1, or null"),
         ("optim: {lr: -1.0}", "a.yaml:3: optim.lr is -1.0; it must be a number of at least 0"),
         ("optim: {lr: .inf}", "optim.lr is '.inf'; it must be a number"),
@@ -325,7 +325,9 @@ def test_fault_of_a_command_line(load: Load, override: str, message: str) -> Non
 
 
 def test_doubled_override_is_refused_by_name(load: Load) -> None:
-    assert "log.every is set twice on the command line" in complaint(load, LEAST, "log.every=1", "log.every=2")
+    assert "log.every_steps is set twice on the command line" in complaint(
+        load, LEAST, "log.every_steps=1", "log.every_steps=2"
+    )
     text = complaint(load, LEAST, "data.augment={flip: true}", "data.augment.cutout=2")
     assert "data.augment.cutout and data.augment are both on the command line" in text
 
@@ -344,11 +346,11 @@ def test_class_that_is_unknown_hides_no_other_fault_and_makes_none(load: Load) -
 
 
 def test_all_faults_at_once_in_the_order_of_reading(load: Load) -> None:
-    text = "data: {name: digits, globl_batch: 3}\nlog: {every: 0}\nmodel: {name: lenet}\nlog: {}\n"
+    text = "data: {name: digits, globl_batch: 3}\nlog: {every_steps: 0}\nmodel: {name: lenet}\nlog: {}\n"
     lines = complaint(load, text, "optim.lr=x", "eval.every_epoch=1").splitlines()
     starts = [
         "a.yaml:1: data.globl_batch",
-        "a.yaml:2: log.every",
+        "a.yaml:2: log.every_steps",
         "a.yaml:4: log is set twice",
         "command line: optim.lr=x",
     ]

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from dist_train.settings.schedule import Plan
+from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import SGD, Checkpoint, Config, Eval, Log, Run, SmallNet, SyntheticData, Train
 
 
-def plan(num_train: int = 100, global_batch: int = 30, epochs: int | None = 3, **train: Any) -> Plan:
+def plan(num_train: int = 100, global_batch: int = 30, epochs: int | None = 3, **train: Any) -> Schedule:
     sections = {name: train.pop(name) for name in ("eval", "checkpoint", "log") if name in train}
     config = Config(
         run=Run(name="test", dir="runs/test"),
@@ -18,10 +18,10 @@ def plan(num_train: int = 100, global_batch: int = 30, epochs: int | None = 3, *
         train=Train(epochs=epochs, **train),
         **sections,
     )
-    return Plan.of(config, num_train)
+    return Schedule.of(config, num_train)
 
 
-def due(check: Any, found: Plan) -> list[int]:
+def due(check: Any, found: Schedule) -> list[int]:
     return [step for step in range(1, found.total_steps + 1) if check(step)]
 
 
@@ -49,7 +49,7 @@ def test_by_default_an_epoch_ends_with_an_evaluation_and_a_save() -> None:
 
 
 def test_settings_say_what_is_due() -> None:
-    found = plan(eval=Eval(every_epochs=2), checkpoint=Checkpoint(every=5), log=Log(every=4), max_steps=11)
+    found = plan(eval=Eval(every_epochs=2), checkpoint=Checkpoint(every_steps=5), log=Log(every_steps=4), max_steps=11)
     assert due(found.is_evaluated, found) == [8]
     assert due(found.is_saved, found) == [5, 10]
     assert due(found.is_logged, found) == [4, 8, 11]
@@ -83,10 +83,15 @@ def test_the_smallest_pass(ranks: int, micro_batch: int | None, max_steps: int |
 
 
 PLANS = [
-    {"max_steps": 100, "num_train": 1200, "log": Log(every=1000)},
-    {"max_steps": 300, "num_train": 1210, "log": Log(every=17, weights_every=50), "checkpoint": Checkpoint(every=23)},
-    {"max_steps": 40, "num_train": 20, "log": Log(every=1000)},
-    {"max_steps": 90, "num_train": 900, "log": Log(every=9), "eval": Eval(every_epochs=1)},
+    {"max_steps": 100, "num_train": 1200, "log": Log(every_steps=1000)},
+    {
+        "max_steps": 300,
+        "num_train": 1210,
+        "log": Log(every_steps=17, weights_every_steps=50),
+        "checkpoint": Checkpoint(every_steps=23),
+    },
+    {"max_steps": 40, "num_train": 20, "log": Log(every_steps=1000)},
+    {"max_steps": 90, "num_train": 900, "log": Log(every_steps=9), "eval": Eval(every_epochs=1)},
 ]
 
 

@@ -124,7 +124,7 @@ def test_the_line_of_the_log() -> None:
 def test_the_bits_do_not_depend_on_the_allocator(tmp_path: Path, python: Python) -> None:
     settings = (
         *("data.limit_train=200", "data.limit_test=20", "train.epochs=1", "log.tensorboard=false"),
-        *("log.weights_every=1", "distributed.threads=1"),
+        *("log.weights_every_steps=1", "distributed.threads=1"),
     )
     hashes = []
     for choice in ("auto", "system"):

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 import pytest
 
 from dist_train.settings.loader import load_config
-from dist_train.training.reporter import MainReport
+from dist_train.training.reporter import MainReporter
 
 
 @pytest.fixture
@@ -17,15 +17,15 @@ def run(tmp_path: Path) -> Mock:
 
 
 @pytest.fixture
-def report(run: Mock, tmp_path: Path) -> MainReport:
+def report(run: Mock, tmp_path: Path) -> MainReporter:
     path = tmp_path / "config.yaml"
     path.write_text("data: {name: digits}\nmodel: {name: lenet}\noptim: {lr: 0.1}\nlog: {tensorboard: false}\n")
     plan = Mock(total_steps=10)
     plan.epoch.return_value = 0
-    return MainReport(Mock(), load_config(path), run, Mock(step=0, evaluated_step=0), plan)
+    return MainReporter(Mock(), load_config(path), run, Mock(step=0, evaluated_step=0), plan)
 
 
-def test_the_status_is_written_once_a_step(report: MainReport, run: Mock) -> None:
+def test_the_status_is_written_once_a_step(report: MainReporter, run: Mock) -> None:
     """And again where something has happened since, or the disk has not taken it."""
     evaluation = Mock()
     evaluation.to_dict.return_value = {"split": "test", "loss": 1.0, "accuracy": 0.5}
@@ -48,7 +48,7 @@ def test_the_status_is_written_once_a_step(report: MainReport, run: Mock) -> Non
 
 @pytest.mark.parametrize("has_curves", [True, False])
 def test_curves_are_named_where_there_are_some(
-    report: MainReport, run: Mock, caplog: pytest.LogCaptureFixture, *, has_curves: bool
+    report: MainReporter, run: Mock, caplog: pytest.LogCaptureFixture, *, has_curves: bool
 ) -> None:
     if has_curves:
         run.curves.mkdir()

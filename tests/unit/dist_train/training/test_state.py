@@ -55,10 +55,10 @@ def started(config: Config, network: nn.Module | None = None, files: Files | Non
 
 def batch(size: int, share: int | None = None, count: int | None = None) -> Batch:
     generator = torch.Generator().manual_seed(size)
-    pictures = torch.randn(size, *SHAPE, generator=generator)
+    images = torch.randn(size, *SHAPE, generator=generator)
     labels = torch.randint(0, 4, (size,), generator=generator)
     share = size if share is None else share
-    shard = Shard(pictures, labels, share, number=0, indices=torch.arange(share))
+    shard = Shard(images, labels, share, number=0, indices=torch.arange(share))
     return Batch((shard,), count or size, step=0, epoch=0, samples=torch.arange(count or size))
 
 
@@ -99,7 +99,7 @@ def test_a_share_weighs_by_the_whole_batch(tmp_path: Path) -> None:
 
 
 def test_a_step_that_nobody_makes_changes_nothing(tmp_path: Path) -> None:
-    """Its forward pass has run by then, on a stand-in or on pictures that the next start sees again."""
+    """Its forward pass has run by then, on a stand-in or on images that the next start sees again."""
     training = started(configured(tmp_path), network=nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(144, 4)))
     training.reduction = reduction.Tree(training.network, training.network, training.world)
     train_step(training, batch(8))
@@ -156,7 +156,7 @@ def test_a_loss_that_is_no_number_is_found_in_any_pass(tmp_path: Path, reduction
     training = started(configured(tmp_path, "train.micro_batch=4"))
     training.reduction = reduction(training.network, training.network, training.world)
     spoiled = batch(8)
-    spoiled.shards[0].pictures[0] = torch.nan
+    spoiled.shards[0].images[0] = torch.nan
     for each, is_finite in ((batch(8), True), (spoiled, False)):
         train_step(training, each)
         assert training.reduction.is_own_loss_finite() is is_finite
@@ -198,8 +198,8 @@ class HalfUsed(nn.Module):
         self.idle = nn.Linear(3, 3)
         self.used = nn.Linear(144, 4)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.used(pictures.flatten(1))  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.used(images.flatten(1))  # type: ignore[no-any-return]
 
 
 def test_a_weight_without_a_part_in_the_output_is_left_alone(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ class PartOfMore(nn.Module):
         self.columns = nn.Parameter((torch.randn(INPUTS, 32) / 12)[:, :16])
         self.last = nn.Linear(16, 4)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.last(pictures.flatten(1) @ self.columns)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(images.flatten(1) @ self.columns)  # type: ignore[no-any-return]
 
 
 class TwoTypes(nn.Module):
@@ -48,8 +48,8 @@ class TwoTypes(nn.Module):
         self.first = nn.Linear(INPUTS, 4)
         self.scale = nn.Parameter(torch.ones(3, dtype=torch.float64))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.first(pictures.flatten(1)) * self.scale.sum().float()  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.first(images.flatten(1)) * self.scale.sum().float()  # type: ignore[no-any-return]
 
 
 class WithScale(nn.Module):
@@ -60,8 +60,8 @@ class WithScale(nn.Module):
         self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 4)
         self.scale = nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.last(self.first(pictures.flatten(1)).relu()) * self.scale  # type: ignore[no-any-return]
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.first(images.flatten(1)).relu()) * self.scale  # type: ignore[no-any-return]
 
 
 class TiedByMemory(nn.Module):
@@ -70,21 +70,21 @@ class TiedByMemory(nn.Module):
         self.first, self.second, self.last = nn.Linear(INPUTS, 16), nn.Linear(INPUTS, 16), nn.Linear(16, 4)
         self.second.weight.data = self.first.weight.data
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        flat = pictures.flatten(1)
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
         return self.last(self.first(flat).relu() + self.second(flat))  # type: ignore[no-any-return]
 
 
 class NotOnBlanks(nn.Module):
-    """A layer that has no part in the output for blank pictures."""
+    """A layer that has no part in the output for blank images."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.sometimes, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 16), nn.Linear(16, 4)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        features = self.first(pictures.flatten(1))
-        if pictures.abs().amax() > 0:
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images.flatten(1))
+        if images.abs().amax() > 0:
             features = features + self.sometimes(features).relu()
         return self.last(features)  # type: ignore[no-any-return]
 
@@ -97,8 +97,8 @@ class LayerDrop(nn.Module):
         self.first, self.last = nn.Linear(INPUTS, 16), nn.Linear(16, 4)
         self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        features = self.first(pictures.flatten(1))
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.first(images.flatten(1))
         for block in self.blocks:
             if not self.training or torch.rand(()) < 0.5:
                 features = features + block(features).relu()
@@ -115,8 +115,8 @@ class NewBuffer(nn.Module):
         self.first = nn.Linear(INPUTS, 4)
         self.register_buffer("mean", torch.zeros(4))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        logits = self.first(pictures.flatten(1))
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.first(images.flatten(1))
         if self.training:
             self.mean = 0.9 * self.mean + 0.1 * logits.detach().mean(0)
         return logits - self.mean  # type: ignore[no-any-return]
@@ -129,9 +129,9 @@ class Counting(nn.Module):
         super().__init__()
         self.first, self.passes = nn.Linear(INPUTS, 4), 0
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         self.passes += 1
-        return self.first(pictures.flatten(1)) * (1 + 1 / self.passes)  # type: ignore[no-any-return]
+        return self.first(images.flatten(1)) * (1 + 1 / self.passes)  # type: ignore[no-any-return]
 
 
 NETWORKS = (PartOfMore, TwoTypes, WithScale, NotOnBlanks, LayerDrop, NewBuffer)
@@ -164,7 +164,7 @@ def test_it_trains_as_in_plain_torch(tmp_path: Path, kind: type[nn.Module], mode
         trained(training, step)
         optimizer.zero_grad()
         seed_step(training.seed, step, 0, torch.device("cpu"))
-        functional.cross_entropy(plain(one.shards[0].pictures), one.shards[0].labels).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(plain(one.shards[0].images), one.shards[0].labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         assert training.grad_norm is not None
         norms = [weight.grad.norm().float() for weight in plain.parameters() if weight.grad is not None]

@@ -361,7 +361,7 @@ data: {name: synthetic, num_train: 4096, num_test: 40, global_batch: 16}
 model: {name: mnist_cnn}
 optim: {name: sgd, lr: 0.01}
 train: {epochs: 1000}
-log: {every: 2, tensorboard: false}
+log: {every_steps: 2, tensorboard: false}
 distributed: {backend: gloo}
 """
 

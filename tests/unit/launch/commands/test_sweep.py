@@ -27,7 +27,7 @@ data: {name: synthetic, num_train: 320, num_test: 32, global_batch: 16}
 model: {name: mnist_cnn}
 optim: {name: sgd, lr: 0.02}
 train: {epochs: 2}
-log: {every: 20, tensorboard: false}
+log: {every_steps: 20, tensorboard: false}
 distributed: {backend: gloo}
 """
 SLURM = ("--slurm", "--gpus-per-node", 0)

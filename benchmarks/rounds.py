@@ -22,10 +22,10 @@ class Case(NamedTuple):
     """What a number is of."""
 
     measure: str
-    work: str
+    workload: str
     ranks: int
     name: str
-    """Who did the work, and in which variant: `plain`, `ours bf16`."""
+    """Who did the workload, and in which variant: `plain`, `ours bf16`."""
     unit: str
 
 
@@ -94,7 +94,7 @@ class Turns(NamedTuple):
     """Whether Ctrl-C or the deadline ended it before its last round was over."""
 
 
-def take_turns(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None) -> Turns:
+def run_rounds(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None) -> Turns:
     """Measure every task once a round; Ctrl-C ends it, and what was measured before counts.
 
     Args:
@@ -159,7 +159,7 @@ def _tell(record: Record) -> None:
 
 def _named(case: Case) -> str:
     ranks = f"{case.ranks} rank{'s' if case.ranks > 1 else ''}"
-    return "  ".join(part for part in (case.measure, case.work, ranks, case.name) if part)
+    return "  ".join(part for part in (case.measure, case.workload, ranks, case.name) if part)
 
 
 class Spread(NamedTuple):
@@ -179,7 +179,7 @@ class Spread(NamedTuple):
         return cls(statistics.median(found), found[0], found[-1], len(found))
 
 
-def of_case(records: Iterable[Record], case: Case) -> list[Record]:
+def records_of(records: Iterable[Record], case: Case) -> list[Record]:
     """The records of a case; undisturbed ones only, where there are any."""
     mine = [record for record in records if record.case == case]
     return [record for record in mine if not record.is_disturbed] or mine

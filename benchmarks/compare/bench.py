@@ -1,6 +1,6 @@
-"""Measure this project against the frameworks that train the same work, side by side in one session.
+"""Measure this project against the frameworks that train the same workload, side by side in one session.
 
-    python -m benchmarks.compare.bench [--quick] [--works mnist tutorial] [--measures throughput start] [--rounds 5]
+    python -m benchmarks.compare.bench [--quick] [--workloads mnist tutorial] [--measures throughput start] [--rounds 5]
     python -m benchmarks.compare.bench --readme
 
 Everybody takes a turn in every round, so that whatever slows the machine slows all of them; ratios are taken by round.
@@ -20,14 +20,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.compare import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.compare.measures import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.compare.peers_environment import peers_python
 from benchmarks.compare.report import readme_part, report, with_part
 from benchmarks.compare.session import Session
-from benchmarks.compare.works import WORKS
+from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.processes import ROOT
 from benchmarks.results import DIRECTORY, Results, about_machine, check_out, gpus, newest, read, write
-from benchmarks.rounds import NO_TIME, Task, take_turns
+from benchmarks.rounds import NO_TIME, Task, run_rounds
 from dist_train.errors import DataError, UserError
 from dist_train.system.exit import Parser, run_guarded
 from launch.arguments import number_from
@@ -70,15 +70,17 @@ def measure(options: argparse.Namespace) -> Results:
         tasks = list(_tasks(session, options))
         if not tasks:
             raise UserError(
-                "there is nothing to measure: nobody of --who trains these --works on so many --ranks, or --quick "
+                "there is nothing to measure: nobody of --who trains these --workloads on so many --ranks, or --quick "
                 "leaves these --measures out"
             )
         deadline = begun + QUICK_SECONDS if options.quick else None
-        turns = take_turns(tasks, rounds, tries, deadline)
+        turns = run_rounds(tasks, rounds, tries, deadline)
     about |= {"device": ", ".join(names) or options.device, "rounds": rounds, "quick": options.quick}
     about["part"] = _leaves_out(options) or turns.is_cut
     about["seconds"] = round(time.monotonic() - ready)
-    workers = {f"{work}, {ranks} rank(s), {peer}": count for (work, ranks, peer), count in session.workers.items()}
+    workers = {
+        f"{workload}, {ranks} rank(s), {peer}": count for (workload, ranks, peer), count in session.workers.items()
+    }
     return Results({**about, "workers": workers}, turns.records, turns.missing)
 
 
@@ -105,16 +107,16 @@ def part_of(path: Path) -> str:
 
 
 def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
-    works = [WORKS[name] for name in options.works]
+    workloads = [WORKLOADS[name] for name in options.workloads]
     chosen = {
         "imports": start.import_tasks(session),
         "start": start.tasks(session),
         "checkpoint": checkpoints.wait_tasks(session),
         "restart": checkpoints.restart_tasks(session),
         "data": loading.tasks(session),
-        "evaluation": evaluation.tasks(session, works),
-        "loop": loop.tasks(session, works),
-        "throughput": throughput.tasks(session, works, options.ranks, options.who),
+        "evaluation": evaluation.tasks(session, workloads),
+        "loop": loop.tasks(session, workloads),
+        "throughput": throughput.tasks(session, workloads, options.ranks, options.who),
     }
     for name in MEASURES:
         yield from chosen[name] if name in options.measures else ()
@@ -122,8 +124,8 @@ def _tasks(session: Session, options: argparse.Namespace) -> Iterator[Task]:
 
 def _leaves_out(options: argparse.Namespace) -> bool:
     """Whether something is not asked for that a session of this kind would measure."""
-    asked = [set(options.works), set(options.measures), set(options.ranks)]
-    return asked != [set(WORKS), set(MEASURES), set(RANKS)] or options.who is not None
+    asked = [set(options.workloads), set(options.measures), set(options.ranks)]
+    return asked != [set(WORKLOADS), set(MEASURES), set(RANKS)] or options.who is not None
 
 
 def _check_data() -> None:
@@ -154,7 +156,14 @@ def _parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="one round of short windows, in less than five minutes")
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK", help=" ".join(WORKS))
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="WORKLOAD",
+        help=" ".join(WORKLOADS),
+    )
     parser.add_argument(
         "--measures", nargs="+", choices=MEASURES, default=list(MEASURES), metavar="MEASURE", help=" ".join(MEASURES)
     )

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.compare import checkpoints, evaluation, loading, loop, start, throughput
-from benchmarks.compare.throughput import IN_BF16, PEERS, limit_as
-from benchmarks.compare.works import WORKS
-from benchmarks.rounds import Case, Record, Spread, of_case, ratio
+from benchmarks.compare.measures import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.compare.measures.throughput import IN_BF16, PEERS, bare_step_as
+from benchmarks.compare.workloads import WORKLOADS
+from benchmarks.rounds import Case, Record, Spread, ratio, records_of
 
 Measured = Callable[[Sequence[Record]], Spread | None]
 
@@ -28,19 +28,19 @@ class Figure:
 
 def best_of(records: Sequence[Record], cases: Iterable[Case]) -> Case | None:
     """The case with the highest median; None where none was measured."""
-    found = {case: of_case(records, case) for case in cases}
+    found = {case: records_of(records, case) for case in cases}
     medians = {case: Spread.of(each.value for each in mine).median for case, mine in found.items() if mine}
     return max(medians, key=lambda case: medians[case], default=None)
 
 
-def best_peer(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+def best_peer(records: Sequence[Record], workload: str, ranks: int) -> Case | None:
     """The peer with the highest median in fp32; None where none was measured."""
-    return best_of(records, (throughput.case(work, ranks, name) for name in PEERS))
+    return best_of(records, (throughput.case(workload, ranks, name) for name in PEERS))
 
 
-def best_in_bf16(records: Sequence[Record], work: str, ranks: int) -> Case | None:
+def best_in_bf16(records: Sequence[Record], workload: str, ranks: int) -> Case | None:
     """The peer with the highest median in bf16; None where none was measured."""
-    return best_of(records, (throughput.case(work, ranks, name) for name in IN_BF16))
+    return best_of(records, (throughput.case(workload, ranks, name) for name in IN_BF16))
 
 
 def over_best(above: Case, others: Sequence[Case]) -> Measured:
@@ -53,14 +53,16 @@ def over_best(above: Case, others: Sequence[Case]) -> Measured:
     return measured
 
 
-def over_best_peer(work: str, ranks: int, name: str) -> Measured:
+def over_best_peer(workload: str, ranks: int, name: str) -> Measured:
     """The throughput of this variant of ours, divided by that of the best peer in fp32."""
-    return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in PEERS])
+    return over_best(throughput.case(workload, ranks, name), [throughput.case(workload, ranks, peer) for peer in PEERS])
 
 
-def over_best_in_bf16(work: str, ranks: int, name: str) -> Measured:
+def over_best_in_bf16(workload: str, ranks: int, name: str) -> Measured:
     """The same, divided by that of the best peer in bf16."""
-    return over_best(throughput.case(work, ranks, name), [throughput.case(work, ranks, peer) for peer in IN_BF16])
+    return over_best(
+        throughput.case(workload, ranks, name), [throughput.case(workload, ranks, peer) for peer in IN_BF16]
+    )
 
 
 def over(above: Case, below: Case) -> Measured:
@@ -68,25 +70,25 @@ def over(above: Case, below: Case) -> Measured:
     return lambda records: ratio(records, above, below)
 
 
-def of_limit(work: str, ranks: int, name: str) -> Measured:
+def over_bare_step(workload: str, ranks: int, name: str) -> Measured:
     """The throughput of this variant of ours, divided by that of the bare step in its format and precision.
 
-    Of the small work on one rank it is the microseconds that a step takes longer (`loop.SMALL`). Of one rank it is
-    taken from runs right after each other (`benchmarks.compare.loop`), of two from those of a round.
+    Of the small workload on one rank it is the microseconds that a step takes longer (`loop.SMALL`). Of one rank it is
+    taken from runs right after each other (`benchmarks.compare.measures.loop`), of two from those of a round.
     """
-    return by_itself(loop.case(work, name)) if ranks == 1 else of_limit_in_a_round(work, ranks, name)
+    return by_itself(loop.case(workload, name)) if ranks == 1 else over_bare_step_in_a_round(workload, ranks, name)
 
 
-def of_limit_in_a_round(work: str, ranks: int, name: str) -> Measured:
+def over_bare_step_in_a_round(workload: str, ranks: int, name: str) -> Measured:
     """The same of runs that may be many minutes apart."""
-    return over(throughput.case(work, ranks, name), throughput.case(work, ranks, limit_as(name)))
+    return over(throughput.case(workload, ranks, name), throughput.case(workload, ranks, bare_step_as(name)))
 
 
 def by_itself(case: Case) -> Measured:
     """A number that is a comparison already."""
 
     def measured(records: Sequence[Record]) -> Spread | None:
-        mine = of_case(records, case)
+        mine = records_of(records, case)
         return Spread.of(record.value for record in mine) if mine else None
 
     return measured
@@ -100,7 +102,7 @@ PEER_TARGETS = (
     *(("small", 1, "ours", 1.7), ("small", 1, "ours compiled", 2.5)),
     *(("resnet", 1, "ours", 1.15), ("resnet", 1, "ours auto", 3.0)),
 )
-"""Work, ranks, variant of ours, and its throughput over that of the best peer, at least."""
+"""Workload, ranks, variant of ours, and its throughput over that of the best peer, at least."""
 
 
 def figures() -> Iterator[Figure]:
@@ -110,31 +112,31 @@ def figures() -> Iterator[Figure]:
     yield Figure("data path of ResNet-18: ours / torchvision's transforms with 0 or 2 workers", 12.0, True, data)
     files = over(loading.case(loading.FILES), loading.case(loading.FOLDER))
     yield Figure("pictures from files: ours / ImageFolder", 1.0, True, files)
-    yield from _against_the_limit()
-    for work in evaluation.WORK_NAMES:
+    yield from _against_the_bare_step()
+    for workload in evaluation.WORKLOAD_NAMES:
         for name, target in (("ours", 4.0), ("ours auto", 7.0)):
-            cases = evaluation.case(work, "plain"), evaluation.case(work, name)
-            yield Figure(f"evaluation of 10,000, {work}: plain / {name}", target, True, over(*cases))
+            cases = evaluation.case(workload, "plain"), evaluation.case(workload, name)
+            yield Figure(f"evaluation of 10,000, {workload}: plain / {name}", target, True, over(*cases))
     yield from _of_a_run()
 
 
 def _against_peers() -> Iterator[Figure]:
-    for work, ranks, name, target in PEER_TARGETS:
-        text = f"{WORKS[work].title}, {ranks} rank{'s' if ranks > 1 else ''}: {name} / best peer"
-        yield Figure(text, target, True, over_best_peer(work, ranks, name))
+    for workload, ranks, name, target in PEER_TARGETS:
+        text = f"{WORKLOADS[workload].title}, {ranks} rank{'s' if ranks > 1 else ''}: {name} / best peer"
+        yield Figure(text, target, True, over_best_peer(workload, ranks, name))
 
 
-def _against_the_limit() -> Iterator[Figure]:
-    for work in ("mnist", "tutorial", "resnet"):
+def _against_the_bare_step() -> Iterator[Figure]:
+    for workload in ("mnist", "tutorial", "resnet"):
         for name in throughput.OURS:
-            text = f"{WORKS[work].title}, 1 rank: {name} / bare step in its format"
-            yield Figure(text, 0.97, True, of_limit(work, 1, name))
-    text = f"{WORKS['small'].title}, 1 rank: microseconds a step over the bare one in its format"
+            text = f"{WORKLOADS[workload].title}, 1 rank: {name} / bare step in its format"
+            yield Figure(text, 0.97, True, over_bare_step(workload, 1, name))
+    text = f"{WORKLOADS['small'].title}, 1 rank: microseconds a step over the bare one in its format"
     yield Figure(text, 60.0, False, by_itself(loop.case("small", "ours")))
-    for work in ("mnist", "tutorial", "resnet"):
+    for workload in ("mnist", "tutorial", "resnet"):
         for name in throughput.OURS:
-            text = f"{WORKS[work].title}, 2 ranks: {name} / bare DDP step in its format"
-            yield Figure(text, 0.95, True, of_limit(work, 2, name))
+            text = f"{WORKLOADS[workload].title}, 2 ranks: {name} / bare DDP step in its format"
+            yield Figure(text, 0.95, True, over_bare_step(workload, 2, name))
 
 
 def _of_a_run() -> Iterator[Figure]:

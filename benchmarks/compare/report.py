@@ -2,31 +2,30 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.compare import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.compare.figures import (
     best_in_bf16,
     best_peer,
-    of_limit,
-    of_limit_in_a_round,
+    over_bare_step,
+    over_bare_step_in_a_round,
     over_best_in_bf16,
     over_best_peer,
 )
-from benchmarks.compare.works import WORKS
+from benchmarks.compare.measures import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.results import Results, figures_of, kinds
-from benchmarks.rounds import DISTURBED, Case, Record, Spread, of_case
+from benchmarks.rounds import DISTURBED, Case, Record, Spread, records_of
 
 FIGURES = (
     "The median of the ratios of the rounds, from the lowest to the highest. A row without a number was not measured "
     "in this session."
 )
 THROUGHPUT = (
-    "The best peer is the one with the highest median; factors are medians of the ratios of single rounds. All stand "
-    "over the best peer in fp32, and `precision: auto` over the best in bf16 too, whatever it has chosen; ignite has "
-    "no bf16 on a CPU. Each peer has as many workers as were best for it, in a quick session for the plain loop. A "
-    "bare step is forward, backward and update on one fixed batch, on two ranks in DDP: in plain fp32 as a "
-    "lesson would write it (`limit` below), or in the format that a run of ours has chosen (`limit as ours`, `limit as "
-    "ours auto`). Of one rank the last column is of runs right after each other (`loop` below), of two ranks of those "
-    "of a round."
+    "The best peer is the one with the highest median. Factors are medians of the ratios of single rounds: over the "
+    "best peer in fp32, and for `precision: auto` also over the best in bf16. Ignite has no bf16 on a CPU. Each peer "
+    "uses its best number of loader workers; in a quick session, that of the plain loop. A bare step is forward, "
+    "backward and update on one fixed batch, in DDP on two ranks: `bare step` in plain fp32, as a lesson writes it, "
+    "`bare step as ours` and `bare step as ours auto` in the format and precision that our run has chosen. On one rank "
+    "the last column compares runs right after each other (`loop` below), on two ranks the runs of a round."
 )
 MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
 DISTURBANCE = (
@@ -41,11 +40,11 @@ BESIDE = (
     ),
     *(
         (
-            f"evaluation of 10,000, {work}",
-            [evaluation.case(work, name) for name in ("plain", "plain bf16")],
-            [evaluation.case(work, name) for name in throughput.OURS],
+            f"evaluation of 10,000, {workload}",
+            [evaluation.case(workload, name) for name in ("plain", "plain bf16")],
+            [evaluation.case(workload, name) for name in throughput.OURS],
         )
-        for work in evaluation.WORK_NAMES
+        for workload in evaluation.WORKLOAD_NAMES
     ),
     (
         "a step waits for a checkpoint of ResNet-18",
@@ -74,7 +73,7 @@ def report(results: Results) -> str:
         _figures(results.records),
         "## Throughput beside the best peer",
         THROUGHPUT,
-        works_table(results.records),
+        throughput_table(results.records),
         "## A run beside its steps",
         runs_table(results.records),
         "## All numbers",
@@ -89,7 +88,7 @@ def report(results: Results) -> str:
 
 def readme_part(results: Results, source: str) -> str:
     """What stands in the README between the marks, which are part of it; `source`: path of the report."""
-    tables = [works_table(results.records), runs_table(results.records)]
+    tables = [throughput_table(results.records), runs_table(results.records)]
     return "\n\n".join([BEGIN, *tables, f"{_machine(results)} All numbers: [{source}]({source}).", END])
 
 
@@ -115,12 +114,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def works_table(records: Sequence[Record]) -> str:
-    """A row for each work and number of ranks: the best peer, ours, the bare step."""
-    measured = dict.fromkeys((case.work, case.ranks) for case in cases(records) if case.measure == throughput.MEASURE)
-    rows = [_work_row(records, work, ranks) for work, ranks in measured]
+def throughput_table(records: Sequence[Record]) -> str:
+    """A row for each workload and number of ranks: the best peer, ours, the bare step."""
+    measured = dict.fromkeys(
+        (case.workload, case.ranks) for case in cases(records) if case.measure == throughput.MEASURE
+    )
+    rows = [_workload_row(records, workload, ranks) for workload, ranks in measured]
     head = (
-        "work",
+        "workload",
         "ranks",
         "best peer in fp32, samples/s",
         "best peer in bf16, samples/s",
@@ -132,18 +133,18 @@ def works_table(records: Sequence[Record]) -> str:
     return table(head, rows)
 
 
-def _work_row(records: Sequence[Record], work: str, ranks: int) -> list[str]:
-    best = best_peer(records, work, ranks)
-    limit = throughput.case(work, ranks, throughput.LIMIT)
-    in_bf16 = best_in_bf16(records, work, ranks)
+def _workload_row(records: Sequence[Record], workload: str, ranks: int) -> list[str]:
+    best = best_peer(records, workload, ranks)
+    bare_step = throughput.case(workload, ranks, throughput.BARE_STEP)
+    in_bf16 = best_in_bf16(records, workload, ranks)
     return [
-        WORKS[work].title,
+        WORKLOADS[workload].title,
         str(ranks),
         f"{best.name} {_median(records, best)}" if best else "",
         f"{in_bf16.name.removesuffix(' bf16')} {_median(records, in_bf16)}" if in_bf16 else "",
-        *(_beside_best(records, work, ranks, name) for name in throughput.OURS),
-        _median(records, limit),
-        _beside_bare_step(records, work, ranks),
+        *(_beside_best(records, workload, ranks, name) for name in throughput.OURS),
+        _median(records, bare_step),
+        _beside_bare_step(records, workload, ranks),
     ]
 
 
@@ -158,13 +159,13 @@ def _listed(records: Sequence[Record], cases: Iterable[Case]) -> str:
     return "; ".join(f"{case.name} {value} {case.unit}" for case, value in measured if value)
 
 
-def _beside_bare_step(records: Sequence[Record], work: str, ranks: int) -> str:
-    found = [of_limit(work, ranks, name)(records) for name in throughput.OURS]
-    if ranks == 1 and work == loop.SMALL and found[0]:
+def _beside_bare_step(records: Sequence[Record], workload: str, ranks: int) -> str:
+    found = [over_bare_step(workload, ranks, name)(records) for name in throughput.OURS]
+    if ranks == 1 and workload == loop.SMALL and found[0]:
         return f"{_with_range(found[0], '.0f')} us a step more"
     is_far = ranks == 1 and not any(found)
     if is_far:
-        found = [of_limit_in_a_round(work, ranks, name)(records) for name in throughput.OURS]
+        found = [over_bare_step_in_a_round(workload, ranks, name)(records) for name in throughput.OURS]
     shares = ", ".join(_with_range(each, ".2f") if each else "-" for each in found)
     return f"{shares} (runs minutes apart)" if is_far and any(found) else shares
 
@@ -176,17 +177,17 @@ def _with_range(spread: Spread, form: str) -> str:
     return f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
 
 
-def _beside_best(records: Sequence[Record], work: str, ranks: int, name: str) -> str:
-    times = over_best_peer(work, ranks, name)(records)
-    in_bf16 = over_best_in_bf16(work, ranks, name)(records) if name == "ours auto" else None
-    value = _median(records, throughput.case(work, ranks, name))
+def _beside_best(records: Sequence[Record], workload: str, ranks: int, name: str) -> str:
+    times = over_best_peer(workload, ranks, name)(records)
+    in_bf16 = over_best_in_bf16(workload, ranks, name)(records) if name == "ours auto" else None
+    value = _median(records, throughput.case(workload, ranks, name))
     factors = [f"{times.median:.2f} x"] if times else []
     factors += [f"{in_bf16.median:.2f} x the best in bf16"] if in_bf16 else []
     return f"{value} ({', '.join(factors)})" if factors else value
 
 
 def _median(records: Sequence[Record], case: Case) -> str:
-    found = of_case(records, case)
+    found = records_of(records, case)
     return number(Spread.of(record.value for record in found).median) if found else ""
 
 
@@ -199,15 +200,15 @@ def medians(records: Sequence[Record]) -> str:
     """Every case with its median, spread and n."""
     rows = []
     for case in cases(records):
-        spread = Spread.of(record.value for record in of_case(records, case))
+        spread = Spread.of(record.value for record in records_of(records, case))
         disturbed = sum(record.is_disturbed for record in records if record.case == case)
         rows.append(
             [
-                case.measure, case.work, str(case.ranks), case.name, f"{number(spread.median)} {case.unit}",
+                case.measure, case.workload, str(case.ranks), case.name, f"{number(spread.median)} {case.unit}",
                 f"{number(spread.low)} to {number(spread.high)}", str(spread.n), str(disturbed or ""),
             ]
         )  # fmt: skip
-    return table(("measure", "work", "ranks", "who", "median", "spread", "n", "disturbed"), rows)
+    return table(("measure", "workload", "ranks", "who", "median", "spread", "n", "disturbed"), rows)
 
 
 def _figures(records: Sequence[Record]) -> str:
@@ -229,15 +230,15 @@ def _memory(records: Sequence[Record]) -> str:
     for case in cases(record for record in records if record.case.measure == throughput.MEASURE):
         found = [record for record in records if record.case == case]
         together, largest = (max(getattr(record, name) for record in found) >> 20 for name in ("memory", "largest"))
-        rows.append([case.work, str(case.ranks), case.name, f"{together:,}", f"{largest:,}"])
-    return table(("work", "ranks", "who", "all processes", "largest process"), rows)
+        rows.append([case.workload, str(case.ranks), case.name, f"{together:,}", f"{largest:,}"])
+    return table(("workload", "ranks", "who", "all processes", "largest process"), rows)
 
 
 def _missing(results: Results) -> list[str]:
     if not results.missing:
         return []
     rows = [[*(str(part) for part in each.case[:4]), each.reason.splitlines()[0]] for each in results.missing]
-    return ["## Not measured", table(("measure", "work", "ranks", "who", "why"), rows)]
+    return ["## Not measured", table(("measure", "workload", "ranks", "who", "why"), rows)]
 
 
 def _machine(results: Results) -> str:

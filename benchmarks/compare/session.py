@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.works import Work
+from benchmarks.compare.workloads import Workload
 from benchmarks.processes import ROOT, FailedError, Outcome, run
 
 
@@ -23,9 +23,9 @@ class Session:
     peers_python: Path
     """The Python that has the peers."""
     workers: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    """The best number of a DataLoader's workers by work, ranks, and peer and precision."""
+    """The best number of a DataLoader's workers by workload, ranks, and peer and precision."""
     choices: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
-    """What a run of ours has chosen (`choices` of `env.json`), by work, ranks and variant."""
+    """What a run of ours has chosen (`choices` of `env.json`), by workload, ranks and variant."""
     _made: int = 0
 
     def path(self, name: str) -> Path:
@@ -64,14 +64,14 @@ class OurRun:
 
 def train(
     session: Session,
-    work: Work,
+    workload: Workload,
     ranks: int,
     *settings: str,
     directory: Path | None = None,
     launcher: Sequence[str] = (),
     flags: Sequence[str] = (),
 ) -> OurRun:
-    """Train a work by the ordinary command, to its end.
+    """Train a workload by the ordinary command, to its end.
 
     Args:
         settings: more `key=value`.
@@ -81,17 +81,17 @@ def train(
     Raises:
         FailedError: the run did not end well.
     """
-    directory = directory or session.path(f"ours-{work.name}")
+    directory = directory or session.path(f"ours-{workload.name}")
     begin = launcher or [*started(sys.executable, ranks), "-m", "dist_train"]
-    overrides = overridden(own_settings(session, work), [f"run.dir={directory}", *settings])
-    return OurRun(run([*begin, str(ROOT / "configs" / work.recipe), *overrides, *flags]), directory)
+    overrides = overridden(own_settings(session, workload), [f"run.dir={directory}", *settings])
+    return OurRun(run([*begin, str(ROOT / "configs" / workload.recipe), *overrides, *flags]), directory)
 
 
-def own_settings(session: Session, work: Work) -> list[str]:
+def own_settings(session: Session, workload: Workload) -> list[str]:
     """Settings of every run of ours: nothing but the training, of which the loss is told where the peers tell it."""
     device = ["distributed.backend=gloo"] if session.device == "cpu" else []
     return [
-        *work.overrides, f"log.every_steps={work.every}", "eval.every_epochs=0", "data.limit_test=10",
+        *workload.overrides, f"log.every_steps={workload.every}", "eval.every_epochs=0", "data.limit_test=10",
         "data.download=false", *device,
     ]  # fmt: skip
 

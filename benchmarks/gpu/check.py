@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.works import WORKS
+from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.gpu.rows import Row, markdown, read_rows
 from benchmarks.processes import ROOT, environment, family
 
@@ -56,7 +56,7 @@ class Part:
 PARTS = (
     Part("group", "a process group of one by torchrun: NCCL on a GPU, Gloo on a CPU", 70),
     Part("tests", "the tests that need a GPU", 200),
-    *(Part(name, f"throughput: {work.title}", 55) for name, work in WORKS.items()),
+    *(Part(name, f"throughput: {workload.title}", 55) for name, workload in WORKLOADS.items()),
     Part("checkpoint", "what a step waits for a checkpoint of ResNet-18", 40),
     Part("compiled", "throughput with train.compile=step", 300),
 )

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.compare import material
+from benchmarks.compare import builders
 from benchmarks.compare.session import torchrun
-from benchmarks.compare.works import WORKS, Work
+from benchmarks.compare.workloads import WORKLOADS, Workload
 from benchmarks.gpu import speed
 from benchmarks.gpu.rows import Sheet
 from benchmarks.gpu.speed import Place
@@ -37,9 +37,9 @@ from dist_train.train import train
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 COMPILED = (
-    *(("bf16", work) for work in ("small", "mnist", "tutorial", "resnet")),
-    *(("fp32", work) for work in ("small", "mnist", "tutorial", "resnet")),
-    *(("tf32", work) for work in ("small", "mnist", "tutorial", "resnet")),
+    *(("bf16", workload) for workload in ("small", "mnist", "tutorial", "resnet")),
+    *(("fp32", workload) for workload in ("small", "mnist", "tutorial", "resnet")),
+    *(("tf32", workload) for workload in ("small", "mnist", "tutorial", "resnet")),
 )
 """What is compiled, the most telling first: the time may not be enough for all."""
 UNIT = "samples/s"
@@ -214,35 +214,35 @@ def _reason(report: Any) -> str:
     return first.removeprefix("E").strip()[:300]
 
 
-def throughput(work: Work, part: Part) -> None:
+def throughput(workload: Workload, part: Part) -> None:
     """Ours in each precision, next to the bare step in the same and to plain PyTorch."""
     names = ["plain fp32", "plain bf16", *(f"{who} {each}" for each in PRECISIONS for who in ("bare", "ours"))]
     part.sheet.plan(names)
     precisions = PRECISIONS if part.place.on_gpu else ("fp32", "bf16")
     for precision in precisions:
-        part.measure(f"bare {precision}", partial(speed.bare, work, part.place, precision))
+        part.measure(f"bare {precision}", partial(speed.bare, workload, part.place, precision))
         asked = f"train.precision={precision}"
-        part.measure(f"ours {precision}", partial(speed.ours, work, part.place, asked))
+        part.measure(f"ours {precision}", partial(speed.ours, workload, part.place, asked))
     part.skipped(
         (f"{who} {each}" for each in PRECISIONS if each not in precisions for who in ("bare", "ours")), NO_TF32
     )
-    _plain(work, part)
+    _plain(workload, part)
 
 
-def _plain(work: Work, part: Part) -> None:
+def _plain(workload: Workload, part: Part) -> None:
     """Plain PyTorch with its best number of workers, and with autocast and that number."""
     place = part.place
     place.fresh()
     try:
         counts = speed.worker_counts() if place.on_gpu else (0,)
-        rates = {workers: speed.plain(work, place, workers) for workers in counts}
+        rates = {workers: speed.plain(workload, place, workers) for workers in counts}
     except Exception as error:
         for name in ("plain fp32", "plain bf16"):
             part.failed(name, error)
         return
     best = max(rates, key=lambda workers: rates[workers].median)
     part.found("plain fp32", rates[best], note=f"{best} workers; torch's default: convolutions in TF32")
-    bf16 = partial(speed.plain, work, place, best, torch.bfloat16)
+    bf16 = partial(speed.plain, workload, place, best, torch.bfloat16)
     part.measure("plain bf16", bf16, note=f"{best} workers, autocast")
 
 
@@ -251,10 +251,10 @@ def checkpoint(part: Part) -> None:
     names = ("the step waits", "the step waits, written before it goes on", "a copy", "a copy to pinned memory")
     to_disk = "torch.save and fsync"
     part.sheet.plan([*names, to_disk])
-    place, work = part.place, WORKS["resnet"]
-    part.measure(names[0], partial(_stall, work, place, "checkpoint.asynchronous=true"), "ms")
-    part.measure(names[1], partial(_stall, work, place, "checkpoint.asynchronous=false"), "ms")
-    state = _state(work, place)
+    place, workload = part.place, WORKLOADS["resnet"]
+    part.measure(names[0], partial(_stall, workload, place, "checkpoint.asynchronous=true"), "ms")
+    part.measure(names[1], partial(_stall, workload, place, "checkpoint.asynchronous=false"), "ms")
+    state = _state(workload, place)
     megabytes = f"{sum(tensor.nbytes for tensor in state) / 1e6:.0f} MB"
     part.measure(
         names[2], lambda: _timed(place, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes
@@ -272,11 +272,11 @@ def checkpoint(part: Part) -> None:
     part.measure(to_disk, lambda: _timed(place, lambda: _save(state, place.folder / "state.pt")), "ms")
 
 
-def _stall(work: Work, place: Place, *overrides: str) -> Spread:
+def _stall(workload: Workload, place: Place, *overrides: str) -> Spread:
     """Milliseconds that a step with a save takes more than the median of the others."""
     every, steps = (50, 310) if place.on_gpu else (2, 9)
     config = speed.settings(
-        work, place, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
+        workload, place, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
         f"train.max_steps={steps}", "checkpoint.keep_last=1", "checkpoint.keep_best=false",
         "log.weights_every_steps=1000000", *overrides,
         *([] if place.on_gpu else ["data.global_batch=4"]),
@@ -289,9 +289,9 @@ def _stall(work: Work, place: Place, *overrides: str) -> Spread:
     return Spread.of(1000 * (seconds - usual) for seconds in saved)
 
 
-def _state(work: Work, place: Place) -> list[torch.Tensor]:
+def _state(workload: Workload, place: Place) -> list[torch.Tensor]:
     """Weights, statistics and momentum of a network on the device."""
-    network = material.network(work).to(place.device)
+    network = builders.build_network(workload).to(place.device)
     momentum = [torch.zeros_like(weight) for weight in network.parameters()]
     return [*(tensor.detach() for tensor in network.state_dict().values()), *momentum]
 
@@ -316,24 +316,24 @@ def _save(state: Sequence[torch.Tensor], path: Path) -> None:
 
 
 def compiled(part: Part) -> None:
-    """Ours with the whole step compiled; a row goes to the others of its work."""
-    todo = [(f"ours {precision} compiled", precision, work) for precision, work in COMPILED]
-    for name, _, work in todo:
-        part.of(work).sheet.plan([name])
-    for name, precision, work in todo:
-        own = part.of(work)
+    """Ours with the whole step compiled; a row goes to the others of its workload."""
+    todo = [(f"ours {precision} compiled", precision, workload) for precision, workload in COMPILED]
+    for name, _, workload in todo:
+        part.of(workload).sheet.plan([name])
+    for name, precision, workload in todo:
+        own = part.of(workload)
         if not part.place.on_gpu:
             own.sheet.add(name, "skipped", note="only on a GPU; `make bench` has it for a CPU")
             continue
         torch._dynamo.reset()
         asked = (f"train.precision={precision}", "train.compile=step")
-        own.measure(name, partial(speed.ours, WORKS[work], part.place, *asked), note="train.compile=step")
+        own.measure(name, partial(speed.ours, WORKLOADS[workload], part.place, *asked), note="train.compile=step")
 
 
 DEEDS: dict[str, Callable[[Part], None]] = {
     "group": group,
     "tests": tests,
-    **{name: partial(throughput, work) for name, work in WORKS.items()},
+    **{name: partial(throughput, workload) for name, workload in WORKLOADS.items()},
     "checkpoint": checkpoint,
     "compiled": compiled,
 }

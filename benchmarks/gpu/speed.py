@@ -1,7 +1,7 @@
 """Samples a second of one process, on a GPU or a CPU: ours, plain PyTorch, and the bare step on one fixed batch.
 
 All read the clock after some steps again and again; a number is the median of the rates between two readings. Images
-are random ones in the shapes of the work: what they show makes no difference to the speed, and no files are needed.
+are random ones in the shapes of the workload: what they show makes no difference to the speed, and no files are needed.
 """
 
 import gc
@@ -23,8 +23,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from benchmarks.compare import material
-from benchmarks.compare.works import Work
+from benchmarks.compare import builders
+from benchmarks.compare.workloads import Workload
 from benchmarks.processes import ROOT
 from benchmarks.rounds import Spread
 from dist_train.distributed.world import open_world
@@ -72,14 +72,14 @@ class Place:
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
-def settings(work: Work, place: Place, *overrides: str) -> Config:
-    """The recipe of a work on random images, in a new directory of its own."""
-    number = NUMBERS[work.dataset] if place.on_gpu else 2048
+def settings(workload: Workload, place: Place, *overrides: str) -> Config:
+    """The recipe of a workload on random images, in a new directory of its own."""
+    number = NUMBERS[workload.dataset] if place.on_gpu else 2048
     own = [] if place.on_gpu else ["distributed.backend=gloo"]
     return load_config(
-        ROOT / "configs" / work.recipe,
+        ROOT / "configs" / workload.recipe,
         [
-            *work.overrides, "data.name=synthetic", f"data.shape={list(material.SHAPES[work.dataset])}",
+            *workload.overrides, "data.name=synthetic", f"data.shape={list(builders.SHAPES[workload.dataset])}",
             f"data.num_train={number}", "data.num_test=256", f"data.cache={place.folder / 'cache'}",
             "train.epochs=1000", "eval.every_epochs=0", "log.progress=off", *tensorboard(), *own,
             f"run.dir={tempfile.mkdtemp(dir=place.folder)}", *overrides,
@@ -92,13 +92,13 @@ def tensorboard() -> list[str]:
     return [] if importlib.util.find_spec("tensorboard") else ["log.tensorboard=false"]
 
 
-def ours(work: Work, place: Place, *overrides: str) -> Spread:
+def ours(workload: Workload, place: Place, *overrides: str) -> Spread:
     """An ordinary run with its log, ledger and checkpoints, as long as it takes."""
-    config = settings(work, place, f"log.every_steps={every(work, place)}", *overrides)
+    config = settings(workload, place, f"log.every_steps={every(workload, place)}", *overrides)
     stop, metrics = Stop(), Path(config.run.dir) / "metrics.jsonl"
     with _stopped_when(lambda: _are_enough(_read(metrics), place.seconds), stop):
         train(config, open_world(config.distributed, {}), stop)
-    return _spread(_read(metrics), work.batch)
+    return _spread(_read(metrics), workload.batch)
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def _read(metrics: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["time"]) for line in lines[1:]]
 
 
-def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = None) -> Spread:
+def plain(workload: Workload, place: Place, workers: int, dtype: torch.dtype | None = None) -> Spread:
     """The loop of PyTorch's MNIST example over a DataLoader, with torch's own choice of TF32.
 
     Args:
@@ -135,11 +135,11 @@ def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = No
     """
     _use_tf32(convolutions=True, products=False)
     loader = DataLoader(
-        Images(work), work.batch, shuffle=True, num_workers=workers, pin_memory=place.on_gpu, drop_last=True
+        Images(workload), workload.batch, shuffle=True, num_workers=workers, pin_memory=place.on_gpu, drop_last=True
     )
-    network = material.network(work).to(place.device).train()
-    optimizer = material.optimizer(work, network.parameters())
-    pause = every(work, place)
+    network = builders.build_network(workload).to(place.device).train()
+    optimizer = builders.build_optimizer(workload, network.parameters())
+    pause = every(workload, place)
     readings: list[tuple[int, float]] = []
     batches = _endless(loader)
     step = 0
@@ -155,7 +155,7 @@ def plain(work: Work, place: Place, workers: int, dtype: torch.dtype | None = No
         if step % pause == 0:
             loss.item()
             readings.append((step, time.perf_counter()))
-    return _spread(readings[1:], work.batch)
+    return _spread(readings[1:], workload.batch)
 
 
 def _endless(loader: "DataLoader[Any]") -> Iterator[Any]:
@@ -166,12 +166,12 @@ def _endless(loader: "DataLoader[Any]") -> Iterator[Any]:
 class Images(TorchDataset[tuple[Tensor, int]]):
     """Random images, taken and transformed one by one as torchvision's MNIST and CIFAR10 do it."""
 
-    def __init__(self, work: Work) -> None:
-        channels, height, width = material.SHAPES[work.dataset]
+    def __init__(self, workload: Workload) -> None:
+        channels, height, width = builders.SHAPES[workload.dataset]
         size = (4096, height, width) if channels == 1 else (4096, height, width, channels)
         self._images = torch.randint(0, 256, size, dtype=torch.uint8).numpy()
-        self._length = NUMBERS[work.dataset]
-        self._transform = material.transform(work)
+        self._length = NUMBERS[workload.dataset]
+        self._transform = builders.build_transform(workload)
 
     def __len__(self) -> int:
         return self._length
@@ -183,18 +183,18 @@ class Images(TorchDataset[tuple[Tensor, int]]):
         return self._transform(image), index % 10
 
 
-def bare(work: Work, place: Place, precision: str) -> Spread:
+def bare(workload: Workload, place: Place, precision: str) -> Spread:
     """Forward, backward and fused update on one fixed batch, in the memory format that ours has in this precision."""
     _use_tf32(convolutions=precision == "tf32", products=precision == "tf32")
     is_last = not place.on_gpu or precision != "fp32"
     memory_format = torch.channels_last if is_last else torch.contiguous_format
-    network = material.network(work).train()
+    network = builders.build_network(workload).train()
     network = network.to(device=place.device, memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = material.optimizer(work, network.parameters(), fused=True)
-    images, labels = material.fixed_batch(work, work.batch)
+    optimizer = builders.build_optimizer(workload, network.parameters(), fused=True)
+    images, labels = builders.random_batch(workload, workload.batch)
     images, labels = images.to(place.device, memory_format=memory_format), labels.to(place.device)
     dtype = TYPES.get(precision)
-    pause = every(work, place)
+    pause = every(workload, place)
     readings: list[tuple[int, float]] = []
     while not _are_enough(readings[1:], place.seconds / 2):
         for _ in range(pause):
@@ -205,12 +205,12 @@ def bare(work: Work, place: Place, precision: str) -> Spread:
             optimizer.step()
         place.wait()
         readings.append(((len(readings) + 1) * pause, time.perf_counter()))
-    return _spread(readings[1:], work.batch)
+    return _spread(readings[1:], workload.batch)
 
 
-def every(work: Work, place: Place) -> int:
+def every(workload: Workload, place: Place) -> int:
     """Steps between two readings of the clock."""
-    return max(10, 2 * work.every) if place.on_gpu else (1 if work.name == "resnet" else 4)
+    return max(10, 2 * workload.every) if place.on_gpu else (1 if workload.name == "resnet" else 4)
 
 
 def _use_tf32(convolutions: bool, products: bool) -> None:

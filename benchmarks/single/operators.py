@@ -1,8 +1,8 @@
 """What holds a step on a CPU: its time by kind of operator, in three formats, beside what the processor can do.
 
-    python -m benchmarks.single.operators [--works mnist tutorial small resnet] [--steps 50] [--out DIR]
+    python -m benchmarks.single.operators [--workloads mnist tutorial small resnet] [--steps 50] [--out DIR]
 
-Of each work the bare step on one fixed batch (`limit`) goes through torch's profiler: in plain fp32 in
+Of each workload the bare step on one fixed batch (`bare step`) goes through torch's profiler: in plain fp32 in
 torch's own format, as a lesson would write it, and in the formats that our runs choose in fp32 and with `precision:
 auto`. Prints tables and writes them to `benchmarks/results/operators-<machine>-<date>.md`.
 """
@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.compare.limit import Profile
+from benchmarks.compare.measures.throughput import OURS
+from benchmarks.compare.programs.bare_step import Profile
 from benchmarks.compare.report import number, table
 from benchmarks.compare.session import Session, train
-from benchmarks.compare.throughput import OURS
-from benchmarks.compare.works import WORKS, Work
+from benchmarks.compare.workloads import WORKLOADS, Workload
 from benchmarks.processes import run
 from benchmarks.results import DIRECTORY, about_machine, check_out, machine_name
 from dist_train.system.exit import Parser, run_guarded
@@ -54,7 +54,14 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK", help=" ".join(WORKS))
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=WORKLOADS,
+        default=list(WORKLOADS),
+        metavar="WORKLOAD",
+        help=" ".join(WORKLOADS),
+    )
     parser.add_argument(
         "--steps",
         type=number_from(1),
@@ -66,14 +73,14 @@ def main() -> int:
     given = parser.parse_args()
     check_out(given.out)
     about = about_machine()
-    text = "\n\n".join(_report(about, [WORKS[name] for name in given.works], given.steps)) + "\n"
+    text = "\n\n".join(_report(about, [WORKLOADS[name] for name in given.workloads], given.steps)) + "\n"
     path = given.out / f"operators-{machine_name(about)}-{datetime.date.today().isoformat()}.md"
     path.write_text(text, encoding="utf-8")
     print(f"{text}\n{path}")
     return 0
 
 
-def _report(about: dict[str, Any], works: Iterable[Work], steps: int) -> Iterator[str]:
+def _report(about: dict[str, Any], workloads: Iterable[Workload], steps: int) -> Iterator[str]:
     yield f"# What holds a step, {datetime.date.today().isoformat()}"
     yield (
         f"{about['processor']}, {about['cores']} cores, {', '.join(about['bf16']) or 'no bf16'}, torch "
@@ -88,19 +95,19 @@ def _report(about: dict[str, Any], works: Iterable[Work], steps: int) -> Iterato
     )
     with tempfile.TemporaryDirectory(prefix="operators-") as folder:
         session = Session(Path(folder), "cpu", True, Path(sys.executable))
-        for work in works:
-            yield f"## {work.title}"
-            yield compared({name: profile(session, work, steps, name) for name in FORMATS})
+        for workload in workloads:
+            yield f"## {workload.title}"
+            yield compared({name: profile(session, workload, steps, name) for name in FORMATS})
 
 
-def profile(session: Session, work: Work, steps: int, name: str) -> Profile:
+def profile(session: Session, workload: Workload, steps: int, name: str) -> Profile:
     """Of the bare step in one of the `FORMATS`; ours is asked for its choices by a run of one step."""
     choices: dict[str, Any] = {}
     if name in OURS:
-        choices = train(session, work, 1, "train.max_steps=1", *OURS[name]).choices
+        choices = train(session, workload, 1, "train.max_steps=1", *OURS[name]).choices
     file = session.path("operators")
-    asked = [work.name, "--steps", str(steps), "--choices", json.dumps(choices), "--operators", str(file)]
-    run([sys.executable, "-m", "benchmarks.compare.limit", *asked])
+    asked = [workload.name, "--steps", str(steps), "--choices", json.dumps(choices), "--operators", str(file)]
+    run([sys.executable, "-m", "benchmarks.compare.programs.bare_step", *asked])
     return Profile(**json.loads(file.read_text(encoding="utf-8")))
 
 

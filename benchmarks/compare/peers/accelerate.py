@@ -4,20 +4,22 @@ from accelerate import Accelerator
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from benchmarks.compare import material
-from benchmarks.compare.peers.order import parse_order
+from benchmarks.compare import builders
+from benchmarks.compare.peers.options import parse_options
 
 
 def main() -> None:
-    order = parse_order()
-    accelerator = Accelerator(cpu=order.device == "cpu", mixed_precision=order.autocast)
-    model = material.network(order.work)
-    optimizer = material.optimizer(order.work, model.parameters())
-    loader = DataLoader(material.dataset(order.work), order.batch, shuffle=True, num_workers=order.workers)
+    options = parse_options()
+    accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.autocast)
+    model = builders.build_network(options.workload)
+    optimizer = builders.build_optimizer(options.workload, model.parameters())
+    loader = DataLoader(
+        builders.open_dataset(options.workload), options.batch, shuffle=True, num_workers=options.workers
+    )
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     model.train()
     step = 0
-    while step < order.steps:
+    while step < options.steps:
         for inputs, targets in loader:
             optimizer.zero_grad()
             with accelerator.autocast():
@@ -25,9 +27,9 @@ def main() -> None:
             accelerator.backward(loss)
             optimizer.step()
             step += 1
-            if accelerator.is_main_process and order.is_read(step):
-                order.read_clock(step, loss.item())
-            if step == order.steps:
+            if accelerator.is_main_process and options.is_logged(step):
+                options.log_step(step, loss.item())
+            if step == options.steps:
                 break
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from benchmarks.compare import material
-from benchmarks.compare.peers.order import Order, parse_order
+from benchmarks.compare import builders
+from benchmarks.compare.peers.options import Options, parse_options
 
 BATCH = 1000
 """As in the example."""
@@ -22,31 +22,33 @@ COUNTS = (0, 1, 2)
 
 
 def main() -> None:
-    order = parse_order()
-    device = order.torch_device()
-    model = material.network(order.work).to(device)
-    dataset = material.dataset(order.work, train=False)
+    options = parse_options()
+    device = options.torch_device()
+    model = builders.build_network(options.workload).to(device)
+    dataset = builders.open_dataset(options.workload, train=False)
     loaders = [DataLoader(dataset, BATCH, num_workers=count) for count in COUNTS]
-    evaluate(model, loaders[0], order, device)  # what is paid once is nobody's
-    seconds = [timed(model, loader, order, device) for loader in loaders]
+    evaluate(model, loaders[0], options, device)  # what is paid once is nobody's
+    seconds = [timed(model, loader, options, device) for loader in loaders]
     best = loaders[seconds.index(min(seconds))]
-    lines = [json.dumps({"seconds": timed(model, best, order, device)}) + "\n" for _ in range(order.steps - 1)]
-    if order.readings:
-        order.readings.write_text("".join(lines), encoding="utf-8")
+    lines = [json.dumps({"seconds": timed(model, best, options, device)}) + "\n" for _ in range(options.steps - 1)]
+    if options.readings:
+        options.readings.write_text("".join(lines), encoding="utf-8")
 
 
-def timed(model: nn.Module, loader: "DataLoader[object]", order: Order, device: torch.device) -> float:
+def timed(model: nn.Module, loader: "DataLoader[object]", options: Options, device: torch.device) -> float:
     """Seconds of one pass."""
     begun = time.perf_counter()
-    evaluate(model, loader, order, device)
+    evaluate(model, loader, options, device)
     return time.perf_counter() - begun
 
 
-def evaluate(model: nn.Module, loader: "DataLoader[object]", order: Order, device: torch.device) -> tuple[float, int]:
+def evaluate(
+    model: nn.Module, loader: "DataLoader[object]", options: Options, device: torch.device
+) -> tuple[float, int]:
     """Mean loss, and how many were right."""
     model.eval()
     loss, correct = 0.0, 0
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=order.autocast == "bf16"):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=options.autocast == "bf16"):
         for data, target in loader:
             data, target = data.to(device), target.to(device)
             output = model(data)

@@ -7,35 +7,38 @@ import torch
 from ignite.engine import Engine, Events, create_supervised_trainer
 from torch.nn import functional
 
-from benchmarks.compare import material
-from benchmarks.compare.peers.order import Order, parse_order
+from benchmarks.compare import builders
+from benchmarks.compare.peers.options import Options, parse_options
 
 
-def training(_: int, order: Order) -> None:
-    device = idist.device() if order.ranks > 1 else torch.device(order.device)
+def training(_: int, options: Options) -> None:
+    device = idist.device() if options.ranks > 1 else torch.device(options.device)
     loader = idist.auto_dataloader(
-        material.dataset(order.work), batch_size=order.work.batch, num_workers=order.workers, shuffle=True
+        builders.open_dataset(options.workload),
+        batch_size=options.workload.batch,
+        num_workers=options.workers,
+        shuffle=True,
     )
-    model = idist.auto_model(material.network(order.work).to(device))
-    optimizer = idist.auto_optim(material.optimizer(order.work, model.parameters()))
+    model = idist.auto_model(builders.build_network(options.workload).to(device))
+    optimizer = idist.auto_optim(builders.build_optimizer(options.workload, model.parameters()))
     trainer = create_supervised_trainer(model, optimizer, functional.cross_entropy, device=device)
 
     def tell(engine: Engine) -> None:
-        if idist.get_rank() == 0 and order.is_read(engine.state.iteration):
-            order.read_clock(engine.state.iteration, engine.state.output)
+        if idist.get_rank() == 0 and options.is_logged(engine.state.iteration):
+            options.log_step(engine.state.iteration, engine.state.output)
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED, tell)
-    trainer.run(loader, max_epochs=1, epoch_length=order.steps)
+    trainer.run(loader, max_epochs=1, epoch_length=options.steps)
     idist.barrier()
 
 
 def main() -> None:
-    order = parse_order()
+    options = parse_options()
     backend: Any = None
-    if order.ranks > 1:
-        backend = "nccl" if order.device == "cuda" else "gloo"
+    if options.ranks > 1:
+        backend = "nccl" if options.device == "cuda" else "gloo"
     with idist.Parallel(backend=backend) as parallel:
-        parallel.run(training, order)
+        parallel.run(training, options)
 
 
 if __name__ == "__main__":

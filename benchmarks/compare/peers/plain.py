@@ -9,49 +9,49 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from benchmarks.compare import material
-from benchmarks.compare.peers.order import Order, parse_order
+from benchmarks.compare import builders
+from benchmarks.compare.peers.options import Options, parse_options
 
 
 def main() -> None:
-    order = parse_order()
+    options = parse_options()
     rank = 0
-    if order.ranks > 1:
-        dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
+    if options.ranks > 1:
+        dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
         rank = dist.get_rank()
-    train(order, rank, order.torch_device())
-    if order.ranks > 1:
+    train(options, rank, options.torch_device())
+    if options.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
 
 
-def train(order: Order, rank: int, device: torch.device) -> None:
-    dataset = material.dataset(order.work)
-    sampler: DistributedSampler[Any] | None = DistributedSampler(dataset) if order.ranks > 1 else None
+def train(options: Options, rank: int, device: torch.device) -> None:
+    dataset = builders.open_dataset(options.workload)
+    sampler: DistributedSampler[Any] | None = DistributedSampler(dataset) if options.ranks > 1 else None
     pin = device.type == "cuda"
     loader = DataLoader(
-        dataset, order.batch, shuffle=sampler is None, sampler=sampler, num_workers=order.workers, pin_memory=pin
+        dataset, options.batch, shuffle=sampler is None, sampler=sampler, num_workers=options.workers, pin_memory=pin
     )
-    model = material.network(order.work).to(device)
-    if order.ranks > 1:
+    model = builders.build_network(options.workload).to(device)
+    if options.ranks > 1:
         model = DistributedDataParallel(model)
-    optimizer = material.optimizer(order.work, model.parameters())
+    optimizer = builders.build_optimizer(options.workload, model.parameters())
     model.train()
     step = epoch = 0
-    while step < order.steps:
+    while step < options.steps:
         if sampler:
             sampler.set_epoch(epoch)
         for data, target in loader:
             data, target = data.to(device), target.to(device)
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=order.autocast == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.autocast == "bf16"):
                 loss = functional.cross_entropy(model(data), target)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             step += 1
-            if rank == 0 and order.is_read(step):
-                order.read_clock(step, loss.item())
-            if step == order.steps:
+            if rank == 0 and options.is_logged(step):
+                options.log_step(step, loss.item())
+            if step == options.steps:
                 break
         epoch += 1
 

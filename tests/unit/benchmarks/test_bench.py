@@ -12,22 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.compare import (
-    bench,
-    checkpoints,
-    evaluation,
-    loading,
-    loop,
-    material,
-    peers_environment,
-    start,
-    throughput,
-)
+from benchmarks.compare import bench, builders, peers_environment
 from benchmarks.compare.figures import Figure, best_peer, figures
+from benchmarks.compare.measures import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.compare.peers_environment import LOCK
-from benchmarks.compare.report import BEGIN, END, number, report, runs_table, with_part, works_table
+from benchmarks.compare.report import BEGIN, END, number, report, runs_table, throughput_table, with_part
 from benchmarks.compare.session import OurRun, Session, overridden, own_settings, run_and_read, train
-from benchmarks.compare.works import WORKS, Work
+from benchmarks.compare.workloads import WORKLOADS, Workload
 from benchmarks.processes import FailedError, Outcome, run
 from benchmarks.results import Results, figures_of, machine_name, newest, read, write
 from benchmarks.rounds import (
@@ -39,9 +30,9 @@ from benchmarks.rounds import (
     Spread,
     Task,
     Turns,
-    of_case,
     ratio,
-    take_turns,
+    records_of,
+    run_rounds,
 )
 from dist_train.errors import UserError
 from dist_train.settings.loader import load_config
@@ -68,8 +59,8 @@ def session(directory: Path) -> Session:
     return Session(directory, "cpu", quick=True, peers_python=Path(sys.executable))
 
 
-def throughputs(work: str = "mnist", **values: float) -> list[Record]:
-    return [record(throughput.case(work, 1, name.replace("_", " ")), 0, value) for name, value in values.items()]
+def throughputs(workload: str = "mnist", **values: float) -> list[Record]:
+    return [record(throughput.case(workload, 1, name.replace("_", " ")), 0, value) for name, value in values.items()]
 
 
 class TestRatios:
@@ -99,8 +90,8 @@ class TestRatios:
             record(ONE, 1, 20, others=DISTURBED),
             record(OTHER, 0, 1),
         ]
-        assert of_case(records, ONE) == [records[1]]
-        assert of_case(records[:1], ONE) == records[:1]
+        assert records_of(records, ONE) == [records[1]]
+        assert records_of(records[:1], ONE) == records[:1]
 
     def test_a_spread_needs_numbers(self) -> None:
         assert Spread.of([3, 1, 2, 10]) == Spread(2.5, 1, 10, 4)
@@ -116,7 +107,7 @@ class TestTurns:
             return lambda: order.append(name) or reading(float(len(order)))  # type: ignore[func-returns-value]
 
         tasks = [Task.of(ONE, measured("one")), Task.of(OTHER, measured("other"))]
-        records, missing, is_cut = take_turns(tasks, rounds=2)
+        records, missing, is_cut = run_rounds(tasks, rounds=2)
         assert order == ["one", "other", "one", "other"]
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 3), (OTHER, 1, 4),
@@ -130,7 +121,7 @@ class TestTurns:
             calls.append(1)
             raise FailedError("exit code 1")
 
-        records, missing, is_cut = take_turns([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
+        records, missing, is_cut = run_rounds([Task.of(ONE, fails), Task.of(OTHER, lambda: reading(1))], rounds=3)
         assert missing == [Missing(ONE, "exit code 1")]
         assert not is_cut
         assert len(calls) == 2
@@ -145,21 +136,21 @@ class TestTurns:
                 raise answer
             return answer
 
-        records, missing, is_cut = take_turns([Task.of(ONE, sometimes)], rounds=3)
+        records, missing, is_cut = run_rounds([Task.of(ONE, sometimes)], rounds=3)
         assert [(each.round, each.value) for each in records] == [(1, 1), (2, 2)]
         assert (missing, is_cut) == ([], False)
 
     def test_one_run_may_give_several_readings(self) -> None:
         several = Task((ONE, OTHER), lambda: [reading(1), reading(2)])
-        records, _, _ = take_turns([several], rounds=2)
+        records, _, _ = run_rounds([several], rounds=2)
         assert [(each.case, each.round, each.value) for each in records] == [
             (ONE, 0, 1), (OTHER, 0, 2), (ONE, 1, 1), (OTHER, 1, 2),
         ]  # fmt: skip
-        _, missing, _ = take_turns([several], rounds=2, deadline=time.monotonic() - 1)
+        _, missing, _ = run_rounds([several], rounds=2, deadline=time.monotonic() - 1)
         assert [each.case for each in missing] == [ONE, OTHER]
 
     def test_what_has_no_time_is_missing(self) -> None:
-        records, missing, is_cut = take_turns(
+        records, missing, is_cut = run_rounds(
             [Task.of(ONE, lambda: reading(1))], rounds=2, deadline=time.monotonic() - 1
         )
         assert (records, missing, is_cut) == ([], [Missing(ONE, "no time was left")], True)
@@ -174,16 +165,16 @@ class TestTurns:
             return answer
 
         tasks = [Task.of(ONE, interrupted), Task.of(OTHER, lambda: reading(9))]
-        records, missing, is_cut = take_turns(tasks, rounds=3)
+        records, missing, is_cut = run_rounds(tasks, rounds=3)
         assert [(each.case, each.value) for each in records] == [(ONE, 1), (OTHER, 9), (ONE, 2), (OTHER, 9)]
         assert (missing, is_cut) == ([], True)
 
     def test_the_least_disturbed_try_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("benchmarks.rounds.others_now", lambda: 0.0)
         tries = iter([reading(1, 0.9), reading(2, 0.4), reading(3, 0.6), reading(4, 0.0)])
-        records, _, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _, _ = run_rounds([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [2]
-        records, _, _ = take_turns([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
+        records, _, _ = run_rounds([Task.of(ONE, lambda: next(tries))], rounds=1, tries=3)
         assert [each.value for each in records] == [4]
 
 
@@ -207,8 +198,10 @@ class TestReadings:
         rates = {("no", 0): 100.0, ("no", 1): 150.0, ("no", 2): 90.0, ("bf16", 0): 100.0, ("bf16", 2): 300.0}
         asked: list[tuple[str, int]] = []
 
-        def measured(mine: Session, work: Work, ranks: int, python: Path, module: str, more: list[str]) -> Reading:
-            del mine, work, ranks, python, module
+        def measured(
+            mine: Session, workload: Workload, ranks: int, python: Path, module: str, more: list[str]
+        ) -> Reading:
+            del mine, workload, ranks, python, module
             given = dict(zip(more[::2], more[1::2], strict=True))
             asked.append((given.get("--autocast", "no"), int(given["--workers"])))
             return reading(rates.get(asked[-1], 200.0))
@@ -216,7 +209,9 @@ class TestReadings:
         monkeypatch.setattr(throughput, "_read", measured)
         full = replace(session(tmp_path), quick=False)
         peers = throughput.PEERS["plain"], throughput.IN_BF16["plain bf16"]
-        values = [[throughput.measure_peer(full, WORKS["mnist"], 1, peer).value for peer in peers] for _ in range(2)]
+        values = [
+            [throughput.measure_peer(full, WORKLOADS["mnist"], 1, peer).value for peer in peers] for _ in range(2)
+        ]
         assert values == [[150.0, 300.0], [150.0, 300.0]]
         assert asked[-2:] == [("no", 1), ("bf16", 2)]
         assert len(asked) == 8
@@ -319,7 +314,7 @@ class TestFigures:
 
     def test_what_a_small_step_adds(self) -> None:
         figure = self.figure("CIFAR tutorial net, batch 4, 1 rank: microseconds")
-        added = loop.compared(WORKS["small"], 4000, 4200)
+        added = loop.compared(WORKLOADS["small"], 4000, 4200)
         assert added == pytest.approx(1e6 * (4 / 4000 - 4 / 4200))
         measured = figure.measure([replace(each, case=loop.case("small", "ours")) for each in throughputs(ours=added)])
         assert measured is not None
@@ -329,7 +324,7 @@ class TestFigures:
 
     def test_the_bare_step_is_compared_with_the_run_right_beside_it(self) -> None:
         figure = self.figure("MNIST example net, batch 64, 1 rank: ours / bare step")
-        far = throughputs(ours=90, limit_as_ours=100)
+        far = throughputs(ours=90, bare_step_as_ours=100)
         near = [record(loop.case("mnist", "ours"), 0, share) for share in (0.97, 0.98, 1.0)]
         assert figure.measure(far) is None
         assert figure.measure(far + near) == Spread(0.98, 0.97, 1.0, 3)
@@ -345,8 +340,8 @@ class TestFigures:
             return Reading(next(speeds), Outcome(0.0, 1.0, others, memory, memory, ""))
 
         monkeypatch.setattr(loop, "measure_ours", lambda *_: measured("ours", 0.0, 5))
-        monkeypatch.setattr(loop, "measure_limit", lambda *_, **__: measured("bare", 0.5, 3))
-        pairs = list(loop.tasks(replace(session(tmp_path), quick=False), [WORKS["mnist"]]))
+        monkeypatch.setattr(loop, "measure_bare_step", lambda *_, **__: measured("bare", 0.5, 3))
+        pairs = list(loop.tasks(replace(session(tmp_path), quick=False), [WORKLOADS["mnist"]]))
         assert [pair.cases for pair in pairs] == [
             (loop.case("mnist", name),) for name in throughput.OURS for _ in range(loop.PAIRS)
         ]
@@ -373,10 +368,10 @@ class TestFigures:
     def test_every_case_of_a_figure_is_measured_by_somebody(self, tmp_path: Path) -> None:
         """A figure whose names nobody measures would stay empty for ever: with a number in all cases, none is empty."""
         full = replace(session(tmp_path), quick=False)
-        works = list(WORKS.values())
+        workloads = list(WORKLOADS.values())
         tasks = [
-            *throughput.tasks(full, works, [1, 2]), *loop.tasks(full, works), *start.tasks(full),
-            *evaluation.tasks(full, works), *loading.tasks(full), *checkpoints.wait_tasks(full),
+            *throughput.tasks(full, workloads, [1, 2]), *loop.tasks(full, workloads), *start.tasks(full),
+            *evaluation.tasks(full, workloads), *loading.tasks(full), *checkpoints.wait_tasks(full),
             *checkpoints.restart_tasks(full),
         ]  # fmt: skip
         records = [record(case, 0, 1.0) for task in tasks for case in task.cases]
@@ -385,7 +380,14 @@ class TestFigures:
 
 class TestReport:
     def results(self, **changes: float) -> Results:
-        values = {"plain": 3000.0, "ignite": 3500.0, "ours": 7000.0, "ours auto": 10500.0, "limit": 4000.0, **changes}
+        values = {
+            "plain": 3000.0,
+            "ignite": 3500.0,
+            "ours": 7000.0,
+            "ours auto": 10500.0,
+            "bare step": 4000.0,
+            **changes,
+        }
         records = [record(throughput.case("mnist", 1, name), number, value + number)
                    for number in range(2) for name, value in values.items()]  # fmt: skip
         more = [
@@ -395,7 +397,7 @@ class TestReport:
         return Results(ABOUT, records + more, [Missing(ONE, "exit code 1\nmore")])
 
     def test_a_row_for_each_work(self) -> None:
-        row = works_table(self.results().records).splitlines()[-1]
+        row = throughput_table(self.results().records).splitlines()[-1]
         assert row == (
             "| MNIST example net, batch 64 | 1 | ignite 3,500 | lightning 5,000 | 7,000 (2.00 x) | "
             "10,500 (3.00 x, 2.10 x the best in bf16) | 4,000 | 0.98, - |"
@@ -403,12 +405,12 @@ class TestReport:
 
     def test_a_small_step_says_what_is_added(self) -> None:
         small = [*throughputs("small", ours=4000.0), record(loop.case("small", "ours"), 0, 58.3)]
-        assert works_table(small).splitlines()[-1].endswith("| 58 us a step more |")
+        assert throughput_table(small).splitlines()[-1].endswith("| 58 us a step more |")
         noisy = [*small, record(loop.case("small", "ours"), 1, -20.3)]
-        assert works_table(noisy).splitlines()[-1].endswith("| 19 (-20 to 58) us a step more |")
-        assert works_table(small[:1]).splitlines()[-1].endswith("| -, - |")
-        far = throughputs("small", ours=4000.0, limit_as_ours=5000.0)
-        assert works_table(far).splitlines()[-1].endswith("| 0.80, - (runs minutes apart) |")
+        assert throughput_table(noisy).splitlines()[-1].endswith("| 19 (-20 to 58) us a step more |")
+        assert throughput_table(small[:1]).splitlines()[-1].endswith("| -, - |")
+        far = throughputs("small", ours=4000.0, bare_step_as_ours=5000.0)
+        assert throughput_table(far).splitlines()[-1].endswith("| 0.80, - (runs minutes apart) |")
 
     def test_a_run_beside_its_steps(self) -> None:
         cases = {start.case(start.BARE): 3.5, start.case(start.DIST_TRAIN): 2.25, start.case(start.TORCHRUN): 3.6}
@@ -515,29 +517,29 @@ class TestReadme:
 
 
 class TestWorks:
-    @pytest.mark.parametrize("name", WORKS)
+    @pytest.mark.parametrize("name", WORKLOADS)
     def test_are_those_of_their_recipes(self, name: str) -> None:
-        work = WORKS[name]
-        config = material.settings(work)
-        assert (config.data.name, config.data.global_batch) == (work.dataset, work.batch)
-        logits = material.network(work)(material.fixed_batch(work, 2)[0])
+        workload = WORKLOADS[name]
+        config = builders.load_settings(workload)
+        assert (config.data.name, config.data.global_batch) == (workload.dataset, workload.batch)
+        logits = builders.build_network(workload)(builders.random_batch(workload, 2)[0])
         assert logits.shape == (2, 10)
-        optimizer = material.optimizer(work, [logits.detach().requires_grad_()])
+        optimizer = builders.build_optimizer(workload, [logits.detach().requires_grad_()])
         assert optimizer.defaults["momentum"] == config.optim.arguments()["momentum"] > 0
 
-    @pytest.mark.parametrize("name", WORKS)
+    @pytest.mark.parametrize("name", WORKLOADS)
     @pytest.mark.parametrize("quick", [True, False])
     def test_the_clock_is_read_at_both_ends_within_an_epoch(self, name: str, quick: bool) -> None:
-        work = WORKS[name]
-        first, last = work.window(quick)
-        assert 0 < first < last <= {"mnist": 60_000, "cifar10": 50_000}[work.dataset] // work.batch
-        assert first % work.every == last % work.every == 0
+        workload = WORKLOADS[name]
+        first, last = workload.window(quick)
+        assert 0 < first < last <= {"mnist": 60_000, "cifar10": 50_000}[workload.dataset] // workload.batch
+        assert first % workload.every == last % workload.every == 0
         assert (last - first) // 2 >= 1, "a checkpoint has to lie between"
 
-    @pytest.mark.parametrize("name", WORKS)
+    @pytest.mark.parametrize("name", WORKLOADS)
     def test_our_settings_are_settings(self, name: str, tmp_path: Path) -> None:
-        ours = overridden(own_settings(session(tmp_path), WORKS[name]), ["log.every_steps=1", "train.max_steps=1"])
-        config = load_config(material.CONFIGS / WORKS[name].recipe, ours)
+        ours = overridden(own_settings(session(tmp_path), WORKLOADS[name]), ["log.every_steps=1", "train.max_steps=1"])
+        config = load_config(builders.CONFIGS / WORKLOADS[name].recipe, ours)
         assert config.log.every_steps == 1
         assert config.log.ledger
         assert config.log.tensorboard
@@ -561,7 +563,7 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
     [
         ([], False, False),
         (["--quick", "--ranks", "2", "1"], False, False),
-        (["--works", "mnist"], False, True),
+        (["--workloads", "mnist"], False, True),
         (["--measures", "start"], False, True),
         (["--ranks", "1"], False, True),
         (["--who", "ours"], False, True),
@@ -581,7 +583,7 @@ def test_a_session_knows_whether_it_is_a_part(
             is_cut_short,
         )
 
-    monkeypatch.setattr(bench, "take_turns", turns)
+    monkeypatch.setattr(bench, "run_rounds", turns)
     monkeypatch.setattr(sys, "argv", ["bench", *asked, "--out", str(tmp_path)])
     assert bench.main() == 0
     (path,) = tmp_path.glob("*.json")
@@ -597,7 +599,7 @@ def test_a_session_knows_whether_it_is_a_part(
         (["--tries=-1"], "--tries: is '-1'; it must be a number from 1 up"),
         (["--who", "nobody"], "--who: invalid choice: 'nobody' (choose from "),
         (["--out", __file__], f"--out {__file__}: cannot be written"),
-        (["--who", "ours compiled", "--works", "mnist", "--measures", "throughput"], "there is nothing to measure"),
+        (["--who", "ours compiled", "--workloads", "mnist", "--measures", "throughput"], "there is nothing to measure"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(
@@ -645,19 +647,19 @@ def test_without_data_the_command_says_so(python: Python) -> None:
 
 @pytest.mark.slow
 def test_ours_and_the_limit_are_measured(tmp_path: Path) -> None:
-    """On made images, so that no files are needed; the limit in the format that ours has chosen."""
+    """On made images, so that no files are needed; the bare step in the format that ours has chosen."""
     mine = session(tmp_path)
-    work = replace(
-        WORKS["mnist"], every=2, warm_up=2, quick_steps=4, overrides=("data.name=synthetic", "log.every_steps=2")
+    workload = replace(
+        WORKLOADS["mnist"], every=2, warm_up=2, quick_steps=4, overrides=("data.name=synthetic", "log.every_steps=2")
     )
-    measured = throughput.measure_ours(mine, work, 1, "ours", ["train.precision=fp32", "data.global_batch=64"])
+    measured = throughput.measure_ours(mine, workload, 1, "ours", ["train.precision=fp32", "data.global_batch=64"])
     assert measured.value > 0
     assert measured.outcome.largest > 0
     assert mine.choices["mnist", 1, "ours"]["precision"] == "fp32"
-    ours = train(mine, work, 1, "train.max_steps=1", "log.every_steps=1")
+    ours = train(mine, workload, 1, "train.max_steps=1", "log.every_steps=1")
     assert start.first_step(ours).value > 0
     with pytest.raises(FailedError, match="ours auto did not run"):
-        throughput.measure_limit(mine, work, 1, as_="ours auto")
+        throughput.measure_bare_step(mine, workload, 1, as_="ours auto")
     mine = replace(mine, quick=True)
-    limit = throughput.measure_limit(mine, replace(WORKS["mnist"], quick_steps=50), 1, as_="ours")
-    assert limit.value > 0
+    bare = throughput.measure_bare_step(mine, replace(WORKLOADS["mnist"], quick_steps=50), 1, as_="ours")
+    assert bare.value > 0

@@ -128,7 +128,7 @@ def test_ours_is_held_against_the_same_precision_and_plain_fp32() -> None:
     assert lines[-2] == (
         "| mnist | ours bf16 compiled | measured | 300 samples/s | 290 to 310 | 0.75 | 6.00 | 2 MiB |  |"
     )
-    assert lines[-1].split("|")[6:8] == ["  ", "  "], "the figures of another work"
+    assert lines[-1].split("|")[6:8] == ["  ", "  "], "the figures of another workload"
 
 
 def test_a_line_that_a_kill_has_cut_short_is_left_out(tmp_path: Path) -> None:

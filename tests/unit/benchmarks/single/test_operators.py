@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmarks.compare import limit
-from benchmarks.compare.limit import Profile
+from benchmarks.compare.programs import bare_step
+from benchmarks.compare.programs.bare_step import Profile
 from benchmarks.single import operators
 
 
@@ -41,7 +41,7 @@ def test_a_step_is_profiled() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    found = limit.profiled(step, steps=3)
+    found = bare_step.profiled(step, steps=3)
     assert found.flops == 3 * 2 * 64**3  # the product, and the gradient of each of its factors
     assert found.operators["aten::mm"] > 0
     assert found.seconds > 0

@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One network, batch and data; only the framework differs between those that train it."""
 
     name: str
@@ -24,7 +24,7 @@ class Work:
     quick_steps: int
     """The same where it has to be quick."""
     overrides: tuple[str, ...] = ()
-    """Settings in which the work differs from its recipe."""
+    """Settings in which the workload differs from its recipe."""
     saves: bool = True
     """Whether ours saves a checkpoint between the two readings; among few long steps it would weigh a hundred times
     what it does in an epoch."""
@@ -34,11 +34,11 @@ class Work:
         return self.warm_up, self.warm_up + (self.quick_steps if quick else self.steps)
 
 
-WORKS = {
-    work.name: work
-    for work in (
-        Work("mnist", "MNIST example net, batch 64", "mnist_example.yaml", "mnist", 64, 50, 50, 400, 200),
-        Work(
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("mnist", "MNIST example net, batch 64", "mnist_example.yaml", "mnist", 64, 50, 50, 400, 200),
+        Workload(
             "tutorial",
             "CIFAR tutorial net, batch 128",
             "cifar10_tutorial.yaml",
@@ -50,8 +50,8 @@ WORKS = {
             quick_steps=100,
             overrides=("data.global_batch=128",),
         ),
-        Work("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 4000, 1500),
-        Work(
+        Workload("small", "CIFAR tutorial net, batch 4", "cifar10_tutorial.yaml", "cifar10", 4, 250, 500, 4000, 1500),
+        Workload(
             "resnet",
             "ResNet-18, batch 128, crop and flip",
             "cifar10_resnet18.yaml",

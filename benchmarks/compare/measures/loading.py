@@ -17,7 +17,7 @@ NAMES = (OURS, *THEIRS, FILES, FOLDER)
 
 def case(name: str) -> Case:
     """The case of this measure."""
-    return Case("data", "crop, flip, normalise", 1, name, "pictures/s")
+    return Case("data", "crop, flip, normalise", 1, name, "images/s")
 
 
 def tasks(session: Session) -> Iterator[Task]:
@@ -27,6 +27,8 @@ def tasks(session: Session) -> Iterator[Task]:
 
 def _measure(session: Session) -> list[Reading]:
     answer = session.path("data")
-    outcome = run([sys.executable, "-m", "benchmarks.compare.data_path", "--rounds", "1", "--json", str(answer)])
+    outcome = run(
+        [sys.executable, "-m", "benchmarks.compare.programs.data_path", "--rounds", "1", "--json", str(answer)]
+    )
     rates = json.loads(answer.read_text(encoding="utf-8"))["images_per_second"]
     return [Reading(rates[name][0], outcome) for name in NAMES]

@@ -1,9 +1,9 @@
-"""The limit: forward, backward and optimizer step on one fixed batch, and nothing else.
+"""The bare step: forward, backward and optimizer step on one fixed batch, and nothing else.
 
-    python -m benchmarks.compare.limit mnist --steps 250 --readings FILE
-    torchrun --nproc_per_node=2 -m benchmarks.compare.limit mnist --steps 250 --readings FILE \\
+    python -m benchmarks.compare.programs.bare_step mnist --steps 250 --readings FILE
+    torchrun --nproc_per_node=2 -m benchmarks.compare.programs.bare_step mnist --steps 250 --readings FILE \\
         --choices '{"precision": "bf16"}'
-    python -m benchmarks.compare.limit mnist --steps 50 --operators FILE
+    python -m benchmarks.compare.programs.bare_step mnist --steps 50 --operators FILE
 
 Without `--choices` plain fp32 in torch's own format, as a lesson would write it. With them the precision, memory
 format and threads that a run of ours has chosen (`choices` of its `env.json`), its allocator, and the fused update.
@@ -28,9 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.compare import material
-from benchmarks.compare.peers.order import Order
-from benchmarks.compare.works import WORKS
+from benchmarks.compare import builders
+from benchmarks.compare.peers.options import Options
+from benchmarks.compare.workloads import WORKLOADS
 from dist_train.execution.auto_settings import use_onednn
 from dist_train.system.cpu import settle
 
@@ -50,35 +50,37 @@ class Profile:
 
 
 def main() -> None:
-    order, choices, operators = _parse()
+    options, choices, operators = _parse()
     if choices:
-        _settle(order)
-    if order.ranks > 1:
-        dist.init_process_group("nccl" if order.device == "cuda" else "gloo")
+        _settle(options)
+    if options.ranks > 1:
+        dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
     if "threads" in choices:
         torch.set_num_threads(choices["threads"])
-    step = stepping(order, choices, order.torch_device())
+    step = stepping(options, choices, options.torch_device())
     if operators is None:
-        run(order, step)
+        run(options, step)
     else:
-        operators.write_text(json.dumps(asdict(profiled(step, order.steps))), encoding="utf-8")
-    if order.ranks > 1:
+        operators.write_text(json.dumps(asdict(profiled(step, options.steps))), encoding="utf-8")
+    if options.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
 
 
-def _settle(order: Order) -> None:
+def _settle(options: Options) -> None:
     """Keep freed memory, and keep to the near cores, as a run of ours does."""
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    settle(material.settings(order.work).distributed, local_rank, order.ranks, on_cpu=order.device == "cpu").bind()
+    settle(
+        builders.load_settings(options.workload).distributed, local_rank, options.ranks, on_cpu=options.device == "cpu"
+    ).bind()
 
 
-def run(order: Order, step: Callable[[], Tensor]) -> None:
+def run(options: Options, step: Callable[[], Tensor]) -> None:
     """Step after step; rank 0 reads the clock where the others do."""
-    for number in range(1, order.steps + 1):
+    for number in range(1, options.steps + 1):
         loss = step()
-        if order.is_read(number):
-            _tell(order, number, loss)
+        if options.is_logged(number):
+            _tell(options, number, loss)
 
 
 def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
@@ -99,14 +101,14 @@ def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
     return Profile(statistics.median(seconds), counter.get_total_flops(), operators)
 
 
-def stepping(order: Order, choices: dict[str, Any], device: torch.device) -> Callable[[], Tensor]:
+def stepping(options: Options, choices: dict[str, Any], device: torch.device) -> Callable[[], Tensor]:
     """A function that makes a step, always on the same batch, and returns its loss, float []."""
     memory_format = torch.channels_last if choices.get("channels_last") else torch.contiguous_format
     use_onednn(choices.get("onednn", True))
-    network = material.network(order.work).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    optimizer = material.optimizer(order.work, network.parameters(), **({"fused": True} if choices else {}))
-    model = _wrapped(network, order, device, as_ours=bool(choices))
-    images, labels = material.fixed_batch(order.work, order.batch)
+    network = builders.build_network(options.workload).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    optimizer = builders.build_optimizer(options.workload, network.parameters(), **({"fused": True} if choices else {}))
+    model = _wrapped(network, options, device, as_ours=bool(choices))
+    images, labels = builders.random_batch(options.workload, options.batch)
     images, labels = images.to(device, memory_format=memory_format), labels.to(device)
     dtype = TYPES.get(choices.get("precision", ""))
 
@@ -121,26 +123,26 @@ def stepping(order: Order, choices: dict[str, Any], device: torch.device) -> Cal
     return step
 
 
-def _wrapped(network: nn.Module, order: Order, device: torch.device, as_ours: bool) -> nn.Module:
-    if order.ranks == 1:
+def _wrapped(network: nn.Module, options: Options, device: torch.device, as_ours: bool) -> nn.Module:
+    if options.ranks == 1:
         return network
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=as_ours)
 
 
-def _tell(order: Order, step: int, loss: Tensor) -> None:
+def _tell(options: Options, step: int, loss: Tensor) -> None:
     number = loss.item()
     if os.environ.get("RANK", "0") == "0":
-        order.read_clock(step, number)
+        options.log_step(step, number)
 
 
-def _parse() -> tuple[Order, dict[str, Any], Path | None]:
+def _parse() -> tuple[Options, dict[str, Any], Path | None]:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare.limit",
+        prog="python -m benchmarks.compare.programs.bare_step",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--readings", type=Path)
@@ -148,8 +150,8 @@ def _parse() -> tuple[Order, dict[str, Any], Path | None]:
     parser.add_argument("--operators", type=Path)
     given = parser.parse_args()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    order = Order(WORKS[given.work], given.steps, 0, "no", given.device, ranks, True, given.readings)
-    return order, given.choices, given.operators
+    options = Options(WORKLOADS[given.workload], given.steps, 0, "no", given.device, ranks, True, given.readings)
+    return options, given.choices, given.operators
 
 
 if __name__ == "__main__":

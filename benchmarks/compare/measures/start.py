@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from benchmarks.compare.session import OurRun, Session, overridden, own_settings, run_and_read, torchrun, train
-from benchmarks.compare.works import WORKS
+from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Reading, Task
 
-WORK = WORKS["mnist"]
+WORKLOAD = WORKLOADS["mnist"]
 RANKS = 2
 ONE_STEP = ("train.max_steps=1", "log.every_steps=1", "distributed.backend=gloo")
 DIST_TRAIN = "ours, dist-train train"
@@ -31,7 +31,7 @@ PACKAGES = ("all", *SHOWN, "others")
 
 def case(name: str) -> Case:
     """The case of this measure."""
-    return Case("start", WORK.name, RANKS, name, "s")
+    return Case("start", WORKLOAD.name, RANKS, name, "s")
 
 
 def tasks(session: Session) -> Iterator[Task]:
@@ -50,20 +50,20 @@ def tasks(session: Session) -> Iterator[Task]:
 def _bare(session: Session) -> Reading:
     readings = session.path("bare")
     outcome, lines = run_and_read(
-        [*torchrun(sys.executable, RANKS), "-m", "benchmarks.compare.bare", str(readings)], readings, 1
+        [*torchrun(sys.executable, RANKS), "-m", "benchmarks.compare.programs.bare_start", str(readings)], readings, 1
     )
     return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
 def _peer(session: Session, module: str, begin: list[str], *more: str) -> Reading:
     readings = session.path("readings")
-    asked = [f"benchmarks.compare.peers.{module}", WORK.name, "--steps", "1", "--readings", str(readings), *more]
+    asked = [f"benchmarks.compare.peers.{module}", WORKLOAD.name, "--steps", "1", "--readings", str(readings), *more]
     outcome, lines = run_and_read([*begin, "-m", *asked], readings, last=1)
     return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
 def _ours(session: Session, launcher: list[str], *flags: str) -> Reading:
-    return first_step(train(session, WORK, RANKS, *ONE_STEP, launcher=launcher, flags=flags))
+    return first_step(train(session, WORKLOAD, RANKS, *ONE_STEP, launcher=launcher, flags=flags))
 
 
 def first_step(ours: OurRun, step: int = 1) -> Reading:
@@ -74,7 +74,7 @@ def first_step(ours: OurRun, step: int = 1) -> Reading:
 
 def import_case(package: str) -> Case:
     """The case of one package's imports."""
-    return Case("imports", WORK.name, 1, package, "s")
+    return Case("imports", WORKLOAD.name, 1, package, "s")
 
 
 def import_tasks(session: Session) -> Iterator[Task]:
@@ -83,9 +83,9 @@ def import_tasks(session: Session) -> Iterator[Task]:
 
 
 def _imports(session: Session) -> list[Reading]:
-    command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORK.recipe)]
-    settings = overridden(own_settings(session, WORK), [*ONE_STEP, f"run.dir={session.path('imports')}"])
-    train(session, WORK, 1, *ONE_STEP)  # fills the cache
+    command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORKLOAD.recipe)]
+    settings = overridden(own_settings(session, WORKLOAD), [*ONE_STEP, f"run.dir={session.path('imports')}"])
+    train(session, WORKLOAD, 1, *ONE_STEP)  # fills the cache
     outcome = run([*command, *settings])
     seconds = by_package(outcome.output)
     return [Reading(value, outcome) for value in (sum(seconds.values()), *(seconds.get(p, 0.0) for p in PACKAGES[1:]))]

@@ -9,49 +9,49 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.compare.measures.throughput import OURS
 from benchmarks.compare.session import Session, read_lines, train
-from benchmarks.compare.throughput import OURS
-from benchmarks.compare.works import Work
+from benchmarks.compare.workloads import Workload
 from benchmarks.processes import FailedError, run
 from benchmarks.rounds import Case, Reading, Task
 
-WORK_NAMES = ("mnist", "tutorial")
+WORKLOAD_NAMES = ("mnist", "tutorial")
 STEPS = 5
 """Between two evaluations of ours."""
 PASSES = 4
 """The first is not counted: kernels are made in it."""
 
 
-def case(work: str, name: str) -> Case:
+def case(workload: str, name: str) -> Case:
     """The case of this measure."""
-    return Case("evaluation", work, 1, name, "s")
+    return Case("evaluation", workload, 1, name, "s")
 
 
-def tasks(session: Session, works: Sequence[Work]) -> Iterator[Task]:
-    """The plain loop and ours, in fp32 and as the hardware is made for, on those of the works that are evaluated."""
-    evaluated = WORK_NAMES[:1] if session.quick else WORK_NAMES
-    for work in (work for work in works if work.name in evaluated):
-        yield Task.of(case(work.name, "plain"), partial(_plain, session, work, "no"))
+def tasks(session: Session, workloads: Sequence[Workload]) -> Iterator[Task]:
+    """The plain loop and ours, in fp32 and with `precision: auto`, for the workloads that have an evaluation."""
+    evaluated = WORKLOAD_NAMES[:1] if session.quick else WORKLOAD_NAMES
+    for workload in (workload for workload in workloads if workload.name in evaluated):
+        yield Task.of(case(workload.name, "plain"), partial(_plain, session, workload, "no"))
         if not session.quick:
-            yield Task.of(case(work.name, "plain bf16"), partial(_plain, session, work, "bf16"))
+            yield Task.of(case(workload.name, "plain bf16"), partial(_plain, session, workload, "bf16"))
         for name, settings in OURS.items():
-            yield Task.of(case(work.name, name), partial(_ours, session, work, settings))
+            yield Task.of(case(workload.name, name), partial(_ours, session, workload, settings))
 
 
-def _plain(session: Session, work: Work, autocast: str) -> Reading:
+def _plain(session: Session, workload: Workload, autocast: str) -> Reading:
     readings = session.path("evaluations")
     asked = ["--steps", str(PASSES), "--device", session.device, "--autocast", autocast, "--readings", str(readings)]
-    outcome = run([sys.executable, "-m", "benchmarks.compare.peers.evaluation", work.name, *asked])
+    outcome = run([sys.executable, "-m", "benchmarks.compare.peers.evaluation", workload.name, *asked])
     return Reading(statistics.median(line["seconds"] for line in read_lines(readings)), outcome)
 
 
-def _ours(session: Session, work: Work, settings: Sequence[str]) -> Reading:
+def _ours(session: Session, workload: Workload, settings: Sequence[str]) -> Reading:
     schedule = [
-        f"data.limit_train={STEPS * work.batch}", f"train.epochs={PASSES}", "eval.every_epochs=1",
+        f"data.limit_train={STEPS * workload.batch}", f"train.epochs={PASSES}", "eval.every_epochs=1",
         f"log.every_steps={STEPS}", "data.limit_test=10000",
         "checkpoint.every_steps=1000000", "checkpoint.keep_best=false",
     ]  # fmt: skip
-    ours = train(session, work, 1, *schedule, *settings)
+    ours = train(session, workload, 1, *schedule, *settings)
     return Reading(statistics.median(pauses(ours.readings("train"), ours.readings("eval"))[1:]), ours.outcome)
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.compare.works import WORKS, Work
+from benchmarks.compare.workloads import WORKLOADS, Workload
 
 AUTOCAST = ("no", "bf16")
 
 
 @dataclass(frozen=True)
-class Order:
+class Options:
     """The arguments of a script."""
 
-    work: Work
+    workload: Workload
     steps: int
     """Optimizer steps until the script ends."""
     workers: int
@@ -36,7 +36,7 @@ class Order:
     @property
     def batch(self) -> int:
         """Samples a rank in one step."""
-        return self.work.batch // self.ranks
+        return self.workload.batch // self.ranks
 
     def torch_device(self) -> torch.device:
         """The device of this rank."""
@@ -46,11 +46,11 @@ class Order:
         torch.cuda.set_device(device)
         return device
 
-    def is_read(self, step: int) -> bool:
+    def is_logged(self, step: int) -> bool:
         """Whether the loss is printed and the clock is read after `step` finished steps."""
-        return step % self.work.every == 0 or step == 1
+        return step % self.workload.every == 0 or step == 1
 
-    def read_clock(self, step: int, loss: float) -> None:
+    def log_step(self, step: int, loss: float) -> None:
         """Print the loss and write down when `step` steps were finished; rank 0 calls this."""
         print(f"step {step} of {self.steps}  loss {loss:.4f}", flush=True)
         if self.readings:
@@ -58,10 +58,10 @@ class Order:
                 file.write(json.dumps({"step": step, "time": time.time()}) + "\n")
 
 
-def parse_order() -> Order:
-    """The order that the command line and the launcher's variables give."""
+def parse_options() -> Options:
+    """The options that the command line and the launcher's variables give."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--autocast", choices=AUTOCAST, default="no")
@@ -70,4 +70,4 @@ def parse_order() -> Order:
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--readings", type=Path)
     given = vars(parser.parse_args())
-    return Order(WORKS[given.pop("work")], **given)
+    return Options(WORKLOADS[given.pop("workload")], **given)

@@ -1,6 +1,6 @@
 """The least that a checkpoint costs: a copy of ResNet-18's weights and momentum, and a plain save to disk.
 
-    python -m benchmarks.compare.copies FILE DIRECTORY
+    python -m benchmarks.compare.programs.copies FILE DIRECTORY
 
 FILE gets a line a turn with the seconds of each; DIRECTORY is where the save goes.
 """
@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.compare import material
-from benchmarks.compare.works import WORKS
+from benchmarks.compare import builders
+from benchmarks.compare.workloads import WORKLOADS
 
 TURNS = 6
 """The first is not counted."""
 
 
 def main() -> None:
-    network = material.network(WORKS["resnet"])
-    optimizer = material.optimizer(WORKS["resnet"], network.parameters())
+    network = builders.build_network(WORKLOADS["resnet"])
+    optimizer = builders.build_optimizer(WORKLOADS["resnet"], network.parameters())
     for weight in network.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()

@@ -1,6 +1,6 @@
 """Measure how fast images reach a step: this project's batches against torchvision's transforms and a plain loader.
 
-    python -m benchmarks.compare.data_path [--rounds 5] [--batch 128] [--threads 2] [--json FILE]
+    python -m benchmarks.compare.programs.data_path [--rounds 5] [--batch 128] [--threads 2] [--json FILE]
 
 CIFAR-sized images, made up for the purpose, with a random crop, a flip and the normalisation; nothing trains. From
 memory: resident images against a dataset of arrays with `torchvision.transforms.v2`, with 0 and 2 workers. From JPEG
@@ -79,7 +79,7 @@ def main() -> None:
         for number in range(options.rounds):
             for name, rate in rates.items():
                 found[name].append(rate())
-                print(f"{number + 1}: {name:32s} {found[name][-1]:11,.0f} pictures/s", flush=True)
+                print(f"{number + 1}: {name:32s} {found[name][-1]:11,.0f} images/s", flush=True)
     _tell(found)
     if options.json:
         about = {"torch": torch.__version__, "threads": options.threads, "batch": options.batch}
@@ -88,7 +88,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare.data_path", description=str(__doc__).split("\n")[0]
+        prog="python -m benchmarks.compare.programs.data_path", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=128)

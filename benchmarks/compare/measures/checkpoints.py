@@ -12,32 +12,32 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.measures.start import first_step
 from benchmarks.compare.session import Session, read_lines, train
-from benchmarks.compare.start import first_step
-from benchmarks.compare.works import WORKS
+from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.processes import FailedError, run
 from benchmarks.rounds import Case, Reading, Task
 
-WORK = WORKS["resnet"]
+WORKLOAD = WORKLOADS["resnet"]
 BATCH = 8
 """Small steps, so that the wait is not lost in them."""
 EVERY = 12
 """Steps between two checkpoints: the one before is on disk by then."""
 OURS = ("ours", "ours, the first")
-"""The first takes memory that the process has never had; `benchmarks.compare.copies` leaves its first turn out too."""
+"""The first one allocates the memory of the copy. `programs.copies` leaves out its first turn too."""
 COPIES = {"copy into memory that is there": "copy", "clone": "clone", "torch.save and fsync": "save"}
-"""What a plain program does with the same tensors, and what `benchmarks.compare.copies` calls it."""
+"""What a plain program does with the same tensors, and what `programs.copies` calls it."""
 SETTINGS = (f"data.global_batch={BATCH}", "log.every_steps=1", "train.precision=fp32", "checkpoint.keep_best=false")
 
 
 def wait_case(name: str) -> Case:
     """The case of the wait."""
-    return Case("checkpoint", WORK.name, 1, name, "ms")
+    return Case("checkpoint", WORKLOAD.name, 1, name, "ms")
 
 
 def restart_case(name: str) -> Case:
     """The case of a start."""
-    return Case("restart", WORK.name, 1, name, "s")
+    return Case("restart", WORKLOAD.name, 1, name, "s")
 
 
 def wait_tasks(session: Session) -> Iterator[Task]:
@@ -55,7 +55,7 @@ def restart_tasks(session: Session) -> Iterator[Task]:
 
 def _wait(session: Session) -> list[Reading]:
     steps = EVERY * (3 if session.quick else 6) + 1
-    ours = train(session, WORK, 1, *SETTINGS, f"train.max_steps={steps}", f"checkpoint.every_steps={EVERY}")
+    ours = train(session, WORKLOAD, 1, *SETTINGS, f"train.max_steps={steps}", f"checkpoint.every_steps={EVERY}")
     first, *later = waits(ours.readings(), BATCH, EVERY)
     return [Reading(1000 * seconds, ours.outcome) for seconds in (statistics.median(later), first)]
 
@@ -74,17 +74,17 @@ def waits(lines: Sequence[dict[str, Any]], batch: int, every: int) -> list[float
 
 def _copies(session: Session) -> list[Reading]:
     answer = session.path("copies")
-    outcome = run([sys.executable, "-m", "benchmarks.compare.copies", str(answer), str(session.directory)])
+    outcome = run([sys.executable, "-m", "benchmarks.compare.programs.copies", str(answer), str(session.directory)])
     turns = read_lines(answer)
     return [Reading(1000 * statistics.median(turn[key] for turn in turns), outcome) for key in COPIES.values()]
 
 
 def _cold(session: Session, runs: list[Path]) -> Reading:
     runs.append(session.path("restarted"))
-    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=1", directory=runs[-1]))
+    return first_step(train(session, WORKLOAD, 1, *SETTINGS, "train.max_steps=1", directory=runs[-1]))
 
 
 def _resume(session: Session, runs: list[Path]) -> Reading:
     if not runs:
         raise FailedError("there was no cold start to go on from")
-    return first_step(train(session, WORK, 1, *SETTINGS, "train.max_steps=2", directory=runs[-1]), step=2)
+    return first_step(train(session, WORKLOAD, 1, *SETTINGS, "train.max_steps=2", directory=runs[-1]), step=2)

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         from dist_train.distributed.world import open_world, restart_may_hang
         from dist_train.monitoring.console import log_to_terminal
         from dist_train.train import train
-        from dist_train.training.fault_injection import spoil_as_asked
+        from dist_train.training.fault_injection import inject_nan_images
 
     with first_rank_speaks():
         world = open_world(config.distributed)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
             "a restart in place may hang: torchrun keeps what lost ranks have left in its store. Set "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
         )
-    spoil_as_asked()
+    inject_nan_images()
     with _refusals_noted(run):
         is_done = train(config, world, stop, _command(options, world))
     world.close()
@@ -81,9 +81,9 @@ def _print_settings() -> None:
 
 def _prepare(stop: Stop, config: "Config", run: "RunDir") -> None:
     if os.environ.get("RANK", "0") == "0":
-        stop.on_early = run.note_early_stop
+        stop.on_early_stop = run.note_early_stop
     if config.run.time_limit_minutes is not None:
-        stop.limit(config.run.time_limit_minutes)
+        stop.set_time_limit(config.run.time_limit_minutes)
 
 
 @contextmanager

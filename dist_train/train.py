@@ -14,7 +14,7 @@ from dist_train.checkpoint.serialization import Files, Saver
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches
-from dist_train.diagnostics.recorder import Mark, Recorder, clear, open_recorder, unmarked
+from dist_train.diagnostics.recorder import Mark, Recorder, clear_diagnostics, ignore_mark, open_recorder
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
 from dist_train.errors import NonFiniteError, SaveError
@@ -98,8 +98,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             report.moved_aside(aside)
         if files:
             report.resumed(resume.changed_settings(files, config), resume.other_bits(files, config, choices, world))
-        recorder.at_end(report.failed)
-        stop.on_early = lambda: _left_early(report, recorder)
+        recorder.call_before_exit(report.failed)
+        stop.on_early_stop = lambda: _left_early(report, recorder)
         about = resume.about(config, choices, world)
         return _Run(config, world, run, dataset, training, plan, report, saver, stop, recorder, about).tell()
 
@@ -117,7 +117,7 @@ def _claimed(run: RunDir, anew: bool, world: World, step: int) -> tuple[Path | N
     attempt = int(world.broadcast_bytes(str(run.attempt).encode() if world.is_main else None))
     with world.agreement():
         if world.local_rank == 0:
-            clear(run.path)
+            clear_diagnostics(run.path)
     return aside, attempt
 
 
@@ -141,7 +141,7 @@ def _agreed_choices(
 
 def _left_early(report: Reporter, recorder: Recorder) -> None:
     """What a stop before the first step leaves; called in a thread, while the main one may be anywhere."""
-    recorder.leave("asked to stop before the first step")
+    recorder.record_interruption("asked to stop before the first step")
     report.left_early()
 
 
@@ -158,7 +158,7 @@ def _open_saver(config: Config, run: RunDir, report: Reporter) -> Saver:
     )
 
 
-def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark = unmarked) -> Tensor | None:
+def train_step(training: Training, batch: Batch, stop: bool = False, mark: Mark = ignore_mark) -> Tensor | None:
     """One optimizer step on a global batch; returns the note of all ranks (`parallel`), float [3].
 
     None if a rank had no data: then no rank makes the step. The gradient is the mean over the global batch at any
@@ -237,7 +237,7 @@ class _Run:
         facts = StepResults(self.world.device)
         with self._batches() as batches:
             training.start(plan.largest_pass(self.world.size), self.dataset.shape)
-            self.stop.begun()
+            self.stop.begin_steps()
             self.world.barrier()  # a rank that was stopped before has left: no other may be in its first step
             if plan.is_evaluated(training.step) and training.evaluated_step != training.step:
                 self._pause()  # an earlier start was stopped in it

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from tqdm import TMonitor
 
-from dist_train.distributed.world import VARIABLES
+from dist_train.distributed.world import LAUNCHER_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"  # Python keeps it for as long as the process lives
@@ -124,7 +124,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
     By default from the root of the repository. It has this process's variables without those of a launcher, and a
     cache that belongs to the tests.
     """
-    launchers = (*VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
+    launchers = (*LAUNCHER_VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
     clean = {**kept, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dist_train.diagnostics.heartbeat import Beat
+from dist_train.diagnostics.heartbeat import Heartbeat
 from dist_train.errors import DataError, NonFiniteError, SaveError, UserError
 from dist_train.run_dir import write_whole
 from dist_train.system.stop_signals import StopRequested
@@ -56,14 +56,14 @@ class Failure:
     """Settings worth trying in the next command."""
 
     @classmethod
-    def of(cls, error: BaseException, beat: Beat) -> "Failure":
+    def of(cls, error: BaseException, beat: Heartbeat) -> "Failure":
         # A SaveError says all that there is to say: it is the disk's fault, and no line of the program's.
         whole = "" if isinstance(error, SaveError) else "".join(traceback.format_exception(error))
         overrides = error.overrides if isinstance(error, NonFiniteError) else ""
         return cls.at(beat, kind_of(error, beat.phase), one_line(error), whole, overrides)
 
     @classmethod
-    def at(cls, beat: Beat, kind: Kind, error: str, whole: str = "", overrides: str = "") -> "Failure":
+    def at(cls, beat: Heartbeat, kind: Kind, error: str, whole: str = "", overrides: str = "") -> "Failure":
         origin = beat.origin
         return cls(
             time.time(), origin.rank, origin.world_size, origin.attempt, origin.host, origin.pid,

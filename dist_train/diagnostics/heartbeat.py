@@ -29,7 +29,7 @@ _MOVING = struct.Struct("<qqd")  # number of the phase, step, time
 _FIXED = 64  # bytes before the JSON of the origin
 
 
-class Place(Protocol):
+class RankId(Protocol):
     """Which rank this is, of how many."""
 
     @property
@@ -40,7 +40,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Origin:
+class RankProcess:
     """The process that a beat is of."""
 
     rank: int
@@ -55,11 +55,11 @@ class Origin:
     """What goes on with the run after a failure."""
 
     @classmethod
-    def here(cls, place: Place, attempt: int, next_command: str) -> "Origin":
+    def current(cls, rank_id: RankId, attempt: int, next_command: str) -> "RankProcess":
         pid = os.getpid()
         stat = state_and_start(pid)
         started = stat[1] if stat else 0
-        return cls(place.rank, place.size, socket.gethostname(), pid, started, attempt, next_command)
+        return cls(rank_id.rank, rank_id.size, socket.gethostname(), pid, started, attempt, next_command)
 
     @property
     def name(self) -> str:
@@ -68,10 +68,10 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """Where a rank was at its last sign of life."""
 
-    origin: Origin
+    origin: RankProcess
     phase: Phase
     step: int
     time: float
@@ -92,10 +92,10 @@ class Beat:
         return process_state(self.origin.pid, self.origin.started)
 
 
-class BeatFile:
+class HeartbeatFile:
     """This rank's beat. Where no file can be made, the beat is kept in memory: nothing may fail for its sake."""
 
-    def __init__(self, directory: Path, origin: Origin) -> None:
+    def __init__(self, directory: Path, origin: RankProcess) -> None:
         self.origin = origin
         content = bytearray(_FIXED) + json.dumps(asdict(origin)).encode()
         _MOVING.pack_into(content, 0, _NUMBERS["start"], 0, time.time())
@@ -105,16 +105,16 @@ class BeatFile:
         """Note that the rank has come here."""
         _MOVING.pack_into(self._map, 0, _NUMBERS[phase], step, time.time())
 
-    def now(self) -> Beat:
+    def now(self) -> Heartbeat:
         """What was noted last."""
         phase, step, when = _MOVING.unpack_from(self._map)
-        return Beat(self.origin, PHASES[phase], step, when)
+        return Heartbeat(self.origin, PHASES[phase], step, when)
 
     def close(self) -> None:
         self._map.close()
 
 
-def read_beats(directory: Path, attempt: int | None = None) -> dict[int, Beat]:
+def read_heartbeats(directory: Path, attempt: int | None = None) -> dict[int, Heartbeat]:
     """The beats in a directory by rank: those of one attempt, by default of the newest that is there."""
     beats = [beat for path in directory.glob("rank_*.beat") if (beat := _read(path))]
     if attempt is None:
@@ -150,11 +150,11 @@ def _mapped(path: Path, content: bytearray) -> mmap.mmap:
     return found
 
 
-def _read(path: Path) -> Beat | None:
+def _read(path: Path) -> Heartbeat | None:
     """The beat in a file; None where it holds none."""
     try:
         content = path.read_bytes()
         phase, step, when = _MOVING.unpack_from(content)
-        return Beat(Origin(**json.loads(content[_FIXED:])), PHASES[phase], step, when)
+        return Heartbeat(RankProcess(**json.loads(content[_FIXED:])), PHASES[phase], step, when)
     except (OSError, ValueError, TypeError, IndexError, struct.error):
         return None

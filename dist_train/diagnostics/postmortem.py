@@ -4,7 +4,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from dist_train.diagnostics.heartbeat import read_beats
+from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.diagnostics.root_cause import (
     RunEvidence,
     Verdict,
@@ -51,7 +51,7 @@ def _is_elsewhere(status: dict[str, Any]) -> bool:
 
 def _is_alive(run: Path, status: dict[str, Any]) -> bool:
     """Whether rank 0 of the newest start is a process of this machine now."""
-    beat = read_beats(run / "diagnostics").get(0)
+    beat = read_heartbeats(run / "diagnostics").get(0)
     return beat is not None and beat.is_here and beat.origin.pid == status["pid"] and beat.state() != "X"
 
 
@@ -76,5 +76,5 @@ def _told(run: Path, status: dict[str, Any]) -> str:
 
 
 def _command(run: Path) -> str:
-    beats = read_beats(run / "diagnostics").values()
+    beats = read_heartbeats(run / "diagnostics").values()
     return next((beat.origin.next_command for beat in beats), "")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dist_train.diagnostics.failure import Failure
-from dist_train.diagnostics.heartbeat import BeatFile, Origin, Phase, Place
+from dist_train.diagnostics.heartbeat import HeartbeatFile, Phase, RankId, RankProcess
 from dist_train.diagnostics.root_cause import RunEvidence, judge, publish
 from dist_train.diagnostics.watchdog import Watchdog
 from dist_train.errors import mark_told
@@ -23,17 +23,17 @@ _OF_AN_ATTEMPT = ("rank_*", "*failure_rank_*", "stacks_rank_*", "stalled_*", "ve
 Mark = Callable[[Phase, int], None]
 
 
-def unmarked(phase: Phase, step: int) -> None:
+def ignore_mark(phase: Phase, step: int) -> None:
     """The `mark` of a training that nobody records."""
 
 
 class Recorder:
     """Notes where this rank is."""
 
-    def __init__(self, run: Path, beats: BeatFile, watchdog: Watchdog) -> None:
+    def __init__(self, run: Path, beats: HeartbeatFile, watchdog: Watchdog) -> None:
         self._directory, self._beats, self._watchdog = run / "diagnostics", beats, watchdog
 
-    def at_end(self, tell: Callable[[], None]) -> None:
+    def call_before_exit(self, tell: Callable[[], None]) -> None:
         """Have `tell` called, in a thread, before the watchdog ends the process because the run can't go on."""
         self._watchdog.on_end = tell
 
@@ -41,7 +41,7 @@ class Recorder:
         """Note that the rank begins a phase, or goes on in it; `step` counts finished steps. Takes a microsecond."""
         self._beats.mark(phase, step)
 
-    def leave(self, reason: str) -> None:
+    def record_interruption(self, reason: str) -> None:
         """Note that this rank ends because it was asked to, so that nobody takes it for one that failed."""
         with suppress(OSError):
             Failure.at(self._beats.now(), "interrupted", reason).write(self._directory)
@@ -50,7 +50,7 @@ class Recorder:
 @contextmanager
 def open_recorder(
     run: Path,
-    place: Place,
+    place: RankId,
     attempt: int,
     stall_minutes: float | None,
     next_command: str,
@@ -58,7 +58,7 @@ def open_recorder(
 ) -> Iterator[Recorder]:
     """Record this rank until the block ends, and judge where it ends by an exception, which is raised again.
 
-    Every rank opens it, once the files of earlier attempts are gone (`clear`).
+    Every rank opens it, once the files of earlier attempts are gone (`clear_diagnostics`).
 
     Args:
         run: the run's directory, in which files of a checkpoint may lie as well.
@@ -70,7 +70,7 @@ def open_recorder(
     Raises:
         StopRequested: the other ranks have gone because they were asked to stop, or this one is.
     """
-    beats = BeatFile(run / "diagnostics", Origin.here(place, attempt, next_command))
+    beats = HeartbeatFile(run / "diagnostics", RankProcess.current(place, attempt, next_command))
     watchdog = Watchdog(run, beats, stall_minutes)
     recorder = Recorder(run, beats, watchdog)
     try:
@@ -80,7 +80,7 @@ def open_recorder(
     except BaseException as error:
         failure = Failure.of(error, beats.now())
         if failure.kind == "victim" and _peers_left(run, attempt, is_stopping()):
-            recorder.leave("asked to stop")
+            recorder.record_interruption("asked to stop")
             raise StopRequested("the other ranks have left") from error
         _tell(run, error, failure)
         raise
@@ -99,7 +99,7 @@ def _peers_left(run: Path, attempt: int, is_stopping: bool) -> bool:
     return is_stopping and not scene.dead
 
 
-def clear(run: Path) -> None:
+def clear_diagnostics(run: Path) -> None:
     """Remove what earlier attempts have left, except their verdicts `verdict_<attempt>.json`.
 
     For the first rank of each machine, after rank 0 holds the run's lock and before any rank opens its recorder.

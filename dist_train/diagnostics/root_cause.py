@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.diagnostics.failure import Cause, Failure, read_failures
-from dist_train.diagnostics.heartbeat import Beat, read_beats
+from dist_train.diagnostics.heartbeat import Heartbeat, read_heartbeats
 from dist_train.diagnostics.stack_traces import frames_of_main, is_waiting
 
 _SHOWN = 12  # lines of a traceback
@@ -96,7 +96,7 @@ class RunEvidence:
 
     run: Path
     attempt: int
-    beats: Mapping[int, Beat]
+    beats: Mapping[int, Heartbeat]
     failures: Mapping[int, Failure]
     exit_codes: Mapping[int, int]
 
@@ -104,7 +104,7 @@ class RunEvidence:
     def of(cls, run: Path, attempt: int | None = None, exit_codes: Mapping[int, int] | None = None) -> "RunEvidence":
         """Look at a run, by default at its newest attempt; `exit_codes` by rank, as a launcher knows them."""
         directory = run / "diagnostics"
-        beats = read_beats(directory, attempt)
+        beats = read_heartbeats(directory, attempt)
         if attempt is None:
             attempt = max((beat.origin.attempt for beat in beats.values()), default=0)
         return cls(run, attempt, beats, read_failures(directory, attempt), exit_codes or {})
@@ -121,13 +121,13 @@ class RunEvidence:
         return min(own, key=lambda failure: failure.time, default=None)
 
     @property
-    def dead(self) -> list[Beat]:
+    def dead(self) -> list[Heartbeat]:
         """Ranks of this machine that are gone without a word; those that a launcher ended last."""
         gone = [beat for beat in self._without_word if beat.phase != "end" and beat.state() == "X"]
         return sorted(gone, key=lambda beat: (self.exit_codes.get(beat.origin.rank) == -15, beat.time))
 
     @property
-    def living(self) -> list[Beat]:
+    def living(self) -> list[Heartbeat]:
         """Ranks of this machine that are still there and have said nothing."""
         return [beat for beat in self._without_word if beat.state() != "X"]
 
@@ -138,12 +138,12 @@ class RunEvidence:
         return [rank for rank in range(self.world_size) if rank not in here]
 
     @property
-    def _without_word(self) -> list[Beat]:
+    def _without_word(self) -> list[Heartbeat]:
         return [beat for rank, beat in self.beats.items() if beat.is_here and rank not in self.failures]
 
-    def verdict(self, cause: Cause, error: str, first: Failure | Beat | None, overrides: str = "") -> Verdict:
+    def verdict(self, cause: Cause, error: str, first: Failure | Heartbeat | None, overrides: str = "") -> Verdict:
         """A verdict on the rank that `first` is of."""
-        origin = first.origin if isinstance(first, Beat) else first
+        origin = first.origin if isinstance(first, Heartbeat) else first
         own = {rank for rank, failure in self.failures.items() if failure.is_own}
         command = next((beat.origin.next_command for beat in self.beats.values()), "")
         rank = origin.rank if origin else None
@@ -301,9 +301,9 @@ def _last_words(code: int | None) -> str:
     return "ended without a word, as by SIGKILL, which the kernel sends for want of memory"
 
 
-def _frames(scene: RunEvidence, beat: Beat) -> list[str]:
+def _frames(scene: RunEvidence, beat: Heartbeat) -> list[str]:
     return frames_of_main(scene.run / "diagnostics", beat.origin.rank)
 
 
-def _waits(scene: RunEvidence, beat: Beat) -> bool:
+def _waits(scene: RunEvidence, beat: Heartbeat) -> bool:
     return is_waiting(_frames(scene, beat))

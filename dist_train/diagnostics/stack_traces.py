@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dist_train.diagnostics.heartbeat import Beat
+from dist_train.diagnostics.heartbeat import Heartbeat
 
 _ANSWER = "Stacks of rank"  # how a file begins whose rank could run Python
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x.*$", re.MULTILINE)
@@ -21,7 +21,7 @@ _STATUS = ("State", "TracerPid", "VmRSS", "VmSwap", "Threads", "SigPnd", "ShdPnd
 class StackFile:
     """The file of this rank's own stacks."""
 
-    def __init__(self, directory: Path, beat: Beat) -> None:
+    def __init__(self, directory: Path, beat: Heartbeat) -> None:
         """Raises OSError."""
         self._file: BinaryIO = _path(directory, beat.origin.rank).open("wb", buffering=0)
         self._name = beat.origin.name
@@ -54,7 +54,7 @@ def has_answered(directory: Path, rank: int) -> bool:
     return False
 
 
-def write_process_state(directory: Path, beat: Beat) -> None:
+def write_process_state(directory: Path, beat: Heartbeat) -> None:
     """Add what the system says of a rank of this machine that cannot speak for itself."""
     proc = Path(f"/proc/{beat.origin.pid}")
     parts = [f"\nRank {beat.origin.name}, pid {beat.origin.pid}, cannot run Python; from /proc:\n"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dist_train.diagnostics.failure import Failure, Kind
-from dist_train.diagnostics.heartbeat import Beat, BeatFile
+from dist_train.diagnostics.heartbeat import Heartbeat, HeartbeatFile
 from dist_train.diagnostics.root_cause import RunEvidence, first_failure, judge_stall, publish
 from dist_train.diagnostics.stack_traces import StackFile, has_answered, write_process_state
 
@@ -27,7 +27,7 @@ _GRACE = 2.0  # seconds beyond a poll that the stacks of the others may take
 class Watchdog(threading.Thread):
     """Looks about every second whether this rank, and the run, go on."""
 
-    def __init__(self, run: Path, beats: BeatFile, stall_minutes: float | None) -> None:
+    def __init__(self, run: Path, beats: HeartbeatFile, stall_minutes: float | None) -> None:
         """Args: stall_minutes: without progress, after which the run is ended; None: never for that."""
         super().__init__(name="dist_train watchdog")
         self._run, self._directory = run, run / "diagnostics"
@@ -115,17 +115,17 @@ class Watchdog(threading.Thread):
                 _kill(beat)
         self._end("victim", "the run has stalled", FAILED)
 
-    def _wait_for_stacks(self) -> list[Beat]:
+    def _wait_for_stacks(self) -> list[Heartbeat]:
         """Give the living ranks of this machine time to write their stacks; returns those that have not."""
         deadline = time.monotonic() + self._poll + _GRACE
         while (silent := self._silent()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return silent
 
-    def _silent(self) -> list[Beat]:
+    def _silent(self) -> list[Heartbeat]:
         return [beat for beat in self._peers() if not has_answered(self._directory, beat.origin.rank)]
 
-    def _peers(self) -> list[Beat]:
+    def _peers(self) -> list[Heartbeat]:
         living = RunEvidence.of(self._run, self._seen.origin.attempt).living
         return [beat for beat in living if beat.origin.rank != self._seen.origin.rank]
 
@@ -139,7 +139,7 @@ class Watchdog(threading.Thread):
             os._exit(code)
 
 
-def _kill(beat: Beat) -> None:
+def _kill(beat: Heartbeat) -> None:
     """End a rank of this run, if the process is still the one that wrote the beat."""
     if beat.state() != "X":
         with suppress(ProcessLookupError, PermissionError):

@@ -17,7 +17,7 @@ from torch import Tensor
 from dist_train.errors import RefusedElsewhereError, UserError, WorldError
 from dist_train.settings.schema import Distributed
 
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def open_world(config: Distributed, environ: Mapping[str, str] | None = None) ->
     Raises:
         WorldError: variables half set or contradicting each other, or fewer devices than local ranks.
     """
-    place = read_place(os.environ if environ is None else environ)
+    place = read_launcher_variables(os.environ if environ is None else environ)
     local_rank, local_size = (place.local_rank, place.local_size) if place else (0, 1)
     device = _device(config, local_rank, local_size)
     if place is None:
@@ -137,7 +137,7 @@ def open_world(config: Distributed, environ: Mapping[str, str] | None = None) ->
 
 
 @dataclass(frozen=True)
-class Place:
+class LauncherVariables:
     """What the launcher's variables say of one process."""
 
     rank: int
@@ -146,20 +146,20 @@ class Place:
     local_size: int
 
 
-def read_place(environ: Mapping[str, str]) -> Place | None:
+def read_launcher_variables(environ: Mapping[str, str]) -> LauncherVariables | None:
     """The place that the variables give this process, None where none of them is set.
 
     Raises:
         WorldError: some are set and others are not, or they are no numbers, or a rank is not below its size.
     """
-    there = [name for name in VARIABLES if name in environ]
-    missing = [name for name in VARIABLES if name not in environ]
+    there = [name for name in LAUNCHER_VARIABLES if name in environ]
+    missing = [name for name in LAUNCHER_VARIABLES if name not in environ]
     if not there:
         return None
     if missing:
         raise WorldError(
             f"environment: {', '.join(there)} set, but {', '.join(missing)} not. Start with torchrun, which sets all "
-            f"of {', '.join(VARIABLES)}, or unset them to run one process."
+            f"of {', '.join(LAUNCHER_VARIABLES)}, or unset them to run one process."
         )
     rank, size, local_rank, local_size, port = (
         _number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
@@ -173,7 +173,7 @@ def read_place(environ: Mapping[str, str]) -> Place | None:
         )
     if not 0 < port < 2**16:
         raise WorldError(f"environment: MASTER_PORT is {port}; it must be from 1 to 65535")
-    return Place(rank, size, local_rank, local_size)
+    return LauncherVariables(rank, size, local_rank, local_size)
 
 
 def restart_may_hang(environ: Mapping[str, str]) -> bool:
@@ -188,7 +188,7 @@ def restart_may_hang(environ: Mapping[str, str]) -> bool:
     )
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Number of cores that this process may use, of which a scheduler may give it fewer (`DIST_TRAIN_CORES`)."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = os.environ.get("DIST_TRAIN_CORES", "")

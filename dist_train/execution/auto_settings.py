@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dist_train.distributed.world import World, cores
+from dist_train.distributed.world import World, count_cores
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.settings.schema import Distributed, Train
 
@@ -182,7 +182,7 @@ def _threads(distributed: Distributed, world: World, before: Choices | None, sha
         return distributed.threads
     if before and (shards or before.local_size == world.local_size):
         return before.threads
-    return 1 if shards else max(1, cores() // world.local_size)
+    return 1 if shards else max(1, count_cores() // world.local_size)
 
 
 def convolution_work(network: nn.Module, shape: tuple[int, int, int]) -> list[int]:

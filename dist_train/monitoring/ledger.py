@@ -65,20 +65,20 @@ class Ledger:
 
 
 def _text(step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None) -> str:
-    norm = "null" if grad_norm is None else f'"{bits(grad_norm)}"'
+    norm = "null" if grad_norm is None else f'"{float_to_hex(grad_norm)}"'
     hashed = "" if weights is None else f', "weights": "{weights}"'
     return (
         f'{{"step": {step}, "samples": "{hashlib.blake2b(samples, digest_size=8).hexdigest()}", '
-        f'"loss": "{bits(loss)}", "grad_norm": {norm}, "lr": {lr!r}{hashed}}}\n'
+        f'"loss": "{float_to_hex(loss)}", "grad_norm": {norm}, "lr": {lr!r}{hashed}}}\n'
     )
 
 
-def bits(value: float) -> str:
+def float_to_hex(value: float) -> str:
     """The 64 bits of a float as 16 hexadecimal digits."""
     return struct.pack(">d", value).hex()
 
 
-def value(text: str | None) -> float | None:
+def hex_to_float(text: str | None) -> float | None:
     """The float of these bits."""
     return None if text is None else float(struct.unpack(">d", bytes.fromhex(text))[0])
 
@@ -133,7 +133,7 @@ class Divergence:
 class Comparison:
     steps: int
     """Steps that both have and in which they agree, up to the first in which they don't."""
-    parting: Divergence | None
+    divergence: Divergence | None
 
 
 def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tuple(PHASES)) -> Comparison:
@@ -165,7 +165,7 @@ def _same_weights_before(a: dict[int, Line], b: dict[int, Line], step: int) -> b
 
 
 def _shown(field: str, found: Any) -> str:
-    return f"{value(found):.9g} ({found})" if field in ("loss", "grad_norm") else str(found)[:16]
+    return f"{hex_to_float(found):.9g} ({found})" if field in ("loss", "grad_norm") else str(found)[:16]
 
 
 def _missing(a: dict[int, Line], b: dict[int, Line]) -> Divergence | None:

@@ -114,7 +114,7 @@ def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
         yield from (line for line in found if line is not None and line["kind"] == kind)
 
 
-def test_at(lines: list[Line], step: int) -> Line | None:
+def find_test_line(lines: list[Line], step: int) -> Line | None:
     """The line of the test evaluation after `step`."""
     found = [line for line in lines if line["kind"] == "eval" and line["split"] == "test" and line["step"] == step]
     return found[-1] if found else None
@@ -157,7 +157,7 @@ class Curves:
         self._file.close()
 
 
-def standing(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:
+def lines_to_keep(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:
     """The lines that a run that goes on at `step` is not about to make again.
 
     Args:
@@ -175,8 +175,8 @@ class Metrics:
 
     def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
         lines = read_lines(path)
-        is_evaluated = evaluated_step == step or (step == total_steps and test_at(lines, step) is not None)
-        self.earlier = standing(lines, step, is_evaluated)
+        is_evaluated = evaluated_step == step or (step == total_steps and find_test_line(lines, step) is not None)
+        self.earlier = lines_to_keep(lines, step, is_evaluated)
         self._file = MetricsFile(path, self.earlier)
         self._curves = Curves(curves, self.earlier) if config.tensorboard else None
         self._bar = _bar(config.progress, step, total_steps)
@@ -200,7 +200,7 @@ class Metrics:
             self._curves.close()
 
 
-def has_bar(progress: Literal["auto", "on", "off"]) -> bool:
+def shows_progress_bar(progress: Literal["auto", "on", "off"]) -> bool:
     """Whether there is a progress bar; without one, lines tell how it goes."""
     return progress == "on" or (progress == "auto" and sys.stderr.isatty())
 
@@ -208,5 +208,10 @@ def has_bar(progress: Literal["auto", "on", "off"]) -> bool:
 def _bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":
     tqdm.monitor_interval = 0  # no thread beside the training
     return tqdm(
-        total=total_steps, initial=step, unit="step", disable=not has_bar(progress), dynamic_ncols=True, leave=False
+        total=total_steps,
+        initial=step,
+        unit="step",
+        disable=not shows_progress_bar(progress),
+        dynamic_ncols=True,
+        leave=False,
     )

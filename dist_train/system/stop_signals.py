@@ -36,12 +36,12 @@ class Stop:
     """Whether this process has been asked to stop, and by what; made by `Stop.install`, or by itself asked by nobody.
 
     `reason` is None, or the name of the first signal that came (`"SIGTERM"`), or `"run.time_limit_minutes"`.
-    `on_early` is called, in a thread, before a stop ends the process that has not begun its first step.
+    `on_early_stop` is called, in a thread, before a stop ends the process that has not begun its first step.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self.on_early: Callable[[], None] | None = None
+        self.on_early_stop: Callable[[], None] | None = None
         self._interrupted = False
         self._is_waiting = False
         self._before: dict[signal.Signals, Any] = {}
@@ -65,12 +65,12 @@ class Stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return stop
 
-    def limit(self, minutes: float) -> None:
+    def set_time_limit(self, minutes: float) -> None:
         """Ask to stop `minutes` after the launcher has started, so that starts anew in place share one limit."""
         left = 60 * minutes - _seconds_since_start()
         signal.setitimer(signal.ITIMER_REAL, max(left, 1e-3))  # 0 would mean never
 
-    def begun(self) -> None:
+    def begin_steps(self) -> None:
         """Say that the first step comes next; from here on a stop waits for the end of a step.
 
         A signal that came before ends the process here. Ranks have to call this together, or one that is in its
@@ -94,7 +94,7 @@ class Stop:
         """Leave the signals to whom they belonged before; may be called again."""
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            self.begun()
+            self.begin_steps()
             self._end_watch()  # before the handlers: what it sends would find none
             self._restore()
             _installed.remove(self)
@@ -158,8 +158,8 @@ class Stop:
             if came and came[0] in SIGNALS:
                 try:
                     _say(f"stopped by {_name(came[0])} before the first step; the same command starts again\n")
-                    if self.on_early is not None:
-                        self.on_early()
+                    if self.on_early_stop is not None:
+                        self.on_early_stop()
                 finally:
                     os._exit(PREEMPTED)
 

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from dist_train.data.batches import Batch, TrainBatches
 
-SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
+NAN_STEP = "DIST_TRAIN_NAN_STEP"
 """Variable that `dist-train drill` sets: number of the step, from 1, whose images are spoiled."""
 
 
-def spoil_as_asked(environ: Mapping[str, str] = os.environ) -> None:
+def inject_nan_images(environ: Mapping[str, str] = os.environ) -> None:
     """Spoil the images of one step of this process, if a drill wants it."""
-    if SPOILED_STEP not in environ:
+    if NAN_STEP not in environ:
         return
-    spoiled, take = int(environ[SPOILED_STEP]) - 1, TrainBatches.__next__
+    spoiled, take = int(environ[NAN_STEP]) - 1, TrainBatches.__next__
 
     def take_spoiled(batches: TrainBatches) -> Batch:
         batch = take(batches)

@@ -22,7 +22,7 @@ from dist_train.evaluate import Evaluation
 from dist_train.execution.auto_settings import Choices
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
-from dist_train.monitoring.metrics import Metrics, has_bar, test_at
+from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
 from dist_train.run_dir import RunDir, State, write_whole
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
@@ -91,7 +91,7 @@ class MainReporter(Reporter):
             run.metrics, run.curves, config.log, training.step, plan.total_steps, training.evaluated_step
         )
         self._ledger = Ledger(run.ledger, training.step) if config.log.ledger else None
-        self._tells_steps = not (has_bar(config.log.progress) and sys.stdout.isatty())
+        self._tells_steps = not (shows_progress_bar(config.log.progress) and sys.stdout.isatty())
 
     def status(self, state: State, resumable: bool) -> None:
         self.state = state
@@ -174,7 +174,7 @@ class MainReporter(Reporter):
 
     def tested(self, step: int) -> dict[str, Any] | None:
         """The line of the test evaluation at `step` that an earlier start has left."""
-        return test_at(self._metrics.earlier, step)
+        return find_test_line(self._metrics.earlier, step)
 
     def nothing_left(self, test: dict[str, Any]) -> None:
         _log.info(

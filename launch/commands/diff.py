@@ -26,10 +26,10 @@ def run(options: argparse.Namespace) -> int:
             raise LedgerError(f"{run.ledger}: has no steps yet; they come in blocks, and with each checkpoint")
     found = compare(ledgers[0], ledgers[1])
     names = f"{options.first} and {options.second}"
-    if found.parting is None:
+    if found.divergence is None:
         print(f"{names} agree in all {found.steps} steps")
         return 0
-    step, phase, what = found.parting.step, found.parting.phase, found.parting.what
+    step, phase, what = found.divergence.step, found.divergence.phase, found.divergence.what
     if phase:
         print(f"{names} part at step {step}, in {phase}: {what}")
     else:

@@ -33,7 +33,7 @@ TRIES = 6
 USER_ERROR = 2
 NEEDS_A_START = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate-latest", "kill-in-save"}
 """Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
-SPOILED_STEP = "DIST_TRAIN_SPOILED_STEP"
+NAN_STEP = "DIST_TRAIN_NAN_STEP"
 """Variable that makes the images of one step of a start not a number (`dist_train.training.fault_injection`)."""
 OWN = {"run.dir", "run.reproducible", "run.resume", "log.progress", "log.ledger"}
 """Settings that the drill gives to its runs itself."""
@@ -261,7 +261,7 @@ class Drill:
 
     def _strike(self, run: Started, fault: str, tier: str, random: Random) -> int:
         """Start a run and strike it; returns the steps it had finished."""
-        run.start(self._nproc(tier), variables={SPOILED_STEP: str(run.moment)} if fault == "nan" else None)
+        run.start(self._nproc(tier), variables={NAN_STEP: str(run.moment)} if fault == "nan" else None)
         FAULTS[fault](run, random)
         return max(run.moment, step_reached(run))
 
@@ -297,7 +297,7 @@ class Drill:
         if run.code() != 0:
             return f"ended with exit code {run.code()} after {run.starts} starts: {run.output().strip()[-300:]}"
         is_elastic = fault == "resize" and tier == "elastic"
-        parting = compare(run.ledger(), undisturbed.ledger(), ANYWHERE if is_elastic else tuple(PHASES)).parting
+        parting = compare(run.ledger(), undisturbed.ledger(), ANYWHERE if is_elastic else tuple(PHASES)).divergence
         if parting:
             return f"parts from the undisturbed run at step {parting.step} in {parting.phase}: {parting.what}"
         if not is_elastic and run.weights() != undisturbed.weights():

@@ -15,7 +15,7 @@ from random import Random
 from typing import Protocol
 
 from dist_train.checkpoint.store import Store
-from dist_train.diagnostics.heartbeat import Beat, read_beats
+from dist_train.diagnostics.heartbeat import Heartbeat, read_heartbeats
 from dist_train.run_dir import RunDir
 
 POLL = 0.001  # seconds
@@ -52,9 +52,9 @@ class Running(Protocol):
 Fault = Callable[[Running, Random], None]
 
 
-def ranks(run: Running) -> list[Beat]:
+def ranks(run: Running) -> list[Heartbeat]:
     """The last signs of life of the ranks of the newest attempt."""
-    return list(read_beats(run.directory.path / "diagnostics").values())
+    return list(read_heartbeats(run.directory.path / "diagnostics").values())
 
 
 def wait_for(run: Running, condition: Callable[[], bool]) -> None:
@@ -156,7 +156,7 @@ def resize(run: Running, random: Random) -> None:
 
 
 def nan(run: Running, random: Random) -> None:  # noqa: ARG001
-    """The images of one step are not numbers: what a run is started with sees to that (`drill.SPOILED_STEP`)."""
+    """The images of one step are not numbers: what a run is started with sees to that (`drill.NAN_STEP`)."""
     run.wait(None)
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dist_train.checkpoint.store import Store, read
-from dist_train.diagnostics.heartbeat import read_beats
+from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.monitoring import ledger
 from dist_train.run_dir import RunDir
 
@@ -61,7 +61,9 @@ class Started:
     def end(self) -> None:
         """Kill it and its ranks, if they still run."""
         pids = [
-            beat.origin.pid for beat in read_beats(self.directory.path / "diagnostics").values() if beat.state() != "X"
+            beat.origin.pid
+            for beat in read_heartbeats(self.directory.path / "diagnostics").values()
+            if beat.state() != "X"
         ]
         for pid in [] if self.is_over() else [self.pid, *pids]:
             with suppress(ProcessLookupError):

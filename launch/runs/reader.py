@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dist_train.diagnostics.heartbeat import process_state, read_beats
+from dist_train.diagnostics.heartbeat import process_state, read_heartbeats
 from dist_train.diagnostics.root_cause import Verdict, read_verdict
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir
@@ -123,7 +123,7 @@ class Run:
         """What starts it again, where that is known."""
         if self.is_of_job and self.history.submissions:
             return self.history.submissions[-1].command
-        beats = read_beats(RunDir(self.path).diagnostics).values()
+        beats = read_heartbeats(RunDir(self.path).diagnostics).values()
         return next((beat.origin.next_command for beat in beats if beat.origin.next_command), None)
 
     @property
@@ -285,7 +285,7 @@ def _launcher(status: Mapping[str, Any]) -> int | None:
 
 def _first_rank(path: Path, status: Mapping[str, Any]) -> int | None:
     """Rank 0's process, if it is one of this machine and still that very one."""
-    beat = read_beats(RunDir(path).diagnostics).get(0)
+    beat = read_heartbeats(RunDir(path).diagnostics).get(0)
     is_it = beat is not None and beat.is_here and beat.origin.pid == status.get("pid") and beat.state() != "X"
     return beat.origin.pid if beat is not None and is_it else None
 

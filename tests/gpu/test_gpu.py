@@ -233,7 +233,7 @@ def test_the_host_waits_in_no_steady_step(runs: Runs, python: Python, settings: 
 @pytest.mark.parametrize("mode", ["fp32", pytest.param("bf16", marks=needs_ampere), "bitwise"])
 def test_a_resumed_run_ends_with_the_same_bits(exact: Runs, mode: str) -> None:
     undisturbed, resumed = (ledger.read(exact.path(f"{name}-{mode}") / "ledger.jsonl") for name in ("exact", "resumed"))
-    assert ledger.compare(undisturbed, resumed).parting is None
+    assert ledger.compare(undisturbed, resumed).divergence is None
     assert exact.weights(f"resumed-{mode}") == exact.weights(f"exact-{mode}")
     assert len({line["weights"] for line in undisturbed}) == len(undisturbed) == 21
 

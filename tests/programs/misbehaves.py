@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dist_train import train
 from dist_train.__main__ import start
-from dist_train.diagnostics.recorder import unmarked
+from dist_train.diagnostics.recorder import ignore_mark
 from dist_train.errors import NonFiniteError
 
 _STEP = 3
@@ -23,7 +23,7 @@ _FOR_EVER = 1000  # seconds
 _step = train.train_step
 
 
-def misbehaving_step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+def misbehaving_step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
     wanted = int(os.environ["DIST_TRAIN_TEST_RANK"])
     if batch.step == _STEP and wanted in (training.world.rank, -1):
         mark("forward", batch.step)

@@ -20,14 +20,14 @@ _FOR_EVER = 1000  # seconds
 
 
 @dataclass(frozen=True)
-class Place:
+class RankId:
     rank: int
     size: int
 
 
 def main() -> None:
     run, rank, size, stall_minutes, deed = sys.argv[1:]
-    place = Place(int(rank), int(size))
+    place = RankId(int(rank), int(size))
     with open_recorder(Path(run), place, 1, float(stall_minutes), "the command") as recorder:
         recorder.mark("forward" if deed == "hold" else "backward", 7)
         print("begun", flush=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dist_train import train
 from dist_train.__main__ import start
-from dist_train.diagnostics.recorder import unmarked
+from dist_train.diagnostics.recorder import ignore_mark
 
 _step = train.train_step
 
@@ -20,7 +20,7 @@ def pause() -> float:
     return float(Path(value).read_text() if Path(value).is_file() else value)
 
 
-def slow_step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+def slow_step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
     time.sleep(pause())
     return _step(training, batch, stop, mark)
 

@@ -25,7 +25,7 @@ from dist_train import __main__, evaluate, train
 from dist_train.checkpoint.store import Store
 from dist_train.data.batches import AHEAD, TrainBatches
 from dist_train.data.loader import _Reported
-from dist_train.diagnostics.recorder import unmarked
+from dist_train.diagnostics.recorder import ignore_mark
 from dist_train.distributed import world
 from dist_train.elastic import agent
 from dist_train.system.exit import leave, run_guarded
@@ -49,7 +49,7 @@ def send_soon() -> None:
 
 
 def in_step(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
         if batch.step == TROUBLE["step"] and is_mine():
             send()
         return original(training, batch, stop, mark)
@@ -125,7 +125,7 @@ def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:
 def on_a_full_disk(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """A stop after which no file takes more than some bytes."""
 
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
         if batch.step == TROUBLE["step"] and is_mine():
             resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             send()
@@ -175,7 +175,7 @@ def in_compiling(original: Callable[..., None]) -> Callable[..., None]:
 def nan_images(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """In the first of a rank's samples, so that of several passes only the first is spoiled."""
 
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
         if batch.step == TROUBLE["step"] and is_mine():
             batch.shards[0].images[:1] = math.nan
         return original(training, batch, stop, mark)
@@ -184,7 +184,7 @@ def nan_images(original: Callable[..., Tensor | None]) -> Callable[..., Tensor |
 
 
 def nan_gradient(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = unmarked) -> Tensor | None:
+    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
         if batch.step == TROUBLE["step"] and is_mine():
             next(training.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
         return original(training, batch, stop, mark)

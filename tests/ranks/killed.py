@@ -20,7 +20,7 @@ import torch
 
 from dist_train.checkpoint.store import Store
 from dist_train.data.sampler import GlobalBatchSampler
-from dist_train.diagnostics.heartbeat import PHASES, Beat, Phase, read_beats
+from dist_train.diagnostics.heartbeat import PHASES, Heartbeat, Phase, read_heartbeats
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
 from tests.conftest import ROOT, children_of, command_of
@@ -170,7 +170,9 @@ class Run:
 
     def _hang(self) -> AssertionError:
         """What to say of a run that goes on for too long: where each rank is, with the stacks that SIGABRT prints."""
-        beats = {rank: (beat.phase, beat.step) for rank, beat in read_beats(self.directory / "diagnostics").items()}
+        beats = {
+            rank: (beat.phase, beat.step) for rank, beat in read_heartbeats(self.directory / "diagnostics").items()
+        }
         ranks = sorted(self._ranks())
         for pid in ranks:
             with suppress(ProcessLookupError):
@@ -191,7 +193,7 @@ class Run:
         for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        beats = read_beats(self.directory / "diagnostics")
+        beats = read_heartbeats(self.directory / "diagnostics")
         self.wait_for(lambda: self._judged() > judged)
         if self._judged() == judged and self.process.returncode != -signal.SIGKILL:
             return False
@@ -208,13 +210,13 @@ class Run:
                 return time.monotonic() > begun + kill.after / 20
             if kill.when == "save":
                 return bool(half_written(self.directory))
-            beats = read_beats(self.directory / "diagnostics").values()
+            beats = read_heartbeats(self.directory / "diagnostics").values()
             target = (min(first + step, STEPS), number)
             return any(beat.progress >= target for beat in beats if beat.origin.pid in ranks and beat.phase != "start")
 
         return has_come
 
-    def _count(self, kill: Kill, hit: list[Beat], tally: Tally) -> None:
+    def _count(self, kill: Kill, hit: list[Heartbeat], tally: Tally) -> None:
         whom = kill.whom if isinstance(kill.whom, str) else "one rank"
         tally.add("kill of", "the only process" if self.process.pid in self._before else whom)
         tally.add("killed rank was about", hit[0].phase if hit else "to give its first sign of life")
@@ -301,7 +303,7 @@ def weights(run: Path) -> str:
 
 def _parting(run: Path, reference: Path, fields: tuple[str, ...]) -> ledger.Divergence | None:
     first, second = (ledger.read(each / "ledger.jsonl") for each in (run, reference))
-    return ledger.compare(first, second, fields).parting
+    return ledger.compare(first, second, fields).divergence
 
 
 def _told(run: Path) -> list[tuple[Any, ...]]:

@@ -149,7 +149,7 @@ class TestExitCodes:
         self, ranks: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
     ) -> None:
         body = (
-            "stop.begun()\nif rank: return 75\nwhile stop.reason is None: time.sleep(0.01)\ntime.sleep(3)\n"
+            "stop.begin_steps()\nif rank: return 75\nwhile stop.reason is None: time.sleep(0.01)\ntime.sleep(3)\n"
             "(here / 'saved').touch()\nreturn 75"
         )
         done = ranks(body, restarts=3)
@@ -274,7 +274,7 @@ class TestARun:
     ) -> None:
         done = ranks(
             "if attempt: time.sleep(20)\nif rank: os.kill(os.getpid(), 9)\n"
-            "stop.begun()\ntime.sleep(0.5)\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(20)",
+            "stop.begin_steps()\ntime.sleep(0.5)\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(20)",
             restarts=3,
         )
         assert done.returncode == PREEMPTED, done.stderr
@@ -301,7 +301,7 @@ class TestARun:
         interrupt.start()
         deafness = "if stop.reason: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])"
         done = ranks(
-            "stop.begun()\n(here / f'parent.{rank}').write_text(str(os.getppid()))\n"
+            "stop.begin_steps()\n(here / f'parent.{rank}').write_text(str(os.getppid()))\n"
             f"while True:\n    time.sleep(0.01)\n    {'' if hears else deafness}\n"
             "    if stop.reason: (here / 'heard').touch()",
             restarts=3,

@@ -91,7 +91,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun, python: P
 @pytest.mark.parametrize("ranks", WORLDS[1:])
 def test_weights_are_the_same_bits_at_any_number_of_ranks(runs: Runs, config: str, ranks: int) -> None:
     assert runs.weights(f"{config}-{ranks}") == runs.weights(f"{config}-1")
-    assert ledger.compare(runs.ledger(f"{config}-{ranks}"), runs.ledger(f"{config}-1")).parting is None
+    assert ledger.compare(runs.ledger(f"{config}-{ranks}"), runs.ledger(f"{config}-1")).divergence is None
 
 
 def test_they_stay_the_same_where_the_number_changes_at_each_resume(runs: Runs) -> None:

@@ -109,7 +109,7 @@ class Runs:
         return bool(json.loads((self.path(name, ranks) / "env.json").read_text())["choices"]["shared_memory"])
 
     def first_loss(self, name: str, ranks: int) -> float:
-        found = ledger.value(ledger.read(self.path(name, ranks) / "ledger.jsonl")[0]["loss"])
+        found = ledger.hex_to_float(ledger.read(self.path(name, ranks) / "ledger.jsonl")[0]["loss"])
         assert found is not None
         return found
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dist_train.diagnostics.heartbeat import PHASES
-from dist_train.distributed.world import cores
+from dist_train.distributed.world import count_cores
 from dist_train.system.stop_signals import PREEMPTED
 from tests.ranks.killed import (
     EVERY_RANK,
@@ -207,10 +207,10 @@ def results() -> Iterator[list[str]]:
         head = (
             f"# Runs that were killed and stopped\n\n{date.today().isoformat()}, `pytest -m long tests/test_kills.py`: "
             f"torch {torch.__version__}, Python {platform.python_version()}, {platform.system()} "
-            f"{platform.machine()}, {cores()} cores.\n\nA run has {STEPS} steps, with dropout, augmentation, momentum "
-            "and a moving average. After each start every checkpoint was verified, and none was gone or in quarantine; "
-            "at the end the ledger had each step once with the samples that the seed says, and where the mode promises "
-            "the same bits, loss, gradient norm and weights of each step were those of an undisturbed run.\n"
+            f"{platform.machine()}, {count_cores()} cores.\n\nA run has {STEPS} steps, with dropout, augmentation, "
+            "momentum and a moving average. After each start every checkpoint was verified, and none was gone or in "
+            "quarantine; at the end the ledger had each step once with the samples that the seed says, and where the "
+            "mode promises the same bits, loss, gradient norm and weights of each step equalled an undisturbed run.\n"
         )
         Path(os.environ[RESULTS]).write_text("\n".join([head, *sections]))
 

@@ -10,7 +10,7 @@ import pytest
 from dist_train.errors import NonFiniteError
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from dist_train.training.fault_injection import SPOILED_STEP
+from dist_train.training.fault_injection import NAN_STEP
 from tests.conftest import Python, Torchrun
 
 pytestmark = pytest.mark.slow
@@ -165,7 +165,7 @@ def test_the_step_that_fails_is_named(together: Path, python: Python) -> None:
         setting.partition("=")[0]: setting for setting in (*SMALL, "log.every_steps=100", f"run.dir={together / 'nan'}")
     }
     command = ["-m", "dist_train", str(together / "config.yaml"), f"data.cache={together / 'cache'}", *given.values()]
-    done = python(*command, env={SPOILED_STEP: "11"})
+    done = python(*command, env={NAN_STEP: "11"})
     assert done.returncode == NonFiniteError.exit_code
     assert "the loss of step 11 is nan" in done.stdout + done.stderr
     assert [line["step"] for line in ledger.read(together / "nan" / "ledger.jsonl")] == list(range(1, 11))
@@ -179,7 +179,7 @@ def test_a_step_with_random_numbers_is_a_call_of_its_own(together: Path) -> None
 
 def test_steps_of_one_call_stay_close_to_eager_ones(together: Path) -> None:
     found = [
-        [ledger.value(line["loss"]) for line in ledger.read(together / name / "ledger.jsonl")]
+        [ledger.hex_to_float(line["loss"]) for line in ledger.read(together / name / "ledger.jsonl")]
         for name in ("together", "eager")
     ]
     assert len(found[0]) == 40

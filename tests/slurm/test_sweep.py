@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dist_train.diagnostics.heartbeat import read_beats
+from dist_train.diagnostics.heartbeat import read_heartbeats
 from tests.conftest import ROOT
 from tests.ranks.killed import assert_same_bits
 from tests.slurm.cluster import Cluster
@@ -31,7 +31,7 @@ def test_trials_of_a_sweep_are_stopped_and_go_on(
         return cluster.run(sys.executable, "-m", "launch", *arguments, cwd=here, env=variables)
 
     def step(trial: Path) -> int:
-        return max((beat.step for beat in read_beats(trial / "diagnostics").values()), default=0)
+        return max((beat.step for beat in read_heartbeats(trial / "diagnostics").values()), default=0)
 
     started = dist_train(*SWEEP)
     assert started.returncode == 0, started.stderr

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dist_train.diagnostics.heartbeat import read_beats
+from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.run_dir import RunDir, write_whole
 from launch.runs.history import Start, read_starts
 from tests.conftest import ROOT
@@ -67,7 +67,7 @@ class Training:
 
     def step(self) -> int:
         """Steps that the furthest rank of this job has finished, as its last sign of life says."""
-        beats = read_beats(self.run / "diagnostics").values()
+        beats = read_heartbeats(self.run / "diagnostics").values()
         return max((beat.step for beat in beats if beat.phase != "start"), default=0)
 
     def wait_for_step(self, step: int) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from dist_train.data.samples import PIECE, Shape
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
-from dist_train.distributed.world import cores
+from dist_train.distributed.world import count_cores
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -66,7 +66,7 @@ class ImageFiles:
 
     def pieces(self) -> Iterator[Tensor]:
         """All images in order, a piece at a time, decoded on all cores; a terminal sees how far it is."""
-        with ThreadPoolExecutor(cores()) as pool, _bar(len(self.paths)) as bar:
+        with ThreadPoolExecutor(count_cores()) as pool, _bar(len(self.paths)) as bar:
             for start in range(0, len(self.paths), PIECE):
                 images = pool.map(self._image, self.paths[start : start + PIECE])
                 yield self._stacked(_counted(images, bar))

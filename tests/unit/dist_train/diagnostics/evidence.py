@@ -6,30 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.diagnostics.failure import Failure, Kind
-from dist_train.diagnostics.heartbeat import Beat, BeatFile, Origin, Phase
+from dist_train.diagnostics.heartbeat import Heartbeat, HeartbeatFile, Phase, RankProcess
 
 GONE = 2**22 + 1  # no process has such a number
 
 
 @dataclass(frozen=True)
-class Place:
+class RankId:
     rank: int
     size: int
 
 
-def beat(rank: int, size: int, phase: Phase = "backward", step: int = 3, **changes: Any) -> Beat:
+def beat(rank: int, size: int, phase: Phase = "backward", step: int = 3, **changes: Any) -> Heartbeat:
     """A beat of this very process, which lives, except for what is changed."""
-    return Beat(replace(Origin.here(Place(rank, size), 1, "the command"), **changes), phase, step, time.time())
+    return Heartbeat(
+        replace(RankProcess.current(RankId(rank, size), 1, "the command"), **changes), phase, step, time.time()
+    )
 
 
-def leave_beats(run: Path, *beats: Beat) -> None:
+def leave_beats(run: Path, *beats: Heartbeat) -> None:
     for each in beats:
-        file = BeatFile(run / "diagnostics", each.origin)
+        file = HeartbeatFile(run / "diagnostics", each.origin)
         file.mark(each.phase, each.step)
         file.close()
 
 
-def leave_failure(run: Path, of: Beat, kind: Kind, error: str = "ValueError: bad thing", earlier: float = 0) -> None:
+def leave_failure(
+    run: Path, of: Heartbeat, kind: Kind, error: str = "ValueError: bad thing", earlier: float = 0
+) -> None:
     replace(Failure.at(of, kind, error), time=time.time() - earlier).write(run / "diagnostics")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dist_train.distributed.world import Place, World, cores, open_world, read_place
+from dist_train.distributed.world import LauncherVariables, World, count_cores, open_world, read_launcher_variables
 from dist_train.errors import ConfigError, WorldError
 from dist_train.settings.schema import Distributed
 from tests.conftest import Torchrun
@@ -24,31 +24,31 @@ WHOLE = {
 
 
 def test_without_variables_there_is_no_place() -> None:
-    assert read_place({}) is None
-    assert read_place({"HOME": "/", "OMP_NUM_THREADS": "1"}) is None
+    assert read_launcher_variables({}) is None
+    assert read_launcher_variables({"HOME": "/", "OMP_NUM_THREADS": "1"}) is None
 
 
 def test_all_variables_make_a_place() -> None:
-    assert read_place(WHOLE) == Place(rank=3, size=4, local_rank=1, local_size=2)
+    assert read_launcher_variables(WHOLE) == LauncherVariables(rank=3, size=4, local_rank=1, local_size=2)
 
 
 @pytest.mark.parametrize("missing", WHOLE)
 def test_a_missing_variable_is_named(missing: str) -> None:
     environ = {name: value for name, value in WHOLE.items() if name != missing}
     with pytest.raises(WorldError, match=rf"RANK.* set, but {missing} not\. Start with torchrun"):
-        read_place(environ)
+        read_launcher_variables(environ)
 
 
 def test_a_single_variable_names_all_the_others() -> None:
     with pytest.raises(WorldError, match="RANK set, but WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER"):
-        read_place({"RANK": "0"})
+        read_launcher_variables({"RANK": "0"})
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"])
 @pytest.mark.parametrize("value", ["", "one", "-1", "1.0", "²"])
 def test_what_is_no_number_is_named(name: str, value: str) -> None:
     with pytest.raises(WorldError, match=rf"environment: {name} is '{value}'; it must be a number"):
-        read_place({**WHOLE, name: value})
+        read_launcher_variables({**WHOLE, name: value})
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_is_no_number_is_named(name: str, value: str) -> None:
 )
 def test_contradictions_are_named(changes: dict[str, str], message: str) -> None:
     with pytest.raises(WorldError, match=message):
-        read_place({**WHOLE, **changes})
+        read_launcher_variables({**WHOLE, **changes})
 
 
 def test_a_world_of_one_gets_back_what_it_gave() -> None:
@@ -151,7 +151,7 @@ def test_a_fault_in_an_agreement_ends_every_rank_with_a_traceback(torchrun: Torc
 
 
 def test_a_scheduler_may_give_fewer_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = cores()
+    there = count_cores()
     for given, expected in (("1", 1), ("100000", there), ("", there), ("0", there), ("many", there)):
         monkeypatch.setenv("DIST_TRAIN_CORES", given)
-        assert cores() == expected
+        assert count_cores() == expected

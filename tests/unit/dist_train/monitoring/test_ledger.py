@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dist_train.errors import LedgerError
-from dist_train.monitoring.ledger import Comparison, Ledger, bits, compare, read, value
+from dist_train.monitoring.ledger import Comparison, Ledger, compare, float_to_hex, hex_to_float, read
 
 Lines = list[dict[str, Any]]
 
@@ -17,7 +17,13 @@ def lines(steps: int = 5, weights_every_steps: int = 2, **changes: dict[int, Any
     """A ledger, with some fields changed at some steps: `loss={3: 9.0}`."""
     made: Lines = []
     for step in range(1, steps + 1):
-        line = {"step": step, "samples": f"{step:016x}", "loss": bits(2 / step), "grad_norm": bits(0.5), "lr": 0.1}
+        line = {
+            "step": step,
+            "samples": f"{step:016x}",
+            "loss": float_to_hex(2 / step),
+            "grad_norm": float_to_hex(0.5),
+            "lr": 0.1,
+        }
         if step % weights_every_steps == 0:
             line["weights"] = "ab" * 32
         made.append({**line, **{field: at[step] for field, at in changes.items() if step in at}})
@@ -34,7 +40,11 @@ def test_a_line_holds_the_bits_of_a_step(tmp_path: Path) -> None:
     first, second = (json.loads(text) for text in path.read_text().splitlines())
     assert first["samples"] != second["samples"], "the order counts"
     assert (first["loss"], first["grad_norm"], first["lr"]) == ("3fb999999999999a", None, 0.001)
-    assert (value(second["loss"]), value(second["grad_norm"]), second["weights"]) == (0.25, 2.0, "cd" * 32)
+    assert (hex_to_float(second["loss"]), hex_to_float(second["grad_norm"]), second["weights"]) == (
+        0.25,
+        2.0,
+        "cd" * 32,
+    )
     assert "weights" not in first
 
 
@@ -66,23 +76,23 @@ def test_equal_ledgers_agree() -> None:
 @pytest.mark.parametrize(
     ("changes", "step", "phase"),
     [
-        ({"samples": {3: "0" * 16}, "loss": {3: bits(7.0)}}, 3, "data"),
-        ({"loss": {3: bits(7.0)}, "grad_norm": {3: bits(7.0)}}, 3, "forward"),
-        ({"grad_norm": {4: bits(7.0)}, "weights": {4: "ef" * 32}}, 4, "reduction"),
+        ({"samples": {3: "0" * 16}, "loss": {3: float_to_hex(7.0)}}, 3, "data"),
+        ({"loss": {3: float_to_hex(7.0)}, "grad_norm": {3: float_to_hex(7.0)}}, 3, "forward"),
+        ({"grad_norm": {4: float_to_hex(7.0)}, "weights": {4: "ef" * 32}}, 4, "reduction"),
         ({"lr": {1: 0.2}, "weights": {2: "ef" * 32}}, 1, "update"),
-        ({"weights": {2: "ef" * 32}, "loss": {3: bits(7.0)}}, 2, "update"),
+        ({"weights": {2: "ef" * 32}, "loss": {3: float_to_hex(7.0)}}, 2, "update"),
     ],
 )
 def test_the_first_step_and_phase_in_which_two_runs_part(changes: Any, step: int, phase: str) -> None:
     found = compare(lines(), lines(**changes))
-    assert found.parting is not None
-    assert (found.steps, found.parting.step, found.parting.phase) == (step - 1, step, phase)
-    assert compare(lines(**changes), lines()).parting is not None
+    assert found.divergence is not None
+    assert (found.steps, found.divergence.step, found.divergence.phase) == (step - 1, step, phase)
+    assert compare(lines(**changes), lines()).divergence is not None
 
 
 def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pass_alone() -> None:
-    before_hashed = compare(lines(), lines(loss={3: bits(7.0)})).parting
-    unhashed = compare(lines(), lines(loss={4: bits(7.0)})).parting
+    before_hashed = compare(lines(), lines(loss={3: float_to_hex(7.0)})).divergence
+    unhashed = compare(lines(), lines(loss={4: float_to_hex(7.0)})).divergence
     assert before_hashed is not None
     assert unhashed is not None
     assert "update of step" not in before_hashed.what
@@ -97,13 +107,13 @@ def test_what_one_of_them_did_not_measure_is_no_difference() -> None:
 def test_a_ledger_that_ends_before_the_other_does_not_agree() -> None:
     found = compare(lines(5), lines(3))
     assert found.steps == 3
-    assert found.parting is not None
-    assert (found.parting.step, found.parting.phase) == (4, "")
-    assert "only the first has this step (5 and 3 steps)" in found.parting.what
+    assert found.divergence is not None
+    assert (found.divergence.step, found.divergence.phase) == (4, "")
+    assert "only the first has this step (5 and 3 steps)" in found.divergence.what
 
 
 def test_only_some_fields_are_compared_if_asked() -> None:
-    other = lines(loss={2: bits(1.5)})
+    other = lines(loss={2: float_to_hex(1.5)})
     assert compare(lines(), other, ("samples", "lr")) == Comparison(5, None)
 
 

@@ -15,10 +15,10 @@ from dist_train.monitoring.metrics import (
     LossWindow,
     Metrics,
     MetricsFile,
-    has_bar,
+    lines_to_keep,
     newest_lines,
     read_lines,
-    standing,
+    shows_progress_bar,
 )
 from dist_train.settings.schema import Log
 
@@ -109,8 +109,8 @@ def test_a_resume_cuts_lines_beyond_its_step_and_half_a_line(tmp_path: Path) -> 
     written = [line(1), line(2), line(2, "eval"), line(3)]
     path.write_text("".join(json.dumps(one) + "\n" for one in written) + json.dumps(line(4))[:-9])
     assert read_lines(path) == written
-    assert standing(written, 2, is_evaluated=False) == written[:2]
-    kept = standing(read_lines(path), 2, is_evaluated=True)
+    assert lines_to_keep(written, 2, is_evaluated=False) == written[:2]
+    kept = lines_to_keep(read_lines(path), 2, is_evaluated=True)
     assert kept == written[:3]
     file = MetricsFile(path, kept)
     file.write(line(3))
@@ -170,7 +170,7 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
 ) -> None:
     stream = _Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    assert has_bar(progress) == expected
+    assert shows_progress_bar(progress) == expected
     written = Metrics(tmp_path / "metrics.jsonl", tmp_path, Log(tensorboard=False, progress=progress), 3, 10, 0)
     written.step(1)
     written.close()

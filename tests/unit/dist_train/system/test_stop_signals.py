@@ -20,7 +20,7 @@ HEAD = "import os, signal, sys, time\nfrom dist_train.system.stop_signals import
 def stop() -> Iterator[Stop]:
     """One whose training has begun, so that a signal does not end this process."""
     with Stop.install() as stop:
-        stop.begun()
+        stop.begin_steps()
         yield stop
 
 
@@ -65,14 +65,14 @@ class TestTheFlag:
 
 class TestTheTimeLimit:
     def test_it_counts_from_the_start_of_the_process(self, stop: Stop) -> None:
-        stop.limit(1e-6)  # this process is older
+        stop.set_time_limit(1e-6)  # this process is older
         deadline = time.monotonic() + 5
         while stop.reason is None and time.monotonic() < deadline:
             time.sleep(0.005)
         assert stop.reason == "run.time_limit_minutes"
 
     def test_a_limit_that_is_far_away_leaves_the_rest_of_it(self, stop: Stop) -> None:
-        stop.limit(10**6)
+        stop.set_time_limit(10**6)
         left, _ = signal.getitimer(signal.ITIMER_REAL)
         assert 60 * 10**6 - 10**5 < left <= 60 * 10**6
         stop.close()
@@ -81,7 +81,8 @@ class TestTheTimeLimit:
     def test_under_a_launcher_it_counts_from_the_launchers_start(self, python: Python) -> None:
         """The child is young, the parent is not."""
         child = (
-            f"{HEAD}stop = Stop.install(); stop.limit(1)\nprint(signal.getitimer(signal.ITIMER_REAL)[0])\nos._exit(0)"
+            f"{HEAD}stop = Stop.install()\nstop.set_time_limit(1)\n"
+            "print(signal.getitimer(signal.ITIMER_REAL)[0])\nos._exit(0)"
         )
         parent = f"import subprocess, sys, time\ntime.sleep(1)\nsubprocess.run([sys.executable, '-c', {child!r}])"
         left = {}
@@ -100,7 +101,7 @@ class TestBeforeTheFirstStep:
         """As in `init_process_group` that waits for a rank: one call of C that lets other threads run."""
         body = (
             "import ctypes, threading\nstop = Stop.install()\n"
-            "stop.on_early = lambda: print('told', stop.reason, flush=True)\n"
+            "stop.on_early_stop = lambda: print('told', stop.reason, flush=True)\n"
             "lib, thread = ctypes.CDLL(None), ctypes.c_ulong()\n"
             "lib.pthread_create(ctypes.byref(thread), None, lib.sleep, ctypes.c_void_p(60))\n"
             "threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()\n"
@@ -111,11 +112,11 @@ class TestBeforeTheFirstStep:
         assert said.startswith("stopped by SIGUSR1 before the first step")
 
     def test_what_is_called_first_may_fail(self, python: Python) -> None:
-        body = "stop = Stop.install()\nstop.on_early = lambda: 1 / 0\nos.kill(os.getpid(), 15)\ntime.sleep(60)"
+        body = "stop = Stop.install()\nstop.on_early_stop = lambda: 1 / 0\nos.kill(os.getpid(), 15)\ntime.sleep(60)"
         assert self.run(python, body)[0] == PREEMPTED
 
     def test_a_signal_right_before_the_first_step_still_ends_the_process(self, python: Python) -> None:
-        body = "stop = Stop.install()\nos.kill(os.getpid(), 15)\nstop.begun()\nprint('began')"
+        body = "stop = Stop.install()\nos.kill(os.getpid(), 15)\nstop.begin_steps()\nprint('began')"
         assert self.run(python, body)[:2] == (PREEMPTED, "")
 
     def test_a_blocked_signal_is_heard_when_the_stop_is_installed(self, python: Python) -> None:
@@ -133,7 +134,7 @@ class TestBeforeTheFirstStep:
     def test_other_signals_are_no_stop(self, python: Python) -> None:
         body = (
             "signal.signal(signal.SIGCHLD, lambda *_: None)\nstop = Stop.install()\n"
-            "os.kill(os.getpid(), signal.SIGCHLD)\ntime.sleep(0.2)\nstop.begun()\nprint('began')"
+            "os.kill(os.getpid(), signal.SIGCHLD)\ntime.sleep(0.2)\nstop.begin_steps()\nprint('began')"
         )
         assert self.run(python, body) == (0, "began\n", "")
 
@@ -155,7 +156,7 @@ class TestWaiting:
         """Of two at once Linux may hand both to the thread that sends them, and the main one sleeps on."""
         for _ in range(15):
             with Stop.install() as stop:
-                stop.begun()
+                stop.begin_steps()
                 sender = threading.Timer(0.02, send_both)
                 sender.start()
                 since = time.monotonic()

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from dist_train.checkpoint.store import Store
-from dist_train.monitoring.ledger import bits
+from dist_train.monitoring.ledger import float_to_hex
 from launch import cli
 
 
 def leave_ledger(run: Path, steps: int = 3, loss: float = 1.0) -> Path:
     run.mkdir()
-    line = {"samples": "0" * 16, "loss": bits(loss), "grad_norm": bits(0.5), "lr": 0.1}
+    line = {"samples": "0" * 16, "loss": float_to_hex(loss), "grad_norm": float_to_hex(0.5), "lr": 0.1}
     texts = [json.dumps({"step": step, **line}) + "\n" for step in range(1, steps + 1)]
     (run / "ledger.jsonl").write_text("".join(texts))
     return run

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dist_train.diagnostics.heartbeat import BeatFile, Origin
+from dist_train.diagnostics.heartbeat import HeartbeatFile, RankProcess
 from dist_train.distributed.world import World
 from dist_train.run_dir import RunDir
 from dist_train.system.process import state_and_start
@@ -218,7 +218,7 @@ class TestJobs:
         leave_job(path, 1, "11", "2029-01-01T10:00:00+00:00")
         leave_job(path, 2, "12", "2029-01-02T10:00:00+00:00")
         assert reader.read(path).go_on == "dist-train submit a.yaml"
-        beats = BeatFile(RunDir(path).diagnostics, Origin.here(World(), 1, "dist-train train x.yaml"))
+        beats = HeartbeatFile(RunDir(path).diagnostics, RankProcess.current(World(), 1, "dist-train train x.yaml"))
         beats.close()
         status = json.loads(RunDir(path).status.read_text())
         RunDir(path).status.write_text(json.dumps({**status, "job_id": None}))

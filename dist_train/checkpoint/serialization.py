@@ -40,11 +40,11 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def encode(content: Mapping[str, Any]) -> memoryview:
+def encode(content: Mapping[str, Any]) -> bytes:
     """The bytes of one file, as `torch.save` writes them, the same in whatever memory format the tensors are."""
     buffer = io.BytesIO()
     torch.save(on_tensors(Tensor.contiguous, content), buffer)
-    return buffer.getbuffer()
+    return buffer.getvalue()  # shares the memory of the buffer
 
 
 def on_tensors(change: Callable[[Tensor], Tensor], content: Any) -> Any:

@@ -87,7 +87,7 @@ class Store:
     def save(
         self,
         step: int,
-        files: Mapping[str, bytes | memoryview],
+        files: Mapping[str, bytes],
         weights_sha256: str,
         link: str | None = None,
         check: Callable[[], None] = lambda: None,
@@ -193,9 +193,7 @@ class Store:
             _log.warning("%s; set aside as %s", reason, self.quarantine(step, reason))
         return not reason
 
-    def _write(
-        self, step: int, files: Mapping[str, bytes | memoryview], weights_sha256: str, check: Callable[[], None]
-    ) -> None:
+    def _write(self, step: int, files: Mapping[str, bytes], weights_sha256: str, check: Callable[[], None]) -> None:
         self._check_space(sum(len(content) for content in files.values()))
         aside = self.directory / f".{self.place(step).name}.{os.getpid()}"
         try:
@@ -278,7 +276,7 @@ def _check_file(path: Path, content: bytes, sha256: str, size: int) -> None:
         raise DamagedError(f"{path}: is damaged, its SHA-256 is not that of the manifest")
 
 
-def _write_directory(aside: Path, step: int, files: Mapping[str, bytes | memoryview], weights_sha256: str) -> None:
+def _write_directory(aside: Path, step: int, files: Mapping[str, bytes], weights_sha256: str) -> None:
     aside.mkdir()
     manifest: dict[str, Any] = {"step": step, "weights_sha256": weights_sha256, "files": {}}
     for name, content in files.items():
@@ -288,7 +286,7 @@ def _write_directory(aside: Path, step: int, files: Mapping[str, bytes | memoryv
     _sync(aside)
 
 
-def _write_synced(path: Path, content: bytes | memoryview) -> None:
+def _write_synced(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         rest = memoryview(content)

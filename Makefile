@@ -5,7 +5,7 @@ CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: train test test-quick test-long test-slurm test-slurm-long bench gpu-check lint install lock clean
+.PHONY: train test test-quick test-matrix test-long test-slurm test-slurm-long bench gpu-check lint install lock clean
 
 train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
@@ -15,6 +15,10 @@ test: lint
 
 test-quick: lint
 	$(PYTEST) -m "not slow and not long and not gpu and not slurm and not slurm_long"
+
+# The quick tests on each supported Python, with the oldest and the newest supported torch.
+test-matrix:
+	.ci/matrix
 
 test-long: install
 	$(PYTEST) -m long
@@ -52,4 +56,4 @@ lock: install
 	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
 
 clean:
-	rm -rf .venv .venv-bench build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-matrix build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -50,7 +50,9 @@ def main() -> None:
 def bare(cluster: Cluster, number: int) -> float:
     """Seconds to the first step of the bare script."""
     answer = cluster.work / f"bare-{number}"
-    command = BARE.format(python=sys.executable, script=ROOT / "benchmarks" / "compare" / "programs" / "bare_start.py", answer=answer)
+    command = BARE.format(
+        python=sys.executable, script=ROOT / "benchmarks" / "compare" / "programs" / "bare_start.py", answer=answer
+    )
     started = time.time()
     job = cluster.submit(*RESOURCES, f"--wrap={command}", cwd=cluster.work, env=variables())
     cluster.wait(job, "COMPLETED")

@@ -34,7 +34,7 @@ from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config
-from dist_train.system.cpu import settle
+from dist_train.system.cpu import keep_freed_memory
 from dist_train.system.stop_signals import Stop, StopRequested
 from dist_train.training.reporter import Reporter, open_report
 from dist_train.training.state import Training
@@ -60,7 +60,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
     stop = stop or Stop()
     if config.train.compile == "off":
         leave_dynamo_out()
-    host = settle(config.distributed, world.local_rank, world.local_size, on_cpu=world.device.type == "cpu")
+    allocator = keep_freed_memory() if config.distributed.allocator == "auto" else "system"
     run = RunDir(config.run.dir)
     # A rank in the place of a lost one goes on with what that one has begun anew.
     anew = config.run.resume == "never" and not run.was_begun_before_restart()
@@ -82,7 +82,6 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
     with world.agreement():
         deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
         apply_to_process(choices, deterministic, world.device)
-        host.bind()  # not before: the choice of threads counts the cores that all ranks share
         training = Training(config, network, choices, world, memory)
         if files:
             training.restore(files)
@@ -90,7 +89,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
     aside, attempt = _claimed(run, anew, world, training.step)
     stall_minutes = config.distributed.stall_minutes
     with (
-        open_report(config, run, dataset, training, plan, world, host) as report,
+        open_report(config, run, dataset, training, plan, world, allocator) as report,
         open_recorder(run.path, world, attempt, stall_minutes, command, lambda: stop.reason is not None) as recorder,
         _open_saver(config, run, report) as saver,
     ):

@@ -6,7 +6,6 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from dist_train.run_dir import RunDir, State, write_whole
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
-from dist_train.system.cpu import Host
 from dist_train.system.stop_signals import StopRequested
 from dist_train.training.state import Training
 from dist_train.training.step_results import StepResult
@@ -209,7 +207,7 @@ class MainReporter(Reporter):
 
 @contextmanager
 def open_report(
-    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Schedule, world: World, host: Host
+    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Schedule, world: World, allocator: str
 ) -> Iterator[Reporter]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     with log_to_file(run.logs, world, training.step) as log:
@@ -217,9 +215,9 @@ def open_report(
             yield Reporter(log)
             return
         write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-        write_whole(run.environment, json.dumps(_environment(world, training, host), indent=2) + "\n")
+        write_whole(run.environment, json.dumps(_environment(world, training, allocator), indent=2) + "\n")
         report = MainReporter(log, config, run, training, plan)
-        _introduce(config, dataset, training, plan, world, host)
+        _introduce(config, dataset, training, plan, world, allocator)
         report.status("running", resumable=True)
         with _told(report, training, run):
             yield report
@@ -245,7 +243,9 @@ def _told(report: MainReporter, training: Training, run: RunDir) -> Iterator[Non
         run.release()
 
 
-def _introduce(config: Config, dataset: Dataset, training: Training, plan: Schedule, world: World, host: Host) -> None:
+def _introduce(
+    config: Config, dataset: Dataset, training: Training, plan: Schedule, world: World, allocator: str
+) -> None:
     """Say what is about to run, with every number that was derived and every choice that was made."""
     weights = sum(weight.numel() for weight in training.network.parameters())
     _log.info(
@@ -259,7 +259,7 @@ def _introduce(config: Config, dataset: Dataset, training: Training, plan: Sched
     )  # fmt: skip
     if world.size > 1:
         _log.info("gradients go between ranks through %s", _way(config, training.choices, world))
-    _log.info("%s", host)
+    _log.info("memory: %s", allocator)
     start = "goes on at" if training.step else "starts at"
     _log.info("%s %s; %d an epoch", start, _how_far(training.step, plan), plan.steps_per_epoch)
 
@@ -278,7 +278,7 @@ def _way(config: Config, choices: Choices, world: World) -> str:
     return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
 
 
-def _environment(world: World, training: Training, host: Host) -> dict[str, Any]:
+def _environment(world: World, training: Training, allocator: str) -> dict[str, Any]:
     """Versions and devices; of the process's environment nothing, since it may hold secrets."""
     packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
     return {
@@ -292,7 +292,7 @@ def _environment(world: World, training: Training, host: Host) -> dict[str, Any]
         "backend": world.backend,
         "world_size": world.size,
         "choices": training.choices.to_dict(),
-        "host": asdict(host),
+        "host": {"allocator": allocator},
     }
 
 

@@ -32,7 +32,7 @@ from benchmarks.compare import builders
 from benchmarks.compare.peers.options import Options
 from benchmarks.compare.workloads import WORKLOADS
 from dist_train.execution.auto_settings import use_onednn
-from dist_train.system.cpu import settle
+from dist_train.system.cpu import keep_freed_memory
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,7 +52,7 @@ class Profile:
 def main() -> None:
     options, choices, operators = _parse()
     if choices:
-        _settle(options)
+        keep_freed_memory()
     if options.ranks > 1:
         dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
     if "threads" in choices:
@@ -65,14 +65,6 @@ def main() -> None:
     if options.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
-
-
-def _settle(options: Options) -> None:
-    """Keep freed memory, and keep to the near cores, as a run of ours does."""
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    settle(
-        builders.load_settings(options.workload).distributed, local_rank, options.ranks, on_cpu=options.device == "cpu"
-    ).bind()
 
 
 def run(options: Options, step: Callable[[], Tensor]) -> None:

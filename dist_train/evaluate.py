@@ -27,7 +27,7 @@ from dist_train.execution.auto_settings import Choices, apply_to_process, use_on
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.run_dir import RunDir
-from dist_train.settings.loader import load_config
+from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Data
 from dist_train.system.exit import Parser, first_rank_speaks, leave, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = RunDir(options.run)
         if not run.config.exists():
             raise CheckpointError(f"{run.path}: is no run: it has no config.yaml; give a directory below runs/")
-        config = load_config(run.config, options.overrides)
+        config = load_run_config(run.config, options.overrides)
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stderr)
     with world.agreement():

@@ -69,7 +69,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         work = convolution_work(network, dataset.shape)
-        may_be_together = config.train.compile == "step" and world.size == 1 and world.device.type == "cpu"
+        may_be_together = config.train.compile == "step" and world.size == 1 and world.device.type == "cpu"  # type: ignore[comparison-overlap]
         draws = may_be_together and draws_random_numbers(network, dataset.shape)
         plan = Schedule.of(config, len(dataset.train))
         if world.is_main:

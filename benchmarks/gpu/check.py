@@ -58,7 +58,7 @@ PARTS = (
     Part("tests", "the tests that need a GPU", 200),
     *(Part(name, f"throughput: {workload.title}", 55) for name, workload in WORKLOADS.items()),
     Part("checkpoint", "what a step waits for a checkpoint of ResNet-18", 40),
-    Part("compiled", "throughput with train.compile=step", 300),
+    Part("compiled", "throughput with train.compile=model", 300),
 )
 
 

@@ -326,8 +326,8 @@ def compiled(part: Part) -> None:
             own.sheet.add(name, "skipped", note="only on a GPU; `make bench` has it for a CPU")
             continue
         torch._dynamo.reset()
-        asked = (f"train.precision={precision}", "train.compile=step")
-        own.measure(name, partial(speed.ours, WORKLOADS[workload], part.place, *asked), note="train.compile=step")
+        asked = (f"train.precision={precision}", "train.compile=model")
+        own.measure(name, partial(speed.ours, WORKLOADS[workload], part.place, *asked), note="train.compile=model")
 
 
 DEEDS: dict[str, Callable[[Part], None]] = {

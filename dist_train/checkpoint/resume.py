@@ -14,6 +14,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.execution.auto_settings import Choices
 from dist_train.run_dir import RunDir
+from dist_train.settings.renames import translate_settings
 from dist_train.settings.schema import Config, flatten
 
 _log = logging.getLogger(__name__)
@@ -135,7 +136,8 @@ def changed_settings(files: Files, config: Config) -> list[str]:
 
 
 def _changed(files: Files, config: Config) -> dict[str, tuple[str, str]]:
-    before, now = flatten(files["training.pt"]["settings"]), flatten(config.model_dump())
+    before = translate_settings(flatten(files["training.pt"]["settings"]))
+    now = flatten(config.model_dump())
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
     return {key: (_shown(before, key), _shown(now, key)) for key in keys}
 
@@ -202,6 +204,7 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "channels_last": made.channels_last,
         "onednn": made.onednn,
         "compile": config.train.compile,
+        "compile_mode": config.train.compile_mode,
         "compression": "none" if made.shared_memory else config.distributed.compression,
         # Of two ranks too: the sums are the same then, but they lie elsewhere, by which norm and update round.
         "shared_memory": made.shared_memory if config.shards is None else None,

@@ -132,7 +132,7 @@ def choose(
     before = Choices.from_dict(stored) if stored else None
     is_small = world.device.type == "cpu" and convolutions.are_small
     precision = _precision(train, world.device, convolutions, before)
-    is_torchs_own = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"
+    is_torchs_own = is_small and precision == "fp32" and train.channels_last != "on" and train.compile != "step"  # type: ignore[comparison-overlap]
     onednn = _decided(train.onednn, before.onednn if before else None, not is_torchs_own)
     gains = convolutions.work > 0 and _gains_by_channels_last(precision, onednn, world)
     channels_last = _decided(train.channels_last, before.channels_last if before else None, gains)
@@ -174,7 +174,7 @@ def _decided(setting: Literal["auto", "on", "off"], before: bool | None, best: b
 def is_one_graph(train: Train, precision: str, world: World, shards: int | None) -> bool:
     """Whether the whole step is compiled as one: where ranks meet, or the host decides, inside of it, it can't be."""
     is_divided = world.size > 1 or shards or train.micro_batch is not None or precision == "fp16"
-    return train.compile == "step" and not is_divided
+    return train.compile == "step" and not is_divided  # type: ignore[comparison-overlap]
 
 
 def _threads(distributed: Distributed, world: World, before: Choices | None, shards: int | None) -> int:

@@ -29,13 +29,17 @@ from dist_train.settings.messages import (
     demand,
     did_you_mean,
     foreign_key,
+    last_part,
+    old_value,
     own_keys,
     pointed,
+    renamed_key,
     short,
     shown,
     unknown_key,
     wrong_name,
 )
+from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, find_old_value
 from dist_train.settings.schema import Config, Section, contradictions, keys_of, sections
 
 _S = TypeVar("_S", bound=Section)
@@ -76,9 +80,37 @@ class Written:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
-    """The settings of `path` under `overrides`, or a ConfigError that names every fault of both, one a line."""
+    """Read the settings of a file and of `key=value` overrides.
+
+    The `config.yaml` of a run, next to its `run.lock`, may have keys and values of an earlier version.
+
+    Args:
+        environ: environment variables; default: those of the process.
+
+    Raises:
+        ConfigError: names every fault of both, one a line.
+    """
+    path = Path(path)
+    is_of_run = path.name == "config.yaml" and path.with_name("run.lock").is_file()
+    return _load(path, overrides, environ, is_of_run)
+
+
+def load_run_config(
+    path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> Config:
+    """Read settings that this version or an earlier one has written; otherwise as `load_config`.
+
+    Old keys and values are translated in the file, and refused in `overrides`.
+    """
+    return _load(Path(path), overrides, environ, is_of_run=True)
+
+
+def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | None, is_of_run: bool) -> Config:
     file = Place(0, str(path))
-    root, faults = _read_file(Path(path), file)
+    root, faults = _read_file(path, file)
+    if is_of_run:
+        _translate(root)
+    faults += _old_settings(root)
     faults += _apply_overrides(root, overrides)
     _fill_in(root, file, os.environ if environ is None else environ)
     faults += islice(_section_faults((Config,), "", root), MAX_FAULTS + 1)
@@ -251,15 +283,19 @@ def _apply_overrides(root: Written, overrides: Sequence[str]) -> Iterator[Fault]
     for number, override in enumerate(overrides):
         place = Place(MAX_BYTES + 1 + number, f"command line: {short(override)}")
         key, equals, text = override.partition("=")
-        message = _override_message(key, seen) if key and equals else "is not of the form key=value"
+        message = _override_message(key, text, seen) if key and equals else "is not of the form key=value"
         if message:
             yield Fault(place, message)
+        elif old := find_old_value(key, (written := _typed(key, text, place)).value):
+            yield Fault(place, old_value(old))
         else:
-            _put(root, key, _typed(key, text, place))
+            _put(root, key, written)
             seen.append(key)
 
 
-def _override_message(key: str, seen: list[str]) -> str | None:
+def _override_message(key: str, text: str, seen: list[str]) -> str | None:
+    if key in RENAMED_KEYS:
+        return renamed_key(key, _scalar(text, FLOAT_AS_TYPED))
     rivals = [other for other in seen if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")]
     if key in rivals:
         return f"{key} is set twice on the command line"
@@ -292,6 +328,40 @@ def _put(root: Written, key: str, written: Written) -> None:
             entries[head] = Written({}, written.place)
         entries = entries[head].value
     entries[name] = written
+
+
+# Settings of earlier versions
+
+
+def _translate(root: Written) -> None:
+    """Replace the keys and values of an earlier version; an old key stays where the new one is written too."""
+    for old_key, new_key in RENAMED_KEYS.items():
+        entries, old_name, new_name = _entries(root, old_key), last_part(old_key), last_part(new_key)
+        if old_name in entries and new_name not in entries:
+            entries[new_name] = entries.pop(old_name)
+    for old in OLD_VALUES:
+        entries, name = _entries(root, old.key), last_part(old.key)
+        if name in entries and entries[name].value == old.value:
+            entries[name] = Written(old.replacement, entries[name].place)
+
+
+def _old_settings(root: Written) -> Iterator[Fault]:
+    """Faults for keys and values of an earlier version, which are removed so that no other fault names them."""
+    for key, new_key in RENAMED_KEYS.items():
+        entries = _entries(root, key)
+        if entry := entries.pop(last_part(key), None):
+            rival = entries[last_part(new_key)].place.text if last_part(new_key) in entries else None
+            yield Fault(entry.place, renamed_key(key, entry.bare(), rival))
+    for old in OLD_VALUES:
+        entries, name = _entries(root, old.key), last_part(old.key)
+        if name in entries and entries[name].value == old.value:
+            yield Fault(entries.pop(name).place, old_value(old))
+
+
+def _entries(root: Written, key: str) -> dict[str, Written]:
+    """What is written in the section of `key`."""
+    entries = _at(root, key.rpartition(".")[0]).value
+    return entries if isinstance(entries, dict) else {}
 
 
 # Defaults that depend on the surroundings

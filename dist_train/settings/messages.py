@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from dist_train.settings.renames import RENAMED_KEYS, OldValue
 from dist_train.settings.schema import Config, Section, keys_of
 
 MAX_SHOWN = 60
@@ -46,16 +47,30 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 
 
 def unknown_key(key: str, siblings: Sequence[str]) -> str:
-    head, _, last = key.rpartition(".")
+    head, _, last = RENAMED_KEYS.get(key, key).rpartition(".")
     known = keys_of((Config,))
-    if key in known:
+    if f"{head}.{last}" in known:
         return f"{key} cannot be one key in a file; write {last}: under {head}:"
-    namesakes = [other for other in known if _last(other) == last][:4]
-    close = [other for other in siblings if _last(other) in get_close_matches(last.lower(), map(_last, siblings), 1)]
+    namesakes = [other for other in known if last_part(other) == last][:4]
+    similar = get_close_matches(last.lower(), map(last_part, siblings), 1)
+    close = [other for other in siblings if last_part(other) in similar]
     guesses = namesakes or close or ([] if siblings else get_close_matches(key, known, 1))
     if guesses:
         return f"{short(key)} is not a setting. Did you mean {' or '.join(guesses)}?"
-    return f"{short(key)} is not a setting; allowed: {', '.join(map(_last, siblings or Config.model_fields))}"
+    return f"{short(key)} is not a setting; allowed: {', '.join(map(last_part, siblings or Config.model_fields))}"
+
+
+def renamed_key(key: str, value: Any, rival: str | None = None) -> str:
+    """
+    Args:
+        rival: where the new key is written too.
+    """
+    also = f", which is set too, at {rival}: remove {key}" if rival else ""
+    return f"{key} is {shown(value)}; this setting is now called {RENAMED_KEYS[key]}{also}"
+
+
+def old_value(old: OldValue) -> str:
+    return f"{old.key} is {shown(old.value)}; {old.advice}"
 
 
 def foreign_key(prefix: str, key: str, name: str, own: list[str]) -> str:
@@ -77,7 +92,7 @@ def did_you_mean(value: Any, choices: Sequence[str]) -> str:
     return f". Did you mean {close[0]}?" if close else ""
 
 
-def _last(key: str) -> str:
+def last_part(key: str) -> str:
     return key.rpartition(".")[2]
 
 

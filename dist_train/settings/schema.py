@@ -346,10 +346,11 @@ class Train(Section):
     onednn: Literal["auto", "on", "off"] = "auto"
     """oneDNN's convolutions in training on a CPU. `auto`: on, but for passes so small that its calls cost more than
     the work, unless the whole step is compiled."""
-    compile: Literal["off", "model", "step"] = "off"
-    """`model`: `torch.compile` of the network. `step`: of the whole step, as one graph. With several ranks, `shards`,
-    `micro_batch`, or a weight that takes no part in the output, as two: the loss with the network, and the update; with
-    fp16 only the first of these. On a CPU it needs a C++ compiler."""
+    compile: Literal["off", "model"] = "off"
+    """`model`: compile the network with `torch.compile`. On a CPU this needs a C++ compiler."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """The `mode` of `torch.compile`. `reduce-overhead`: CUDA graphs, for small steps on a GPU. `max-autotune`: time
+    several kernels and take the fastest; compiling takes longer."""
     max_grad_norm: Above | None = None
     """Scale gradients down to this 2-norm over all weights."""
     label_smoothing: Fraction = 0.0
@@ -401,10 +402,8 @@ class Distributed(Section):
     allocator: Literal["auto", "system"] = "auto"
     """`auto`: memory that a step has freed is kept for the next, where glibc would hand it back to the system and take
     it anew, a page at a time. Another allocator in `LD_PRELOAD`, or a glibc tuned by variables, is left alone."""
-    binding: Literal["auto", "off"] = "auto"
-    """`auto`: on a machine of several NUMA nodes each rank on CPU keeps to the cores of one, unless a variable says
-    that it is bound already. Single cores are not dealt out: that gains nothing, and the threads that save and load
-    would be in the way."""
+    binding: Literal["off"] = "off"
+    """Binding of ranks to the cores near their memory or GPU. `off` is the only value in this version."""
     shards: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """`run.reproducible: bitwise` cuts every global batch into this many virtual ranks, a power of two; each rank
     computes an equal number of them one after another. Default: 8 where it is needed."""
@@ -482,6 +481,10 @@ def contradictions(config: Config) -> Iterator[Contradiction]:
     if isinstance(optim, SGD) and optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
         yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")
     yield from _shard_contradictions(config)
+    if config.train.compile_mode != "default" and config.train.compile == "off":
+        yield Contradiction(
+            "train.compile_mode", f"is {config.train.compile_mode}, but train.compile is off: set train.compile=model"
+        )
     if config.train.sync_batchnorm and config.distributed.backend == "gloo":
         yield Contradiction(
             "train.sync_batchnorm", "is on, but torch has it for GPUs only, and distributed.backend is gloo"

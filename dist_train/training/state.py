@@ -86,7 +86,7 @@ class Training:
         if self.config.compile == "model":
             # Fixed shapes: a graph made for all sizes would depend on which size came first, and so on the resume.
             # A module around the network: in torch 2.11 `Module.compile` leaves it as it was.
-            called = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
+            called = torch.compile(self.network, mode=self.config.compile_mode, dynamic=False)  # type: ignore[assignment]
         seed_step(self.seed, 0, 0, self.world.device)  # a network may draw which weights take part in the first passes
         with self._autocast():
             self.reduction = self._reduction(called, samples, shape)
@@ -95,7 +95,7 @@ class Training:
         self._flat_update = FlatUpdate(self.optimizer, self.reduction.flats)
         if self.scaler and isinstance(self.optimizer, torch.optim.SGD):
             begin_momentum(self.optimizer)
-        if self.config.compile == "step":
+        if self.config.compile == "step":  # type: ignore[comparison-overlap]
             self._compile_step()
 
     def _compile_step(self) -> None:
@@ -129,7 +129,7 @@ class Training:
 
     @property
     def _compiles_update(self) -> bool:
-        return self.config.compile == "step" and self.scaler is None
+        return self.config.compile == "step" and self.scaler is None  # type: ignore[comparison-overlap]
 
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

@@ -77,7 +77,7 @@ MODES = {
     "auto": ["train.precision=auto"],
     "fp16": ["train.precision=fp16", "train.max_grad_norm=5.0"],
 }
-COMPILED = {"model": ["train.compile=model"], "step": ["train.compile=step"]}
+COMPILED = {"model": ["train.compile=model"]}
 EXACT = {
     "fp32": [],
     "bf16": ["train.precision=bf16"],

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.errors import NonFiniteError
-from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from dist_train.training.fault_injection import NAN_STEP
 from tests.conftest import Python, Torchrun
 
 pytestmark = pytest.mark.slow
@@ -31,11 +28,10 @@ MODES = {
     "bf16": ["train.precision=bf16"],
     "fp16": ["train.precision=fp16", "train.max_grad_norm=5.0"],
     "model": ["train.compile=model"],
-    "step": ["train.compile=step"],
     "sgd": SGD,
-    "step in pieces": ["train.compile=step", "train.micro_batch=12", *SGD],
+    "model in pieces": ["train.compile=model", "train.micro_batch=12", *SGD],
     "all": ALL,
-    "step with all": ["train.compile=step", *ALL],
+    "model with all": ["train.compile=model", *ALL],
     "contiguous": ["train.channels_last=off"],
     "deterministic": ["run.deterministic=true"],
 }
@@ -80,7 +76,7 @@ def test_each_mode_resumes_with_the_same_bits(alone: Path, mode: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "tolerance"),
-    [("bf16", 2e-2), ("fp16", 5e-3), ("model", 1e-4), ("step", 1e-4), ("contiguous", 1e-4), ("deterministic", 1e-6)],
+    [("bf16", 2e-2), ("fp16", 5e-3), ("model", 1e-4), ("contiguous", 1e-4), ("deterministic", 1e-6)],
 )
 def test_each_mode_stays_close_to_fp32(alone: Path, mode: str, tolerance: float) -> None:
     assert losses(alone / mode) == pytest.approx(losses(alone / "fp32"), rel=tolerance)
@@ -88,15 +84,15 @@ def test_each_mode_stays_close_to_fp32(alone: Path, mode: str, tolerance: float)
         assert weights(alone / mode) != weights(alone / "fp32"), "the setting changed nothing at all"
 
 
-@pytest.mark.parametrize(("mode", "like"), [("step in pieces", "sgd"), ("step with all", "all")])
-def test_a_compiled_step_does_what_others_do(alone: Path, mode: str, like: str) -> None:
+@pytest.mark.parametrize(("mode", "like"), [("model in pieces", "sgd"), ("model with all", "all")])
+def test_a_compiled_network_does_what_others_do(alone: Path, mode: str, like: str) -> None:
     assert losses(alone / mode) == pytest.approx(losses(alone / like), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("mode", "graphs"),
-    # One for each size of batch; in pieces, one of the loss with the network and one of the update.
-    [("fp32", 0), ("fp16", 0), ("model", 1), ("step", 1), ("step in pieces", 2), ("step with all", 2)],
+    # One for each size of a pass: the last batch of an epoch is smaller in "model with all".
+    [("fp32", 0), ("fp16", 0), ("model", 1), ("model in pieces", 1), ("model with all", 2)],
 )
 def test_no_more_is_compiled_than_was_asked_for(alone: Path, mode: str, graphs: int) -> None:
     assert int((alone / mode / "compiled_graphs").read_text()) == graphs
@@ -104,83 +100,7 @@ def test_no_more_is_compiled_than_was_asked_for(alone: Path, mode: str, graphs: 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
 def test_two_ranks_compile(tmp_path: Path, torchrun: Torchrun) -> None:
-    done = torchrun(2, "tests/programs/runs.py", str(jobs(tmp_path, ["fp32", "step"])), timeout=400)
+    done = torchrun(2, "tests/programs/runs.py", str(jobs(tmp_path, ["fp32", "model"])), timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert weights(tmp_path / "step-resumed") == weights(tmp_path / "step")
-    assert losses(tmp_path / "step") == pytest.approx(losses(tmp_path / "fp32"), rel=1e-4)
-
-
-# Small enough for several steps in one call; batches of two sizes.
-SMALL = [
-    *(
-        "train.compile=step",
-        "model.name=lenet",
-        "data.global_batch=5",
-        "train.max_steps=40",
-        "checkpoint.every_steps=13",
-    ),
-    *("train.ema_decay=0.9", "train.max_grad_norm=0.5"),
-    *SGD,
-]
-TOGETHER = {
-    "together": ["log.every_steps=100"],
-    "told": ["log.every_steps=1"],
-    "eager": ["log.every_steps=1", "train.compile=off"],
-    "dropout": ["log.every_steps=100", "model.dropout=0.5"],
-}
-
-
-@pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Path:
-    directory = tmp_path_factory.mktemp("together")
-    (directory / "config.yaml").write_text(CONFIG)
-    settings = [str(directory / "config.yaml"), f"data.cache={directory / 'cache'}"]
-    resumed = {"resumed": TOGETHER["together"], "resumed and told": TOGETHER["told"]}
-    trained: dict[str, list[str]] = {**TOGETHER, **resumed}
-    todo: list[dict[str, object]] = []
-    for name, more in trained.items():
-        run = directory / name
-        if name in resumed:
-            todo.append({"cut": str(directory / "together"), "to": str(run), "step": 26})
-        given = {setting.partition("=")[0]: setting for setting in (*SMALL, *more)}
-        todo.append({"train": [*settings, *given.values(), f"run.dir={run}"]})
-    (directory / "jobs.json").write_text(json.dumps(todo))
-    done = python("tests/programs/runs.py", str(directory / "jobs.json"), timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return directory
-
-
-@pytest.mark.parametrize("name", ["told", "resumed", "resumed and told"])
-def test_steps_of_one_call_are_those_of_many(together: Path, name: str) -> None:
-    choices = json.loads((together / "together" / "env.json").read_text())["choices"]
-    assert choices["steps_together"] == 8
-    graphs = [int((together / each / "compiled_graphs").read_text()) for each in ("told", "together")]
-    assert graphs == [2, 3]  # one for each size of batch, and that of several steps
-    assert weights(together / name) == weights(together / "together")
-
-
-def test_the_step_that_fails_is_named(together: Path, python: Python) -> None:
-    """It is known when the call has been made; the ledger ends right before it."""
-    given = {
-        setting.partition("=")[0]: setting for setting in (*SMALL, "log.every_steps=100", f"run.dir={together / 'nan'}")
-    }
-    command = ["-m", "dist_train", str(together / "config.yaml"), f"data.cache={together / 'cache'}", *given.values()]
-    done = python(*command, env={NAN_STEP: "11"})
-    assert done.returncode == NonFiniteError.exit_code
-    assert "the loss of step 11 is nan" in done.stdout + done.stderr
-    assert [line["step"] for line in ledger.read(together / "nan" / "ledger.jsonl")] == list(range(1, 11))
-    assert json.loads((together / "nan" / "status.json").read_text())["step"] == 11
-
-
-def test_a_step_with_random_numbers_is_a_call_of_its_own(together: Path) -> None:
-    """In a graph of several, all would be drawn with the seed of the first."""
-    assert (together / "dropout" / "compiled_graphs").read_text() == "2"
-
-
-def test_steps_of_one_call_stay_close_to_eager_ones(together: Path) -> None:
-    found = [
-        [ledger.hex_to_float(line["loss"]) for line in ledger.read(together / name / "ledger.jsonl")]
-        for name in ("together", "eager")
-    ]
-    assert len(found[0]) == 40
-    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert weights(tmp_path / "model-resumed") == weights(tmp_path / "model")
+    assert losses(tmp_path / "model") == pytest.approx(losses(tmp_path / "fp32"), rel=1e-4)

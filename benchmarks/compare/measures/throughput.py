@@ -53,7 +53,7 @@ BESIDE = {"lightning defaults": Peer("lightning"), **IN_BF16}
 """All that are only shown."""
 OURS = {"ours": ("train.precision=fp32",), "ours auto": ("train.precision=auto",)}
 """Our variants, and the settings of each."""
-COMPILED = {"ours compiled": ("train.precision=fp32", "train.compile=step")}
+COMPILED = {"ours compiled": ("train.precision=fp32", "train.compile=model")}
 """The variants of small steps too."""
 BARE_STEP = "bare step"
 QUICK_ORDER = (("mnist", 1), ("small", 1), ("resnet", 1), ("mnist", 2), ("tutorial", 1))

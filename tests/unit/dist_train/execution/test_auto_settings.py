@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -54,7 +53,6 @@ def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.M
     assert choose(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
     assert choose(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
-    assert choose(Train(compile="step"), Distributed(), World(), TINY, None).onednn
 
 
 @pytest.mark.parametrize(("work", "samples", "small"), [(10**6, 3, True), (10**6, 5, False), (10**4, 16, False)])
@@ -68,32 +66,6 @@ def test_the_number_of_ranks_does_not_change_the_precision(monkeypatch: pytest.M
     train = Train(precision="auto")
     found = [choose(train, Distributed(), World(), Convolutions(10**4, samples, 24), None) for samples in (24, 12)]
     assert [(each.precision, each.onednn) for each in found] == [("bf16", True)] * 2
-
-
-@pytest.mark.parametrize(
-    ("train", "world", "convolutions", "shards", "chosen", "kept"),
-    [
-        ({}, World(), TINY, None, 8, 4),
-        ({}, World(), CONVOLUTION, None, 1, 4),
-        ({}, World(), LINEAR, None, 1, 4),
-        ({}, World(), replace(TINY, count=5), None, 1, 4),
-        ({}, World(), replace(TINY, draws=True), None, 1, 1),
-        ({}, ON_GPU, TINY, None, 1, 1),
-        ({}, World(size=2, local_size=2), TINY, None, 1, 1),
-        ({}, World(), TINY, 4, 1, 1),
-        ({"compile": "off"}, World(), TINY, None, 1, 1),
-        ({"compile": "model"}, World(), TINY, None, 1, 1),
-        ({"micro_batch": 2}, World(), TINY, None, 1, 1),
-        ({"precision": "fp16"}, World(), TINY, None, 1, 1),
-    ],
-)
-def test_small_steps_that_are_one_graph_go_together(
-    train: dict[str, Any], world: World, convolutions: Convolutions, shards: int | None, chosen: int, kept: int
-) -> None:
-    settings = Train(**{"compile": "step", **train})
-    stored = replace(STORED, precision=settings.precision, steps_together=4).to_dict()
-    found = [choose(settings, Distributed(), world, convolutions, each, shards) for each in (None, stored)]
-    assert [each.steps_together for each in found] == [chosen, kept]
 
 
 def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:

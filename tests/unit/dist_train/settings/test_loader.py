@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from types import UnionType
@@ -19,33 +19,9 @@ from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, to_yaml
 from dist_train.settings.reference import settings_reference
 from dist_train.settings.schema import SCHEDULE_SETTINGS, Config, Normalize, Section, keys_of, sections
+from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
-LEAST = "data: {name: synthetic}\nmodel: {name: lenet}\n"
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-Load = Callable[..., Config]
-
-
-@pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """`load(text, "key=value", ...)`: what the file `a.yaml` of this content gives, in an empty environment."""
-    path = tmp_path_factory.mktemp("settings") / "a.yaml"
-
-    def load_text(content: str | bytes, *overrides: str, **environ: str) -> Config:
-        path.write_bytes(content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content)
-        try:
-            return load_config(path, overrides, environ)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace(str(path), "a.yaml")) from None
-
-    return load_text
-
-
-def complaint(load: Load, content: str | bytes, *overrides: str, **environ: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(content, *overrides, **environ)
-    return str(caught.value)
-
 
 # What is taken
 
@@ -508,7 +484,16 @@ def test_any_command_line_is_taken_or_refused(load: Load, overrides: list[str]) 
     taken_or_refused(load, LEAST, *overrides)
 
 
-DEPENDENT = {"shards", "schedule", *SCHEDULE_SETTINGS, "nesterov", "num_classes", "sync_batchnorm", "compression"}
+DEPENDENT = {
+    "shards",
+    "schedule",
+    *SCHEDULE_SETTINGS,
+    "nesterov",
+    "num_classes",
+    "sync_batchnorm",
+    "compression",
+    "compile_mode",
+}
 
 
 def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> st.SearchStrategy[Any]:
@@ -571,6 +556,7 @@ def test_written_settings_load_as_they_were(load: Load, config: Config) -> None:
         ["optim.schedule=multistep", "optim.milestones=[3, 4e1]", "optim.gamma=1e-2"],
         ["optim.schedule=onecycle", "optim.pct_start=0.1", "optim.final_div_factor=1e20"],
         ["optim.nesterov=true", "optim.momentum=0.9", "train.sync_batchnorm=true"],
+        ["train.compile=model", "train.compile_mode=max-autotune"],
         ["data.num_classes=3", "model.num_classes=3", "train.epochs=null", "train.max_steps=1"],
     ],
 )

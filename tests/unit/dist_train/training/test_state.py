@@ -110,25 +110,6 @@ def test_a_step_that_nobody_makes_changes_nothing(tmp_path: Path) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("optimizer", NAMES)
-def test_a_whole_step_is_one_of_every_optimizer(
-    tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced as for a compiler, and run as it was traced."""
-    monkeypatch.setattr(torch, "compile", lambda function, **_: _compile(function, backend="aot_eager", dynamic=False))
-    settings = [f"optim.name={optimizer}", "train.ema_decay=0.5", "train.max_grad_norm=0.1"]
-    eager = started(configured(tmp_path, *settings))
-    traced = started(configured(tmp_path, *settings, "train.compile=step"))
-    batches = [replace(batch(8), step=step) for step in range(6)]
-    for training in (eager, traced):
-        for each in batches[:2] if training is traced else batches:
-            train_step(training, each)
-    traced.several(batches[2:5], [0.1] * 3)
-    train_step(traced, batches[5])
-    for one, other in zip(eager.evaluated.parameters(), traced.evaluated.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)  # a step of some moves a weight by 0.1
-
-
 def test_a_momentum_that_is_added_at_a_resume_is_kept_from_there_on(tmp_path: Path) -> None:
     config = configured(tmp_path, "optim.momentum=0")
     plain = started(config)

@@ -1,0 +1,62 @@
+"""Settings of earlier versions: what they are called today, and what became of those that were removed.
+
+A file of settings or a command line that uses an old key or value is refused with the new one. What an earlier version
+wrote itself, the `config.yaml` of a run and the settings in a checkpoint, is translated.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+RENAMED_KEYS = {
+    "log.every": "log.every_steps",
+    "log.weights_every": "log.weights_every_steps",
+    "checkpoint.every": "checkpoint.every_steps",
+}
+
+
+class OldValue(NamedTuple):
+    """A value that a setting no longer takes."""
+
+    key: str
+    value: str
+    replacement: str
+    advice: str
+    """Completes the message `KEY is VALUE; ...`."""
+
+
+OLD_VALUES = (
+    OldValue("data.loader", "resident", "in_memory", "this value is now called in_memory"),
+    OldValue(
+        "train.compile",
+        "step",
+        "model",
+        "compiling the whole step, with several steps in one call, was removed: use model, which compiles the network",
+    ),
+    OldValue(
+        "distributed.binding",
+        "auto",
+        "off",
+        "binding to NUMA nodes on CPU was removed: delete this setting, or set it to off",
+    ),
+)
+
+ADDED_KEYS = {"train.compile_mode": "default"}
+"""Settings that earlier versions did not have, with the value under which those versions trained."""
+
+
+def find_old_value(key: str, value: Any) -> OldValue | None:
+    """The entry for a value that the setting `key` no longer takes, None if there is none."""
+    return next((old for old in OLD_VALUES if (old.key, old.value) == (key, value)), None)
+
+
+def translate_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename old keys and values, and add the settings that came later.
+
+    Args:
+        flat: dotted keys and values as `flatten` returns them, by this version or an earlier one.
+    """
+    translated: dict[str, Any] = dict(ADDED_KEYS)
+    for key, value in flat.items():
+        old = find_old_value(key, value)
+        translated[RENAMED_KEYS.get(key, key)] = old.replacement if old else value
+    return translated

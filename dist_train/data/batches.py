@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dist_train.data.augment import Preprocessing
 from dist_train.data.loader import Reader
-from dist_train.data.sampler import STAND_INS, GlobalBatchSampler, Share
+from dist_train.data.sampler import PLACEHOLDERS, BatchSlice, GlobalBatchSampler
 from dist_train.data.samples import Dataset, InMemoryImages, Samples, sent
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Augment, Data
@@ -107,7 +107,7 @@ class TrainBatches:
         self._samples = dataset.train
         self._device = world.device
         self._preparation = Preprocessing(dataset.normalize, config.augment, seed, world.device, memory_format)
-        self._sampler = sampler = GlobalBatchSampler(
+        self._sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,
             num_replicas=world.size,
@@ -117,11 +117,9 @@ class TrainBatches:
             stop_step=stop_step,
             shards=shards,
         )
-        self._announced: deque[Share] = deque()
+        self._announced: deque[BatchSlice] = deque()
         self._reader = _reader(self._samples, self._positions(), dataset, config, world)
         self._stream = self._batches()
-        if len(sampler) and not self._announced:  # workers have begun to read already
-            sampler.expect_first()
 
     def __iter__(self) -> Self:
         return self
@@ -131,44 +129,44 @@ class TrainBatches:
 
     def _positions(self) -> Iterator[Tensor]:
         """What the reader is to read, and a note of what it is for: workers read ahead."""
-        for share in self._sampler.shares(self._together()):
-            self._announced.append(share)
-            yield share.positions
+        for part in self._sampler.slices(self._together()):
+            self._announced.append(part)
+            yield part.positions
 
     def _together(self) -> int:
         """How many batches are prepared at a time."""
         images = self._samples.images
         stored = images.tensor.device.type if isinstance(images, InMemoryImages) else "cpu"
-        floats = math.prod(self._shape) * self._sampler.largest_share
+        floats = math.prod(self._shape) * self._sampler.largest_slice
         return max(1, AHEAD[stored] // (floats * torch.get_default_dtype().itemsize))
 
     def _batches(self) -> Iterator[Batch]:
         for images in self._reader:
             yield from self._cut(self._announced.popleft(), images)
 
-    def _cut(self, share: Share, images: Tensor) -> Iterator[Batch]:
-        shards = self._shards(share, images)
-        wholes = torch.split(self._samples.numbers(share.whole), share.count)
-        for step, whole in enumerate(wholes, start=share.step):
-            yield Batch(tuple(islice(shards, len(share.parts))), share.count, step, share.epoch, whole)
+    def _cut(self, part: BatchSlice, images: Tensor) -> Iterator[Batch]:
+        shards = self._shards(part, images)
+        wholes = torch.split(self._samples.numbers(part.whole), part.count)
+        for step, whole in enumerate(wholes, start=part.step):
+            yield Batch(tuple(islice(shards, len(part.parts))), part.count, step, part.epoch, whole)
 
-    def _shards(self, share: Share, images: Tensor) -> Iterator[Shard]:
+    def _shards(self, part: BatchSlice, images: Tensor) -> Iterator[Shard]:
         """The shards of one batch after another, prepared together."""
-        numbers = self._samples.numbers(share.positions)
-        labels = sent(self._samples.labels.index_select(0, share.positions), self._device)
-        prepared = self._preparation.augmented(sent(images, self._device), sent(numbers, self._device), share.epoch)
-        sizes = share.sizes * share.steps
+        numbers = self._samples.numbers(part.positions)
+        labels = sent(self._samples.labels.index_select(0, part.positions), self._device)
+        prepared = self._preparation.augmented(sent(images, self._device), sent(numbers, self._device), part.epoch)
+        sizes = part.sizes * part.steps
         cuts = zip(_aligned(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
-        first = self._world.rank * len(share.parts)
-        for (number, part), cut in zip(cycle(enumerate(share.parts, start=first)), cuts, strict=False):
+        first = self._world.rank * len(part.parts)
+        for (number, share), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
             its_images, its_labels, indices = cut
-            yield Shard(its_images, its_labels, part, number, indices if part else indices[:0])
+            yield Shard(its_images, its_labels, share, number, indices if share else indices[:0])
 
     def stand_in(self, step: int) -> Batch:
         """A batch that weighs nothing, for a rank that stops while it waits for the data of `step`."""
-        whole = self._samples.numbers(self._sampler.whole(step))
-        images = torch.zeros(STAND_INS, *self._shape, device=self._device)
-        labels = torch.zeros(STAND_INS, dtype=torch.int64, device=self._device)
+        whole = self._samples.numbers(self._sampler.global_batch_at(step))
+        images = torch.zeros(PLACEHOLDERS, *self._shape, device=self._device)
+        labels = torch.zeros(PLACEHOLDERS, dtype=torch.int64, device=self._device)
         shard = Shard(images, labels, 0, self._world.rank, torch.empty(0, dtype=torch.int64))
         return Batch((shard,), len(whole), step, 0, whole, void=True)
 
@@ -176,7 +174,6 @@ class TrainBatches:
         """End the stream, and the loader's workers with it."""
         self._stream = iter(())
         self._reader.close()
-        self._sampler.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,48 +9,50 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import DistributedSampler
 
-from dist_train.data.order import Orders
+from dist_train.data.permutation import permute
 from dist_train.settings.schedule import steps_per_epoch
 
-STAND_INS = 2
-"""Samples of a shard that has none of its own: the least that batch normalisation accepts."""
+PLACEHOLDERS = 2
+"""Samples that an empty shard reads: the fewest that batch normalisation accepts."""
+BLOCK = 4096
+"""Positions that are permuted in one call: small batches share its overhead, and it takes about 0.2 ms."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """What one rank takes of some global batches in a row, all of one epoch and one size."""
+@dataclass(frozen=True, slots=True)
+class BatchSlice:
+    """What one rank takes of consecutive global batches, all of one epoch and one size."""
 
     positions: Tensor
-    """int32 or int64 [steps * sum(sizes)]: what it reads, batch after batch, and in each shard after shard."""
+    """int64 [steps * sum(sizes)]: the samples to read, batch after batch, and in each batch shard after shard."""
     parts: list[int]
-    """How many samples of a batch belong to each of this rank's shards; 0 where it has fewer samples than shards."""
+    """Samples of a batch in each of this rank's shards; 0 where it has fewer samples than shards."""
     whole: Tensor
-    """int32 or int64 [steps * count], the positions of the whole global batches."""
+    """int64 [steps * count], the positions of the whole global batches."""
     count: int
-    """Samples in each whole global batch."""
+    """Samples in each global batch."""
     step: int
     """Number of the first of the batches, from 0."""
     steps: int
-    """How many batches there are."""
+    """Number of batches."""
     epoch: int
 
     @property
     def sizes(self) -> list[int]:
-        """How many samples of a batch each of this rank's shards reads.
+        """Samples of a batch that each of this rank's shards reads.
 
-        One that has none reads two to stand in for them: the first of the global batch, the only one twice.
+        An empty shard reads two placeholders: the first two samples of the global batch, or its only one twice.
         """
-        return [part or STAND_INS for part in self.parts]
+        return [part or PLACEHOLDERS for part in self.parts]
 
 
 class GlobalBatchSampler(DistributedSampler[list[int]]):
     """The positions that one rank takes at each step of [start_step, stop_step), across epochs.
 
-    The order of an epoch is a permutation drawn from (seed, epoch) alone. A global batch is the next `global_batch` of
-    it, fewer at the end of an epoch. It is cut into `shards` contiguous parts, which differ by one sample at most, the
-    larger ones first, and each rank takes equally many of them in a row: one, if there are as many shards as ranks. So
-    rank 0 always has some samples, and nothing is padded and nothing dropped, at any number of ranks. The epoch follows
-    from the step: nobody has to call `set_epoch`.
+    The order of an epoch is a permutation that depends on (seed, epoch) only. A global batch is the next `global_batch`
+    positions of it, fewer at the end of an epoch. It is cut into `shards` contiguous parts, whose sizes differ by one
+    at most, the larger ones first, and each rank takes equally many of them in a row: one, if there are as many shards
+    as ranks. So rank 0 always has samples, and nothing is padded or dropped, at any number of ranks. The epoch follows
+    from the step: `set_epoch` is not needed.
 
     Usable as the `batch_sampler` of a DataLoader; a rank without samples in a step gets an empty list there.
     """
@@ -68,13 +70,12 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         shards: int | None = None,
     ) -> None:
         """`shards`: a multiple of `num_replicas`; default: as many."""
-        # DistributedSampler asks its data set for the length only.
+        # DistributedSampler reads only the length of its data set.
         super().__init__(cast("TorchDataset[object]", dataset), num_replicas=num_replicas, rank=rank, seed=seed)
         self.global_batch = global_batch
         self.start_step = start_step
         self.stop_step = stop_step
         self.shards = shards or num_replicas
-        self._orders = Orders(len(dataset), seed)
         self._length = len(dataset)
         self._steps_per_epoch = steps_per_epoch(self._length, global_batch)
 
@@ -84,23 +85,41 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """The positions of this rank's samples, step by step."""
-        return (share.positions[: sum(share.parts)].tolist() for share in self.shares())
+        return (found.positions[: sum(found.parts)].tolist() for found in self.slices())
 
-    def shares(self, together: int = 1) -> Iterator[Share]:
-        """What this rank takes, of as many as `together` global batches at a time."""
+    def slices(self, together: int = 1) -> Iterator[BatchSlice]:
+        """Yield what this rank takes of up to `together` global batches at a time."""
+        block = together * max(1, BLOCK // (together * self.global_batch))
         step = self.start_step
         while step < self.stop_step:
-            epoch, within = divmod(step, self._steps_per_epoch)
-            whole = max(1, self._length // self.global_batch - within)  # 1: the smaller one at the end
-            steps = min(together, whole, self.stop_step - step)
-            batches = self._batches(epoch, within, steps)
-            if (epoch + 1) * self._steps_per_epoch < self.stop_step:
-                self._orders.expect(epoch + 1)
-            yield self._share(batches.view(steps, -1), step, epoch)
-            step += steps
+            steps = self._equal_steps(step, block)
+            batches = self._global_batches(step, steps)
+            for part in torch.split(batches, together):
+                yield self._slice(part, step)
+                step += len(part)
 
-    def _share(self, batches: Tensor, step: int, epoch: int) -> Share:
-        """Of global batches, [steps, count], what this rank takes."""
+    @property
+    def largest_slice(self) -> int:
+        """The largest number of samples that a rank takes in a step."""
+        return -(-min(self.global_batch, self._length) // self.shards) * (self.shards // self.num_replicas)
+
+    def global_batch_at(self, step: int) -> Tensor:
+        """int64 [count], the positions of the whole global batch of a step."""
+        return self._global_batches(step, 1)[0]
+
+    def _equal_steps(self, step: int, limit: int) -> int:
+        """How many steps from this one on, up to `limit`, are of one epoch and have batches of one size."""
+        full = self._length // self.global_batch - step % self._steps_per_epoch
+        return min(limit, max(1, full), self.stop_step - step)  # 1: the smaller batch at the end of the epoch
+
+    def _global_batches(self, step: int, steps: int) -> Tensor:
+        """int64 [steps, count], the positions of some global batches of one epoch and one size."""
+        epoch, within = divmod(step, self._steps_per_epoch)
+        start, end = within * self.global_batch, min((within + steps) * self.global_batch, self._length)
+        return permute(torch.arange(start, end), self._length, self.seed, epoch).view(steps, -1)
+
+    def _slice(self, batches: Tensor, step: int) -> BatchSlice:
+        """What this rank takes of global batches, int64 [steps, count]."""
         steps, count = batches.shape
         each, more = divmod(count, self.shards)
         mine = self.shards // self.num_replicas
@@ -109,29 +128,7 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         parts = [each + (number < more) for number in numbers]
         positions = batches[:, first : first + sum(parts)]
         if empty := parts.count(0):  # they are the last ones
-            stand_in = batches[:, [0, min(1, count - 1)]]
-            positions = torch.cat([positions, stand_in.repeat(1, empty)], dim=1)
-        return Share(positions.reshape(-1), parts, batches.reshape(-1), count, step, steps, epoch)
-
-    @property
-    def largest_share(self) -> int:
-        """The most samples that a rank takes in a step."""
-        return -(-min(self.global_batch, self._length) // self.shards) * (self.shards // self.num_replicas)
-
-    def expect_first(self) -> None:
-        """Have the first order drawn by a thread."""
-        self._orders.expect(self.start_step // self._steps_per_epoch)
-
-    def close(self) -> None:
-        """Wait for the end of the thread that draws an order ahead, if there is one."""
-        self._orders.close()
-
-    def whole(self, step: int) -> Tensor:
-        """int32 or int64 [count], the positions of the whole global batch of a step."""
-        epoch, within = divmod(step, self._steps_per_epoch)
-        return self._batches(epoch, within, 1)
-
-    def _batches(self, epoch: int, within: int, steps: int) -> Tensor:
-        """Positions of some whole global batches of an epoch, one after another."""
-        start, end = within * self.global_batch, min((within + steps) * self.global_batch, self._length)
-        return self._orders.of(epoch, end)[start:end]
+            placeholders = batches[:, [0, min(1, count - 1)]]
+            positions = torch.cat([positions, placeholders.repeat(1, empty)], dim=1)
+        epoch = step // self._steps_per_epoch
+        return BatchSlice(positions.reshape(-1), parts, batches.reshape(-1), count, step, steps, epoch)

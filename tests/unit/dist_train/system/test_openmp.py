@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from dist_train.checkpoint.serialization import NEEDED, Saver
 from dist_train.checkpoint.store import Store
-from dist_train.data.order import Orders
 
 TASKS = Path("/proc/self/task")
 MANY = 1_000_000  # elements: of some ten thousand torch still computes in one thread
@@ -34,14 +32,4 @@ def test_the_saver_has_one_thread(tmp_path: Path) -> None:
         saver.save(1, {"model.pt": {"weight": torch.zeros(MANY)}, "training.pt": training})
         saver.wait()
         assert len(list(TASKS.iterdir())) == before + 1
-    assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_an_order_is_drawn_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Orders, "_drawn", lambda *_: torch.tensor([torch.get_num_threads()]))
-    orders = Orders(MANY, seed=0)
-    orders.expect(3)
-    drawn: Tensor = orders.of(3, 1)
-    assert drawn.item() == 1
     assert torch.get_num_threads() == 2

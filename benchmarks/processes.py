@@ -1,4 +1,4 @@
-"""Processes that are measured: how long they took, how much memory they held, and what else ran meanwhile."""
+"""Run a command and measure its time, its memory, and how busy other processes kept the machine."""
 
 import os
 import resource
@@ -12,46 +12,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# What a launcher or an earlier run may have left in this process's environment.
-_NOT_PASSED_ON = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
-_BETWEEN_LOOKS = 0.1  # seconds
+# Variables of a launcher or of an earlier run, which a measured command must not inherit.
+_NOT_INHERITED = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
+_SAMPLE_SECONDS = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a command that has ended."""
+    """The measurements of a command that has ended."""
 
     started: float
-    """Seconds since 1970."""
+    """Unix time in seconds."""
     seconds: float
     others: float
-    """Share of one core that other processes have used meanwhile: 0.5 is half a core."""
+    """CPU time of other processes during the command, in cores: 0.5 is half a core."""
     memory: int
-    """Most resident bytes of all its processes together, shared pages counted for each."""
+    """Peak resident bytes of all its processes together; shared pages count once for each process."""
     largest: int
-    """Most resident bytes of one of its processes."""
+    """Peak resident bytes of a single process."""
     output: str
 
 
 class FailedError(Exception):
-    """A measured process ended with something else than 0, or did not end in time, or did not say what it should."""
+    """A measured command failed, timed out, or did not write what it should."""
 
     def __init__(self, message: str, outcome: Outcome | None = None) -> None:
         super().__init__(message)
         self.outcome = outcome
 
 
-def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 600.0) -> Outcome:
-    """Run a command with the repository on its path and watch it.
+def run(
+    command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 600.0, root: Path = ROOT
+) -> Outcome:
+    """Run a command to its end and measure it.
+
+    Args:
+        env: more environment variables.
+        timeout: in seconds.
+        root: the working directory, first on Python's path.
 
     Raises:
-        FailedError: with the end of what it printed.
+        FailedError: the exit code is not 0, or the time is up; with the end of the output.
     """
     own, busy, started = _own_seconds(), _busy_seconds(), time.time()
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(env), stdin=subprocess.DEVNULL,
+        command, cwd=root, env=environment(env, root), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     with _Watch(process.pid) as watch:
@@ -64,20 +71,20 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout: f
     return outcome
 
 
-def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables without those of a launcher, with the repository first on Python's path."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
-    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+def environment(more: Mapping[str, str] | None = None, root: Path = ROOT) -> dict[str, str]:
+    """This process's variables without those of a launcher, with `root` first on Python's path."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)}
+    path = os.pathsep.join([str(root), *filter(None, [kept.get("PYTHONPATH")])])
     return {**kept, "PYTHONPATH": path, **(more or {})}
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def others_now(seconds: float = 0.5) -> float:
-    """Cores that are in use while this process waits."""
+    """Cores that other processes use now, measured over some seconds of waiting."""
     before = _busy_seconds()
     time.sleep(seconds)
     return (_busy_seconds() - before) / seconds
@@ -91,7 +98,7 @@ def _wait(process: "subprocess.Popen[str]", timeout: float) -> str:
             _kill(pid)
         process.communicate()
         if isinstance(error, subprocess.TimeoutExpired):
-            raise FailedError(f"it ran over {timeout:.0f} s") from error
+            raise FailedError(f"timed out after {timeout:.0f} s") from error
         raise
 
 
@@ -101,13 +108,13 @@ def _kill(pid: int) -> None:
 
 
 class _Watch:
-    """Looks at the memory of a process and its descendants from time to time; a context manager."""
+    """Context manager that samples the memory of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self.memory = self.largest = 0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watch")
+        self._thread = threading.Thread(target=self._sample, name="watch")
 
     def __enter__(self) -> "_Watch":
         self._thread.start()
@@ -117,15 +124,15 @@ class _Watch:
         self._ended.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._ended.wait(_BETWEEN_LOOKS):
+    def _sample(self) -> None:
+        while not self._ended.wait(_SAMPLE_SECONDS):
             sizes = [_resident(pid) for pid in family(self._pid)]
             self.memory = max(self.memory, sum(sizes))
             self.largest = max(self.largest, *sizes)
 
 
 def family(pid: int) -> set[int]:
-    """A process and all its descendants, as far as they can be seen."""
+    """Pids of a process and all its descendants that are still running."""
     found = {pid}
     with suppress(OSError):  # the process has ended
         for listed in list(Path(f"/proc/{pid}/task").glob("*/children")):
@@ -142,12 +149,12 @@ def _resident(pid: int) -> int:
 
 
 def _busy_seconds() -> float:
-    """Seconds that all cores together were not idle since the machine's start."""
+    """Seconds of CPU time of all processes since the machine started."""
     fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / _TICKS
 
 
 def _own_seconds() -> float:
-    """Seconds of processor time of this process and its children that have ended."""
+    """Seconds of CPU time of this process and its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used)

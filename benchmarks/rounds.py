@@ -1,4 +1,4 @@
-"""Turns: every task once a round, so that what slows the machine slows all of them; medians, and ratios by round."""
+"""Measure tasks in rounds, each once a round, so that a slow machine slows all of them; medians and ratios by round."""
 
 import statistics
 import sys
@@ -12,26 +12,26 @@ from typing import Any, NamedTuple
 from benchmarks.processes import FailedError, Outcome, others_now
 
 DISTURBED = 0.1
-"""Share of a core that other processes may use during a measurement that counts as quiet."""
-MOST_FAILURES = 2
+"""A reading is disturbed if other processes used more than this, in cores, meanwhile."""
+MAX_FAILURES = 2
 NO_TIME = "no time was left"
-_PATIENCE = 40.0  # seconds that a task waits for a quiet machine
+_QUIET_TIMEOUT = 40.0  # seconds that a task waits for a quiet machine
 
 
 class Case(NamedTuple):
-    """What a number is of."""
+    """What a number was measured for."""
 
     measure: str
     workload: str
     ranks: int
     name: str
-    """Who did the workload, and in which variant: `plain`, `ours bf16`."""
+    """The program and its variant: `plain`, `ours auto`."""
     unit: str
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One number, and what the machine did while it was measured."""
+    """One number, and the command that it was measured in."""
 
     value: float
     outcome: Outcome
@@ -39,7 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Record:
-    """A reading of a case in a round."""
+    """A reading of a case in a round, as it is kept in the results."""
 
     case: Case
     round: int
@@ -64,11 +64,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to measure once a round."""
+    """What is measured once a round."""
 
     cases: tuple[Case, ...]
     measure: Callable[[], Sequence[Reading]]
-    """A reading for each of the cases."""
+    """Returns a reading for each of the cases."""
 
     @classmethod
     def of(cls, case: Case, measure: Callable[[], Reading]) -> "Task":
@@ -84,26 +84,25 @@ class Missing:
     reason: str
 
 
-class Turns(NamedTuple):
-    """What a session has measured."""
+class RoundsResult(NamedTuple):
+    """What has been measured in all rounds."""
 
     records: list[Record]
     missing: list[Missing]
-    """The cases of which there is no number."""
+    """The cases without a number."""
     is_cut: bool
-    """Whether Ctrl-C or the deadline ended it before its last round was over."""
+    """Whether Ctrl-C or the deadline came before the end of the last round."""
 
 
-def run_rounds(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None) -> Turns:
-    """Measure every task once a round; Ctrl-C ends it, and what was measured before counts.
+def run_rounds(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: float | None = None) -> RoundsResult:
+    """Measure every task once a round; Ctrl-C ends it and keeps what was measured.
 
     Args:
-        tries: how often a task is measured in a round at most, where other processes disturb it; the least disturbed
-            counts.
-        deadline: of `time.monotonic`; what has not begun by then is left out.
+        tries: measure a disturbed task up to this often in a round, and keep the least disturbed reading.
+        deadline: of `time.monotonic`; no task begins after it.
 
     Returns:
-        What was measured. A case that has failed twice is given up.
+        The readings. A task that has failed twice is not tried again.
     """
     records: list[Record] = []
     reasons: dict[Case, list[str]] = {case: [] for task in tasks for case in task.cases}
@@ -112,18 +111,18 @@ def run_rounds(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: flo
         for number, task in product(range(rounds), tasks):
             if deadline is not None and time.monotonic() > deadline:
                 break
-            if len(reasons[task.cases[0]]) < MOST_FAILURES:
+            if len(reasons[task.cases[0]]) < MAX_FAILURES:
                 try:
                     records += _measured(task, number, tries)
                 except FailedError as error:
                     for case in task.cases:
                         reasons[case].append(str(error))
-                    print(f"{_named(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
+                    print(f"{_describe(task.cases[0])}: failed: {error}", file=sys.stderr, flush=True)
         else:
             is_cut = False
     measured = {record.case for record in records}
     missing = [Missing(case, (*found, NO_TIME)[0]) for case, found in reasons.items() if case not in measured]
-    return Turns(records, missing, is_cut)
+    return RoundsResult(records, missing, is_cut)
 
 
 def _measured(task: Task, number: int, tries: int) -> list[Record]:
@@ -136,7 +135,7 @@ def _measured(task: Task, number: int, tries: int) -> list[Record]:
             break
     records = min(found, key=lambda records: max(record.others for record in records))
     for record in records:
-        _tell(record)
+        _print(record)
     return records
 
 
@@ -146,24 +145,24 @@ def _record(case: Case, number: int, reading: Reading) -> Record:
 
 
 def _wait_for_quiet() -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _QUIET_TIMEOUT
     while others_now() > DISTURBED and time.monotonic() < deadline:
         pass
 
 
-def _tell(record: Record) -> None:
+def _print(record: Record) -> None:
     value = f"{record.value:,.0f}" if record.value >= 1000 else f"{record.value:.4g}"
     disturbed = f"  (others used {record.others:.2f} cores)" if record.is_disturbed else ""
-    print(f"{record.round + 1}: {_named(record.case)}  {value} {record.case.unit}{disturbed}", flush=True)
+    print(f"{record.round + 1}: {_describe(record.case)}  {value} {record.case.unit}{disturbed}", flush=True)
 
 
-def _named(case: Case) -> str:
+def _describe(case: Case) -> str:
     ranks = f"{case.ranks} rank{'s' if case.ranks > 1 else ''}"
     return "  ".join(part for part in (case.measure, case.workload, ranks, case.name) if part)
 
 
 class Spread(NamedTuple):
-    """Some numbers, in short."""
+    """Median, lowest and highest of some numbers."""
 
     median: float
     low: float
@@ -172,7 +171,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
-        """Raises ValueError where there are none."""
+        """The summary of at least one number; raises ValueError if there is none."""
         found = sorted(values)
         if not found:
             raise ValueError("no numbers")
@@ -180,13 +179,13 @@ class Spread(NamedTuple):
 
 
 def records_of(records: Iterable[Record], case: Case) -> list[Record]:
-    """The records of a case; undisturbed ones only, where there are any."""
+    """The undisturbed records of a case; all if every one was disturbed."""
     mine = [record for record in records if record.case == case]
     return [record for record in mine if not record.is_disturbed] or mine
 
 
 def paired(records: Iterable[Record], one: Case, other: Case) -> list[tuple[float, float]]:
-    """The values of two cases in the rounds that have both; of undisturbed pairs only, where there are any."""
+    """The values of two cases by round; undisturbed pairs, or all if every one was disturbed."""
     records = list(records)
     first = {record.round: record for record in records if record.case == one}
     second = {record.round: record for record in records if record.case == other}
@@ -196,6 +195,6 @@ def paired(records: Iterable[Record], one: Case, other: Case) -> list[tuple[floa
 
 
 def ratio(records: Iterable[Record], above: Case, below: Case) -> Spread | None:
-    """`above` divided by `below`, round by round; None where no round has both."""
+    """`above` divided by `below`, by round; None if no round has both."""
     pairs = paired(records, above, below)
     return Spread.of(one / other for one, other in pairs) if pairs else None

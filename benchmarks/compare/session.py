@@ -1,4 +1,4 @@
-"""What all measures of one session share."""
+"""What all measures of one session share, and how they run `dist_train`."""
 
 import json
 import sys
@@ -7,40 +7,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.checkout import Checkout
 from benchmarks.compare.workloads import Workload
-from benchmarks.processes import ROOT, FailedError, Outcome, run
+from benchmarks.processes import FailedError, Outcome, run
 
 
 @dataclass
 class Session:
-    """Where the measures of a session work, and what they have found out about the machine."""
+    """Options of a session, and what its measures have found out about the machine."""
 
     directory: Path
-    """For whatever is written; removed at the end."""
+    """For temporary files; removed at the end."""
     device: str
     """`cpu` or `cuda`."""
     quick: bool
     peers_python: Path
-    """The Python that has the peers."""
+    """Python of the environment that has the peers."""
+    checkout: Checkout = field(default_factory=Checkout)
+    """The version of dist-train that is measured."""
     workers: dict[tuple[str, int, str], int] = field(default_factory=dict)
-    """The best number of a DataLoader's workers by workload, ranks, and peer and precision."""
+    """The best number of DataLoader workers by workload, ranks, and peer and precision."""
     choices: dict[tuple[str, int, str], dict[str, Any]] = field(default_factory=dict)
     """What a run of ours has chosen (`choices` of `env.json`), by workload, ranks and variant."""
     _made: int = 0
 
     def path(self, name: str) -> Path:
-        """A path that nobody has used yet."""
+        """A new path in the session's directory."""
         self._made += 1
         return self.directory / f"{name}-{self._made}"
 
 
 def torchrun(python: str | Path, ranks: int) -> list[str]:
-    """The beginning of a command that starts so many ranks of `-m MODULE` on this machine."""
+    """The start of a command that runs `-m MODULE` with torchrun on this machine."""
     return [str(python), "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
 
 
-def started(python: str | Path, ranks: int) -> list[str]:
-    """The same, and without a launcher where one process is enough."""
+def python_or_torchrun(python: str | Path, ranks: int) -> list[str]:
+    """The same, and plain Python for one rank."""
     return torchrun(python, ranks) if ranks > 1 else [str(python)]
 
 
@@ -57,7 +60,7 @@ class OurRun:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What the run has chosen where a setting says `auto`."""
+        """What the run has chosen for settings that are `auto`."""
         content = json.loads((self.directory / "env.json").read_text(encoding="utf-8"))
         return dict(content["choices"])
 
@@ -74,30 +77,34 @@ def train(
     """Train a workload by the ordinary command, to its end.
 
     Args:
-        settings: more `key=value`.
+        settings: more `key=value`, in this version's words.
         directory: of the run; by default a new one.
-        launcher: by default plain Python for one rank and torchrun for several; `flags` are for it.
+        launcher: the command before the settings file; by default `python -m dist_train`, under torchrun for several
+            ranks.
+        flags: for the launcher, after the settings.
 
     Raises:
-        FailedError: the run did not end well.
+        FailedError: the run failed.
     """
     directory = directory or session.path(f"ours-{workload.name}")
-    begin = launcher or [*started(sys.executable, ranks), "-m", "dist_train"]
+    checkout = session.checkout
+    begin = launcher or [*python_or_torchrun(sys.executable, ranks), "-m", "dist_train"]
     overrides = overridden(own_settings(session, workload), [f"run.dir={directory}", *settings])
-    return OurRun(run([*begin, str(ROOT / "configs" / workload.recipe), *overrides, *flags]), directory)
+    command = [*begin, str(checkout.root / "configs" / workload.recipe), *map(checkout.translate, overrides), *flags]
+    return OurRun(run(command, root=checkout.root), directory)
 
 
 def own_settings(session: Session, workload: Workload) -> list[str]:
-    """Settings of every run of ours: nothing but the training, of which the loss is told where the peers tell it."""
+    """Settings of every run of ours: no evaluation, and the loss is logged as often as by the peers."""
     device = ["distributed.backend=gloo"] if session.device == "cpu" else []
     return [
-        *workload.overrides, f"log.every_steps={workload.every}", "eval.every_epochs=0", "data.limit_test=10",
-        "data.download=false", *device,
+        *workload.overrides, f"log.every_steps={workload.log_every_steps}", "eval.every_epochs=0",
+        "data.limit_test=10", "data.download=false", *device,
     ]  # fmt: skip
 
 
 def overridden(settings: Sequence[str], by: Sequence[str]) -> list[str]:
-    """The `key=value` of both, each key once; those of `by` count."""
+    """The `key=value` of both, each key once; those of `by` win."""
     return list({setting.partition("=")[0]: setting for setting in (*settings, *by)}.values())
 
 
@@ -106,8 +113,7 @@ def run_and_read(
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Run a command that writes its readings to a file, until that of step `last`.
 
-    What is written counts, however the command ends after it: a process of Gloo may abort while its interpreter is
-    torn down.
+    A command that fails after its last reading counts: Gloo may abort a process while Python shuts down.
 
     Raises:
         FailedError: it failed before.
@@ -123,7 +129,7 @@ def run_and_read(
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line; raises FailedError where it is not there."""
+    """The JSON objects of a file, one a line; raises FailedError if it does not exist."""
     if not path.exists():
         raise FailedError(f"{path.name} was not written")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -210,7 +210,7 @@ def bare(workload: Workload, place: Place, precision: str) -> Spread:
 
 def every(workload: Workload, place: Place) -> int:
     """Steps between two readings of the clock."""
-    return max(10, 2 * workload.every) if place.on_gpu else (1 if workload.name == "resnet" else 4)
+    return max(10, 2 * workload.log_every_steps) if place.on_gpu else (1 if workload.name == "resnet" else 4)
 
 
 def _use_tf32(convolutions: bool, products: bool) -> None:

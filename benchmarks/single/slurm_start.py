@@ -28,6 +28,7 @@ BARE = (
     "srun --ntasks-per-node=1 {python} -m torch.distributed.run --nnodes=2 --nproc-per-node=1 --rdzv-backend=c10d "
     "--rdzv-endpoint=n1:29876 --rdzv-id=$SLURM_JOB_ID {script} {answer}"
 )
+SCRIPT = ROOT / "benchmarks" / "compare" / "programs" / "bare_start.py"
 RESOURCES = ("--nodes=2", "--ntasks-per-node=1", "--nodelist=n1,n2", "--time=5")
 
 
@@ -50,9 +51,7 @@ def main() -> None:
 def bare(cluster: Cluster, number: int) -> float:
     """Seconds to the first step of the bare script."""
     answer = cluster.work / f"bare-{number}"
-    command = BARE.format(
-        python=sys.executable, script=ROOT / "benchmarks" / "compare" / "programs" / "bare_start.py", answer=answer
-    )
+    command = BARE.format(python=sys.executable, script=SCRIPT, answer=answer)
     started = time.time()
     job = cluster.submit(*RESOURCES, f"--wrap={command}", cwd=cluster.work, env=variables())
     cluster.wait(job, "COMPLETED")

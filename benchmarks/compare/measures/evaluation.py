@@ -1,6 +1,6 @@
-"""Seconds of an evaluation of the 10,000 test images, in a training that is going on.
+"""Seconds of an evaluation of the 10,000 test images during a training.
 
-Of ours it is the time between the line of a step and the line of the evaluation after it in `metrics.jsonl`.
+Ours is the time between the line of a step and the line of the evaluation after it in `metrics.jsonl`.
 """
 
 import statistics
@@ -17,9 +17,9 @@ from benchmarks.rounds import Case, Reading, Task
 
 WORKLOAD_NAMES = ("mnist", "tutorial")
 STEPS = 5
-"""Between two evaluations of ours."""
+"""Steps between two evaluations of ours."""
 PASSES = 4
-"""The first is not counted: kernels are made in it."""
+"""The first is not counted: it creates the kernels."""
 
 
 def case(workload: str, name: str) -> Case:
@@ -28,7 +28,7 @@ def case(workload: str, name: str) -> Case:
 
 
 def tasks(session: Session, workloads: Sequence[Workload]) -> Iterator[Task]:
-    """The plain loop and ours, in fp32 and with `precision: auto`, for the workloads that have an evaluation."""
+    """The plain loop and ours, in fp32 and with `precision: auto`, for the workloads of `WORKLOAD_NAMES`."""
     evaluated = WORKLOAD_NAMES[:1] if session.quick else WORKLOAD_NAMES
     for workload in (workload for workload in workloads if workload.name in evaluated):
         yield Task.of(case(workload.name, "plain"), partial(_plain, session, workload, "no"))
@@ -52,14 +52,14 @@ def _ours(session: Session, workload: Workload, settings: Sequence[str]) -> Read
         "checkpoint.every_steps=1000000", "checkpoint.keep_best=false",
     ]  # fmt: skip
     ours = train(session, workload, 1, *schedule, *settings)
-    return Reading(statistics.median(pauses(ours.readings("train"), ours.readings("eval"))[1:]), ours.outcome)
+    return Reading(statistics.median(durations(ours.readings("train"), ours.readings("eval"))[1:]), ours.outcome)
 
 
-def pauses(trained: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]) -> list[float]:
-    """Seconds from each step's line to the line of the evaluation after it.
+def durations(trained: Sequence[dict[str, Any]], evaluated: Sequence[dict[str, Any]]) -> list[float]:
+    """Seconds from the line of each step to the line of the evaluation after it.
 
     Raises:
-        FailedError: there are fewer than two, of which the first does not count.
+        FailedError: there are fewer than two, and the first is not counted.
     """
     ends = {line["step"]: line["time"] for line in trained}
     found = [line["time"] - ends[line["step"]] for line in evaluated if line["step"] in ends]

@@ -1,4 +1,4 @@
-"""Images a second that reach a step, from memory and from files: ours and torchvision's (`data_path`)."""
+"""Images a second that reach a step, from memory and from files: ours and torchvision's."""
 
 import json
 import sys
@@ -21,14 +21,13 @@ def case(name: str) -> Case:
 
 
 def tasks(session: Session) -> Iterator[Task]:
-    """All of them, from one run."""
+    """One task that measures all cases."""
     yield Task(tuple(case(name) for name in NAMES), partial(_measure, session))
 
 
 def _measure(session: Session) -> list[Reading]:
     answer = session.path("data")
-    outcome = run(
-        [sys.executable, "-m", "benchmarks.compare.programs.data_path", "--rounds", "1", "--json", str(answer)]
-    )
+    module = "benchmarks.compare.programs.data_path"
+    outcome = run([sys.executable, "-m", module, "--rounds", "1", "--json", str(answer)])
     rates = json.loads(answer.read_text(encoding="utf-8"))["images_per_second"]
     return [Reading(rates[name][0], outcome) for name in NAMES]

@@ -1,7 +1,7 @@
-"""What our loop adds to the bare step in its format and precision, on one process.
+"""What our loop adds to the bare step in the same format and precision, on one rank.
 
-Of two runs right after each other, again and again: between two of a round that are minutes apart a machine may change
-its speed by more than what is to be seen.
+Each reading compares two runs right after each other: between two runs of a round, which may be minutes apart, the
+machine's speed may change by more than the difference.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +15,9 @@ from benchmarks.rounds import Case, Reading, Task
 
 MEASURE = "loop"
 PAIRS = 4
-"""In each round. Of every second one the bare step comes first, so that a machine that slows favours nobody."""
+"""Pairs in each round. The bare step comes first in every second one, so that a drift of the machine cancels out."""
 SMALL = "small"
-"""The workload whose step is so short that a share says little: what is added is told in microseconds."""
+"""The workload with such short steps that the difference is given in microseconds, not as a ratio."""
 
 
 def case(workload: str, name: str) -> Case:
@@ -26,7 +26,7 @@ def case(workload: str, name: str) -> Case:
 
 
 def tasks(session: Session, workloads: Sequence[Workload]) -> Iterator[Task]:
-    """Each workload in fp32 and as the hardware is made for, but small steps, which are fp32 anyway, once."""
+    """Each workload in fp32 and with `precision: auto`, which is fp32 for small steps."""
     for workload in () if session.quick else workloads:
         for name, settings in OURS.items():
             if workload.name != SMALL or name == "ours":
@@ -40,14 +40,14 @@ def _pair(session: Session, workload: Workload, name: str, settings: Sequence[st
         ("ours", partial(measure_ours, session, workload, 1, name, settings)),
         ("bare", partial(measure_bare_step, session, workload, 1, as_=name)),
     ]
-    found = {who: measure() for who, measure in (reversed(runs) if bare_first else runs)}
+    found = {program: measure() for program, measure in (reversed(runs) if bare_first else runs)}
     ours, bare = found["ours"], found["bare"]
     others = max(ours.outcome.others, bare.outcome.others)
-    return Reading(compared(workload, ours.value, bare.value), replace(ours.outcome, others=others))
+    return Reading(compare(workload, ours.value, bare.value), replace(ours.outcome, others=others))
 
 
-def compared(workload: Workload, ours: float, bare: float) -> float:
-    """Our throughput and that of the bare step, in samples/s, as a ratio, or as microseconds a step."""
+def compare(workload: Workload, ours: float, bare: float) -> float:
+    """Our throughput over that of the bare step, both in samples/s; for small steps the microseconds added a step."""
     if workload.name == SMALL:
         return 1e6 * workload.batch * (1 / ours - 1 / bare)
     return ours / bare

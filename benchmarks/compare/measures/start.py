@@ -1,26 +1,27 @@
 """Seconds from a command to the end of its first optimizer step, on two CPU ranks; and what our start imports.
 
-Of ours it is the `time` of the first line in `metrics.jsonl`, of which there is one a step here. The network is that of
-the MNIST example, and our data are in the cache.
+Ours is the `time` of the first line in `metrics.jsonl`, here with a line a step. The network is that of the MNIST
+example, and our data are in the cache.
 """
 
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from benchmarks.compare.session import OurRun, Session, overridden, own_settings, run_and_read, torchrun, train
-from benchmarks.compare.workloads import WORKLOADS
+from benchmarks.compare.workloads import MNIST as WORKLOAD
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Reading, Task
 
-WORKLOAD = WORKLOADS["mnist"]
 RANKS = 2
 ONE_STEP = ("train.max_steps=1", "log.every_steps=1", "distributed.backend=gloo")
 DIST_TRAIN = "ours, dist-train train"
 TORCHRUN = "ours, torchrun"
 BARE = "bare script, torchrun"
+AGENT = (sys.executable, "-m", "launch", "train")
+"""The start of a command of `dist-train train`."""
 SHOWN = (
     *("torch", "torch._dynamo", "torchvision", "numpy", "sympy", "sklearn", "tensorboard"),
     *("pydantic", "yaml", "tqdm", "dist_train"),
@@ -35,12 +36,12 @@ def case(name: str) -> Case:
 
 
 def tasks(session: Session) -> Iterator[Task]:
-    """Everybody who starts two ranks."""
+    """A task for each program that starts two ranks."""
     measures: dict[str, Callable[[], Reading]] = {
         BARE: partial(_bare, session),
         "plain, torchrun": partial(_peer, session, "plain", torchrun(sys.executable, RANKS)),
-        TORCHRUN: partial(_ours, session, [*torchrun(sys.executable, RANKS), "-m", "dist_train"]),
-        DIST_TRAIN: partial(_ours, session, [sys.executable, "-m", "launch", "train"], f"--nproc={RANKS}"),
+        TORCHRUN: partial(measure_ours, session),
+        DIST_TRAIN: partial(measure_ours, session, AGENT, (f"--nproc={RANKS}",)),
         "accelerate, torchrun": partial(_peer, session, "accelerate", torchrun(session.peers_python, RANKS)),
         "lightning": partial(_peer, session, "lightning", [str(session.peers_python)], f"--ranks={RANKS}"),
     }
@@ -49,9 +50,8 @@ def tasks(session: Session) -> Iterator[Task]:
 
 def _bare(session: Session) -> Reading:
     readings = session.path("bare")
-    outcome, lines = run_and_read(
-        [*torchrun(sys.executable, RANKS), "-m", "benchmarks.compare.programs.bare_start", str(readings)], readings, 1
-    )
+    module = "benchmarks.compare.programs.bare_start"
+    outcome, lines = run_and_read([*torchrun(sys.executable, RANKS), "-m", module, str(readings)], readings, 1)
     return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
@@ -62,12 +62,15 @@ def _peer(session: Session, module: str, begin: list[str], *more: str) -> Readin
     return Reading(lines[0]["time"] - outcome.started, outcome)
 
 
-def _ours(session: Session, launcher: list[str], *flags: str) -> Reading:
-    return first_step(train(session, WORKLOAD, RANKS, *ONE_STEP, launcher=launcher, flags=flags))
+def measure_ours(
+    session: Session, launcher: Sequence[str] = (), flags: Sequence[str] = (), ranks: int = RANKS
+) -> Reading:
+    """Our start by this launcher; torchrun by default."""
+    return first_step(train(session, WORKLOAD, ranks, *ONE_STEP, launcher=launcher, flags=flags))
 
 
 def first_step(ours: OurRun, step: int = 1) -> Reading:
-    """Seconds from the command to the end of this step, which the run has made as its first."""
+    """Seconds from the command to the end of this step, the first of the run."""
     times = [line["time"] for line in ours.readings() if line["step"] == step]
     return Reading(times[0] - ours.outcome.started, ours.outcome)
 
@@ -78,21 +81,20 @@ def import_case(package: str) -> Case:
 
 
 def import_tasks(session: Session) -> Iterator[Task]:
-    """What a run of one process on cached data imports until its end, each package with the time of its own modules."""
+    """Seconds of import in a run of one process on cached data, by package."""
     yield Task(tuple(import_case(package) for package in PACKAGES), partial(_imports, session))
 
 
 def _imports(session: Session) -> list[Reading]:
     command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORKLOAD.recipe)]
     settings = overridden(own_settings(session, WORKLOAD), [*ONE_STEP, f"run.dir={session.path('imports')}"])
-    train(session, WORKLOAD, 1, *ONE_STEP)  # fills the cache
     outcome = run([*command, *settings])
     seconds = by_package(outcome.output)
     return [Reading(value, outcome) for value in (sum(seconds.values()), *(seconds.get(p, 0.0) for p in PACKAGES[1:]))]
 
 
 def by_package(importtime: str) -> dict[str, float]:
-    """Seconds of import by package of `SHOWN`, the rest as `others`, from what `python -X importtime` prints."""
+    """Seconds of import by package of `SHOWN`, the rest as `others`, from the output of `python -X importtime`."""
     seconds: defaultdict[str, float] = defaultdict(float)
     for own, module in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)", importtime, re.MULTILINE):
         found = [package for package in SHOWN if f"{module}.".startswith(f"{package}.")]

@@ -48,7 +48,7 @@ class Options:
 
     def is_logged(self, step: int) -> bool:
         """Whether the loss is printed and the clock is read after `step` finished steps."""
-        return step % self.workload.every == 0 or step == 1
+        return step % self.workload.log_every_steps == 0 or step == 1
 
     def log_step(self, step: int, loss: float) -> None:
         """Print the loss and write down when `step` steps were finished; rank 0 calls this."""

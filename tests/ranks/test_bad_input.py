@@ -34,6 +34,8 @@ def directory(tmp_path: Path) -> Path:
 
 CASES = [
     (["train.epoch=2"], "Did you mean train.epochs?"),
+    (["log.every=5"], "log.every is 5; this setting is now called log.every_steps"),
+    (["train.compile=step"], "train.compile is 'step'; compiling the whole step"),
     (["data.global_batch=0"], "command line: data.global_batch"),
     (["data.name=mnist", "data.download=false", "data.root={}/mnist"], "train-images-idx3-ubyte"),
     (["data.name=image_folder", "data.root={}/nowhere"], "{}/nowhere"),
@@ -64,6 +66,17 @@ def test_a_command_ends_with_2_and_a_message(directory: Path, python: Python, ov
     assert "Traceback" not in done.stdout + done.stderr
     assert len(done.stderr.splitlines()) <= 6
     assert not (directory / "run").exists()
+
+
+def test_old_settings_of_a_file_end_with_2_and_their_new_names(directory: Path, python: Python) -> None:
+    config = directory / "old.yaml"
+    config.write_text(CONFIG.replace("log: {", "log: {every: 3, ") + "checkpoint:\n  every: 7\n")
+    done = python("-m", "dist_train", str(config), f"run.dir={directory / 'run'}", "--print-config")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"{config}:5: log.every is 3; this setting is now called log.every_steps",
+        f"{config}:7: checkpoint.every is 7; this setting is now called checkpoint.every_steps",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dist_train.settings.loader import load_config, load_run_config, to_yaml
 from dist_train.settings.reference import settings_reference
 from dist_train.settings.renames import ADDED_KEYS, OLD_VALUES, RENAMED_KEYS, OldValue, translate_settings
 from dist_train.settings.schema import Config, contradictions, flatten, keys_of
+from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
 KEYS = pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items(), ids=RENAMED_KEYS)
@@ -140,6 +141,12 @@ def check_translated(config: Config) -> None:
 
 def test_the_config_of_an_old_run_is_translated(old_run: Path) -> None:
     check_translated(load_run_config(old_run / "config.yaml"))
+
+
+def test_the_fixture_of_an_old_run_is_read() -> None:
+    config = load_run_config(ROOT / "tests/fixtures/run_before_packages/config.yaml")
+    assert (config.log.every_steps, config.log.weights_every_steps, config.checkpoint.every_steps) == (5, 5, 5)
+    assert (config.data.loader, config.train.compile, config.distributed.binding) == ("in_memory", "off", "off")
 
 
 def test_a_run_s_config_given_as_the_file_of_settings_is_translated(old_run: Path) -> None:

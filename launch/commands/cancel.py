@@ -6,24 +6,11 @@ dist-train cancel runs/lr.sweep         all trials of a sweep
 """
 
 import argparse
-import os
-import signal
-import socket
-import time
-from contextlib import suppress
-from pathlib import Path
 
-from dist_train.errors import ConfigError, SlurmError
-from launch.commands.status import located
-from launch.runs import reader, tables
-from launch.runs.history import submissions
-from launch.runs.reader import Run
-from launch.slurm import client
-from launch.slurm.client import Job
+from launch.runs import cancel, snapshot
+from launch.runs.find import located
+from launch.runs.format import in_lines
 from launch.sweeps import sweep_dir
-
-LOOK, ASK = 0.2, 2.0  # seconds between two looks at a run that leaves: in its files, and of Slurm
-PATIENCE = 3.0  # seconds in which a start that has just claimed its directory says who it is
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,93 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     path = located(options.run)
-    found = _trials(path) if sweep_dir.is_sweep(path) else [reader.read(path)]
+    found = cancel.stop_sweep(path) if sweep_dir.is_sweep(path) else [snapshot.read(path)]
     for each in found:
-        _cancel(each)
+        cancel.stop_run(each)
     for each in found if options.wait else ():
-        print(tables.in_lines(_left(each)))
+        print(in_lines(cancel.wait_until_left(each)))
     return 0
-
-
-def _trials(sweep: Path) -> list[Run]:
-    """The trials that are left to be stopped once what starts them is: job arrays, or a process of this machine."""
-    for array in [each.job_id for each in submissions(sweep)] if client.is_here() else ():
-        if any(not job.is_over for job in client.jobs([array]).values()):
-            client.ask("scancel", array)
-            print(f"{sweep}: job array {array} is cancelled; the trials that train finish their step, save and leave")
-    if (pid := sweep_dir.worker(sweep)) is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        print(f"{sweep}: process {pid} is asked to begin no more of its trials")
-    found = [run for run in reader.read_all([trial.path for trial in sweep_dir.trials(sweep)]) if run.is_active]
-    if not found:
-        print(f"{sweep}: none of its trials waits or trains")
-    return found
-
-
-def _cancel(run: Run) -> None:
-    """Ask a run for its end.
-
-    Raises:
-        ConfigError: it runs where this machine can't reach it.
-        SlurmError: Slurm refuses, or is not here and would have to be asked.
-    """
-    if not run.is_active:
-        print(f"{run.path}: is over: {tables.in_a_line(run)}")
-    elif run.active_jobs:
-        for job in run.active_jobs:
-            _cancel_job(run, job)
-    else:
-        pid = _process(run)
-        with suppress(ProcessLookupError):  # it has just left
-            os.kill(pid, signal.SIGTERM)
-        print(f"{run.path}: process {pid} is asked to stop. {_what_next(run)}")
-
-
-def _cancel_job(run: Run, job: Job) -> None:
-    if job.state != "COMPLETING":  # it is ending, perhaps because its array was cancelled
-        client.ask("scancel", job.id)
-    began = _what_next(run) if job.state != "PENDING" else f"It waited{_at(run)}"
-    print(f"{run.path}: job {job.id} is cancelled. {began}")
-
-
-def _at(run: Run) -> str:
-    return f" at step {run.step:,}; go on later: {run.command}" if run.step and run.command else ""
-
-
-def _what_next(run: Run) -> str:
-    go_on = f". Go on later: {run.command}" if run.command else ""
-    return f"It finishes its step, saves and leaves; `dist-train status {run.path}` shows when{go_on}"
-
-
-def _process(run: Run) -> int:
-    """The process to ask.
-
-    Raises:
-        ConfigError: there is none on this machine.
-        SlurmError: only Slurm can end it, and is not here.
-    """
-    host, job = run.status.get("host"), run.status.get("job_id")
-    deadline = time.monotonic() + PATIENCE
-    while run.pid is None and host in (None, socket.gethostname()) and time.monotonic() < deadline:
-        time.sleep(LOOK)
-        run = reader.read(run.path)
-    if run.pid is not None:
-        return run.pid
-    if job is not None:
-        raise SlurmError(f"{run.path}: job {job} trains it; `scancel {job}` on a login node of its cluster stops it")
-    if host != socket.gethostname():
-        raise ConfigError(
-            f"{run.path}: trains on host {host}, start {run.status.get('attempt')}: give this command there"
-        )
-    raise ConfigError(
-        f"{run.path}: {tables.in_a_line(run)}, and has no process here; `dist-train status` shows how it is"
-    )
-
-
-def _left(run: Run) -> Run:
-    """The run once it has left."""
-    while run.is_active or run.pid is not None:
-        time.sleep(ASK if run.active_jobs else LOOK)
-        run = reader.read_all([run.path])[0]
-    return run

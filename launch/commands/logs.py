@@ -8,24 +8,11 @@
 """
 
 import argparse
-import os
-import sys
-import time
-from itertools import islice
-from pathlib import Path
 
-from dist_train.errors import ConfigError
-from dist_train.run_dir import RunDir
-from dist_train.system.append_file import backward
 from launch.arguments import number_from
-from launch.commands.status import located
-from launch.runs import reader, tables
-from launch.runs.history import moment
-from launch.runs.reader import Run
-from launch.slurm import client
+from launch.runs import output, snapshot
+from launch.runs.find import located
 
-POLL = 0.2  # seconds between two looks at what was printed
-LOOK, ASK = 0.5, 10.0  # seconds between two looks at the run's state: in its files, and of Slurm
 FOLLOWED = 20  # lines that are shown before those that come
 
 
@@ -39,86 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    found = reader.read(located(options.run))
+    found = snapshot.read(located(options.run))
     if options.follow:
-        _follow(found, options.rank, FOLLOWED if options.lines is None else options.lines)
+        output.follow(found, options.rank, FOLLOWED if options.lines is None else options.lines)
         return 0
-    path = source(found, options.rank)
+    path = output.source(found, options.rank)
     if not path.is_file():
-        raise _missing(found, options.rank)
-    position = 0 if options.lines is None else _tail(path, options.lines)
-    _copy(path, position)
+        raise output.missing(found, options.rank)
+    position = 0 if options.lines is None else output.tail(path, options.lines)
+    output.copy(path, position)
     return 0
-
-
-def source(run: Run, rank: int | None) -> Path:
-    """The file that a rank logs to, or that the run's newest start prints to; it may not be there yet."""
-    directory = RunDir(run.path)
-    if rank is not None or not run.is_of_job:
-        return directory.logs / f"rank_{rank or 0}.log"
-    start = run.history.starts[-1] if run.history.starts else None
-    submitted = run.history.submissions[-1] if run.history.submissions else None
-    began = moment(start.time) if start else None
-    if submitted and (began is None or began < submitted.time):
-        return submitted.output
-    if start and start.output:
-        return Path(start.output)
-    return directory.jobs / f"slurm-{start.job_id if start else run.status.get('job_id')}.out"
-
-
-def _follow(run: Run, rank: int | None, lines: int) -> None:
-    """Print the last lines and those that come, until the run has ended; `run` as it was a moment ago."""
-    path, position = source(run, rank), 0
-    if path.is_file():
-        position = _tail(path, lines)
-    elif run.is_active:
-        print(f"{run.path}: {tables.in_a_line(run)}; nothing is printed yet", file=sys.stderr, flush=True)
-    else:
-        raise _missing(run, rank)
-    while True:
-        position = _copy(path, position)
-        if not run.is_active and run.pid is None:
-            return
-        deadline = time.monotonic() + (ASK if run.active_jobs and client.is_here() else LOOK)
-        while time.monotonic() < deadline:
-            time.sleep(POLL)
-            position = _copy(path, position)
-        run = reader.read(run.path)
-        if source(run, rank).resolve() != path.resolve():
-            _copy(path, position)
-            path, position = source(run, rank), 0
-
-
-def _copy(path: Path, position: int) -> int:
-    """Print what a file has from a position on, nothing while there is none; returns where it ends."""
-    try:
-        with path.open("rb") as file:
-            file.seek(position if position <= path.stat().st_size else 0)  # a run that was begun anew
-            while block := file.read(2**16):
-                sys.stdout.buffer.write(block)
-            sys.stdout.buffer.flush()
-            return file.tell()
-    except FileNotFoundError:
-        return position
-
-
-def _tail(path: Path, lines: int) -> int:
-    """Where the last lines of a file begin; the last of all may still lack its newline."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        is_whole = file.read() == b"\n"
-    kept = sum(len(line) + 1 for line in islice(backward(path), lines))
-    return max(0, size - kept + (kept > 0 and not is_whole))
-
-
-def _missing(run: Run, rank: int | None) -> ConfigError:
-    logs = RunDir(run.path).logs
-    if rank is None:
-        return ConfigError(
-            f"{source(run, None)}: is not there. The run is {tables.in_a_line(run)}; "
-            "-f waits while it is going to print"
-        )
-    there = sorted(int(path.stem.removeprefix("rank_")) for path in logs.glob("rank_[0-9]*.log"))
-    known = f"there are the ranks {', '.join(map(str, there))}" if there else "no rank has left one"
-    return ConfigError(f"{logs}: rank {rank} has no log; {known}. A rank's log lies on the machine that it ran on")

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.errors import SlurmError
-from launch.runs import reader, tables
-from launch.runs.history import JOB, submissions
-from launch.runs.reader import Run
+from launch.runs.find import RUNS, below, is_run, located
+from launch.runs.format import in_lines, of_job, table_of_runs, table_of_trials
+from launch.runs.history import JOB
+from launch.runs.snapshot import ranked, read, read_all
 from launch.slurm import client
 from launch.sweeps import sweep_dir
-from launch.sweeps.sweep_dir import Trial
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,57 +40,30 @@ def run(options: argparse.Namespace) -> int:
         print(_of_slurm(options.what, options.json))
     elif sweep_dir.is_sweep(path):
         print(_sweep(path, options.json))
-    elif reader.is_run(path) or not reader.below(path):
+    elif is_run(path) or not below(path):
         print(_one(path, options.json))
     else:
         print(_all(options.json, path))
     return 0
 
 
-def located(text: str) -> Path:
-    """The directory that a user means by its path, or by the number of a job that it knows."""
-    path = Path(text)
-    return (of_job(text) or path) if JOB.fullmatch(text) and not path.exists() else path
-
-
-def of_job(job: str) -> Path | None:
-    """The run or the sweep below `runs/` whose directory knows a job; None where none does."""
-    swept = [path for path in reader.RUNS.glob("*") if sweep_dir.is_sweep(path)]
-    for sweep in swept:
-        if job in [array.job_id for array in submissions(sweep)]:
-            return sweep
-    trials = [trial.path for sweep in swept for trial in reader.listed(sweep)]
-    return next((path for path in (*reader.below(reader.RUNS), *trials) if job in reader.job_ids(path)), None)
-
-
-def ranked(sweep: Path) -> list[tuple[Trial, Run]]:
-    """The trials of a sweep, the best score first, those without one last.
-
-    Raises:
-        ConfigError: its `sweep.json` can't be read.
-    """
-    trials = sweep_dir.trials(sweep)
-    rows = zip(trials, reader.read_all([trial.path for trial in trials]), strict=True)
-    return sorted(rows, key=lambda row: -1.0 if row[1].score is None else row[1].score, reverse=True)
-
-
-def _all(as_json: bool, root: Path = reader.RUNS) -> str:
-    found = reader.read_all(reader.below(root))
+def _all(as_json: bool, root: Path = RUNS) -> str:
+    found = read_all(below(root))
     found.sort(key=lambda run: run.updated.timestamp() if run.updated else 0.0, reverse=True)
     if as_json:
         return _json([run.to_dict() for run in found])
-    return tables.table_of_runs(found) if found else f"no runs below {root}/ here"
+    return table_of_runs(found) if found else f"no runs below {root}/ here"
 
 
 def _one(path: Path, as_json: bool) -> str:
-    run = reader.read(path)
-    return _json(run.to_dict()) if as_json else tables.in_lines(run)
+    run = read(path)
+    return _json(run.to_dict()) if as_json else in_lines(run)
 
 
 def _sweep(path: Path, as_json: bool) -> str:
     rows = ranked(path)
     if not as_json:
-        return tables.table_of_trials(rows)
+        return table_of_trials(rows)
     trials = [{"number": trial.number, "overrides": trial.overrides, **run.to_dict()} for trial, run in rows]
     return _json({"sweep": str(path), "trials": trials})
 
@@ -101,12 +74,12 @@ def _of_slurm(job: str, as_json: bool) -> str:
     if not known:
         here = "Slurm does not know it any more" if client.is_here() else "there is no Slurm here to ask"
         raise SlurmError(
-            f"job {job}: no run below {reader.RUNS}/ knows it, and {here}. Give a run's directory, or start this "
-            f"in the directory that has {reader.RUNS}/"
+            f"job {job}: no run below {RUNS}/ knows it, and {here}. Give a run's directory, or start this "
+            f"in the directory that has {RUNS}/"
         )
     if as_json:
         return _json([each._asdict() for each in known])
-    return "\n".join(f"job {each.id} ({each.name}): {tables.of_job(each)}" for each in known)
+    return "\n".join(f"job {each.id} ({each.name}): {of_job(each)}" for each in known)
 
 
 def _json(content: Any) -> str:

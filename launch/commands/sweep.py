@@ -11,30 +11,26 @@ by their scores.
 
 import argparse
 import os
-import signal
-import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
-from dist_train.system.stop_signals import PREEMPTED
 from launch.arguments import AUTO, number_from
-from launch.commands import submit, train
-from launch.commands.status import ranked
-from launch.runs import reader, tables
+from launch.local.training_command import most_ranks, resolved
+from launch.runs.format import table_of_trials
+from launch.runs.snapshot import ranked
 from launch.slurm import client
-from launch.sweeps import resources
+from launch.slurm.resources import Resources, add_resources
+from launch.slurm.submission import Submission, again, check_free, lay_out, next_number, rehearse
 from launch.sweeps.grid import Grid
-from launch.sweeps.local_runner import Running, Together
-from launch.sweeps.sweep_dir import Sweep, Trial
+from launch.sweeps.local_runner import named, train_all
+from launch.sweeps.sweep import Sweep
+from launch.sweeps.sweep_dir import Trial
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
-
-FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,13 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nproc",
-        type=number_from(1, AUTO, most=train.most_ranks()),
+        type=number_from(1, AUTO, most=most_ranks()),
         default=AUTO,
         metavar="N|auto",
         help="ranks of a trial on this machine; auto (the default): as `dist-train train` has it",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be started; start nothing")
-    submit.add_resources(parser)
+    add_resources(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 def _check_flags(options: argparse.Namespace) -> None:
     """Raise ConfigError for flags that mean nothing where the trials are going to be."""
     parser = argparse.ArgumentParser()
-    submit.add_resources(parser)
+    add_resources(parser)
     of_slurm = [name for name, default in vars(parser.parse_args([])).items() if getattr(options, name) != default]
     if of_slurm and not options.slurm:
         flag = "flags after --" if of_slurm == ["passed_on"] else f"--{of_slurm[0].replace('_', '-')}"
@@ -90,99 +86,49 @@ def _train(options: argparse.Namespace, grid: Grid) -> int:
     from dist_train.settings.schedule import check_ranks
 
     def check(config: "Config") -> None:
-        check_ranks(config, train.resolved(options.nproc, config.distributed, os.environ) or 1)
+        check_ranks(config, resolved(options.nproc, config.distributed, os.environ) or 1)
 
     sweep = Sweep.of(Path(options.config), grid, check)
     left = sweep.left()
     print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(left)} to be trained", flush=True)
     if options.dry_run:
-        print("\n".join(f"  {trial.number}: {_named(trial)}" for trial in left))
+        print("\n".join(f"  {trial.number}: {named(trial)}" for trial in left))
         return 0
     with sweep.claimed():
         if client.is_here():
-            submit.check_free(RunDir(sweep.directory))
-        code = _train_all(sweep, left, options) if left else 0
-    print(tables.table_of_trials(ranked(sweep.directory)))
+            check_free(RunDir(sweep.directory))
+        code = train_all(sweep, left, options) if left else 0
+    print(table_of_trials(ranked(sweep.directory)))
     return code
-
-
-def _train_all(sweep: Sweep, left: Sequence[Trial], options: argparse.Namespace) -> int:
-    """Keep as many trials running as may, until all have ended or a stop is asked for; returns the exit code."""
-    waiting, at_once = deque(left), min(options.max_parallel or 1, len(left))
-    free, running, codes = list(range(at_once)), dict[Running, tuple[Trial, int]](), list[int]()
-    with Together() as together:
-        while running or (waiting and not together.is_stopping):
-            while waiting and free and not together.is_stopping:
-                trial, place = waiting.popleft(), free.pop(0)
-                running[_start(together, sweep, trial, options.nproc, place, at_once)] = trial, place
-            for ended in together.ended():
-                trial, place = running.pop(ended)
-                free.append(place)
-                codes.append(_end(ended, trial))
-        is_stopped = together.is_stopping
-    if any(code not in (0, PREEMPTED) for code in codes) and not is_stopped:
-        return FAILED
-    return PREEMPTED if waiting or any(codes) else 0
-
-
-def _start(together: Together, sweep: Sweep, trial: Trial, nproc: int | str, place: int, at_once: int) -> Running:
-    """Start a trial in one of the places that share this machine."""
-    config = sweep.settings[sweep.trials.index(trial)]
-    ranks = train.resolved(nproc, config.distributed, os.environ)
-    settings = [str(sweep.begun.config), *sweep.shared(), *sweep.own(trial)]
-    print(f"trial {trial.number}: begins: {_named(trial)}", flush=True)
-    return together.start(
-        train.command_line(settings, ranks),
-        resources.variables(place, at_once, ranks, os.environ),
-        resources.cores(place, at_once),
-    )
-
-
-def _end(ended: Running, trial: Trial) -> int:
-    """Say how a trial has ended; returns its exit code."""
-    code, seconds = ended.code(), time.monotonic() - ended.began
-    score = tables.percent(reader.read_all([trial.path])[0].score)
-    what = ", ".join(text for text in (_how(code), score, f"{seconds:.0f} s") if text)
-    print(f"trial {trial.number}: {what}: {_named(trial)}", flush=True)
-    if code not in (0, PREEMPTED):
-        print("\n".join(f"  | {line}" for line in ended.last_lines()), flush=True)
-    ended.close()
-    return code
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return {0: "done", PREEMPTED: "stopped, and can go on"}.get(code, f"failed with exit code {code}")
 
 
 def _submit(options: argparse.Namespace, grid: Grid) -> int:
     """Submit the trials as a job array; returns the exit code."""
-    resources = submit.Resources.of(options)
+    resources = Resources.of(options)
     sweep = Sweep.of(Path(options.config), grid, resources.check)
     left = sweep.left()
     print("\n".join(dict.fromkeys(map(resources.shown, sweep.settings))))
     print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(left)} to be submitted")
     if not left:
         return 0
-    submission = _submission(sweep, left, resources, options.max_parallel, submit.again(options.given))
-    submit.rehearse(submission, options.dry_run)
+    submission = _submission(sweep, left, resources, options.max_parallel, again(options.given))
+    rehearse(submission, options.dry_run)
     if options.dry_run:
         return 0
-    submit.check_free(RunDir(sweep.directory))
+    check_free(RunDir(sweep.directory))
     with sweep.claimed():
-        submit.lay_out(sweep.begun.config, submission)
+        lay_out(sweep.begun.config, submission)
         submission.submit()
     print(f"  a task for each of {len(left)} trials\n{_what_next(sweep)}")
     return 0
 
 
 def _submission(
-    sweep: Sweep, left: Sequence[Trial], resources: submit.Resources, max_parallel: int | None, go_on: str
-) -> submit.Submission:
+    sweep: Sweep, left: Sequence[Trial], resources: Resources, max_parallel: int | None, go_on: str
+) -> Submission:
     run = RunDir(sweep.directory)
-    directory = run.jobs / str(submit.next_number(run))
-    return submit.Submission(
+    directory = run.jobs / str(next_number(run))
+    return Submission(
         resources,
         sweep.settings[0].run.name,
         directory,
@@ -199,7 +145,3 @@ def _what_next(sweep: Sweep) -> str:
         f"  dist-train cancel {sweep.directory}     save and stop\n"
         "The same command submits later what is not done then"
     )
-
-
-def _named(trial: Trial) -> str:
-    return " ".join(trial.overrides)

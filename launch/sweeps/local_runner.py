@@ -1,138 +1,72 @@
-"""Processes that run side by side on this machine, and end together when this one is asked to stop."""
+"""Train the trials of a sweep on this machine, several at once."""
 
+import argparse
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
-from types import FrameType
-from typing import Any, Self
+from collections import deque
+from collections.abc import Sequence
 
-from dist_train.system.process import die_with_parent
-from dist_train.system.stop_signals import SIGNALS
+from dist_train.system.stop_signals import PREEMPTED
+from launch.local import placement, training_command
+from launch.local.process_group import Running, Together
+from launch.runs import snapshot
+from launch.runs.format import percent
+from launch.sweeps.sweep import Sweep
+from launch.sweeps.sweep_dir import Trial
 
-POLL = 0.05  # seconds between two looks at the processes
-TAIL = 4000  # bytes
-
-
-class Running:
-    """A process and its output."""
-
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int]) -> None:
-        self.began = time.monotonic()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (`close` does)
-        # A signal that comes before it has handlers waits for them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
-                command,
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for this process, which passes it on once
-                preexec_fn=partial(_prepare, os.getpid(), cores),
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def is_over(self) -> bool:
-        return self._process.poll() is not None
-
-    def code(self) -> int:
-        """Its exit code, or minus the signal that has killed it, once it has ended."""
-        return self._process.wait()
-
-    def stop(self) -> None:
-        """Ask it to save and leave."""
-        self._process.terminate()
-
-    def kill(self) -> None:
-        """End it with all that it has started in its session, and wait for that."""
-        if not self.is_over():
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def last_lines(self, most: int = 20) -> list[str]:
-        """The end of what it has printed."""
-        self._output.seek(max(0, os.fstat(self._output.fileno()).st_size - TAIL))
-        return self._output.read().decode(errors="replace").splitlines()[-most:]
-
-    def close(self) -> None:
-        self._output.close()
+FAILED = 1
 
 
-class Together:
-    """A region in which processes run side by side; none of them outlives it.
-
-    Inside of it a signal that asks this process to stop is passed on to them, and sets `is_stopping`.
-    """
-
-    def __init__(self) -> None:
-        self.is_stopping = False
-        self._is_told = False
-        self._is_interrupted = False
-        self._is_interrupted_twice = False
-        self._running: list[Running] = []
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each in self._running:
-            each.kill()
-            each.close()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def start(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int] = ()) -> Running:
-        """Start one more, which may use these cores only; by default all."""
-        running = Running(command, environ, cores)
-        self._running.append(running)
-        return running
-
-    def ended(self) -> list[Running]:
-        """Those that have ended since the last call, which waits a moment for one; the caller closes them.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C came twice.
-        """
-        if self._is_interrupted_twice:
-            raise KeyboardInterrupt
-        if self.is_stopping and not self._is_told:
-            self._stop()
-        over = [each for each in self._running if each.is_over()]
-        self._running = [each for each in self._running if each not in over]
-        if not over:
-            time.sleep(POLL)
-        return over
-
-    def _stop(self) -> None:
-        self._is_told = True
-        for each in self._running:
-            each.stop()
-        if self._running:
-            print(
-                "asked to stop: what runs saves and leaves; a second Ctrl-C ends it at once",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if number == signal.SIGINT:
-            self._is_interrupted_twice, self._is_interrupted = self._is_interrupted, True
-        self.is_stopping = True
+def train_all(sweep: Sweep, left: Sequence[Trial], options: argparse.Namespace) -> int:
+    """Keep as many trials running as may, until all have ended or a stop is asked for; returns the exit code."""
+    waiting, at_once = deque(left), min(options.max_parallel or 1, len(left))
+    free, running, codes = list(range(at_once)), dict[Running, tuple[Trial, int]](), list[int]()
+    with Together() as together:
+        while running or (waiting and not together.is_stopping):
+            while waiting and free and not together.is_stopping:
+                trial, place = waiting.popleft(), free.pop(0)
+                running[_start(together, sweep, trial, options.nproc, place, at_once)] = trial, place
+            for ended in together.ended():
+                trial, place = running.pop(ended)
+                free.append(place)
+                codes.append(_end(ended, trial))
+        is_stopped = together.is_stopping
+    if any(code not in (0, PREEMPTED) for code in codes) and not is_stopped:
+        return FAILED
+    return PREEMPTED if waiting or any(codes) else 0
 
 
-def _prepare(parent: int, cores: Collection[int]) -> None:
-    """What a process does between its fork and its program."""
-    die_with_parent(parent)
-    if cores:
-        os.sched_setaffinity(0, cores)
+def _start(together: Together, sweep: Sweep, trial: Trial, nproc: int | str, place: int, at_once: int) -> Running:
+    """Start a trial in one of the places that share this machine."""
+    config = sweep.settings[sweep.trials.index(trial)]
+    ranks = training_command.resolved(nproc, config.distributed, os.environ)
+    settings = [str(sweep.begun.config), *sweep.shared(), *sweep.own(trial)]
+    print(f"trial {trial.number}: begins: {named(trial)}", flush=True)
+    return together.start(
+        training_command.command_line(settings, ranks),
+        placement.variables(place, at_once, ranks, os.environ),
+        placement.cores(place, at_once),
+    )
+
+
+def _end(ended: Running, trial: Trial) -> int:
+    """Say how a trial has ended; returns its exit code."""
+    code, seconds = ended.code(), time.monotonic() - ended.began
+    score = percent(snapshot.read_all([trial.path])[0].score)
+    what = ", ".join(text for text in (_how(code), score, f"{seconds:.0f} s") if text)
+    print(f"trial {trial.number}: {what}: {named(trial)}", flush=True)
+    if code not in (0, PREEMPTED):
+        print("\n".join(f"  | {line}" for line in ended.last_lines()), flush=True)
+    ended.close()
+    return code
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return {0: "done", PREEMPTED: "stopped, and can go on"}.get(code, f"failed with exit code {code}")
+
+
+def named(trial: Trial) -> str:
+    return " ".join(trial.overrides)

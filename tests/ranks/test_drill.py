@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.settings.loader import load_config
-from launch.commands.drill import Drill
+from launch.drill.drill import Drill
 from launch.drill.faults import FAULTS
 from launch.drill.training_process import Started
 from tests.conftest import Python

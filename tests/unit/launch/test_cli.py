@@ -15,7 +15,8 @@ from dist_train.settings.schema import Distributed
 from dist_train.system.stop_signals import SIGNALS
 from launch import cli
 from launch.arguments import AUTO
-from launch.commands import train
+from launch.local import training_command
+from launch.local.training_command import most_ranks
 from tests.conftest import ROOT, Python
 from tests.unit.test_layers import at_import, imports, is_without_torch
 
@@ -75,7 +76,10 @@ class TestCommands:
             ([], "COMMAND"),
             (["trian"], "'trian'"),
             (["train"], "CONFIG"),
-            (["train", "x.yaml", "--nproc", "٣"], f"it must be auto or a number from 1 to {train.most_ranks()}"),
+            (
+                ["train", "x.yaml", "--nproc", "٣"],
+                f"it must be auto or a number from 1 to {most_ranks()}",
+            ),
             (["train", "x.yaml", "--nproc", "0"], "--nproc: is '0'; it must be auto or a number from 1 to"),
             (["train", "x.yaml", "--max-restarts=-1"], "--max-restarts: is '-1'; it must be a number from 0 up"),
             (["train", "x.yaml", "--nproc", "9999999"], "--nproc: is '9999999'; it must be auto or a number from 1 to"),
@@ -118,7 +122,7 @@ class TestWhatIsStarted:
         ],
     )
     def test_one_process_needs_no_agent(self, ranks: int | None, restarts: int, expected: list[str]) -> None:
-        assert train.command_line(["a.yaml", "b=1", "c=2"], ranks, restarts) == [
+        assert training_command.command_line(["a.yaml", "b=1", "c=2"], ranks, restarts) == [
             sys.executable,
             *expected,
             "a.yaml",
@@ -150,17 +154,17 @@ class TestWhatIsStarted:
     ) -> None:
         for name in files:
             (tmp_path / name).touch()
-        monkeypatch.setattr(train, "DEVICES", tmp_path)
+        monkeypatch.setattr(training_command, "DEVICES", tmp_path)
         environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-        assert train.resolved(AUTO, Distributed.model_validate({"backend": backend}), environ) == expected
-        assert train.resolved(5, Distributed(), environ) == 5
+        assert training_command.resolved(AUTO, Distributed.model_validate({"backend": backend}), environ) == expected
+        assert training_command.resolved(5, Distributed(), environ) == 5
 
     def test_ranks_share_the_cores_unless_the_user_says_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-        assert train.environment(4, {"A": "b"}) == {"A": "b", "OMP_NUM_THREADS": "3"}
-        assert train.environment(2, {}, runs=3) == {"OMP_NUM_THREADS": "2"}
-        assert train.environment(100, {})["OMP_NUM_THREADS"] == "1"
-        assert train.environment(4, {"OMP_NUM_THREADS": "7"}) == {"OMP_NUM_THREADS": "7"}
+        assert training_command.environment(4, {"A": "b"}) == {"A": "b", "OMP_NUM_THREADS": "3"}
+        assert training_command.environment(2, {}, runs=3) == {"OMP_NUM_THREADS": "2"}
+        assert training_command.environment(100, {})["OMP_NUM_THREADS"] == "1"
+        assert training_command.environment(4, {"OMP_NUM_THREADS": "7"}) == {"OMP_NUM_THREADS": "7"}
 
     def test_a_signal_waits_for_what_is_started(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """It would end what has no handler yet with another code than 75."""

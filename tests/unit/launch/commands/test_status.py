@@ -18,8 +18,8 @@ from dist_train.distributed.world import World
 from dist_train.run_dir import RunDir
 from dist_train.system.process import state_and_start
 from launch import cli
-from launch.commands import logs
-from launch.runs import reader
+from launch.runs import output as run_output
+from launch.runs import snapshot
 from launch.runs.history import History
 from tests.conftest import Python
 from tests.unit.launch.commands.test_ckpt import asked
@@ -162,7 +162,7 @@ class TestStatus:
         with RunDir(path).metrics.open("a") as file:
             for accuracy in (0.7, 0.8, 0.6):
                 file.write(json.dumps(evaluation(accuracy, "validation")) + "\n")
-        assert reader.read(path).score == 0.8
+        assert snapshot.read(path).score == 0.8
 
     @pytest.mark.parametrize("what", ["runs/none", "nothing", "runs"])
     def test_what_is_no_run_is_refused(self, capsys: pytest.CaptureFixture[str], what: str) -> None:
@@ -217,12 +217,12 @@ class TestJobs:
         path = leave_run("runs/a", "preempted", job_id="12")
         leave_job(path, 1, "11", "2029-01-01T10:00:00+00:00")
         leave_job(path, 2, "12", "2029-01-02T10:00:00+00:00")
-        assert reader.read(path).go_on == "dist-train submit a.yaml"
+        assert snapshot.read(path).go_on == "dist-train submit a.yaml"
         beats = HeartbeatFile(RunDir(path).diagnostics, RankProcess.current(World(), 1, "dist-train train x.yaml"))
         beats.close()
         status = json.loads(RunDir(path).status.read_text())
         RunDir(path).status.write_text(json.dumps({**status, "job_id": None}))
-        assert reader.read(path).go_on == "dist-train train x.yaml"
+        assert snapshot.read(path).go_on == "dist-train train x.yaml"
 
     def test_damaged_lines_are_left_out(self) -> None:
         path = leave_run("runs/a")
@@ -310,8 +310,8 @@ def set_status(run: Path, **values: Any) -> None:
 def happen(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None]) -> None:
     """One event in each pause of `logs -f`, and a look at the state after each."""
     left = list(events)
-    monkeypatch.setattr(logs, "LOOK", logs.POLL / 2)
-    monkeypatch.setattr(logs, "ASK", logs.POLL / 2)
+    monkeypatch.setattr(run_output, "LOOK", run_output.POLL / 2)
+    monkeypatch.setattr(run_output, "ASK", run_output.POLL / 2)
     sleep = time.sleep
 
     def pause(seconds: float) -> None:
@@ -350,7 +350,7 @@ class TestCancel:
             code, said = asked(capsys, "cancel", "runs/other")
             assert (code, "is over: failed" in said, process.poll()) == (0, True, None)
             leave_run("runs/it", "failed", host=here, launcher=f"{launcher} {stat[1]}")
-            assert reader.read(Path("runs/it")).state == "ending"
+            assert snapshot.read(Path("runs/it")).state == "ending"
             code, said = asked(capsys, "cancel", "runs/it")
             assert (code, f"process {process.pid} is asked to stop" in said) == (0, True)
             assert process.wait(30) == -signal.SIGTERM

@@ -10,8 +10,7 @@ from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 from launch import cli
 from launch.arguments import seconds
-from launch.commands import submit
-from launch.slurm import client
+from launch.slurm import client, submission
 from launch.slurm.profiles import load_cluster
 from tests.conftest import ROOT
 
@@ -42,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's directory, on a machine without Slurm."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.slurm.client.shutil.which", lambda _: None)
-    monkeypatch.setattr("launch.commands.submit.sys.executable", "/venv/bin/python")
+    monkeypatch.setattr("launch.slurm.resources.sys.executable", "/venv/bin/python")
     (tmp_path / "small.yaml").write_text(CONFIG)
     (tmp_path / "configs" / "clusters").mkdir(parents=True)
     (tmp_path / "configs" / "clusters" / "gpus.yaml").write_text(PROFILE)
@@ -176,7 +175,7 @@ def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch: pytest.M
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     monkeypatch.setenv("DIST_TRAIN_MAX_RESTARTS", "3")
-    left = submit.outside_of_jobs()
+    left = submission.outside_of_jobs()
     assert {name for name in left if name.startswith("SLURM_")} == {"SLURM_CONF"}
     assert (left["DIST_TRAIN_MAX_RESTARTS"], "DIST_TRAIN_TRIALS" in left) == ("3", False)
 

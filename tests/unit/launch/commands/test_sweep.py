@@ -13,10 +13,13 @@ import pytest
 
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
-from launch.commands import submit, train
-from launch.sweeps import resources, sweep_dir
+from launch.local import placement, training_command
+from launch.slurm.resources import Resources, add_resources
+from launch.slurm.submission import Submission, lay_out
+from launch.sweeps import sweep_dir
 from launch.sweeps.grid import LONGEST, Grid, directory_name, values
-from launch.sweeps.sweep_dir import Sweep, trials
+from launch.sweeps.sweep import Sweep
+from launch.sweeps.sweep_dir import trials
 from tests.conftest import ROOT, Python, children_of
 from tests.unit.launch.commands.test_ckpt import asked
 from tests.unit.launch.commands.test_status import wait_until
@@ -293,12 +296,12 @@ class TestCommand:
 
 def test_a_task_of_an_array_finds_its_settings() -> None:
     parser = ArgumentParser()
-    submit.add_resources(parser)
-    resources = submit.Resources.of(parser.parse_args(["--gpus-per-node", "0"]))
+    add_resources(parser)
+    resources = Resources.of(parser.parse_args(["--gpus-per-node", "0"]))
     sweep = begin("optim.lr=0.1,0.2", "run.dir=100%a/x")
     own = {trial.number: sweep.own(trial) for trial in sweep.trials}
-    submission = submit.Submission(resources, "x", sweep.directory / "jobs" / "1", ("small.yaml",), own)
-    submit.lay_out(sweep.begun.config, submission)
+    submission = Submission(resources, "x", sweep.directory / "jobs" / "1", ("small.yaml",), own)
+    lay_out(sweep.begun.config, submission)
     task = sweep.directory / "jobs" / "1" / "trials" / "1"
     assert task.read_text() == "optim.lr=0.2\nrun.dir=100%a/x.sweep/1-lr=0.2\n"
     assert "--output=100%%a/x.sweep/jobs/slurm-%A_%a.out" in submission.command()
@@ -313,8 +316,8 @@ class TestShares:
         self, monkeypatch: pytest.MonkeyPatch, runs: int, expected: list[set[int]]
     ) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 7}, raising=False)
-        assert [resources.cores(place, runs) for place in range(runs)][: len(expected)] == expected
-        assert resources.cores(4, 5) == {0}
+        assert [placement.cores(place, runs) for place in range(runs)][: len(expected)] == expected
+        assert placement.cores(4, 5) == {0}
 
     @pytest.mark.parametrize(
         ("runs", "ranks", "visible", "expected"),
@@ -340,10 +343,10 @@ class TestShares:
         for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl"):
             (here / "dev" / name).parent.mkdir(exist_ok=True)
             (here / "dev" / name).touch()
-        monkeypatch.setattr(train, "DEVICES", here / "dev")
-        environ = {} if visible is None else {resources.VISIBLE: visible}
-        found = [resources.variables(place, runs, ranks, environ) for place in range(len(expected))]
-        assert [each.get(resources.VISIBLE) for each in found] == expected
+        monkeypatch.setattr(training_command, "DEVICES", here / "dev")
+        environ = {} if visible is None else {placement.VISIBLE: visible}
+        found = [placement.variables(place, runs, ranks, environ) for place in range(len(expected))]
+        assert [each.get(placement.VISIBLE) for each in found] == expected
 
 
 @pytest.mark.slow

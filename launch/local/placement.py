@@ -7,7 +7,7 @@ crawl.
 import os
 from collections.abc import Mapping
 
-from launch.commands.train import device_files, environment
+from launch.local.training_command import device_files, environment
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from launch.runs.reader import Run
+from launch.runs.snapshot import Run
 from launch.slurm.client import Job
 from launch.sweeps.sweep_dir import Trial
 

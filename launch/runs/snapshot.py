@@ -13,15 +13,15 @@ from dist_train.diagnostics.heartbeat import process_state, read_heartbeats
 from dist_train.diagnostics.root_cause import Verdict, read_verdict
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir
+from launch.runs.find import RUNS, is_run, read_status
 from launch.runs.history import History, moment
 from launch.runs.states import ACTIVE, State, judge
 from launch.slurm import client
 from launch.slurm.client import Job
+from launch.sweeps import sweep_dir
 from launch.sweeps.sweep_dir import Trial, is_sweep, trial_of, trials
 
-RUNS = Path("runs")
 Line = dict[str, Any]
-
 _log = logging.getLogger(__name__)
 
 
@@ -186,36 +186,9 @@ def read_all(paths: Iterable[Path]) -> list[Run]:
 
     Slurm is asked only of jobs of which the files leave something open.
     """
-    found = [(path, _status(path), History.of(path)) for path in paths]
+    found = [(path, read_status(path), History.of(path)) for path in paths]
     answers = _asked({job for _, status, history in found for job in _open_jobs(status, history)})
     return [_run(path, status, history, answers) for path, status, history in found]
-
-
-def is_run(path: Path) -> bool:
-    directory = RunDir(path)
-    return any(each.exists() for each in (directory.status, directory.lock, directory.jobs)) and not is_sweep(path)
-
-
-def below(root: Path) -> list[Path]:
-    """The directories of all runs right below another, and of the trials of sweeps there."""
-    children = sorted(root.iterdir()) if root.is_dir() else []
-    of_sweeps = [trial.path for child in children if is_sweep(child) for trial in listed(child)]
-    return [child for child in (*children, *of_sweeps) if is_run(child)]
-
-
-def listed(sweep: Path) -> list[Trial]:
-    """The trials of a sweep; none, with a warning, where its list is damaged."""
-    try:
-        return trials(sweep)
-    except ConfigError as error:
-        _log.warning("%s", error)
-        return []
-
-
-def job_ids(path: Path) -> list[str]:
-    """The jobs that the directory of a run knows, under all their names; one of them may only surround its training."""
-    job = _status(path).get("job_id")
-    return [*History.of(path).job_ids, *([job] if job else [])]
 
 
 def _run(path: Path, status: Mapping[str, Any], history: History, answers: Mapping[str, Job | None]) -> Run:
@@ -235,16 +208,6 @@ def _run(path: Path, status: Mapping[str, Any], history: History, answers: Mappi
     if not status and not active and RunDir(path).status.exists():
         state = "unknown"
     return Run(path, status, history, state, job, active, pid)
-
-
-def _status(path: Path) -> Mapping[str, Any]:
-    """The content of `status.json`; empty where there is none, or none that can be read."""
-    try:
-        status = RunDir(path).read_status() or {}
-    except OSError as error:
-        _log.warning("%s: can't be read: %s", path, error.strerror)
-        return {}
-    return status if isinstance(status.get("state"), str) and isinstance(status.get("step"), int) else {}
 
 
 def _open_jobs(status: Mapping[str, Any], history: History) -> list[str]:
@@ -299,3 +262,14 @@ def _global_batch(config: Path) -> int | None:
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return None
     return found if isinstance(found, int) else None
+
+
+def ranked(sweep: Path) -> list[tuple[Trial, Run]]:
+    """The trials of a sweep, the best score first, those without one last.
+
+    Raises:
+        ConfigError: its `sweep.json` can't be read.
+    """
+    trials = sweep_dir.trials(sweep)
+    rows = zip(trials, read_all([trial.path for trial in trials]), strict=True)
+    return sorted(rows, key=lambda row: -1.0 if row[1].score is None else row[1].score, reverse=True)

@@ -1,0 +1,138 @@
+"""Processes that run side by side on this machine, and end together when this one is asked to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from types import FrameType
+from typing import Any, Self
+
+from dist_train.system.process import die_with_parent
+from dist_train.system.stop_signals import SIGNALS
+
+POLL = 0.05  # seconds between two looks at the processes
+TAIL = 4000  # bytes
+
+
+class Running:
+    """A process and its output."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int]) -> None:
+        self.began = time.monotonic()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (`close` does)
+        # A signal that comes before it has handlers waits for them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
+                command,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for this process, which passes it on once
+                preexec_fn=partial(_prepare, os.getpid(), cores),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def is_over(self) -> bool:
+        return self._process.poll() is not None
+
+    def code(self) -> int:
+        """Its exit code, or minus the signal that has killed it, once it has ended."""
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it to save and leave."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it with all that it has started in its session, and wait for that."""
+        if not self.is_over():
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def last_lines(self, most: int = 20) -> list[str]:
+        """The end of what it has printed."""
+        self._output.seek(max(0, os.fstat(self._output.fileno()).st_size - TAIL))
+        return self._output.read().decode(errors="replace").splitlines()[-most:]
+
+    def close(self) -> None:
+        self._output.close()
+
+
+class Together:
+    """A region in which processes run side by side; none of them outlives it.
+
+    Inside of it a signal that asks this process to stop is passed on to them, and sets `is_stopping`.
+    """
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        self._is_told = False
+        self._is_interrupted = False
+        self._is_interrupted_twice = False
+        self._running: list[Running] = []
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._running:
+            each.kill()
+            each.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def start(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int] = ()) -> Running:
+        """Start one more, which may use these cores only; by default all."""
+        running = Running(command, environ, cores)
+        self._running.append(running)
+        return running
+
+    def ended(self) -> list[Running]:
+        """Those that have ended since the last call, which waits a moment for one; the caller closes them.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came twice.
+        """
+        if self._is_interrupted_twice:
+            raise KeyboardInterrupt
+        if self.is_stopping and not self._is_told:
+            self._stop()
+        over = [each for each in self._running if each.is_over()]
+        self._running = [each for each in self._running if each not in over]
+        if not over:
+            time.sleep(POLL)
+        return over
+
+    def _stop(self) -> None:
+        self._is_told = True
+        for each in self._running:
+            each.stop()
+        if self._running:
+            print(
+                "asked to stop: what runs saves and leaves; a second Ctrl-C ends it at once",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if number == signal.SIGINT:
+            self._is_interrupted_twice, self._is_interrupted = self._is_interrupted, True
+        self.is_stopping = True
+
+
+def _prepare(parent: int, cores: Collection[int]) -> None:
+    """What a process does between its fork and its program."""
+    die_with_parent(parent)
+    if cores:
+        os.sched_setaffinity(0, cores)

@@ -1,0 +1,188 @@
+"""What a Slurm job takes of a cluster: the arguments, and the flags of sbatch that ask for it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from dist_train.errors import ConfigError
+from launch.arguments import number_from, seconds, time_limit
+
+if TYPE_CHECKING:
+    from dist_train.settings.schema import Config
+    from launch.slurm.profiles import Cluster
+
+
+_T = TypeVar("_T")
+LAUNCHES = ("torchrun", "srun")
+STOP = 120
+"""Seconds before the time limit at which the script's `--signal` comes."""
+OURS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
+"""Flags of sbatch that a submission has itself, or that would make another thing of it."""
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """What a job takes of the cluster."""
+    group = parser.add_argument_group("resources of a job")
+    group.add_argument("--nodes", type=number_from(1), default=1, metavar="N", help="number of nodes; default 1")
+    group.add_argument("--gpus-per-node", type=number_from(0), metavar="G", help="GPUs of each node; 0: train on CPU")
+    group.add_argument(
+        "--nproc-per-node", type=number_from(1), metavar="P", help="ranks on each node; default: one a GPU, or one"
+    )
+    group.add_argument(
+        "--time", type=time_limit, metavar="H:MM:SS", help="how long it may run; default: the script's hour"
+    )
+    group.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
+    group.add_argument("--account", metavar="NAME", help="who pays")
+    group.add_argument("--qos", metavar="NAME", help="quality of service")
+    group.add_argument(
+        "--cpus-per-task", type=number_from(1), metavar="C", help="cores of each node; default: one a rank"
+    )
+    group.add_argument("--mem", metavar="M", help="memory of each node, e.g. 64G")
+    group.add_argument("--launch", choices=LAUNCHES, default="torchrun", help="what starts the ranks; default torchrun")
+    group.add_argument("--profile", metavar="NAME", help="defaults of a cluster, from configs/clusters/NAME.yaml")
+    parser.set_defaults(passed_on=())
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job takes of a cluster, and how its ranks come up there."""
+
+    nodes: int
+    gpus_per_node: int
+    nproc_per_node: int
+    cpus_per_task: int
+    time: str | None
+    partition: str | None
+    account: str | None
+    qos: str | None
+    mem: str | None
+    launch: str
+    cluster: "Cluster"
+    flags: tuple[str, ...]
+    """Of sbatch, as the user has given them."""
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Resources":
+        """What the command line says, else the profile, else the defaults.
+
+        Raises:
+            ConfigError: neither says how many GPUs, or there is no such profile.
+        """
+        from launch.slurm.profiles import Cluster, load_cluster
+
+        cluster = load_cluster(options.profile) if options.profile else Cluster()
+        gpus = _first(options.gpus_per_node, cluster.gpus_per_node)
+        if gpus is None:
+            raise ConfigError("--gpus-per-node is missing: how many GPUs of each node, 0 to train on CPU")
+        ranks = options.nproc_per_node or max(gpus, 1)
+        flags = (*cluster.sbatch, *options.passed_on)
+        _check_flags(flags)
+        return cls(
+            nodes=options.nodes,
+            gpus_per_node=gpus,
+            nproc_per_node=ranks,
+            cpus_per_task=_first(options.cpus_per_task, cluster.cpus_per_task) or ranks,
+            time=_first(options.time, cluster.time),
+            partition=_first(options.partition, cluster.partition),
+            account=_first(options.account, cluster.account),
+            qos=_first(options.qos, cluster.qos),
+            mem=_first(options.mem, cluster.mem),
+            launch=options.launch,
+            cluster=cluster,
+            flags=flags,
+        )
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.nproc_per_node
+
+    def check(self, config: "Config") -> None:
+        """Find out what would fail, or idle, only when the job has come through the queue.
+
+        Raises:
+            ConfigError: ranks, GPUs, backend and batch do not go together.
+        """
+        from dist_train.settings.schedule import check_ranks
+
+        backend, gpus = config.distributed.backend, self.gpus_per_node
+        if gpus and self.nproc_per_node > gpus and backend != "gloo":
+            raise ConfigError(
+                f"--nproc-per-node is {self.nproc_per_node} and --gpus-per-node {gpus}: a rank needs a GPU of its own. "
+                "Ask for fewer ranks or more GPUs; --gpus-per-node 0 trains on CPU"
+            )
+        if gpus and backend == "gloo":
+            raise ConfigError(
+                f"distributed.backend is gloo, which trains on CPU, and --gpus-per-node {gpus} would leave GPUs idle: "
+                "give 0, or another backend"
+            )
+        if not gpus and backend == "nccl":
+            raise ConfigError("distributed.backend is nccl, which needs GPUs, and --gpus-per-node is 0: give more")
+        if self.ranks > config.data.global_batch:
+            raise ConfigError(
+                f"data.global_batch is {config.data.global_batch}, less than the {self.ranks} ranks ({self.nodes} "
+                f"nodes of {self.nproc_per_node}): some would have no sample in any step. Ask for fewer ranks"
+            )
+        check_ranks(config, self.ranks)
+
+    def shown(self, config: "Config") -> str:
+        """What each step is made of."""
+        batch, shards = config.data.global_batch, config.shards or self.ranks
+        share = -(-batch // shards)
+        size = min(share, config.train.micro_batch or share)
+        passes = -(-share // size) * shards // self.ranks
+        where = f"{self.gpus_per_node} GPU(s)" if self.gpus_per_node else "CPU"
+        return (
+            f"{config.run.name}: {self.ranks} rank(s), {self.nproc_per_node} on each of {self.nodes} node(s) with "
+            f"{where}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
+            + self._short()
+        )
+
+    def _short(self) -> str:
+        """A warning where the time limit leaves nothing to train."""
+        if self.time is None or seconds(self.time) > 2 * STOP:
+            return ""
+        return (
+            f"\n--time {self.time}: the job is stopped to save {STOP} s before, which leaves next to nothing to train"
+        )
+
+    def sbatch_flags(self) -> list[str]:
+        """The flags of sbatch that ask for this."""
+        asked = {
+            "--nodes": self.nodes,
+            "--ntasks-per-node": 1,
+            "--gpus-per-node": self.gpus_per_node or None,
+            "--cpus-per-task": self.cpus_per_task,
+            "--mem": self.mem,
+            "--time": self.time,
+            "--partition": self.partition,
+            "--account": self.account,
+            "--qos": self.qos,
+        }
+        return [*(f"{flag}={value}" for flag, value in asked.items() if value is not None), *self.flags]
+
+    def variables(self) -> dict[str, str]:
+        """What `slurm/train.sbatch` and the training read of their surroundings."""
+        cluster = self.cluster
+        own = {
+            "DIST_TRAIN_NPROC_PER_NODE": str(self.nproc_per_node),
+            "DIST_TRAIN_LAUNCH": self.launch,
+            "DIST_TRAIN_PYTHON": cluster.python or ("python3" if cluster.container else sys.executable),
+            "DIST_TRAIN_MODULES": " ".join(cluster.modules),
+            "DIST_TRAIN_CONTAINER": cluster.container or "",
+        }
+        given = {name: str(value) for name, value in cluster.environment.items()}
+        return {**{name: value for name, value in own.items() if value}, **given}
+
+
+def _first(*values: _T | None) -> _T | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _check_flags(flags: Sequence[str]) -> None:
+    """Raise ConfigError for flags of sbatch that are none of the user's here."""
+    for flag in flags:
+        name = flag.lstrip("-").partition("=")[0]
+        if flag.startswith("-") and (name in OURS or (not flag.startswith("--") and name[:1] in OURS)):
+            raise ConfigError(f"{flag}: can't be given to sbatch here; of these, a submission has its own: {OURS}")

@@ -79,32 +79,3 @@ def test_a_run_that_fails_by_itself_is_shown(config: Path, python: Python) -> No
     assert code == 1
     assert "the undisturbed run ended with exit code 2:" in errors
     assert "Traceback" not in errors
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--faults", "kill,flood"], "flood: no such fault; there are kill, "),
-        (["--rounds", "0"], "is '0'; it must be a number from 1 up"),
-        (["optim.lrr=1"], "optim.lrr is not a setting"),
-    ],
-)
-def test_bad_input_is_refused(config: Path, python: Python, options: list[str], message: str) -> None:
-    code, _, errors = drill(python, config, *options)
-    assert code == 2
-    assert message in errors
-
-
-def test_a_directory_of_others_is_left_alone(config: Path, python: Python) -> None:
-    (config.parent / "small.drill").mkdir()
-    (config.parent / "small.drill" / "thesis.tex").write_text("")
-    code, _, errors = drill(python, config)
-    assert code == 2
-    assert "holds files and no drill" in errors
-
-
-def test_other_sizes_divide_the_shards(config: Path) -> None:
-    made = Drill(load_config(config), str(config), (), 2)
-    assert made._sizes(2, "elastic") == [1, 3, 4]
-    assert made._sizes(2, "bitwise") == [1, 4]
-    assert made._sizes(4, "bitwise") == [1, 2]

@@ -4,14 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-import yaml
 
-from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 from launch import cli
-from launch.arguments import seconds
-from launch.slurm import client, submission
-from launch.slurm.profiles import load_cluster
 from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -109,53 +104,6 @@ def test_nothing_goes_to_sbatch_where_there_is_none(capsys: pytest.CaptureFixtur
     assert "takes nothing after --; there is: --nice" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("partitoin: gpu", r"x\.yaml:1: partitoin is not a setting\. Did you mean partition\?"),
-        ("mem: 64", r"x\.yaml:1: mem is 64; it must be text"),
-        ("gpus_per_node: many", r"x\.yaml:1: gpus_per_node is 'many'; it must be"),
-        ("environment: {A B: c}", r"x\.yaml:1: environment is .*A B.*a mapping whose keys are text that matches"),
-    ],
-)
-def test_a_profile_has_no_faults(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=said):
-        load_cluster(str(tmp_path / "x.yaml"))
-
-
-def test_the_example_of_a_profile_is_one() -> None:
-    path = ROOT / "configs" / "clusters" / "example.yaml"
-    assert load_cluster(str(path)).model_dump(exclude_defaults=True).keys() == yaml.safe_load(path.read_text()).keys()
-
-
-@pytest.mark.parametrize(
-    ("said", "meaning"),
-    [
-        ("sbatch: error: invalid partition specified: x", "no such partition"),
-        ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "no such nodes"),
-        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", "--account"),
-        ("sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying", "the queue is full"),
-        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "your limit of jobs"),
-        ("sbatch: error: Unable to contact slurm controller (connect failure)", "does not answer"),
-        ("sbatch: error: Batch job submission failed: Requested time limit is invalid", "a shorter --time"),
-    ],
-)
-def test_a_refusal_is_shown_with_what_it_means(said: str, meaning: str) -> None:
-    """What Slurm has said is its own text, from its source (slurm_errno.c) and from real refusals."""
-    first, second = client.refusal(["sbatch"], said).splitlines()
-    assert first == said
-    assert meaning in second
-
-
-@pytest.mark.parametrize(
-    ("time", "expected"),
-    [("90", 5400), ("1:30", 90), ("2:00:00", 7200), ("1-12", 129600), ("1-0:30", 88200), ("2-1:02:03", 176523)],
-)
-def test_seconds_of_a_time_limit(time: str, expected: int) -> None:
-    assert seconds(time) == expected
-
-
 @pytest.mark.usefixtures("here")
 def test_a_time_limit_that_leaves_nothing_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     for time, is_short in (("4", True), ("0:05:00", False)):
@@ -168,16 +116,6 @@ def test_a_time_limit_that_leaves_nothing_is_told_of(capsys: pytest.CaptureFixtu
 def test_flags_that_a_submission_has_itself_are_refused(capsys: pytest.CaptureFixture[str], flag: str) -> None:
     code, _, errors = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--", flag)
     assert (code, errors.startswith(f"{flag}: can't be given to sbatch here")) == (2, True)
-
-
-def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK", "DIST_TRAIN_TRIALS"):
-        monkeypatch.setenv(name, "7")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    monkeypatch.setenv("DIST_TRAIN_MAX_RESTARTS", "3")
-    left = submission.outside_of_jobs()
-    assert {name for name in left if name.startswith("SLURM_")} == {"SLURM_CONF"}
-    assert (left["DIST_TRAIN_MAX_RESTARTS"], "DIST_TRAIN_TRIALS" in left) == ("3", False)
 
 
 def test_a_run_is_as_it_was_where_nothing_could_be_queued(

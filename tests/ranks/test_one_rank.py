@@ -1,0 +1,34 @@
+"""One rank trains the same bits as a process and under the agent."""
+
+from pathlib import Path
+
+import pytest
+
+from dist_train.monitoring.ledger import Comparison, compare, read
+from tests.conftest import Python
+
+CONFIG = """
+data: {name: synthetic, num_train: 32, num_test: 8, global_batch: 16}
+model: {name: mnist_cnn}
+optim: {name: sgd, lr: 0.05}
+train: {max_steps: 2}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.mark.slow
+def test_one_rank_of_the_agent_trains_the_same_bits_as_a_process(tmp_path: Path, config: Path, python: Python) -> None:
+    """So that a run may go on either way."""
+    settings = ("train.max_steps=4", "train.max_grad_norm=0.1", "log.weights_every_steps=1", "distributed.backend=gloo")
+    for name, options in (("process", []), ("agent", ["--max-restarts", "1"])):
+        command = ("-m", "launch", "train", str(config), *settings, f"run.dir={tmp_path / name}", "--nproc", "1")
+        done = python(*command, *options)
+        assert done.returncode == 0, done.stderr
+    process, agent = (read(tmp_path / name / "ledger.jsonl") for name in ("process", "agent"))
+    assert compare(process, agent) == Comparison(4, None)

@@ -1,0 +1,42 @@
+"""`dist-train train` becomes the process that trains."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_train.system.stop_signals import SIGNALS
+from launch import cli
+
+CONFIG = """
+data: {name: synthetic, num_train: 32, num_test: 8, global_batch: 16}
+model: {name: mnist_cnn}
+optim: {name: sgd, lr: 0.05}
+train: {max_steps: 2}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_a_signal_waits_for_what_is_started(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end what has no handler yet with another code than 75."""
+    started: list[list[str]] = []
+    blocked: set[int] = set()
+
+    def execve(program: str, command: list[str], environ: dict[str, str]) -> None:  # noqa: ARG001
+        started.append(command)
+        blocked.update(signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS))
+        raise SystemExit(0)  # a real one does not come back
+
+    monkeypatch.setattr(os, "execve", execve)
+    with pytest.raises(SystemExit):
+        cli.main(["train", str(config), "--nproc", "1"])
+    assert started == [[sys.executable, "-m", "dist_train", str(config)]]
+    assert blocked >= set(SIGNALS)

@@ -1,0 +1,54 @@
+"""The drill: what it refuses, and to how many ranks it resizes."""
+
+from pathlib import Path
+
+import pytest
+
+from dist_train.settings.loader import load_config
+from launch.drill.drill import Drill
+from tests.unit.launch.command import run_command
+
+SMALL = """
+data: {name: synthetic, num_train: 320, num_test: 32, global_batch: 16, augment: {crop_padding: 2}}
+model: {name: mnist_cnn, dropout: 0.2}
+optim: {name: sgd, lr: 0.02, momentum: 0.9}
+train: {epochs: 6}
+distributed: {backend: gloo}
+checkpoint: {every_steps: 5}
+log: {every_steps: 20, tensorboard: false}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path / "small.yaml"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--faults", "kill,flood"], "flood: no such fault; there are kill, "),
+        (["--rounds", "0"], "is '0'; it must be a number from 1 up"),
+        (["optim.lrr=1"], "optim.lrr is not a setting"),
+    ],
+)
+def test_bad_input_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    code, output = run_command(capsys, "drill", config, *options)
+    assert (code, message in output) == (2, True)
+
+
+def test_a_directory_of_others_is_left_alone(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (config.parent / "small.drill").mkdir()
+    (config.parent / "small.drill" / "thesis.tex").write_text("")
+    code, output = run_command(capsys, "drill", config, f"run.dir={config.parent / 'small'}")
+    assert (code, "holds files and no drill" in output) == (2, True)
+
+
+def test_other_sizes_divide_the_shards(config: Path) -> None:
+    made = Drill(load_config(config), str(config), (), 2)
+    assert made._sizes(2, "elastic") == [1, 3, 4]
+    assert made._sizes(2, "bitwise") == [1, 4]
+    assert made._sizes(4, "bitwise") == [1, 2]

@@ -1,0 +1,52 @@
+"""Cancel runs and sweeps without Slurm."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dist_train.system.process import state_and_start
+from launch.runs import snapshot
+from tests.unit.launch.command import run_command
+from tests.unit.launch.run_files import leave_run, leave_sweep
+
+pytestmark = pytest.mark.usefixtures("runs_dir")
+
+
+@pytest.mark.parametrize("state", ["done", "preempted", "failed"])
+def test_a_run_that_is_over(capsys: pytest.CaptureFixture[str], state: str) -> None:
+    code, said = run_command(capsys, "cancel", leave_run("runs/a", state), "--wait")
+    assert (code, f"runs/a: is over: {state} at step 8" in said) == (0, True)
+
+
+def test_a_run_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = run_command(capsys, "cancel", leave_run("runs/a", "running"))
+    assert (code, "trains on host elsewhere" in said, "give this command there" in said) == (2, True, True)
+    code, said = run_command(capsys, "cancel", leave_run("runs/b", "running", job_id="12"))
+    assert (code, "`scancel 12` on a login node" in said) == (2, True)
+
+
+def test_a_sweep_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = leave_sweep("runs/x.sweep", 0.1, 0.2)
+    leave_run(sweep / "0-lr")
+    assert run_command(capsys, "cancel", sweep) == (0, "runs/x.sweep: none of its trials waits or trains\n")
+
+
+def test_only_the_very_launcher_is_run_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A process that has got the launcher's number since is left alone."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        stat = state_and_start(process.pid)
+        assert stat is not None
+        launcher = f"a run {socket.gethostname()} {process.pid}"
+        here = socket.gethostname()
+        leave_run("runs/other", "failed", host=here, launcher=f"{launcher} {stat[1] + 1}")
+        code, said = run_command(capsys, "cancel", "runs/other")
+        assert (code, "is over: failed" in said, process.poll()) == (0, True, None)
+        leave_run("runs/it", "failed", host=here, launcher=f"{launcher} {stat[1]}")
+        assert snapshot.read(Path("runs/it")).state == "ending"
+        code, said = run_command(capsys, "cancel", "runs/it")
+        assert (code, f"process {process.pid} is asked to stop" in said) == (0, True)
+        assert process.wait(30) == -signal.SIGTERM

@@ -1,0 +1,142 @@
+"""Sweeps: what is written, which trials are left, and what joins them."""
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+
+from dist_train.errors import ConfigError
+from launch.slurm.resources import Resources, add_resources
+from launch.slurm.submission import Submission, lay_out
+from launch.sweeps.sweep_dir import trials
+from tests.unit.launch.sweeps.sweep_files import CONFIG, begin, leave, names, sweep_of
+
+pytestmark = pytest.mark.usefixtures("small_yaml")
+
+
+def test_what_is_written(workdir: Path) -> None:
+    sweep = begin("optim.lr=0.1,0.2", "run.name=x", "train.epochs=1")
+    assert json.loads((workdir / "runs/x.sweep/sweep.json").read_text()) == {
+        "config": "small.yaml",
+        "overrides": ["run.name=x", "train.epochs=1"],
+        "axes": {"optim.lr": ["0.1", "0.2"]},
+        "trials": [
+            {"number": 0, "overrides": ["optim.lr=0.1"], "dir": "runs/x.sweep/0-lr=0.1"},
+            {"number": 1, "overrides": ["optim.lr=0.2"], "dir": "runs/x.sweep/1-lr=0.2"},
+        ],
+    }
+    assert (sweep.directory / "small.yaml").read_text() == CONFIG
+    assert sweep.own(sweep.trials[1]) == ("optim.lr=0.2", "run.dir=runs/x.sweep/1-lr=0.2")
+
+
+def test_a_directory_of_the_run_is_given_to_none_of_the_trials() -> None:
+    sweep = begin("optim.lr=0.1,0.2", "run.dir=other/place", "train.epochs=1")
+    assert sweep.directory == Path("other/place.sweep")
+    assert sweep.shared() == ("train.epochs=1",)
+
+
+def test_done_trials_stay_and_others_are_left() -> None:
+    sweep = begin("optim.lr=0.1,0.2,0.3,0.4")
+    for number, state in enumerate(["done", "failed", "preempted"]):
+        leave(sweep, number, state)
+    again = sweep_of("optim.lr=0.1,0.2,0.3,0.4")
+    assert again.trials == sweep.trials
+    assert [trial.number for trial in again.left()] == [1, 2, 3]
+
+
+def test_another_grid_joins() -> None:
+    begin("optim.lr=0.1,0.2")
+    begin("optim.lr=0.3,1e-1", "data.global_batch=16,32")
+    assert [trial.path.name for trial in trials(Path("runs/small.sweep"))] == [
+        "0-lr=0.1",
+        "1-lr=0.2",
+        "2-lr=0.3-global_batch=16",
+        "3-lr=0.3-global_batch=32",
+        "4-lr=1e-1-global_batch=32",
+    ]
+    assert names(sweep_of("data.global_batch=32,16", "optim.lr=0.3,0.2"))[1:] == [
+        "5-global_batch=32-lr=0.2",
+        "2-lr=0.3-global_batch=16",
+        "1-lr=0.2",
+    ]
+    axes = json.loads(Path("runs/small.sweep/sweep.json").read_text())["axes"]
+    assert axes == {"optim.lr": ["0.1", "0.2", "0.3", "1e-1"], "data.global_batch": ["16", "32"]}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "config", "said"),
+    [
+        (["optim.lr=0.1,0.2", "train.epochs=3"], CONFIG, "  train.epochs: 2 then, 3 now"),
+        (["optim.lr=0.1,0.2"], CONFIG.replace("mnist_cnn", "lenet"), "  model.name: mnist_cnn then"),
+        (["run.seed=1,2"], CONFIG.replace("0.02", "0.03"), "  optim.lr: 0.02 then, 0.03 now"),
+    ],
+)
+def test_a_sweep_of_other_settings_is_refused(workdir: Path, overrides: list[str], config: str, said: str) -> None:
+    begin("optim.lr=0.1,0.2")
+    (workdir / "small.yaml").write_text(config)
+    with pytest.raises(ConfigError) as refused:
+        sweep_of(*overrides)
+    assert said in str(refused.value)
+    assert "give this sweep another run.name" in str(refused.value)
+
+
+def test_what_means_the_same_goes_on(workdir: Path) -> None:
+    begin("optim.lr=0.1,0.2")
+    (workdir / "small.yaml").write_text(f"# the same\n{CONFIG}")
+    assert names(sweep_of("optim.lr=0.1,0.2", "train.epochs=2")) == ["0-lr=0.1", "1-lr=0.2"]
+
+
+def test_all_faults_of_all_trials_are_told_once() -> None:
+    with pytest.raises(ConfigError) as refused:
+        sweep_of("optim.lr=0.1,1e-1,fast", "data.global_batch=8,0", "optim.lrr=1")
+    told = str(refused.value).splitlines()
+    assert len(told) == len(set(told))
+    for said in ("optim.lrr is not a setting", "optim.lr is 'fast'", "data.global_batch is 0"):
+        assert sum(said in line for line in told) == 1
+
+
+def test_equal_trials_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.lr=0\.1 and optim\.lr=1e-1: the same trial"):
+        sweep_of("optim.lr=0.1,1e-1")
+
+
+def test_it_can_t_begin_anew() -> None:
+    with pytest.raises(ConfigError, match=r"To begin runs/small\.sweep anew, remove it"):
+        sweep_of("optim.lr=0.1,0.2", "run.resume=never")
+
+
+def test_files_of_others_are_left_alone(workdir: Path) -> None:
+    (workdir / "runs/small.sweep").mkdir(parents=True)
+    (workdir / "runs/small.sweep/thesis.tex").touch()
+    with pytest.raises(ConfigError, match="holds files and no sweep"):
+        sweep_of("optim.lr=0.1,0.2")
+
+
+def test_a_list_that_was_changed_is_refused() -> None:
+    sweep = begin("optim.lr=0.1,0.2")
+    (sweep.directory / "sweep.json").write_text('{"trials": []}')
+    with pytest.raises(ConfigError, match="is no list of trials: KeyError"):
+        sweep_of("optim.lr=0.1,0.2")
+
+
+def test_a_grid_that_has_joined_meanwhile_is_not_lost() -> None:
+    begin("optim.lr=0.1,0.2")
+    late = sweep_of("optim.lr=0.1,0.3")
+    begin("optim.lr=0.1,0.4")
+    with pytest.raises(ConfigError, match="another grid has just joined"), late.claimed():
+        pytest.fail("claimed")
+
+
+def test_a_task_of_an_array_finds_its_settings() -> None:
+    parser = ArgumentParser()
+    add_resources(parser)
+    resources = Resources.of(parser.parse_args(["--gpus-per-node", "0"]))
+    sweep = begin("optim.lr=0.1,0.2", "run.dir=100%a/x")
+    own = {trial.number: sweep.own(trial) for trial in sweep.trials}
+    submission = Submission(resources, "x", sweep.directory / "jobs" / "1", ("small.yaml",), own)
+    lay_out(sweep.begun.config, submission)
+    task = sweep.directory / "jobs" / "1" / "trials" / "1"
+    assert task.read_text() == "optim.lr=0.2\nrun.dir=100%a/x.sweep/1-lr=0.2\n"
+    assert "--output=100%%a/x.sweep/jobs/slurm-%A_%a.out" in submission.command()
+    assert "--array=0,1" in submission.command()

@@ -24,7 +24,7 @@ def number_from(least: int, *words: str, most: int | None = None) -> Callable[[s
     return read
 
 
-def time_limit(text: str) -> str:
+def parse_time_limit(text: str) -> str:
     """A time limit, which stays as it is."""
     if not re.fullmatch(TIME, text):
         raise argparse.ArgumentTypeError(
@@ -33,7 +33,7 @@ def time_limit(text: str) -> str:
     return text
 
 
-def seconds(time: str) -> int:
+def to_seconds(time: str) -> int:
     """The seconds of a time as sbatch has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     own, passed_on = _split(given)
-    chosen = _chooser().parse_args(own)
+    chosen = _build_parser().parse_args(own)
     command = import_module(f"launch.commands.{chosen.command}")
     parser = Parser(
         prog=f"dist-train {chosen.command}",
@@ -67,7 +67,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
     return given[:at], given[at + 1 :] if at < len(given) else None
 
 
-def _chooser() -> Parser:
+def _build_parser() -> Parser:
     listed = "\n".join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())
     parser = Parser(
         prog="dist-train",

@@ -8,8 +8,8 @@ dist-train cancel runs/lr.sweep         all trials of a sweep
 import argparse
 
 from launch.runs import cancel, snapshot
-from launch.runs.find import located
-from launch.runs.format import in_lines
+from launch.runs.find import find_directory
+from launch.runs.format import format_run
 from launch.sweeps import sweep_dir
 
 
@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    path = located(options.run)
-    found = cancel.stop_sweep(path) if sweep_dir.is_sweep(path) else [snapshot.read(path)]
+    path = find_directory(options.run)
+    found = cancel.cancel_sweep(path) if sweep_dir.is_sweep(path) else [snapshot.read_run(path)]
     for each in found:
-        cancel.stop_run(each)
+        cancel.cancel_run(each)
     for each in found if options.wait else ():
-        print(in_lines(cancel.wait_until_left(each)))
+        print(format_run(cancel.wait_until_stopped(each)))
     return 0

@@ -15,8 +15,8 @@ from random import Random
 from launch.arguments import number_from
 from launch.drill.drill import Drill, DrillError
 from launch.drill.faults import FAULTS
-from launch.drill.report import HEADING, Round
-from launch.local.training_command import most_ranks
+from launch.drill.report import HEADING, RoundResult
+from launch.local.training_command import max_ranks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
     )
     parser.add_argument(
-        "--nproc", type=number_from(1, most=most_ranks()), default=2, metavar="N", help="number of ranks; default 2"
+        "--nproc", type=number_from(1, most=max_ranks()), default=2, metavar="N", help="number of ranks; default 2"
     )
     parser.add_argument(
-        "--faults", type=_faults, default=list(FAULTS), metavar="A,B", help=f"of {', '.join(FAULTS)}; default: all"
+        "--faults",
+        type=_parse_faults,
+        default=list(FAULTS),
+        metavar="A,B",
+        help=f"of {', '.join(FAULTS)}; default: all",
     )
     parser.add_argument(
         "--rounds", type=number_from(1), default=20, metavar="N", help="runs that are struck; default 20"
@@ -42,18 +46,18 @@ def run(options: argparse.Namespace) -> int:
 
     config = load_config(options.config, options.overrides)
     drill = Drill(config, options.config, tuple(options.overrides), options.nproc)
-    drill.clear()
+    drill.prepare_directory()
     print(f"{options.rounds} rounds on {options.nproc} ranks in {drill.directory}, seed {options.seed}", flush=True)
     print(HEADING, flush=True)
     random = Random(options.seed)  # noqa: S311 (not for secrets)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end like Ctrl-C: what runs is ended first
-    rounds: list[Round] = []
+    rounds: list[RoundResult] = []
     about = {name: getattr(options, name) for name in ("config", "overrides", "nproc", "faults", "seed")}
     try:
         for number in range(1, options.rounds + 1):
-            rounds.append(drill.round(number, options.faults[(number - 1) % len(options.faults)], random))
-            print(rounds[-1].row(), flush=True)
-            drill.write(about, rounds)
+            rounds.append(drill.run_round(number, options.faults[(number - 1) % len(options.faults)], random))
+            print(rounds[-1].format_row(), flush=True)
+            drill.write_results(about, rounds)
     except DrillError as error:
         print(error, file=sys.stderr)
         return 1
@@ -62,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     return 0 if passed == len(rounds) else 1
 
 
-def _faults(text: str) -> list[str]:
+def _parse_faults(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in FAULTS]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: no such fault; there are {', '.join(FAULTS)}")

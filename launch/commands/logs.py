@@ -11,7 +11,7 @@ import argparse
 
 from launch.arguments import number_from
 from launch.runs import output, snapshot
-from launch.runs.find import located
+from launch.runs.find import find_directory
 
 FOLLOWED = 20  # lines that are shown before those that come
 
@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    found = snapshot.read(located(options.run))
+    found = snapshot.read_run(find_directory(options.run))
     if options.follow:
         output.follow(found, options.rank, FOLLOWED if options.lines is None else options.lines)
         return 0
-    path = output.source(found, options.rank)
+    path = output.find_output(found, options.rank)
     if not path.is_file():
-        raise output.missing(found, options.rank)
-    position = 0 if options.lines is None else output.tail(path, options.lines)
-    output.copy(path, position)
+        raise output.build_missing_error(found, options.rank)
+    position = 0 if options.lines is None else output.find_tail(path, options.lines)
+    output.copy_from(path, position)
     return 0

@@ -13,16 +13,16 @@ import argparse
 from pathlib import Path
 
 from dist_train.run_dir import RunDir
-from launch.slurm.resources import Resources, add_resources
+from launch.slurm.resources import Resources, add_resource_arguments
 from launch.slurm.submission import (
     Submission,
-    again,
-    check_free,
-    job_overrides,
-    lay_out,
-    next_number,
-    prepared,
-    rehearse,
+    build_job_overrides,
+    build_resume_command,
+    check_no_active_job,
+    check_submission,
+    find_next_number,
+    prepare_run_dir,
+    write_job_files,
 )
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
     )
-    add_resources(parser)
+    add_resource_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch line and the script; submit nothing")
 
 
@@ -40,31 +40,31 @@ def run(options: argparse.Namespace) -> int:
     from dist_train.settings.loader import load_config
 
     config = load_config(options.config, options.overrides)
-    resources = Resources.of(options)
+    resources = Resources.from_options(options)
     resources.check(config)
     run = RunDir(config.run.dir)
-    number = next_number(run)
+    number = find_next_number(run)
     directory = run.jobs / str(number)
     submission = Submission(
         resources,
         config.run.name,
         directory,
-        (str(directory / Path(options.config).name), *job_overrides(config, options.overrides)),
-        go_on=again(options.given),
+        (str(directory / Path(options.config).name), *build_job_overrides(config, options.overrides)),
+        resume_command=build_resume_command(options.given),
     )
-    print(resources.shown(config))
-    rehearse(submission, options.dry_run)
+    print(resources.describe(config))
+    check_submission(submission, options.dry_run)
     if options.dry_run:
         return 0
-    check_free(run)
-    with prepared(config, run, directory):
-        lay_out(Path(options.config), submission)
+    check_no_active_job(run)
+    with prepare_run_dir(config, run, directory):
+        write_job_files(Path(options.config), submission)
         submission.submit()
-    print(_what_next(run))
+    print(_suggest_next(run))
     return 0
 
 
-def _what_next(run: RunDir) -> str:
+def _suggest_next(run: RunDir) -> str:
     return "\n".join(
         f"  dist-train {command:<10}{run.path}{flag:<5}{what}"
         for command, flag, what in (

@@ -18,14 +18,21 @@ from typing import TYPE_CHECKING
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 from launch.arguments import AUTO, number_from
-from launch.local.training_command import most_ranks, resolved
-from launch.runs.format import table_of_trials
-from launch.runs.snapshot import ranked
+from launch.local.training_command import max_ranks, resolve_ranks
+from launch.runs.format import format_trials
+from launch.runs.snapshot import rank_trials
 from launch.slurm import client
-from launch.slurm.resources import Resources, add_resources
-from launch.slurm.submission import Submission, again, check_free, lay_out, next_number, rehearse
+from launch.slurm.resources import Resources, add_resource_arguments
+from launch.slurm.submission import (
+    Submission,
+    build_resume_command,
+    check_no_active_job,
+    check_submission,
+    find_next_number,
+    write_job_files,
+)
 from launch.sweeps.grid import Grid
-from launch.sweeps.local_runner import named, train_all
+from launch.sweeps.local_runner import format_overrides, train_trials
 from launch.sweeps.sweep import Sweep
 from launch.sweeps.sweep_dir import Trial
 
@@ -53,26 +60,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nproc",
-        type=number_from(1, AUTO, most=most_ranks()),
+        type=number_from(1, AUTO, most=max_ranks()),
         default=AUTO,
         metavar="N|auto",
         help="ranks of a trial on this machine; auto (the default): as `dist-train train` has it",
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be started; start nothing")
-    add_resources(parser)
+    add_resource_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Check all trials, then start those that are not done."""
     _check_flags(options)
-    grid = Grid.of(options.overrides)
+    grid = Grid.parse(options.overrides)
     return _submit(options, grid) if options.slurm else _train(options, grid)
 
 
 def _check_flags(options: argparse.Namespace) -> None:
     """Raise ConfigError for flags that mean nothing where the trials are going to be."""
     parser = argparse.ArgumentParser()
-    add_resources(parser)
+    add_resource_arguments(parser)
     of_slurm = [name for name, default in vars(parser.parse_args([])).items() if getattr(options, name) != default]
     if of_slurm and not options.slurm:
         flag = "flags after --" if of_slurm == ["passed_on"] else f"--{of_slurm[0].replace('_', '-')}"
@@ -86,60 +93,60 @@ def _train(options: argparse.Namespace, grid: Grid) -> int:
     from dist_train.settings.schedule import check_ranks
 
     def check(config: "Config") -> None:
-        check_ranks(config, resolved(options.nproc, config.distributed, os.environ) or 1)
+        check_ranks(config, resolve_ranks(options.nproc, config.distributed, os.environ) or 1)
 
-    sweep = Sweep.of(Path(options.config), grid, check)
-    left = sweep.left()
+    sweep = Sweep.open(Path(options.config), grid, check)
+    left = sweep.find_unfinished()
     print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(left)} to be trained", flush=True)
     if options.dry_run:
-        print("\n".join(f"  {trial.number}: {named(trial)}" for trial in left))
+        print("\n".join(f"  {trial.number}: {format_overrides(trial)}" for trial in left))
         return 0
-    with sweep.claimed():
-        if client.is_here():
-            check_free(RunDir(sweep.directory))
-        code = train_all(sweep, left, options) if left else 0
-    print(table_of_trials(ranked(sweep.directory)))
+    with sweep.claim():
+        if client.is_available():
+            check_no_active_job(RunDir(sweep.directory))
+        code = train_trials(sweep, left, options) if left else 0
+    print(format_trials(rank_trials(sweep.directory)))
     return code
 
 
 def _submit(options: argparse.Namespace, grid: Grid) -> int:
     """Submit the trials as a job array; returns the exit code."""
-    resources = Resources.of(options)
-    sweep = Sweep.of(Path(options.config), grid, resources.check)
-    left = sweep.left()
-    print("\n".join(dict.fromkeys(map(resources.shown, sweep.settings))))
+    resources = Resources.from_options(options)
+    sweep = Sweep.open(Path(options.config), grid, resources.check)
+    left = sweep.find_unfinished()
+    print("\n".join(dict.fromkeys(map(resources.describe, sweep.settings))))
     print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(left)} to be submitted")
     if not left:
         return 0
-    submission = _submission(sweep, left, resources, options.max_parallel, again(options.given))
-    rehearse(submission, options.dry_run)
+    submission = _build_submission(sweep, left, resources, options.max_parallel, build_resume_command(options.given))
+    check_submission(submission, options.dry_run)
     if options.dry_run:
         return 0
-    check_free(RunDir(sweep.directory))
-    with sweep.claimed():
-        lay_out(sweep.begun.config, submission)
+    check_no_active_job(RunDir(sweep.directory))
+    with sweep.claim():
+        write_job_files(sweep.record.config, submission)
         submission.submit()
-    print(f"  a task for each of {len(left)} trials\n{_what_next(sweep)}")
+    print(f"  a task for each of {len(left)} trials\n{_suggest_next(sweep)}")
     return 0
 
 
-def _submission(
+def _build_submission(
     sweep: Sweep, left: Sequence[Trial], resources: Resources, max_parallel: int | None, go_on: str
 ) -> Submission:
     run = RunDir(sweep.directory)
-    directory = run.jobs / str(next_number(run))
+    directory = run.jobs / str(find_next_number(run))
     return Submission(
         resources,
         sweep.settings[0].run.name,
         directory,
-        (str(directory / sweep.begun.config.name), *sweep.shared()),
-        {trial.number: sweep.own(trial) for trial in left},
+        (str(directory / sweep.record.config.name), *sweep.shared_overrides()),
+        {trial.number: sweep.build_overrides(trial) for trial in left},
         max_parallel,
         go_on,
     )
 
 
-def _what_next(sweep: Sweep) -> str:
+def _suggest_next(sweep: Sweep) -> str:
     return (
         f"  dist-train status {sweep.directory}     its trials, the best first\n"
         f"  dist-train cancel {sweep.directory}     save and stop\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.system.stop_signals import SIGNALS
 from launch.arguments import AUTO, number_from
-from launch.local.training_command import command_line, device_files, environment, most_ranks, resolved
+from launch.local.training_command import build_command, build_environment, find_gpu_files, max_ranks, resolve_ranks
 
 if TYPE_CHECKING:
     pass
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--nproc",
-        type=number_from(1, AUTO, most=most_ranks()),
+        type=number_from(1, AUTO, most=max_ranks()),
         default=AUTO,
         metavar="N|auto",
         help="number of ranks; auto (the default): one a GPU of this machine, and one process where there is none",
@@ -44,27 +44,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Become the process that trains or the agent that starts ranks; each of them checks the settings first."""
     if not options.print_config:
-        ranks = _ranks(options)
+        ranks = _count_ranks(options)
         settings = [options.config, *options.overrides]
-        _become(command_line(settings, ranks, options.max_restarts), environment(ranks, os.environ))
+        _exec(build_command(settings, ranks, options.max_restarts), build_environment(ranks, os.environ))
     from dist_train.settings.loader import load_config, to_yaml
 
     print(to_yaml(load_config(options.config, options.overrides)), end="")
     return 0
 
 
-def _ranks(options: argparse.Namespace) -> int | None:
+def _count_ranks(options: argparse.Namespace) -> int | None:
     """What `resolved` says; the settings are read only where it depends on them, because reading takes its time."""
     if isinstance(options.nproc, int):
         return options.nproc
-    if not device_files():
+    if not find_gpu_files():
         return 1
     from dist_train.settings.loader import load_config
 
-    return resolved(options.nproc, load_config(options.config, options.overrides).distributed, os.environ)
+    return resolve_ranks(options.nproc, load_config(options.config, options.overrides).distributed, os.environ)
 
 
-def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
+def _exec(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Replace this process. A signal between here and the handlers of what starts now waits for them."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     os.execve(command[0], command, environ)  # noqa: S606 (there is no shell, and the program is this Python)

@@ -1,7 +1,7 @@
 """What a drill does to a run: each fault strikes a run at a moment, and says how to give the command again.
 
 A fault is a function of the struck run and of the drill's random numbers. It waits for its moment itself, because some
-moments are no step: the middle of a save, or a second checkpoint. `Missed` means that the run was over before.
+moments are no step: the middle of a save, or a second checkpoint. `EndedEarly` means that the run was over before.
 """
 
 import os
@@ -24,11 +24,11 @@ NOT_SAVED = "was not saved"
 GRACE = 60.0  # seconds that a run has to save and leave before a scheduler kills it
 
 
-class Missed(Exception):  # noqa: N818 (no error)
+class EndedEarly(Exception):  # noqa: N818 (no error)
     """The run was over before its moment had come."""
 
 
-class Running(Protocol):
+class TrainingProcess(Protocol):
     """A run that was started and can be struck."""
 
     directory: RunDir
@@ -49,79 +49,79 @@ class Running(Protocol):
         ...
 
 
-Fault = Callable[[Running, Random], None]
+Fault = Callable[[TrainingProcess, Random], None]
 
 
-def ranks(run: Running) -> list[Heartbeat]:
+def read_ranks(run: TrainingProcess) -> list[Heartbeat]:
     """The last signs of life of the ranks of the newest attempt."""
     return list(read_heartbeats(run.directory.path / "diagnostics").values())
 
 
-def wait_for(run: Running, condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds; raises Missed if the run is over before."""
+def wait_for(run: TrainingProcess, condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds; raises EndedEarly if the run is over before."""
     while not condition():
         if run.is_over():
-            raise Missed
+            raise EndedEarly
         time.sleep(POLL)
 
 
-def step_reached(run: Running) -> int:
+def read_step(run: TrainingProcess) -> int:
     """Steps that the furthest rank has finished."""
-    return max((beat.step for beat in ranks(run) if beat.phase != "start"), default=0)
+    return max((beat.step for beat in read_ranks(run) if beat.phase != "start"), default=0)
 
 
-def at_moment(run: Running) -> None:
-    wait_for(run, lambda: step_reached(run) >= run.moment)
+def wait_for_moment(run: TrainingProcess) -> None:
+    wait_for(run, lambda: read_step(run) >= run.moment)
 
 
-def kill(run: Running, random: Random) -> None:
+def kill(run: TrainingProcess, random: Random) -> None:
     """SIGKILL, as by the kernel for want of memory: to one rank, to the launcher, or to all."""
-    at_moment(run)
+    wait_for_moment(run)
     random.choice((kill_one, kill_launcher, kill_all))(run, random)
 
 
-def kill_one(run: Running, random: Random) -> None:
-    beats = ranks(run)
+def kill_one(run: TrainingProcess, random: Random) -> None:
+    beats = read_ranks(run)
     _send(random.choice(beats).origin.pid if beats else run.pid, signal.SIGKILL)
 
 
-def kill_launcher(run: Running, random: Random) -> None:  # noqa: ARG001
+def kill_launcher(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
     _send(run.pid, signal.SIGKILL)
 
 
-def kill_all(run: Running, random: Random) -> None:  # noqa: ARG001
-    for pid in {run.pid, *(beat.origin.pid for beat in ranks(run))}:
+def kill_all(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
+    for pid in {run.pid, *(beat.origin.pid for beat in read_ranks(run))}:
         _send(pid, signal.SIGKILL)
 
 
-def kill_in_save(run: Running, random: Random) -> None:
+def kill_in_save(run: TrainingProcess, random: Random) -> None:
     """SIGKILL to all while a checkpoint is being written."""
-    at_moment(run)
+    wait_for_moment(run)
     wait_for(run, lambda: any(run.directory.checkpoints.glob(".step_*")))
     time.sleep(random.uniform(0, 0.01))
     kill_all(run, random)
 
 
-def stop(run: Running, random: Random) -> None:  # noqa: ARG001
+def stop(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
     """SIGTERM to the launcher, as a user sends it."""
-    at_moment(run)
+    wait_for_moment(run)
     _send(run.pid, signal.SIGTERM)
 
 
-def preempt(run: Running, random: Random) -> None:
+def preempt(run: TrainingProcess, random: Random) -> None:
     """What a scheduler does: SIGUSR2 to all, SIGTERM a little later, SIGKILL to what is left after a grace."""
-    at_moment(run)
-    everybody = {run.pid, *(beat.origin.pid for beat in ranks(run))}
+    wait_for_moment(run)
+    pids = {run.pid, *(beat.origin.pid for beat in read_ranks(run))}
     for number in (signal.SIGUSR2, signal.SIGTERM):
-        for pid in everybody:
+        for pid in pids:
             _send(pid, number)
         time.sleep(random.uniform(0, 0.2))
     if not run.wait(GRACE):
-        for pid in everybody:
+        for pid in pids:
             _send(pid, signal.SIGKILL)
 
 
-def corrupt_latest(run: Running, random: Random) -> None:
+def corrupt_latest(run: TrainingProcess, random: Random) -> None:
     """One bit of the newest checkpoint changes after a kill."""
     path = _killed_with_two(run, random)
     content = bytearray(path.read_bytes())
@@ -129,33 +129,33 @@ def corrupt_latest(run: Running, random: Random) -> None:
     path.write_bytes(content)
 
 
-def truncate_latest(run: Running, random: Random) -> None:
+def truncate_latest(run: TrainingProcess, random: Random) -> None:
     """A file of the newest checkpoint loses its end after a kill."""
     path = _killed_with_two(run, random)
     os.truncate(path, random.randrange(path.stat().st_size))
 
 
-def disk_full(run: Running, random: Random) -> None:
+def disk_full(run: TrainingProcess, random: Random) -> None:
     """For a while no file takes more than some bytes, so that saves fail; then there is room again."""
-    at_moment(run)
-    pids = [beat.origin.pid for beat in ranks(run)]
+    wait_for_moment(run)
+    pids = [beat.origin.pid for beat in read_ranks(run)]
     _limit_files(pids, 512)
     try:
         wait_for(run, lambda: NOT_SAVED in run.output())
         time.sleep(random.uniform(0, 0.5))
-    except Missed:
+    except EndedEarly:
         if NOT_SAVED not in run.output():
             raise
     finally:
         _limit_files(pids, resource.RLIM_INFINITY)
 
 
-def resize(run: Running, random: Random) -> None:
+def resize(run: TrainingProcess, random: Random) -> None:
     """A stop, after which the run goes on with another number of ranks."""
     stop(run, random)
 
 
-def nan(run: Running, random: Random) -> None:  # noqa: ARG001
+def nan(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
     """The images of one step are not numbers: what a run is started with sees to that (`drill.NAN_STEP`)."""
     run.wait(None)
 
@@ -173,9 +173,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def _killed_with_two(run: Running, random: Random) -> Path:
+def _killed_with_two(run: TrainingProcess, random: Random) -> Path:
     """A file of the newest checkpoint of a run that was killed when it had two, or as late as it could be."""
-    at_moment(run)
+    wait_for_moment(run)
     store = Store(run.directory.checkpoints)
     wait_for(run, lambda: len(store.steps()) > 1)
     kill_all(run, random)

@@ -9,7 +9,7 @@ HEADING = _ROW.format(
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundResult:
     """One run that was struck, and how it ended."""
 
     number: int
@@ -24,7 +24,7 @@ class Round:
     verdict: str
     passed: bool
 
-    def with_partner(self, other: "Round") -> "Round":
+    def merge(self, other: "RoundResult") -> "RoundResult":
         """This elastic round and the same under `bitwise` as one."""
         verdict = f"{self.verdict}; under bitwise {other.verdict}"
         return replace(
@@ -35,7 +35,7 @@ class Round:
             passed=self.passed and other.passed,
         )
 
-    def row(self) -> str:
+    def format_row(self) -> str:
         """Its line of the table."""
         verdict = self.verdict if self.passed else f"FAILED: {self.verdict}"
         source = "it went on" if self.recovered_from is None else f"step {self.recovered_from}"

@@ -14,7 +14,7 @@ from dist_train.monitoring import ledger
 from dist_train.run_dir import RunDir
 
 
-class Started:
+class TrainingProcess:
     """A run that `dist-train train` trains, in this process's place or once more after it has ended."""
 
     def __init__(self, config: str, overrides: list[str], directory: Path, moment: int) -> None:
@@ -40,7 +40,7 @@ class Started:
             text=True,
             errors="replace",
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader = threading.Thread(target=self._collect_output, args=(self._process,), daemon=True)
         self._reader.start()
 
     def is_over(self) -> bool:
@@ -53,12 +53,12 @@ class Started:
             self._reader.join()
         return self.is_over()
 
-    def code(self) -> int:
+    def wait_for_exit(self) -> int:
         """Its exit code, once it has ended; its ranks have too by then."""
         self.wait(None)
         return self._process.returncode
 
-    def end(self) -> None:
+    def kill(self) -> None:
         """Kill it and its ranks, if they still run."""
         pids = [
             beat.origin.pid
@@ -74,25 +74,25 @@ class Started:
         """What it has printed so far."""
         return "".join(self._lines)
 
-    def weights(self) -> str | None:
+    def read_weights_hash(self) -> str | None:
         """Hash of the weights of the newest checkpoint, which is verified."""
         store = Store(self.directory.checkpoints)
         return read(store.place(store.steps()[-1])).weights_sha256 if store.steps() else None
 
-    def ledger(self) -> list[ledger.Line]:
+    def read_ledger(self) -> list[ledger.Line]:
         return ledger.read(self.directory.ledger)
 
-    def steps(self) -> int:
+    def read_total_steps(self) -> int:
         """Steps of the whole run."""
         status = self.directory.read_status()
         return int(status["total_steps"]) if status else 0
 
-    def went_on_from(self) -> int | None:
+    def read_resumed_step(self) -> int | None:
         """Step at which the last start, by hand or in place, has begun; None if there was only one."""
         status = self.directory.read_status()
         return int(status["started_step"]) if status and status["attempt"] > 1 else None
 
-    def _read(self, process: "subprocess.Popen[str]") -> None:
+    def _collect_output(self, process: "subprocess.Popen[str]") -> None:
         if process.stdout is not None:
             with process.stdout:
                 self._lines.extend(process.stdout)

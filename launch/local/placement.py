@@ -7,41 +7,41 @@ crawl.
 import os
 from collections.abc import Mapping
 
-from launch.local.training_command import device_files, environment
+from launch.local.training_command import build_environment, find_gpu_files
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def cores(place: int, runs: int) -> set[int]:
-    """Numbers of the cores of the run in a place, from 0; empty where the system can't hold a process to some.
+def choose_cores(slot: int, slots: int) -> set[int]:
+    """Numbers of the cores of the run in a slot, from 0; empty where the system can't hold a process to some.
 
-    Each has at least one; where there are fewer cores than runs, some share theirs.
+    Each has at least one; where there are fewer cores than slots, some share theirs.
     """
     if not hasattr(os, "sched_setaffinity"):
         return set()
     known = sorted(os.sched_getaffinity(0))
-    each = max(1, len(known) // runs)
-    first = place * each % len(known)
+    each = max(1, len(known) // slots)
+    first = slot * each % len(known)
     return set(known[first : first + each])
 
 
-def variables(place: int, runs: int, ranks: int | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the run in a place, with GPUs of its own where there are enough.
+def build_slot_environment(slot: int, slots: int, ranks: int | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the run in a slot, with GPUs of its own where there are enough.
 
     Args:
         ranks: of one run; None: one a GPU that it sees.
         environ: variables that it has besides.
     """
-    gpus = _gpus(environ)
-    each = ranks or len(gpus) // runs
-    if runs == 1 or not each or each * runs > len(gpus):
-        return environment(ranks, environ, runs)
-    own = {**environ, VISIBLE: ",".join(gpus[place * each : (place + 1) * each])}
-    return environment(ranks or each, own, runs)
+    gpus = _list_gpus(environ)
+    each = ranks or len(gpus) // slots
+    if slots == 1 or not each or each * slots > len(gpus):
+        return build_environment(ranks, environ, slots)
+    own = {**environ, VISIBLE: ",".join(gpus[slot * each : (slot + 1) * each])}
+    return build_environment(ranks or each, own, slots)
 
 
-def _gpus(environ: Mapping[str, str]) -> list[str]:
+def _list_gpus(environ: Mapping[str, str]) -> list[str]:
     """What `CUDA_VISIBLE_DEVICES` may name: what it names now, or the GPUs of NVIDIA of this machine."""
     if VISIBLE in environ:
         return [each for each in environ[VISIBLE].split(",") if each.strip() not in ("", "-1")]
-    return [str(number) for number, _ in enumerate(path for path in device_files() if path.name.startswith("nvidia"))]
+    return [str(number) for number, _ in enumerate(path for path in find_gpu_files() if path.name.startswith("nvidia"))]

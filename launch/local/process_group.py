@@ -18,7 +18,7 @@ POLL = 0.05  # seconds between two looks at the processes
 TAIL = 4000  # bytes
 
 
-class Running:
+class LoggedProcess:
     """A process and its output."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int]) -> None:
@@ -34,7 +34,7 @@ class Running:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for this process, which passes it on once
-                preexec_fn=partial(_prepare, os.getpid(), cores),
+                preexec_fn=partial(_prepare_child, os.getpid(), cores),
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -42,7 +42,7 @@ class Running:
     def is_over(self) -> bool:
         return self._process.poll() is not None
 
-    def code(self) -> int:
+    def wait(self) -> int:
         """Its exit code, or minus the signal that has killed it, once it has ended."""
         return self._process.wait()
 
@@ -56,7 +56,7 @@ class Running:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def last_lines(self, most: int = 20) -> list[str]:
+    def read_last_lines(self, most: int = 20) -> list[str]:
         """The end of what it has printed."""
         self._output.seek(max(0, os.fstat(self._output.fileno()).st_size - TAIL))
         return self._output.read().decode(errors="replace").splitlines()[-most:]
@@ -65,7 +65,7 @@ class Running:
         self._output.close()
 
 
-class Together:
+class ProcessGroup:
     """A region in which processes run side by side; none of them outlives it.
 
     Inside of it a signal that asks this process to stop is passed on to them, and sets `is_stopping`.
@@ -73,16 +73,16 @@ class Together:
 
     def __init__(self) -> None:
         self.is_stopping = False
-        self._is_told = False
+        self._has_sent_stop = False
         self._is_interrupted = False
         self._is_interrupted_twice = False
-        self._running: list[Running] = []
+        self._running: list[LoggedProcess] = []
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+        self._before = {each: signal.signal(each, self._handle_signal) for each in SIGNALS}
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._note)
+            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,13 +92,13 @@ class Together:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def start(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int] = ()) -> Running:
+    def start(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int] = ()) -> LoggedProcess:
         """Start one more, which may use these cores only; by default all."""
-        running = Running(command, environ, cores)
+        running = LoggedProcess(command, environ, cores)
         self._running.append(running)
         return running
 
-    def ended(self) -> list[Running]:
+    def poll(self) -> list[LoggedProcess]:
         """Those that have ended since the last call, which waits a moment for one; the caller closes them.
 
         Raises:
@@ -106,7 +106,7 @@ class Together:
         """
         if self._is_interrupted_twice:
             raise KeyboardInterrupt
-        if self.is_stopping and not self._is_told:
+        if self.is_stopping and not self._has_sent_stop:
             self._stop()
         over = [each for each in self._running if each.is_over()]
         self._running = [each for each in self._running if each not in over]
@@ -115,7 +115,7 @@ class Together:
         return over
 
     def _stop(self) -> None:
-        self._is_told = True
+        self._has_sent_stop = True
         for each in self._running:
             each.stop()
         if self._running:
@@ -125,13 +125,13 @@ class Together:
                 flush=True,
             )
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if number == signal.SIGINT:
             self._is_interrupted_twice, self._is_interrupted = self._is_interrupted, True
         self.is_stopping = True
 
 
-def _prepare(parent: int, cores: Collection[int]) -> None:
+def _prepare_child(parent: int, cores: Collection[int]) -> None:
     """What a process does between its fork and its program."""
     die_with_parent(parent)
     if cores:

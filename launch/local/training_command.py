@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 DEVICES = Path("/dev")
-MOST_PER_CORE = 16  # ranks; many more would take all memory before the first of them could say anything
+MAX_RANKS_PER_CORE = 16  # ranks; many more would take all memory before the first of them could say anything
 
 
-def command_line(settings: Sequence[str], ranks: int | None, max_restarts: int = 0) -> list[str]:
+def build_command(settings: Sequence[str], ranks: int | None, max_restarts: int = 0) -> list[str]:
     """What is started.
 
     Args:
@@ -31,7 +31,7 @@ def command_line(settings: Sequence[str], ranks: int | None, max_restarts: int =
     return [sys.executable, "-m", "dist_train.elastic.agent", *where, *settings]
 
 
-def environment(ranks: int | None, environ: Mapping[str, str], runs: int = 1) -> dict[str, str]:
+def build_environment(ranks: int | None, environ: Mapping[str, str], runs: int = 1) -> dict[str, str]:
     """The variables of what is started: OMP_NUM_THREADS, unless it is set, shares the cores between the ranks.
 
     Args:
@@ -39,30 +39,30 @@ def environment(ranks: int | None, environ: Mapping[str, str], runs: int = 1) ->
         environ: variables that it has besides.
         runs: how many go side by side.
     """
-    shared = runs * (ranks or len(device_files()) or 1)
-    return {"OMP_NUM_THREADS": str(max(1, _cores() // shared)), **environ}
+    shared = runs * (ranks or len(find_gpu_files()) or 1)
+    return {"OMP_NUM_THREADS": str(max(1, _count_cores() // shared)), **environ}
 
 
-def resolved(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
+def resolve_ranks(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
     """The number of ranks; None: there are GPUs, and torch has to count them."""
     if isinstance(nproc, int):
         return nproc
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     hidden = visible is not None and visible.strip() in ("", "-1")
-    return 1 if distributed.backend == "gloo" or hidden or not device_files() else None
+    return 1 if distributed.backend == "gloo" or hidden or not find_gpu_files() else None
 
 
-def device_files() -> list[Path]:
+def find_gpu_files() -> list[Path]:
     """What stands for GPUs on this machine: NVIDIA's each has a file, AMD's and those of WSL share one."""
     if not DEVICES.is_dir():
         return []
     return [path for path in DEVICES.iterdir() if re.fullmatch(r"nvidia\d+|kfd|dxg", path.name)]
 
 
-def most_ranks() -> int:
+def max_ranks() -> int:
     """How many ranks may be asked of this machine."""
-    return MOST_PER_CORE * _cores()
+    return MAX_RANKS_PER_CORE * _count_cores()
 
 
-def _cores() -> int:
+def _count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

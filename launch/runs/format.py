@@ -3,52 +3,54 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from launch.runs.snapshot import Run
+from launch.runs.snapshot import RunSnapshot
 from launch.slurm.client import Job
 from launch.sweeps.sweep_dir import Trial
 
 
-def in_lines(run: Run) -> str:
+def format_run(run: RunSnapshot) -> str:
     """A run, its job, and what to do next."""
     rows = [
-        ("", f"{run.path}: {in_a_line(run)}"),
-        ("evaluated", _evaluated(run)),
-        ("job", _job(run)),
-        ("restarts", _restarts(run)),
-        ("process", _process(run)),
-        ("next", _next(run)),
+        ("", f"{run.path}: {summarize_run(run)}"),
+        ("evaluated", _format_evaluation(run)),
+        ("job", _format_job_row(run)),
+        ("restarts", _format_restarts(run)),
+        ("process", _format_process(run)),
+        ("next", _suggest_next(run)),
     ]
     return "\n".join(f"  {name:<11}{text}" if name else text for name, text in rows if text)
 
 
-def in_a_line(run: Run) -> str:
+def summarize_run(run: RunSnapshot) -> str:
     """The state, and what matters in it: `running at step 1,200 of 7,800 (13,000 samples/s, ETA 0:12:30)`."""
     if run.state == "queued" and run.job:
         start = f", expected to start {run.job.start}" if run.job.start not in ("", "N/A") else ""
-        return f"queued ({run.job.reason}{start}), {_at(run)}"
+        return f"queued ({run.job.reason}{start}), at step {_format_steps(run)}"
     if run.state in ("starting", "ending"):
-        return f"{run.state}, {_at(run)}"
+        return f"{run.state}, at step {_format_steps(run)}"
     if run.state == "running":
-        return f"running {_at(run)}{_pace(run)}"
+        return f"running at step {_format_steps(run)}{_format_speed(run)}"
     if run.state == "done":
-        test = run.evaluated
-        return f"done {_at(run)}" + (f" ({test['split']} accuracy {100 * test['accuracy']:.2f} %)" if test else "")
-    return f"{run.state} {_at(run)}{_why(run)}"
+        test = run.last_eval_line
+        return f"done at step {_format_steps(run)}" + (
+            f" ({test['split']} accuracy {100 * test['accuracy']:.2f} %)" if test else ""
+        )
+    return f"{run.state} at step {_format_steps(run)}{_explain_end(run)}"
 
 
-def table_of_runs(runs: Sequence[Run]) -> str:
+def format_runs(runs: Sequence[RunSnapshot]) -> str:
     """Runs, one a line."""
     head = ("RUN", "STATE", "STEP", "SAMPLES/S", "ETA", "SCORE", "JOB", "UPDATED")
-    return table(
+    return format_table(
         head,
         [
             (
                 str(run.path),
                 run.state,
-                _steps(run),
+                _format_steps(run),
                 f"{run.rate:,.0f}" if run.rate is not None and run.state == "running" else "",
-                _duration(run.seconds_left),
-                percent(run.score),
+                _format_duration(run.seconds_left),
+                format_percent(run.score),
                 run.job.id if run.job else str(run.status.get("job_id") or ""),
                 run.updated.astimezone().strftime("%Y-%m-%d %H:%M:%S") if run.updated else "",
             )
@@ -57,18 +59,18 @@ def table_of_runs(runs: Sequence[Run]) -> str:
     )
 
 
-def table_of_trials(trials: Sequence[tuple[Trial, Run]]) -> str:
+def format_trials(trials: Sequence[tuple[Trial, RunSnapshot]]) -> str:
     """The trials of a sweep, one a line."""
     head = ("TRIAL", "SETTINGS", "STATE", "STEP", "SCORE", "RUN")
-    return table(
+    return format_table(
         head,
         [
             (
                 str(trial.number),
                 " ".join(trial.overrides),
                 run.state,
-                _steps(run) if run.state != "not begun" else "",
-                percent(run.score),
+                _format_steps(run) if run.state != "not begun" else "",
+                format_percent(run.score),
                 str(run.path),
             )
             for trial, run in trials
@@ -76,7 +78,7 @@ def table_of_trials(trials: Sequence[tuple[Trial, Run]]) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as they have to be; those in which no row says anything are left out."""
     used = [number for number in range(len(head)) if any(row[number] for row in rows)]
     lines = [[row[number] for number in used] for row in (head, *rows)]
@@ -86,35 +88,31 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def of_job(job: Job) -> str:
+def format_job(job: Job) -> str:
     """What Slurm says of a job."""
     reason = f" ({job.reason})" if job.reason not in ("", "None") else ""
     where = f" on {job.nodes}" if job.nodes else ""
     return f"{job.state}{reason}{where}" + ("" if job.is_over else f", {job.time_left} left")
 
 
-def percent(score: float | None) -> str:
+def format_percent(score: float | None) -> str:
     return "" if score is None else f"{100 * score:.2f} %"
 
 
-def _at(run: Run) -> str:
-    return f"at step {run.step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
-
-
-def _steps(run: Run) -> str:
+def _format_steps(run: RunSnapshot) -> str:
     return f"{run.step:,}" + (f" of {run.total_steps:,}" if run.total_steps else "")
 
 
-def _pace(run: Run) -> str:
-    left = f", ETA {_duration(run.seconds_left)}" if run.seconds_left is not None else ""
+def _format_speed(run: RunSnapshot) -> str:
+    left = f", ETA {_format_duration(run.seconds_left)}" if run.seconds_left is not None else ""
     return f" ({run.rate:,.0f} samples/s{left})" if run.rate is not None else ""
 
 
-def _duration(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     return "" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
-def _why(run: Run) -> str:
+def _explain_end(run: RunSnapshot) -> str:
     """In one line what has ended it, as far as that is known."""
     if verdict := run.verdict:
         first = "a rank on another host" if verdict.rank is None else f"rank {verdict.rank}({verdict.world_size})"
@@ -128,36 +126,36 @@ def _why(run: Run) -> str:
     return ", and can go on" if run.status.get("resumable") else ""
 
 
-def _evaluated(run: Run) -> str:
-    line = run.evaluated
+def _format_evaluation(run: RunSnapshot) -> str:
+    line = run.last_eval_line
     if line is None or run.state == "done":
         return ""
     return f"{line['split']} accuracy {100 * line['accuracy']:.2f} % after step {line['step']:,}"
 
 
-def _job(run: Run) -> str:
+def _format_job_row(run: RunSnapshot) -> str:
     if run.job is not None:
-        return f"{run.job.id}, {of_job(run.job)}"
+        return f"{run.job.id}, {format_job(run.job)}"
     return str(run.status.get("job_id") or "") if run.is_of_job else ""
 
 
-def _restarts(run: Run) -> str:
-    counts = ((run.restarts_in_place, "in place"), (run.restarts_of_job, "of the job"))
+def _format_restarts(run: RunSnapshot) -> str:
+    counts = ((run.restarts_in_place, "in place"), (run.job_restarts, "of the job"))
     return ", ".join(f"{count} {what}" for count, what in counts if count)
 
 
-def _process(run: Run) -> str:
+def _format_process(run: RunSnapshot) -> str:
     status = run.status
     if not status:
         return ""
     return f"{status.get('pid')} on host {status.get('host')}, start {status.get('attempt')}, {status.get('updated')}"
 
 
-def _next(run: Run) -> str:
+def _suggest_next(run: RunSnapshot) -> str:
     if run.is_active:
         return f"dist-train logs {run.path} -f"
     if run.state in ("failed", "dead") and run.status:
         return f"dist-train postmortem {run.path}"
     if run.state in ("failed", "unknown"):
         return f"dist-train logs {run.path}"
-    return run.go_on or ""
+    return run.resume_command or ""

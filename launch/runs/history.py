@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.run_dir import RunDir
-from launch.sweeps.sweep_dir import trial_of
+from launch.sweeps.sweep_dir import find_trial
 
 STARTS = "starts.jsonl"
 JOB = re.compile(r"\d+(_\d+)?")
@@ -21,7 +21,7 @@ JOB = re.compile(r"\d+(_\d+)?")
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmittedJob:
     job_id: str
     """As `sbatch` printed it; `12_3` where the run is trial 3 of a sweep that was submitted as the array 12."""
     time: datetime
@@ -41,7 +41,7 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class Start:
+class JobStart:
     """One start of a job, as it stands in `jobs/starts.jsonl`."""
 
     job_id: str
@@ -60,16 +60,16 @@ class Start:
 
 
 @dataclass(frozen=True)
-class History:
+class JobHistory:
     """Submissions and starts of one run, the oldest first."""
 
-    submissions: tuple[Submission, ...]
-    starts: tuple[Start, ...]
+    submissions: tuple[SubmittedJob, ...]
+    starts: tuple[JobStart, ...]
 
     @classmethod
-    def of(cls, run: Path) -> "History":
+    def read(cls, run: Path) -> "JobHistory":
         """What is known of a run's jobs; nothing where there were none."""
-        return cls((*_tasks(run), *submissions(run)), tuple(read_starts(RunDir(run))))
+        return cls((*_read_tasks(run), *read_submissions(run)), tuple(read_starts(RunDir(run))))
 
     @property
     def job_ids(self) -> list[str]:
@@ -80,7 +80,7 @@ class History:
     @property
     def newest(self) -> datetime | None:
         """When a job was last submitted or started."""
-        times = [each.time for each in self.submissions] + [moment(each.time) for each in self.starts]
+        times = [each.time for each in self.submissions] + [parse_time(each.time) for each in self.starts]
         return max((time for time in times if time), default=None)
 
     def restarts(self, job_id: str) -> int:
@@ -88,20 +88,20 @@ class History:
         return max((start.restart for start in self.starts if start.job_id == job_id), default=0)
 
 
-def submissions(directory: Path) -> list[Submission]:
+def read_submissions(directory: Path) -> list[SubmittedJob]:
     """The submissions of a run, or of a sweep, the oldest first; without those that are damaged."""
-    found = [_submission(path) for path in RunDir(directory).jobs.glob("*/job.json")]
+    found = [_read_submission(path) for path in RunDir(directory).jobs.glob("*/job.json")]
     return sorted((each for each in found if each), key=lambda each: (each.time, each.directory))
 
 
-def read_starts(run: RunDir) -> list[Start]:
+def read_starts(run: RunDir) -> list[JobStart]:
     """The starts of all jobs of a run, the oldest first; without lines that are cut short."""
     path = run.jobs / STARTS
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return list(_starts(texts))
+    return list(_parse_starts(texts))
 
 
-def moment(text: Any) -> datetime | None:
+def parse_time(text: Any) -> datetime | None:
     """The time that a text in ISO's format means, in UTC where it names no zone; None where it is none."""
     try:
         found = datetime.fromisoformat(text)
@@ -110,26 +110,26 @@ def moment(text: Any) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _tasks(run: Path) -> list[Submission]:
+def _read_tasks(run: Path) -> list[SubmittedJob]:
     """The tasks of job arrays that were to train a run, if it is a trial of a sweep."""
-    if (trial := trial_of(run)) is None:
+    if (trial := find_trial(run)) is None:
         return []
-    arrays = [array for array in submissions(trial.sweep) if array.has_task(trial.number)]
+    arrays = [array for array in read_submissions(trial.sweep) if array.has_task(trial.number)]
     return [replace(array, job_id=f"{array.job_id}_{trial.number}") for array in arrays]
 
 
-def _submission(path: Path) -> Submission | None:
+def _read_submission(path: Path) -> SubmittedJob | None:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        job_id, time, command = str(said["job_id"]), moment(said["submitted"]), str(said["command"])
+        job_id, time, command = str(said["job_id"]), parse_time(said["submitted"]), str(said["command"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return Submission(job_id, time, command, path.parent) if time else None
+    return SubmittedJob(job_id, time, command, path.parent) if time else None
 
 
-def _starts(texts: list[str]) -> Iterator[Start]:
+def _parse_starts(texts: list[str]) -> Iterator[JobStart]:
     for text in texts:
         try:
-            yield Start(**json.loads(text))
+            yield JobStart(**json.loads(text))
         except (ValueError, TypeError):
             continue

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from launch.runs.history import moment
+from launch.runs.history import parse_time
 from launch.slurm.client import Job
 
 State = Literal[
@@ -27,7 +27,7 @@ _ENDINGS: Mapping[str, State] = {
 }
 
 
-def judge(
+def determine_state(
     status: Mapping[str, Any],
     job: Job | None = None,
     newest: datetime | None = None,
@@ -44,34 +44,34 @@ def judge(
         is_gone: there was a job, and Slurm, which was asked, does not know it any more.
         is_alive: whether the run's launcher, or its rank 0, is a process of this machine now.
     """
-    said = _said(status, newest)
+    said = _read_state(status, newest)
     if job is not None and job.state in _WAITING:
         return "queued"
     if job is not None and not job.is_over:
-        return _while_job_works(job, said if status.get("job_id") == job.number else None)
+        return _determine_while_job_runs(job, said if status.get("job_id") == job.number else None)
     if is_alive and said != "running" and said != "done":
         return "ending" if said else "starting"
     if said is None:
-        return _of_job_alone(job, is_gone=is_gone, is_known=newest is not None)
+        return _determine_from_job(job, is_gone=is_gone, is_known=newest is not None)
     if job is not None and status.get("job_id") == job.number and said not in ("done", "failed"):
-        return _ENDINGS.get(job.state) or _without_process(said)
-    return _without_process(said) if is_gone and status.get("job_id") else said
+        return _ENDINGS.get(job.state) or _mark_dead(said)
+    return _mark_dead(said) if is_gone and status.get("job_id") else said
 
 
-def _said(status: Mapping[str, Any], newest: datetime | None) -> State | None:
+def _read_state(status: Mapping[str, Any], newest: datetime | None) -> State | None:
     """What `status.json` says of the newest start; None where it is of an earlier one."""
-    updated = moment(status.get("updated"))
+    updated = parse_time(status.get("updated"))
     is_earlier = updated is not None and newest is not None and updated < newest
     return None if is_earlier else status.get("state")
 
 
-def _while_job_works(job: Job, said: State | None) -> State:
+def _determine_while_job_runs(job: Job, said: State | None) -> State:
     if said != "done" and (job.state == "COMPLETING" or said in ("preempted", "failed")):
         return "ending"
     return "starting" if said in (None, "dead") else said  # dead: its ranks are started anew in place
 
 
-def _of_job_alone(job: Job | None, *, is_gone: bool, is_known: bool) -> State:
+def _determine_from_job(job: Job | None, *, is_gone: bool, is_known: bool) -> State:
     """The state of a start of which the run's own files say nothing."""
     if job is not None:
         return _ENDINGS.get(job.state, "failed")
@@ -80,5 +80,5 @@ def _of_job_alone(job: Job | None, *, is_gone: bool, is_known: bool) -> State:
     return "unknown" if is_known else "not begun"
 
 
-def _without_process(said: State) -> State:
+def _mark_dead(said: State) -> State:
     return "dead" if said == "running" else said

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dist_train.errors import SlurmError
 
-PATIENCE = 60.0  # seconds; a controller that is down makes a command wait for its own timeout first
+TIMEOUT = 60.0  # seconds; a controller that is down makes a command wait for its own timeout first
 FIELDS = "%i|%A|%T|%r|%N|%S|%L|%j"
 # What Slurm says -> what it means, and what to do.
 MEANINGS = {
@@ -39,7 +39,7 @@ MEANINGS = {
 }
 
 
-OVER = (
+END_STATES = (
     *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"),
     *("OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"),
 )
@@ -70,15 +70,15 @@ class Job(NamedTuple):
 
     @property
     def is_over(self) -> bool:
-        return self.state in OVER
+        return self.state in END_STATES
 
 
-def is_here() -> bool:
+def is_available() -> bool:
     """Whether this machine has Slurm's commands."""
     return shutil.which("sbatch") is not None
 
 
-def ask(*command: str) -> str:
+def run(*command: str) -> str:
     """Run a command of Slurm's; returns what it prints.
 
     Raises:
@@ -86,7 +86,13 @@ def ask(*command: str) -> str:
     """
     try:
         done = subprocess.run(  # noqa: S603 (Slurm's own)
-            command, env=_plain(), capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False
+            command,
+            env=_build_environment(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=False,
         )
     except FileNotFoundError as error:
         raise SlurmError(
@@ -94,14 +100,14 @@ def ask(*command: str) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise SlurmError(
-            f"{command[0]}: has not answered within {PATIENCE:.0f} s; `scontrol ping` asks for it"
+            f"{command[0]}: has not answered within {TIMEOUT:.0f} s; `scontrol ping` asks for it"
         ) from error
     if done.returncode:
-        raise SlurmError(refusal(command, done.stderr or done.stdout))
+        raise SlurmError(explain_refusal(command, done.stderr or done.stdout))
     return done.stdout
 
 
-def refusal(command: Sequence[str], said: str) -> str:
+def explain_refusal(command: Sequence[str], said: str) -> str:
     """What a command has said, and what it means."""
     lines = [line for line in said.strip().splitlines() if line.strip()] or ["it has failed, and does not say why"]
     meaning = next((meaning for pattern, meaning in MEANINGS.items() if re.search(pattern, said)), None)
@@ -110,7 +116,7 @@ def refusal(command: Sequence[str], said: str) -> str:
     )
 
 
-def jobs(ids: Iterable[str]) -> dict[str, Job]:
+def query_jobs(ids: Iterable[str]) -> dict[str, Job]:
     """The jobs that Slurm still knows of those, by `number`; all tasks of an array by each of theirs.
 
     Slurm is asked once: of one job by its number, of several for all that this user has.
@@ -122,12 +128,12 @@ def jobs(ids: Iterable[str]) -> dict[str, Job]:
     if not asked:
         return {}
     which = f"--jobs={next(iter(asked))}" if len(asked) == 1 else f"--user={os.getuid()}"
-    return {job.number: job for job in _listed(which) if asked & {job.number, job.id, job.id.partition("_")[0]}}
+    return {job.number: job for job in _list_jobs(which) if asked & {job.number, job.id, job.id.partition("_")[0]}}
 
 
-def _listed(which: str) -> list[Job]:
+def _list_jobs(which: str) -> list[Job]:
     try:
-        lines = ask("squeue", "--noheader", "--array", "--states=all", f"--format={FIELDS}", which).splitlines()
+        lines = run("squeue", "--noheader", "--array", "--states=all", f"--format={FIELDS}", which).splitlines()
     except SlurmError as error:
         if MEANINGS["[Ii]nvalid job id"] in str(error):
             return []
@@ -135,7 +141,7 @@ def _listed(which: str) -> list[Job]:
     return [Job(*line.split("|", 7)) for line in lines if line.count("|") >= 7]
 
 
-def _plain() -> dict[str, str]:
+def _build_environment() -> dict[str, str]:
     """This process's variables without those by which a user has squeue show less, or in another order."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
 

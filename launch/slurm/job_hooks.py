@@ -24,7 +24,7 @@ from dist_train.settings.schema import Config
 from dist_train.system.append_file import Lines
 from dist_train.system.exit import FAILED, Parser, run_guarded
 from dist_train.system.stop_signals import PREEMPTED
-from launch.runs.history import STARTS, History, Start, read_starts
+from launch.runs.history import STARTS, JobHistory, JobStart, read_starts
 
 MAX_RESTARTS = 50
 """Default of `$DIST_TRAIN_MAX_RESTARTS`: how often one job may start anew."""
@@ -53,23 +53,23 @@ def begin(config: Config, environ: Mapping[str, str]) -> str:
         ConfigError: the directory can't be used; or the job has started too often, or in vain.
         CheckpointError: the job has started before, and what it has saved is not there.
     """
-    run, job, restart = RunDir(config.run.dir), _job(environ), _restart(environ)
-    _max_restarts(environ)  # a number, or it is said at the first start
+    run, job, restart = RunDir(config.run.dir), _read_job_id(environ), _read_restart_count(environ)
+    _read_max_restarts(environ)  # a number, or it is said at the first start
     if restart == 0:
-        resume = _first(config, run)
+        resume = _prepare_first_start(config, run)
     else:
         earlier = [start for start in read_starts(run) if start.job_id == job]
-        resume = _again(config, run, earlier, is_submitted=_is_submitted(run, environ))
-        if why := _in_vain(earlier, restart, run) or _too_often(restart, environ):
+        resume = _choose_resume(config, run, earlier, is_submitted=_is_submitted(run, environ))
+        if why := _explain_no_progress(earlier, restart, run) or _explain_restart_limit(restart, environ):
             raise ConfigError(f"job {job}: {why}")
-    step, output = _newest(run), environ.get("DIST_TRAIN_OUTPUT") or None
-    _note(run, Start(job, restart, step, socket.gethostname(), _now(), output, _attempt(run)))
+    step, output = _find_newest_step(run), environ.get("DIST_TRAIN_OUTPUT") or None
+    _append_start(run, JobStart(job, restart, step, socket.gethostname(), _format_now(), output, _read_attempt(run)))
     return resume
 
 
 def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     """Whether the job is done (0), has to be queued again (75) or must not be (1), and why."""
-    job, restart = _job(environ), _restart(environ)
+    job, restart = _read_job_id(environ), _read_restart_count(environ)
     status = run.read_status()
     if status is not None and status.get("job_id") == job:
         what, is_resumable = f"{status['state']} after step {status['step']}", bool(status.get("resumable"))
@@ -80,12 +80,12 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
     if not is_resumable:
         return FAILED, f"{what}: the job is not queued again. What it has printed above says why"
     starts = [start for start in read_starts(run) if start.job_id == job]
-    if why := _in_vain(starts, restart + 1, run) or _too_often(restart + 1, environ):
+    if why := _explain_no_progress(starts, restart + 1, run) or _explain_restart_limit(restart + 1, environ):
         return FAILED, f"{what}; {why}"
-    return PREEMPTED, f"{what}; it can go on from step {_newest(run)}"
+    return PREEMPTED, f"{what}; it can go on from step {_find_newest_step(run)}"
 
 
-def _first(config: Config, run: RunDir) -> str:
+def _prepare_first_start(config: Config, run: RunDir) -> str:
     """`run.resume` of a job's first start. What it moves aside, a later start must not move aside again."""
     if config.run.resume != "never":
         run.check_usable(anew=False)
@@ -96,7 +96,7 @@ def _first(config: Config, run: RunDir) -> str:
     return "auto"
 
 
-def _again(config: Config, run: RunDir, earlier: list[Start], *, is_submitted: bool) -> str:
+def _choose_resume(config: Config, run: RunDir, earlier: list[JobStart], *, is_submitted: bool) -> str:
     """`run.resume` of a later start: the run's own checkpoints, or what it began from if it has not saved yet.
 
     Args:
@@ -104,7 +104,7 @@ def _again(config: Config, run: RunDir, earlier: list[Start], *, is_submitted: b
         is_submitted: whether `dist-train submit` has left word of it on this very disk; a node may be lost before the
             first start has.
     """
-    if _newest(run):
+    if _find_newest_step(run):
         return str(run.path)
     if not (earlier or is_submitted) or any(start.step for start in earlier):
         raise CheckpointError(
@@ -115,17 +115,17 @@ def _again(config: Config, run: RunDir, earlier: list[Start], *, is_submitted: b
     return "auto" if config.run.resume == "never" else config.run.resume
 
 
-def _in_vain(starts: list[Start], restart: int, run: RunDir) -> str | None:
+def _explain_no_progress(starts: list[JobStart], restart: int, run: RunDir) -> str | None:
     """Why the job must not start a `restart`th time anew: the time before, it has saved nothing new.
 
     One restart that has not even come to training is passed over: Slurm may use a node that is not up yet.
     """
-    newest = _newest(run)
+    newest = _find_newest_step(run)
     restarts = {start.restart: start for start in starts if start.restart}
     before, earlier = restarts.get(restart - 1), restarts.get(restart - 2)
     if before is None or newest > before.step:
         return None
-    if _attempt(run) == before.attempt and (earlier is None or newest > earlier.step):
+    if _read_attempt(run) == before.attempt and (earlier is None or newest > earlier.step):
         return None
     return (
         f"restart {restart - 1} has not got beyond step {newest}, and it is not started again. Look at its output; "
@@ -135,18 +135,18 @@ def _in_vain(starts: list[Start], restart: int, run: RunDir) -> str | None:
 
 def _is_submitted(run: RunDir, environ: Mapping[str, str]) -> bool:
     task = f"{environ.get('SLURM_ARRAY_JOB_ID')}_{environ.get('SLURM_ARRAY_TASK_ID')}"
-    return any(each.job_id in (_job(environ), task) for each in History.of(run.path).submissions)
+    return any(each.job_id in (_read_job_id(environ), task) for each in JobHistory.read(run.path).submissions)
 
 
-def _max_restarts(environ: Mapping[str, str]) -> int:
+def _read_max_restarts(environ: Mapping[str, str]) -> int:
     text = environ.get("DIST_TRAIN_MAX_RESTARTS") or str(MAX_RESTARTS)
     if not text.isdecimal():
         raise ConfigError(f"DIST_TRAIN_MAX_RESTARTS is {text!r}; it must be a number from 0 up")
     return int(text)
 
 
-def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
-    most = _max_restarts(environ)
+def _explain_restart_limit(restart: int, environ: Mapping[str, str]) -> str | None:
+    most = _read_max_restarts(environ)
     if restart <= most:
         return None
     return (
@@ -154,15 +154,15 @@ def _too_often(restart: int, environ: Mapping[str, str]) -> str | None:
     )
 
 
-def _newest(run: RunDir) -> int:
+def _find_newest_step(run: RunDir) -> int:
     return max(Store(run.checkpoints).steps(), default=0)
 
 
-def _attempt(run: RunDir) -> int:
+def _read_attempt(run: RunDir) -> int:
     return int((run.read_status() or {}).get("attempt", 0))
 
 
-def _note(run: RunDir, start: Start) -> None:
+def _append_start(run: RunDir, start: JobStart) -> None:
     run.jobs.mkdir(parents=True, exist_ok=True)
     lines = Lines(run.jobs / STARTS)
     lines.write(json.dumps(asdict(start)) + "\n")
@@ -170,17 +170,17 @@ def _note(run: RunDir, start: Start) -> None:
     lines.close()
 
 
-def _job(environ: Mapping[str, str]) -> str:
+def _read_job_id(environ: Mapping[str, str]) -> str:
     if "SLURM_JOB_ID" not in environ:
         raise ConfigError("SLURM_JOB_ID is not set: slurm/train.sbatch asks this from within a job")
     return environ["SLURM_JOB_ID"]
 
 
-def _restart(environ: Mapping[str, str]) -> int:
+def _read_restart_count(environ: Mapping[str, str]) -> int:
     return int(environ.get("SLURM_RESTART_COUNT") or 0)
 
 
-def _now() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

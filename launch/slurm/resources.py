@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from dist_train.errors import ConfigError
-from launch.arguments import number_from, seconds, time_limit
+from launch.arguments import number_from, parse_time_limit, to_seconds
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 LAUNCHES = ("torchrun", "srun")
-STOP = 120
+STOP_SECONDS = 120
 """Seconds before the time limit at which the script's `--signal` comes."""
-OURS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
+RESERVED_FLAGS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
 """Flags of sbatch that a submission has itself, or that would make another thing of it."""
 
 
-def add_resources(parser: argparse.ArgumentParser) -> None:
+def add_resource_arguments(parser: argparse.ArgumentParser) -> None:
     """What a job takes of the cluster."""
     group = parser.add_argument_group("resources of a job")
     group.add_argument("--nodes", type=number_from(1), default=1, metavar="N", help="number of nodes; default 1")
@@ -31,7 +31,7 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
         "--nproc-per-node", type=number_from(1), metavar="P", help="ranks on each node; default: one a GPU, or one"
     )
     group.add_argument(
-        "--time", type=time_limit, metavar="H:MM:SS", help="how long it may run; default: the script's hour"
+        "--time", type=parse_time_limit, metavar="H:MM:SS", help="how long it may run; default: the script's hour"
     )
     group.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
     group.add_argument("--account", metavar="NAME", help="who pays")
@@ -64,7 +64,7 @@ class Resources:
     """Of sbatch, as the user has given them."""
 
     @classmethod
-    def of(cls, options: argparse.Namespace) -> "Resources":
+    def from_options(cls, options: argparse.Namespace) -> "Resources":
         """What the command line says, else the profile, else the defaults.
 
         Raises:
@@ -73,7 +73,7 @@ class Resources:
         from launch.slurm.profiles import Cluster, load_cluster
 
         cluster = load_cluster(options.profile) if options.profile else Cluster()
-        gpus = _first(options.gpus_per_node, cluster.gpus_per_node)
+        gpus = _first_set(options.gpus_per_node, cluster.gpus_per_node)
         if gpus is None:
             raise ConfigError("--gpus-per-node is missing: how many GPUs of each node, 0 to train on CPU")
         ranks = options.nproc_per_node or max(gpus, 1)
@@ -83,12 +83,12 @@ class Resources:
             nodes=options.nodes,
             gpus_per_node=gpus,
             nproc_per_node=ranks,
-            cpus_per_task=_first(options.cpus_per_task, cluster.cpus_per_task) or ranks,
-            time=_first(options.time, cluster.time),
-            partition=_first(options.partition, cluster.partition),
-            account=_first(options.account, cluster.account),
-            qos=_first(options.qos, cluster.qos),
-            mem=_first(options.mem, cluster.mem),
+            cpus_per_task=_first_set(options.cpus_per_task, cluster.cpus_per_task) or ranks,
+            time=_first_set(options.time, cluster.time),
+            partition=_first_set(options.partition, cluster.partition),
+            account=_first_set(options.account, cluster.account),
+            qos=_first_set(options.qos, cluster.qos),
+            mem=_first_set(options.mem, cluster.mem),
             launch=options.launch,
             cluster=cluster,
             flags=flags,
@@ -126,7 +126,7 @@ class Resources:
             )
         check_ranks(config, self.ranks)
 
-    def shown(self, config: "Config") -> str:
+    def describe(self, config: "Config") -> str:
         """What each step is made of."""
         batch, shards = config.data.global_batch, config.shards or self.ranks
         share = -(-batch // shards)
@@ -136,18 +136,19 @@ class Resources:
         return (
             f"{config.run.name}: {self.ranks} rank(s), {self.nproc_per_node} on each of {self.nodes} node(s) with "
             f"{where}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
-            + self._short()
+            + self._warn_short_time()
         )
 
-    def _short(self) -> str:
+    def _warn_short_time(self) -> str:
         """A warning where the time limit leaves nothing to train."""
-        if self.time is None or seconds(self.time) > 2 * STOP:
+        if self.time is None or to_seconds(self.time) > 2 * STOP_SECONDS:
             return ""
         return (
-            f"\n--time {self.time}: the job is stopped to save {STOP} s before, which leaves next to nothing to train"
+            f"\n--time {self.time}: the job is stopped to save {STOP_SECONDS} s before, "
+            "which leaves next to nothing to train"
         )
 
-    def sbatch_flags(self) -> list[str]:
+    def build_flags(self) -> list[str]:
         """The flags of sbatch that ask for this."""
         asked = {
             "--nodes": self.nodes,
@@ -162,7 +163,7 @@ class Resources:
         }
         return [*(f"{flag}={value}" for flag, value in asked.items() if value is not None), *self.flags]
 
-    def variables(self) -> dict[str, str]:
+    def build_environment(self) -> dict[str, str]:
         """What `slurm/train.sbatch` and the training read of their surroundings."""
         cluster = self.cluster
         own = {
@@ -176,7 +177,7 @@ class Resources:
         return {**{name: value for name, value in own.items() if value}, **given}
 
 
-def _first(*values: _T | None) -> _T | None:
+def _first_set(*values: _T | None) -> _T | None:
     return next((value for value in values if value is not None), None)
 
 
@@ -184,5 +185,9 @@ def _check_flags(flags: Sequence[str]) -> None:
     """Raise ConfigError for flags of sbatch that are none of the user's here."""
     for flag in flags:
         name = flag.lstrip("-").partition("=")[0]
-        if flag.startswith("-") and (name in OURS or (not flag.startswith("--") and name[:1] in OURS)):
-            raise ConfigError(f"{flag}: can't be given to sbatch here; of these, a submission has its own: {OURS}")
+        if flag.startswith("-") and (
+            name in RESERVED_FLAGS or (not flag.startswith("--") and name[:1] in RESERVED_FLAGS)
+        ):
+            raise ConfigError(
+                f"{flag}: can't be given to sbatch here; of these, a submission has its own: {RESERVED_FLAGS}"
+            )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir, write_whole
-from launch.runs.history import History
+from launch.runs.history import JobHistory
 from launch.slurm import client
 from launch.slurm.resources import Resources
 
@@ -39,7 +39,7 @@ class Submission:
     """Of a job array: the key=value of each task, by its number."""
     max_parallel: int | None = None
     """How many tasks run at once; None: as many as there is room for."""
-    go_on: str = ""
+    resume_command: str = ""
     """What a user gives to go on with it after its end."""
 
     @property
@@ -57,51 +57,51 @@ class Submission:
         """As sbatch takes it: % begins what it fills in."""
         return str(self.directory.parent).replace("%", "%%") + ("/slurm-%A_%a.out" if self.array else "/slurm-%j.out")
 
-    def command(self) -> list[str]:
+    def build_command(self) -> list[str]:
         flags = ["--parsable", "--export=ALL", f"--job-name={self.name}", f"--output={self.output}"]
         array = [f"--array={self.array}"] if self.array else []
-        return ["sbatch", *flags, *array, *self.resources.sbatch_flags(), str(self.script), *self.arguments]
+        return ["sbatch", *flags, *array, *self.resources.build_flags(), str(self.script), *self.arguments]
 
-    def line(self) -> str:
+    def format_command(self) -> str:
         """The whole call as a shell takes it."""
-        variables = [f"{name}={value}" for name, value in self._variables().items()]
-        return shlex.join(["env", *variables, *self.command()])
+        variables = [f"{name}={value}" for name, value in self._build_environment().items()]
+        return shlex.join(["env", *variables, *self.build_command()])
 
     def test(self, script: Path) -> str:
         """What Slurm says of such a job without queueing it; raises SlurmError if it could never run."""
-        command = self.command()
+        command = self.build_command()
         command[command.index(str(self.script))] = str(script)
-        answer = _sbatch(["sbatch", "--test-only", *command[1:]], self._variables())
+        answer = _run_sbatch(["sbatch", "--test-only", *command[1:]], self._build_environment())
         return f"Slurm: such a job is {re.sub(r'^Job [0-9]+ ', '', answer)}"  # the number is that of no job
 
     def submit(self) -> str:
         """Queue the job, say so, and write down which it is; returns its number."""
-        job = _sbatch(self.command(), self._variables()).partition(";")[0]
+        job = _run_sbatch(self.build_command(), self._build_environment()).partition(";")[0]
         about = {
             "job_id": job,
             "submitted": datetime.now(UTC).isoformat(timespec="seconds"),
             "nodes": self.resources.nodes,
             "ranks": self.resources.ranks,
             "array": self.array is not None,
-            "command": self.go_on,
+            "command": self.resume_command,
         }
         what = "job array" if self.array else "job"
-        print(f"{what} {job}: submitted{_beyond_limits(job)}", flush=True)  # before anything can fail
+        print(f"{what} {job}: submitted{_warn_beyond_limits(job)}", flush=True)  # before anything can fail
         write_whole(self.directory / "job.json", json.dumps(about) + "\n")
         return job
 
-    def _variables(self) -> dict[str, str]:
-        own = {"DIST_TRAIN_COMMAND": self.go_on}
+    def _build_environment(self) -> dict[str, str]:
+        own = {"DIST_TRAIN_COMMAND": self.resume_command}
         if self.trials:
             own["DIST_TRAIN_TRIALS"] = str(self.directory / "trials")
-        return {**self.resources.variables(), **own}
+        return {**self.resources.build_environment(), **own}
 
 
-def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
+def _run_sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
     """Run sbatch, and show at once what it says while it waits for a place in a full queue."""
     try:
         process = subprocess.Popen(  # noqa: S603 (Slurm's own)
-            command, env=outside_of_jobs() | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=remove_job_variables() | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except FileNotFoundError as error:
         raise SlurmError("sbatch: no such command here; submit on a login node of a Slurm cluster") from error
@@ -110,14 +110,14 @@ def _sbatch(command: Sequence[str], variables: dict[str, str]) -> str:
         for line in process.stderr or ():
             said += line
             if "temporarily unable" in line:
-                print(client.refusal(command, line), file=sys.stderr, flush=True)
+                print(client.explain_refusal(command, line), file=sys.stderr, flush=True)
         answer = process.stdout.read().strip() if process.stdout else ""
     if process.returncode:
-        raise SlurmError(client.refusal(command, said))
+        raise SlurmError(client.explain_refusal(command, said))
     return answer or said.strip().removeprefix("sbatch: ")
 
 
-def outside_of_jobs() -> dict[str, str]:
+def remove_job_variables() -> dict[str, str]:
     """This process's variables without those of a job that it may be part of: sbatch would hand them on."""
     kept = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT")
     of_job = ("DIST_TRAIN_TRIALS", "DIST_TRAIN_COMMAND", "DIST_TRAIN_CORES")
@@ -128,15 +128,15 @@ def outside_of_jobs() -> dict[str, str]:
     }
 
 
-def again(given: Sequence[str]) -> str:
+def build_resume_command(given: Sequence[str]) -> str:
     """The command of `given` arguments that goes on with what they have begun."""
     return shlex.join(["dist-train", *(each for each in given if each != "run.resume=never")])
 
 
-def _beyond_limits(job: str) -> str:
+def _warn_beyond_limits(job: str) -> str:
     """A warning where Slurm has taken a job that it will not start."""
     try:
-        reasons = {known.reason for known in client.jobs([job]).values() if known.is_beyond_limits}
+        reasons = {known.reason for known in client.query_jobs([job]).values() if known.is_beyond_limits}
     except SlurmError:  # it has taken the job, and that is what counts
         return ""
     return "".join(
@@ -145,28 +145,28 @@ def _beyond_limits(job: str) -> str:
     )
 
 
-def rehearse(submission: Submission, is_dry: bool) -> None:
+def check_submission(submission: Submission, is_dry: bool) -> None:
     """Ask Slurm whether such a job can ever run; for a dry run print what would be submitted, with Slurm or without."""
     if is_dry:
-        print(f"{submission.line()}\n\n{script().read_text(encoding='utf-8')}", end="")
-    if not is_dry or client.is_here():
-        print(submission.test(script()))
+        print(f"{submission.format_command()}\n\n{find_script().read_text(encoding='utf-8')}", end="")
+    if not is_dry or client.is_available():
+        print(submission.test(find_script()))
 
 
-def script() -> Path:
+def find_script() -> Path:
     """`slurm/train.sbatch` of a checkout, or where an installation has put it."""
     checkout = Path(__file__).parents[2] / "slurm" / "train.sbatch"
     return checkout if checkout.is_file() else Path(sysconfig.get_path("data")) / "share/dist-train/slurm/train.sbatch"
 
 
-def next_number(run: RunDir) -> int:
+def find_next_number(run: RunDir) -> int:
     """Number of the next submission of a run, from 1."""
     return 1 + max((int(path.name) for path in run.jobs.glob("*") if path.name.isdecimal()), default=0)
 
 
-def check_free(run: RunDir) -> None:
+def check_no_active_job(run: RunDir) -> None:
     """Raise ConfigError if a job of this run still waits or works."""
-    for job in client.jobs(History.of(run.path).job_ids).values():
+    for job in client.query_jobs(JobHistory.read(run.path).job_ids).values():
         if not job.is_over:
             raise ConfigError(
                 f"run.dir {run.path}: its job {job.id} is {job.state}. Wait for its end, cancel it (dist-train cancel "
@@ -174,14 +174,14 @@ def check_free(run: RunDir) -> None:
             )
 
 
-def lay_out(config: Path, submission: Submission) -> None:
+def write_job_files(config: Path, submission: Submission) -> None:
     """Copy what the job is made of, so that nothing that is changed later changes the job."""
     directory = submission.directory
     try:
         directory.mkdir(parents=True)
         shutil.copyfile(config, directory / config.name)
-        shutil.copyfile(script(), submission.script)
-        write_whole(directory / "command.sh", f"#!/bin/sh\n{submission.line()}\n")
+        shutil.copyfile(find_script(), submission.script)
+        write_whole(directory / "command.sh", f"#!/bin/sh\n{submission.format_command()}\n")
         for number, settings in submission.trials.items():
             (directory / "trials").mkdir(exist_ok=True)
             write_whole(directory / "trials" / str(number), "".join(f"{each}\n" for each in settings))
@@ -192,7 +192,7 @@ def lay_out(config: Path, submission: Submission) -> None:
 
 
 @contextmanager
-def prepared(config: "Config", run: RunDir, directory: Path) -> Iterator[None]:
+def prepare_run_dir(config: "Config", run: RunDir, directory: Path) -> Iterator[None]:
     """Around the submission: an earlier run is moved aside now where this one is to start anew, because the job's own
     files are about to lie there. Where Slurm refuses, everything is as it was."""
     anew = config.run.resume == "never"
@@ -204,11 +204,11 @@ def prepared(config: "Config", run: RunDir, directory: Path) -> Iterator[None]:
     try:
         yield
     except (SlurmError, ConfigError):
-        _undo(run, directory, aside)
+        _restore(run, directory, aside)
         raise
 
 
-def _undo(run: RunDir, directory: Path, aside: Path | None) -> None:
+def _restore(run: RunDir, directory: Path, aside: Path | None) -> None:
     if aside:
         shutil.rmtree(run.path)
         aside.rename(run.path)
@@ -220,7 +220,7 @@ def _undo(run: RunDir, directory: Path, aside: Path | None) -> None:
         run.path.rmdir()
 
 
-def job_overrides(config: "Config", overrides: Sequence[str]) -> list[str]:
+def build_job_overrides(config: "Config", overrides: Sequence[str]) -> list[str]:
     """The settings of the job. By the time it starts, what `run.resume=never` moves aside has been moved."""
     if config.run.resume != "never":
         return list(overrides)

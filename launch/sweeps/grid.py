@@ -7,8 +7,10 @@ from itertools import product
 
 from dist_train.errors import ConfigError
 
-LONGEST = 200  # bytes of a directory's name; file systems take 255, and a run may be moved aside to <name>.old-<n>
-OF_EACH = {
+MAX_NAME_BYTES = (
+    200  # bytes of a directory's name; file systems take 255, and a run may be moved aside to <name>.old-<n>
+)
+CANNOT_VARY = {
     "run.name": "each trial has a directory of its own; give one name to all of them",
     "run.dir": "each trial has a directory of its own; give one to all of them, beside which they lie",
     "run.resume": "start a sweep from each checkpoint, with another run.name",
@@ -30,18 +32,18 @@ class Grid:
     """The values of each setting that varies, in their order."""
 
     @classmethod
-    def of(cls, overrides: Sequence[str]) -> "Grid":
+    def parse(cls, overrides: Sequence[str]) -> "Grid":
         """Read `optim.lr=0.05,0.1 train.epochs=5`: what has commas outside of brackets and quotes varies.
 
         Raises:
             ConfigError: nothing varies, or something that can't; a value is empty; a setting is there twice.
         """
         settings = [
-            (key, values(text), f"{key}={text}") for key, _, text in (each.partition("=") for each in overrides)
+            (key, split_values(text), f"{key}={text}") for key, _, text in (each.partition("=") for each in overrides)
         ]
         axes = {key: texts for key, texts, _ in settings if len(texts) > 1}
         keys = [key for key, *_ in settings]
-        faults = [fault for setting in settings for fault in _faults(*setting)]
+        faults = [fault for setting in settings for fault in _find_faults(*setting)]
         faults += [f"{key} is set twice on the command line" for key in axes if keys.count(key) > 1]
         faults += [] if axes else [NO_AXIS]
         if faults:
@@ -54,7 +56,7 @@ class Grid:
         return list(product(*axes))
 
 
-def values(text: str) -> tuple[str, ...]:
+def split_values(text: str) -> tuple[str, ...]:
     """What the commas of a value separate; those in brackets, braces and quotes are its own."""
     found, depth, quote = [""], 0, ""
     for at, character in enumerate(text):
@@ -73,20 +75,20 @@ def values(text: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in found)
 
 
-def directory_name(number: int, overrides: Sequence[str]) -> str:
+def build_directory_name(number: int, overrides: Sequence[str]) -> str:
     """Name of a trial's directory, such as `0-lr=0.05-global_batch=256`; its number makes it unique."""
     keys = [each.partition("=")[0] for each in overrides]
     last = [key.rpartition(".")[2] for key in keys]
     names = last if len(set(last)) == len(last) else keys
     parts = [f"{name}={each.partition('=')[2]}" for name, each in zip(names, overrides, strict=True)]
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", "-".join([str(number), *parts]))[:LONGEST]
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", "-".join([str(number), *parts]))[:MAX_NAME_BYTES]
 
 
-def _faults(key: str, texts: tuple[str, ...], override: str) -> list[str]:
+def _find_faults(key: str, texts: tuple[str, ...], override: str) -> list[str]:
     """What is wrong with one setting of a sweep."""
     faults = []
-    if len(texts) > 1 and key in OF_EACH:
-        faults.append(f"{override}: {key} can't vary in a sweep: {OF_EACH[key]}")
+    if len(texts) > 1 and key in CANNOT_VARY:
+        faults.append(f"{override}: {key} can't vary in a sweep: {CANNOT_VARY[key]}")
     if len(texts) > 1 and "" in texts:
         faults.append(f"{override}: one of its values is empty; write {key}={','.join(filter(None, texts))}")
     if "\n" in override:

@@ -30,7 +30,7 @@ class Trial:
     """The directory of its run, which may not be there yet."""
 
 
-class Begun(NamedTuple):
+class SweepRecord(NamedTuple):
     """What the directory of a sweep knows."""
 
     config: Path
@@ -46,47 +46,47 @@ def is_sweep(directory: Path) -> bool:
     return (directory / LIST).is_file()
 
 
-def worker(sweep: Path) -> int | None:
+def find_worker(sweep: Path) -> int | None:
     """The process of this machine that works in a sweep's directory; None where there is none."""
     try:
         holder = json.loads((sweep / LOCK).read_text(encoding="utf-8"))
         is_here = holder["host"] == socket.gethostname() and holder["start"] is not None
-        return int(holder["pid"]) if is_here and start_time(holder["pid"]) == holder["start"] else None
+        return int(holder["pid"]) if is_here and read_start_time(holder["pid"]) == holder["start"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def trials(sweep: Path) -> list[Trial]:
+def read_trials(sweep: Path) -> list[Trial]:
     """The trials of a sweep by their numbers. They lie in its directory, wherever that was moved.
 
     Raises:
         ConfigError: its `sweep.json` can't be read.
     """
-    with _readable(sweep):
+    with _report_damage(sweep):
         found = [
             Trial(sweep, int(one["number"]), tuple(map(str, one["overrides"])), sweep / Path(one["dir"]).name)
-            for one in _content(sweep)["trials"]
+            for one in _read_content(sweep)["trials"]
         ]
     return sorted(found, key=lambda trial: trial.number)
 
 
-def trial_of(run: Path) -> Trial | None:
+def find_trial(run: Path) -> Trial | None:
     """The trial whose run lies in `run`; None where that is none of a sweep."""
     place = run.absolute()
-    listed = trials(place.parent) if is_sweep(place.parent) else []
+    listed = read_trials(place.parent) if is_sweep(place.parent) else []
     return next((trial for trial in listed if trial.path.name == place.name), None)
 
 
-def read_begun(directory: Path) -> Begun:
-    with _readable(directory):
-        content = _content(directory)
+def read_record(directory: Path) -> SweepRecord:
+    with _report_damage(directory):
+        content = _read_content(directory)
         axes = {str(key): tuple(map(str, values)) for key, values in content["axes"].items()}
         config, common = directory / Path(content["config"]).name, tuple(map(str, content["overrides"]))
-    return Begun(config, common, axes, tuple(trials(directory)))
+    return SweepRecord(config, common, axes, tuple(read_trials(directory)))
 
 
 @contextmanager
-def _readable(sweep: Path) -> Iterator[None]:
+def _report_damage(sweep: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -96,11 +96,11 @@ def _readable(sweep: Path) -> Iterator[None]:
         ) from error
 
 
-def start_time(pid: int) -> int | None:
+def read_start_time(pid: int) -> int | None:
     """When a process has started, by which it is told from a later one of the same number; None if it is over."""
     found = state_and_start(pid)
     return found[1] if found and found[0] not in "ZX" else None
 
 
-def _content(sweep: Path) -> Any:
+def _read_content(sweep: Path) -> Any:
     return json.loads((sweep / LIST).read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import pytest
 from dist_train.settings.loader import load_config
 from launch.drill.drill import Drill
 from launch.drill.faults import FAULTS
-from launch.drill.training_process import Started
+from launch.drill.training_process import TrainingProcess
 from tests.conftest import Python
 
 SMALL = """
@@ -58,18 +58,20 @@ def test_every_fault_twice(config: Path, python: Python) -> None:
 @pytest.mark.slow
 def test_a_run_that_ends_otherwise_fails_the_round(config: Path) -> None:
     """What the drill compares, with a run of another seed in the place of a struck one."""
-    undisturbed, other = (Started(str(config), [f"run.seed={seed}"], config.parent / str(seed), 0) for seed in (1, 2))
+    undisturbed, other = (
+        TrainingProcess(str(config), [f"run.seed={seed}"], config.parent / str(seed), 0) for seed in (1, 2)
+    )
     for run in (undisturbed, other):
         run.start(1)
-        assert run.code() == 0, run.output()
+        assert run.wait_for_exit() == 0, run.output()
     made = Drill(load_config(config), str(config), (), 1)
-    assert made._verdict(undisturbed, undisturbed, "kill", "elastic") is None
-    found = made._verdict(other, undisturbed, "kill", "elastic")
+    assert made._find_difference(undisturbed, undisturbed, "kill", "elastic") is None
+    found = made._find_difference(other, undisturbed, "kill", "elastic")
     assert found is not None
     assert "parts from the undisturbed run at step 1 in data" in found
-    assert made._verdict(other, undisturbed, "resize", "elastic") == found
+    assert made._find_difference(other, undisturbed, "resize", "elastic") == found
     (other.directory.ledger).write_bytes(undisturbed.directory.ledger.read_bytes())
-    assert "weights" in str(made._verdict(other, undisturbed, "kill", "elastic"))
+    assert "weights" in str(made._find_difference(other, undisturbed, "kill", "elastic"))
 
 
 @pytest.mark.slow

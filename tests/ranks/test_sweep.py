@@ -30,7 +30,7 @@ def test_trials_train_side_by_side_and_one_that_fails_ends_no_other(workdir: Pat
         assert said in first.stdout
     assert [line.split()[0] for line in first.stdout.splitlines()[-3:]][-1] == "1", "no score: the last of the table"
     sweep = sweep_of("optim.lr=0.05,1e30,0.1", "train.max_steps=20")
-    assert [trial.number for trial in sweep.left()] == [1]
+    assert [trial.number for trial in sweep.find_unfinished()] == [1]
     assert (sweep.trials[0].path / "logs" / "rank_0.log").exists()
     again = python(*command, cwd=workdir)
     assert again.returncode == 1
@@ -62,7 +62,7 @@ def test_a_sweep_that_is_cancelled_stops_as_a_whole_and_goes_on(workdir: Path, p
     stopped = [step_of(trial.path) for trial in sweep.trials]
     done = python(*command[1:], *options, "--nproc", "1", cwd=workdir)
     assert done.returncode == 0, done.stderr
-    assert sweep.left() == []
+    assert sweep.find_unfinished() == []
     for trial, step in zip(sweep.trials, stopped, strict=True):
         assert (RunDir(trial.path).read_status() or {})["started_step"] == step
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.run_dir import RunDir, write_whole
-from launch.runs.history import Start, read_starts
+from launch.runs.history import JobStart, read_starts
 from tests.conftest import ROOT
 from tests.ranks.killed import ON_MACHINES, newest
 from tests.slurm.cluster import Cluster
@@ -74,7 +74,7 @@ class Training:
         """Wait until the training has got there."""
         self.cluster.wait_for(lambda: self.step() >= step, self.job)
 
-    def starts(self) -> list[Start]:
+    def starts(self) -> list[JobStart]:
         """The starts of the job, the first one first."""
         return [start for start in read_starts(RunDir(self.run)) if start.job_id == self.job]
 

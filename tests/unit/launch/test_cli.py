@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch import cli
-from launch.local.training_command import most_ranks
+from launch.local.training_command import max_ranks
 from tests.conftest import ROOT, Python
 from tests.unit.test_layers import at_import, imports, is_without_torch
 
@@ -72,7 +72,7 @@ def test_help_lists_the_commands_and_the_exit_codes(python: Python) -> None:
         (["train"], "CONFIG"),
         (
             ["train", "x.yaml", "--nproc", "٣"],
-            f"it must be auto or a number from 1 to {most_ranks()}",
+            f"it must be auto or a number from 1 to {max_ranks()}",
         ),
         (["train", "x.yaml", "--nproc", "0"], "--nproc: is '0'; it must be auto or a number from 1 to"),
         (["train", "x.yaml", "--max-restarts=-1"], "--max-restarts: is '-1'; it must be a number from 0 up"),

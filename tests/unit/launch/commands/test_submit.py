@@ -122,7 +122,7 @@ def test_a_run_is_as_it_was_where_nothing_could_be_queued(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """sbatch can be asked, and is gone when the job is to be queued."""
-    monkeypatch.setattr("launch.commands.submit.rehearse", lambda *_: None)
+    monkeypatch.setattr("launch.commands.submit.check_submission", lambda *_: None)
     monkeypatch.setenv("PATH", str(here))
     run = here / "runs" / "small"
     assert asked(capsys, "small.yaml", "--gpus-per-node", "0")[0] == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launch.sweeps.sweep_dir import trials
+from launch.sweeps.sweep_dir import read_trials
 from tests.conftest import ROOT
 from tests.unit.launch.command import run_command
 from tests.unit.launch.commands.test_submit import GOLDEN, RENEW
@@ -49,7 +49,7 @@ def test_a_dry_run_here_lists_what_is_left(workdir: Path, capsys: pytest.Capture
         0,
         "runs/small.sweep: 3 trials, 2 to be trained\n  1: optim.lr=0.2\n  2: optim.lr=0.3\n",
     )
-    assert len(trials(workdir / "runs/small.sweep")) == 2
+    assert len(read_trials(workdir / "runs/small.sweep")) == 2
 
 
 def test_a_dry_run_prints_the_line_and_the_script(

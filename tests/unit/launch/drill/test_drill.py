@@ -49,6 +49,6 @@ def test_a_directory_of_others_is_left_alone(config: Path, capsys: pytest.Captur
 
 def test_other_sizes_divide_the_shards(config: Path) -> None:
     made = Drill(load_config(config), str(config), (), 2)
-    assert made._sizes(2, "elastic") == [1, 3, 4]
-    assert made._sizes(2, "bitwise") == [1, 4]
-    assert made._sizes(4, "bitwise") == [1, 2]
+    assert made._list_other_sizes(2, "elastic") == [1, 3, 4]
+    assert made._list_other_sizes(2, "bitwise") == [1, 4]
+    assert made._list_other_sizes(4, "bitwise") == [1, 2]

@@ -13,8 +13,8 @@ from launch.local import placement, training_command
 )
 def test_each_run_has_cores_of_its_own(monkeypatch: pytest.MonkeyPatch, runs: int, expected: list[set[int]]) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 7}, raising=False)
-    assert [placement.cores(place, runs) for place in range(runs)][: len(expected)] == expected
-    assert placement.cores(4, 5) == {0}
+    assert [placement.choose_cores(place, runs) for place in range(runs)][: len(expected)] == expected
+    assert placement.choose_cores(4, 5) == {0}
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_each_run_has_gpus_of_its_own_where_there_are_enough(
         (workdir / "dev" / name).touch()
     monkeypatch.setattr(training_command, "DEVICES", workdir / "dev")
     environ = {} if visible is None else {placement.VISIBLE: visible}
-    found = [placement.variables(place, runs, ranks, environ) for place in range(len(expected))]
+    found = [placement.build_slot_environment(place, runs, ranks, environ) for place in range(len(expected))]
     assert [each.get(placement.VISIBLE) for each in found] == expected

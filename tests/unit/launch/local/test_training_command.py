@@ -21,7 +21,7 @@ from launch.local import training_command
     ],
 )
 def test_one_process_needs_no_agent(ranks: int | None, restarts: int, expected: list[str]) -> None:
-    assert training_command.command_line(["a.yaml", "b=1", "c=2"], ranks, restarts) == [
+    assert training_command.build_command(["a.yaml", "b=1", "c=2"], ranks, restarts) == [
         sys.executable,
         *expected,
         "a.yaml",
@@ -55,13 +55,13 @@ def test_auto_is_one_process_where_there_is_no_gpu(
         (tmp_path / name).touch()
     monkeypatch.setattr(training_command, "DEVICES", tmp_path)
     environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    assert training_command.resolved(AUTO, Distributed.model_validate({"backend": backend}), environ) == expected
-    assert training_command.resolved(5, Distributed(), environ) == 5
+    assert training_command.resolve_ranks(AUTO, Distributed.model_validate({"backend": backend}), environ) == expected
+    assert training_command.resolve_ranks(5, Distributed(), environ) == 5
 
 
 def test_ranks_share_the_cores_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-    assert training_command.environment(4, {"A": "b"}) == {"A": "b", "OMP_NUM_THREADS": "3"}
-    assert training_command.environment(2, {}, runs=3) == {"OMP_NUM_THREADS": "2"}
-    assert training_command.environment(100, {})["OMP_NUM_THREADS"] == "1"
-    assert training_command.environment(4, {"OMP_NUM_THREADS": "7"}) == {"OMP_NUM_THREADS": "7"}
+    assert training_command.build_environment(4, {"A": "b"}) == {"A": "b", "OMP_NUM_THREADS": "3"}
+    assert training_command.build_environment(2, {}, runs=3) == {"OMP_NUM_THREADS": "2"}
+    assert training_command.build_environment(100, {})["OMP_NUM_THREADS"] == "1"
+    assert training_command.build_environment(4, {"OMP_NUM_THREADS": "7"}) == {"OMP_NUM_THREADS": "7"}

@@ -46,7 +46,7 @@ def test_only_the_very_launcher_is_run_command(capsys: pytest.CaptureFixture[str
         code, said = run_command(capsys, "cancel", "runs/other")
         assert (code, "is over: failed" in said, process.poll()) == (0, True, None)
         leave_run("runs/it", "failed", host=here, launcher=f"{launcher} {stat[1]}")
-        assert snapshot.read(Path("runs/it")).state == "ending"
+        assert snapshot.read_run(Path("runs/it")).state == "ending"
         code, said = run_command(capsys, "cancel", "runs/it")
         assert (code, f"process {process.pid} is asked to stop" in said) == (0, True)
         assert process.wait(30) == -signal.SIGTERM

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.runs.history import History
+from launch.runs.history import JobHistory
 from tests.unit.launch.command import run_command
 from tests.unit.launch.run_files import leave_job, leave_run, leave_start, leave_sweep
 
@@ -27,5 +27,5 @@ def test_a_job_array_is_a_sweep_and_its_tasks_are_trials(capsys: pytest.CaptureF
     assert run_command(capsys, "status", "20")[1].startswith("TRIAL")
     assert run_command(capsys, "status", "20_1")[1].startswith("runs/x.sweep/1-lr: done")
     assert run_command(capsys, "status", "20_0")[0] == 0
-    assert History.of(sweep / "0-lr").job_ids == ["20_0", "21_0"]
-    assert History.of(sweep / "1-lr").job_ids == ["20_1"]
+    assert JobHistory.read(sweep / "0-lr").job_ids == ["20_0", "21_0"]
+    assert JobHistory.read(sweep / "1-lr").job_ids == ["20_1"]

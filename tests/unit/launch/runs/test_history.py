@@ -3,7 +3,7 @@
 import pytest
 
 from dist_train.run_dir import RunDir
-from launch.runs.history import History
+from launch.runs.history import JobHistory
 from tests.unit.launch.run_files import leave_job, leave_run, leave_start
 
 pytestmark = pytest.mark.usefixtures("runs_dir")
@@ -17,4 +17,4 @@ def test_damaged_lines_are_left_out() -> None:
         file.write('[]\n{"job_id": "13"}\n{"job_id": "1')
     (RunDir(path).jobs / "2").mkdir()
     (RunDir(path).jobs / "2" / "job.json").write_text('{"job_id": "14", "submitted": "yesterday"}')
-    assert History.of(path).job_ids == ["11", "12"]
+    assert JobHistory.read(path).job_ids == ["11", "12"]

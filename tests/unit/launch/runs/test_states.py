@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launch.runs.states import State, judge
+from launch.runs.states import State, determine_state
 from launch.slurm.client import Job
 
 SUBMITTED = datetime(2030, 1, 1, tzinfo=UTC)
@@ -61,7 +61,7 @@ def job(state: str) -> Job:
     ],
 )
 def test_the_newest_start_was_that_of_the_job(said: str | None, slurm: str, expected: State) -> None:
-    assert judge(status(said), job(slurm), SUBMITTED) == expected
+    assert determine_state(status(said), job(slurm), SUBMITTED) == expected
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_the_newest_start_was_that_of_the_job(said: str | None, slurm: str, expe
 def test_what_an_earlier_start_has_said_counts_no_more(
     said: str, earlier_job: str | None, slurm: str, expected: State
 ) -> None:
-    assert judge(status(said, earlier_job, EARLIER), job(slurm), SUBMITTED) == expected
+    assert determine_state(status(said, earlier_job, EARLIER), job(slurm), SUBMITTED) == expected
 
 
 @pytest.mark.parametrize("said", ["running", "done", "preempted", "failed", "dead"])
 def test_a_start_by_hand_after_the_job_counts(said: State) -> None:
-    assert judge(status(said, None), job("FAILED"), SUBMITTED) == said
-    assert judge(status(said, None), None, SUBMITTED, is_gone=True) == said
+    assert determine_state(status(said, None), job("FAILED"), SUBMITTED) == said
+    assert determine_state(status(said, None), None, SUBMITTED, is_gone=True) == said
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,14 @@ def test_a_start_by_hand_after_the_job_counts(said: State) -> None:
     [("running", "dead"), ("preempted", "preempted"), ("done", "done"), ("failed", "failed"), (None, "failed")],
 )
 def test_a_job_that_slurm_has_forgotten_is_over(said: str | None, expected: State) -> None:
-    assert judge(status(said), None, SUBMITTED, is_gone=True) == expected
+    assert determine_state(status(said), None, SUBMITTED, is_gone=True) == expected
 
 
 @pytest.mark.parametrize(
     ("said", "expected"), [("running", "running"), ("preempted", "preempted"), ("done", "done"), (None, "unknown")]
 )
 def test_where_slurm_cannot_be_asked_the_files_count(said: str | None, expected: State) -> None:
-    assert judge(status(said), None, SUBMITTED) == expected
+    assert determine_state(status(said), None, SUBMITTED) == expected
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_where_slurm_cannot_be_asked_the_files_count(said: str | None, expected:
     ],
 )
 def test_a_run_without_jobs(said: str | None, is_alive: bool, expected: State) -> None:
-    assert judge(status(said, None), is_alive=is_alive) == expected
+    assert determine_state(status(said, None), is_alive=is_alive) == expected

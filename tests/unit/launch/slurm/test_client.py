@@ -19,6 +19,6 @@ from launch.slurm import client
 )
 def test_a_refusal_is_shown_with_what_it_means(said: str, meaning: str) -> None:
     """What Slurm has said is its own text, from its source (slurm_errno.c) and from real refusals."""
-    first, second = client.refusal(["sbatch"], said).splitlines()
+    first, second = client.explain_refusal(["sbatch"], said).splitlines()
     assert first == said
     assert meaning in second

@@ -10,6 +10,6 @@ def test_a_job_inherits_nothing_of_the_job_that_submits_it(monkeypatch: pytest.M
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     monkeypatch.setenv("DIST_TRAIN_MAX_RESTARTS", "3")
-    left = submission.outside_of_jobs()
+    left = submission.remove_job_variables()
     assert {name for name in left if name.startswith("SLURM_")} == {"SLURM_CONF"}
     assert (left["DIST_TRAIN_MAX_RESTARTS"], "DIST_TRAIN_TRIALS" in left) == ("3", False)

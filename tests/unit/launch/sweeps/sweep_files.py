@@ -18,13 +18,13 @@ distributed: {backend: gloo}
 
 
 def sweep_of(*overrides: str) -> Sweep:
-    return Sweep.of(Path("small.yaml"), Grid.of(overrides), lambda _: None)
+    return Sweep.open(Path("small.yaml"), Grid.parse(overrides), lambda _: None)
 
 
 def begin(*overrides: str) -> Sweep:
     """Write down a sweep, as a start does."""
     sweep = sweep_of(*overrides)
-    with sweep.claimed():
+    with sweep.claim():
         return sweep
 
 

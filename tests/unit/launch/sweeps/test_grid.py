@@ -3,7 +3,7 @@
 import pytest
 
 from dist_train.errors import ConfigError
-from launch.sweeps.grid import LONGEST, Grid, directory_name, values
+from launch.sweeps.grid import MAX_NAME_BYTES, Grid, build_directory_name, split_values
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ from launch.sweeps.grid import LONGEST, Grid, directory_name, values
     ],
 )
 def test_commas_outside_of_brackets_and_quotes_separate(text: str, expected: list[str]) -> None:
-    assert list(values(text)) == expected
+    assert list(split_values(text)) == expected
 
 
 def test_the_last_setting_varies_fastest() -> None:
-    grid = Grid.of(["optim.lr=0.1,0.2", "train.epochs=5", "data.global_batch=8,16"])
+    grid = Grid.parse(["optim.lr=0.1,0.2", "train.epochs=5", "data.global_batch=8,16"])
     assert grid.common == ("train.epochs=5",)
     assert grid.trials() == [
         ("optim.lr=0.1", "data.global_batch=8"),
@@ -49,12 +49,12 @@ def test_the_last_setting_varies_fastest() -> None:
 )
 def test_what_is_no_grid_is_refused(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        Grid.of(overrides)
+        Grid.parse(overrides)
     assert said in str(refused.value)
 
 
 def test_names_of_directories() -> None:
-    assert directory_name(0, ["optim.lr=0.05", "data.global_batch=256"]) == "0-lr=0.05-global_batch=256"
-    assert directory_name(1, ["data.shape=[1, 28]", "data.root=/a b/ü"]) == "1-shape=_1_28_-root=_a_b_"
-    assert directory_name(2, ["optim.name=adam", "model.name=x"]) == "2-optim.name=adam-model.name=x"
-    assert len(directory_name(3, [f"data.root={'a' * 300}"])) == LONGEST
+    assert build_directory_name(0, ["optim.lr=0.05", "data.global_batch=256"]) == "0-lr=0.05-global_batch=256"
+    assert build_directory_name(1, ["data.shape=[1, 28]", "data.root=/a b/ü"]) == "1-shape=_1_28_-root=_a_b_"
+    assert build_directory_name(2, ["optim.name=adam", "model.name=x"]) == "2-optim.name=adam-model.name=x"
+    assert len(build_directory_name(3, [f"data.root={'a' * 300}"])) == MAX_NAME_BYTES

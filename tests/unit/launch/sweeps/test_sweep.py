@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dist_train.errors import ConfigError
-from launch.slurm.resources import Resources, add_resources
-from launch.slurm.submission import Submission, lay_out
-from launch.sweeps.sweep_dir import trials
+from launch.slurm.resources import Resources, add_resource_arguments
+from launch.slurm.submission import Submission, write_job_files
+from launch.sweeps.sweep_dir import read_trials
 from tests.unit.launch.sweeps.sweep_files import CONFIG, begin, leave, names, sweep_of
 
 pytestmark = pytest.mark.usefixtures("small_yaml")
@@ -27,13 +27,13 @@ def test_what_is_written(workdir: Path) -> None:
         ],
     }
     assert (sweep.directory / "small.yaml").read_text() == CONFIG
-    assert sweep.own(sweep.trials[1]) == ("optim.lr=0.2", "run.dir=runs/x.sweep/1-lr=0.2")
+    assert sweep.build_overrides(sweep.trials[1]) == ("optim.lr=0.2", "run.dir=runs/x.sweep/1-lr=0.2")
 
 
 def test_a_directory_of_the_run_is_given_to_none_of_the_trials() -> None:
     sweep = begin("optim.lr=0.1,0.2", "run.dir=other/place", "train.epochs=1")
     assert sweep.directory == Path("other/place.sweep")
-    assert sweep.shared() == ("train.epochs=1",)
+    assert sweep.shared_overrides() == ("train.epochs=1",)
 
 
 def test_done_trials_stay_and_others_are_left() -> None:
@@ -42,13 +42,13 @@ def test_done_trials_stay_and_others_are_left() -> None:
         leave(sweep, number, state)
     again = sweep_of("optim.lr=0.1,0.2,0.3,0.4")
     assert again.trials == sweep.trials
-    assert [trial.number for trial in again.left()] == [1, 2, 3]
+    assert [trial.number for trial in again.find_unfinished()] == [1, 2, 3]
 
 
 def test_another_grid_joins() -> None:
     begin("optim.lr=0.1,0.2")
     begin("optim.lr=0.3,1e-1", "data.global_batch=16,32")
-    assert [trial.path.name for trial in trials(Path("runs/small.sweep"))] == [
+    assert [trial.path.name for trial in read_trials(Path("runs/small.sweep"))] == [
         "0-lr=0.1",
         "1-lr=0.2",
         "2-lr=0.3-global_batch=16",
@@ -124,19 +124,19 @@ def test_a_grid_that_has_joined_meanwhile_is_not_lost() -> None:
     begin("optim.lr=0.1,0.2")
     late = sweep_of("optim.lr=0.1,0.3")
     begin("optim.lr=0.1,0.4")
-    with pytest.raises(ConfigError, match="another grid has just joined"), late.claimed():
+    with pytest.raises(ConfigError, match="another grid has just joined"), late.claim():
         pytest.fail("claimed")
 
 
 def test_a_task_of_an_array_finds_its_settings() -> None:
     parser = ArgumentParser()
-    add_resources(parser)
-    resources = Resources.of(parser.parse_args(["--gpus-per-node", "0"]))
+    add_resource_arguments(parser)
+    resources = Resources.from_options(parser.parse_args(["--gpus-per-node", "0"]))
     sweep = begin("optim.lr=0.1,0.2", "run.dir=100%a/x")
-    own = {trial.number: sweep.own(trial) for trial in sweep.trials}
+    own = {trial.number: sweep.build_overrides(trial) for trial in sweep.trials}
     submission = Submission(resources, "x", sweep.directory / "jobs" / "1", ("small.yaml",), own)
-    lay_out(sweep.begun.config, submission)
+    write_job_files(sweep.record.config, submission)
     task = sweep.directory / "jobs" / "1" / "trials" / "1"
     assert task.read_text() == "optim.lr=0.2\nrun.dir=100%a/x.sweep/1-lr=0.2\n"
-    assert "--output=100%%a/x.sweep/jobs/slurm-%A_%a.out" in submission.command()
-    assert "--array=0,1" in submission.command()
+    assert "--output=100%%a/x.sweep/jobs/slurm-%A_%a.out" in submission.build_command()
+    assert "--array=0,1" in submission.build_command()

@@ -17,14 +17,14 @@ def test_only_one_sweep_works_in_a_directory() -> None:
     sweep = begin("optim.lr=0.1,0.2")
     with (sweep.directory / "sweep.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another sweep works there"), sweep.claimed():
+        with pytest.raises(ConfigError, match="another sweep works there"), sweep.claim():
             pytest.fail("claimed")
-    with sweep.claimed():
-        assert sweep_dir.worker(sweep.directory) == os.getpid()
+    with sweep.claim():
+        assert sweep_dir.find_worker(sweep.directory) == os.getpid()
 
 
 def test_a_process_that_is_over_does_not_work_there() -> None:
     sweep = begin("optim.lr=0.1,0.2")
     lock = sweep.directory / "sweep.lock"
     lock.write_text(json.dumps({**json.loads(lock.read_text()), "start": 1}))
-    assert sweep_dir.worker(sweep.directory) is None
+    assert sweep_dir.find_worker(sweep.directory) is None

@@ -200,7 +200,7 @@ class Drill:
         is_elastic = fault == "resize" and tier == "elastic"
         parting = compare(
             run.read_ledger(), undisturbed.read_ledger(), ANYWHERE if is_elastic else tuple(PHASES)
-        ).parting
+        ).divergence
         if parting:
             return f"parts from the undisturbed run at step {parting.step} in {parting.phase}: {parting.what}"
         if not is_elastic and run.read_weights_hash() != undisturbed.read_weights_hash():

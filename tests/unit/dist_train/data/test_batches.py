@@ -1,0 +1,229 @@
+"""Batches that train or are evaluated: the same bits by every loader and at any number of ranks."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dist_train.data import Batch, TrainBatches, eval_batches, memory
+from dist_train.data import batches as batches_module
+from dist_train.data.batches import EVAL_BATCH
+from dist_train.distributed.world import World
+from tests.unit.dist_train.data.files import ALL, SEED, Settings, Trained, flat, opened, trained, write_images
+
+# Python 3.12 and later warn at each fork of a process with threads, which torch always has.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_loaders_give_the_same_batches(settings: Settings, root: Path, size: int) -> None:
+    """Resident, in the rank and by workers; whole, and from a step inside the second epoch on."""
+    write_images(root)
+    common = {"augment": ALL, "global_batch": 7, "validation": 0.05}
+    kinds: list[dict[str, Any]] = [
+        {"loader": "in_memory"},
+        {"loader": "workers", "workers": 0},
+        {"loader": "workers", "workers": 2},
+    ]
+    configs = [settings("image_folder", **common, **kind) for kind in kinds]
+    for rank in range(size):
+        world = World(rank=rank, size=size)
+        expected = trained(opened(configs[0], world), configs[0], world, 0, 9)
+        assert [batch.step for batch in expected] == list(range(9))
+        assert [batch.epoch for batch in expected] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        for config in configs:
+            assert_equal(trained(opened(config, world), config, world, 4, 9), expected[4:])
+
+
+def assert_equal(found: list[Trained], expected: list[Trained]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.share, one.count, one.step, one.epoch) == (other.share, other.count, other.step, other.epoch)
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.indices, other.indices)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize(
+    "loader", [{"loader": "in_memory"}, {"loader": "workers", "workers": 2}], ids=["in_memory", "workers"]
+)
+@pytest.mark.parametrize(("global_batch", "shards"), [(4, 1), (7, 1), (3, 8), (16, 8), (17, 2), (40, 4)])
+def test_what_is_prepared_together_changes_no_bit(
+    settings: Settings,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    global_batch: int,
+    shards: int,
+    loader: dict[str, Any],
+    memory_format: torch.memory_format,
+) -> None:
+    """From one batch at a time to all of an epoch; at several numbers of ranks, and from a step inside an epoch on.
+
+    18 samples: the last batch of an epoch is smaller, and shards that find no sample have two that stand in.
+    """
+    write_images(root)
+    config = settings("image_folder", augment=ALL, global_batch=global_batch, **loader)
+    dataset = opened(config)
+    image = 3 * 8 * 10 * 4
+
+    def batches(together: int, size: int, rank: int, start: int, stop: int) -> list[Batch]:
+        share = -(-min(global_batch, 18) // shards) * (shards // size)
+        monkeypatch.setattr(batches_module, "AHEAD", {"cpu": together * share * image})
+        world = World(rank=rank, size=size)
+        stream = TrainBatches(dataset, config, SEED, world, start, stop, memory_format, shards if shards > 1 else None)
+        with stream:
+            assert stream._together() == max(1, together)
+            return list(stream)
+
+    stop = 3 * -(-18 // global_batch)
+    for size in {1, shards}:
+        for rank in {0, size - 1}:
+            expected = batches(0, size, rank, 0, stop)
+            assert [batch.step for batch in expected] == list(range(stop))
+            for together, start in ((2, 0), (3, min(1, stop - 1)), (100, stop // 2)):
+                found = batches(together, size, rank, start, stop)
+                assert len(found) == stop - start
+                for one, other in zip(found, expected[start:], strict=True):
+                    assert_same_batch(one, other, memory_format)
+
+
+def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_format) -> None:
+    assert (one.count, one.step, one.epoch, one.void) == (other.count, other.step, other.epoch, other.void)
+    assert torch.equal(one.samples, other.samples)
+    assert len(one.shards) == len(other.shards)
+    for found, expected in zip(one.shards, other.shards, strict=True):
+        assert (found.number, found.share) == (expected.number, expected.share)
+        assert found.images.data_ptr() % 64 == expected.images.data_ptr() % 64 == 0  # as torch allocates
+        assert found.images.is_contiguous(memory_format=memory_format)
+        assert found.images.stride() == expected.images.stride()
+        for name in ("images", "labels", "indices"):
+            left, right = getattr(found, name), getattr(expected, name)
+            assert left.dtype == right.dtype
+            assert torch.equal(left, right)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_gpu_gets_the_same_bits_and_is_never_waited_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, memory_format: torch.memory_format, fits: bool
+) -> None:
+    """Also where its memory does not hold the images, and they are sent batch by batch."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    if not fits:
+        monkeypatch.setattr(memory, "device_bytes", lambda _: 0)
+    config = settings("synthetic", shape=(3, 8, 8), num_train=70, global_batch=16, augment=ALL)
+    gpu = World(device=torch.device("cuda", 0))
+    on_gpu, on_cpu = opened(config, gpu), opened(config)
+    expected = trained(on_cpu, config, World(), 0, 12)
+    with TrainBatches(on_gpu, config, SEED, gpu, 0, 12, memory_format) as batches:
+        found = [flat(next(batches))]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found += [flat(batch) for batch in batches]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert {one.images.device for one in found} == {gpu.device}
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.images.cpu(), other.images)
+        assert torch.equal(one.labels.cpu(), other.labels)
+        assert torch.equal(one.indices, other.indices)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_share_the_batch_of_a_single_one(settings: Settings, root: Path, workers: int) -> None:
+    write_images(root)
+    config = settings("image_folder", augment=ALL, global_batch=8, loader="workers", workers=workers)
+    dataset = opened(config)
+    whole = trained(dataset, config, World(), 0, 6)
+    ranks = [trained(dataset, config, World(rank=rank, size=4), 0, 6) for rank in range(4)]
+    for alone, *shares in zip(whole, *ranks, strict=True):
+        assert torch.equal(torch.cat([batch.images[: batch.share] for batch in shares]), alone.images)
+        assert torch.equal(torch.cat([batch.labels[: batch.share] for batch in shares]), alone.labels)
+        assert torch.equal(torch.cat([batch.indices for batch in shares]), alone.indices)
+        assert torch.equal(dataset.train.labels[alone.indices], alone.labels)
+        assert {batch.count for batch in shares} == {alone.count} == {alone.share}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_rank_without_samples_gets_a_stand_in(settings: Settings, root: Path, workers: int) -> None:
+    """18 samples in batches of 17: the second batch is one sample, which rank 0 has."""
+    write_images(root)
+    config = settings("image_folder", augment=ALL, global_batch=17, loader="workers", workers=workers)
+    dataset = opened(config)
+    real = trained(dataset, config, World(rank=0, size=2), 0, 2)[1]
+    empty = trained(dataset, config, World(rank=1, size=2), 0, 2)[1]
+    assert (real.share, real.count, empty.share, empty.count) == (1, 1, 0, 1)
+    assert len(empty.indices) == 0
+    assert torch.equal(empty.images, real.images.repeat(2, 1, 1, 1))
+    assert torch.equal(empty.labels, real.labels.repeat(2))
+
+
+def test_augmentation_reaches_the_training_only(settings: Settings) -> None:
+    plain, augmented = settings("digits", validation=0.2), settings("digits", validation=0.2, augment=ALL)
+    dataset = opened(plain)
+    first, second = (trained(dataset, config, World(), 0, 1)[0] for config in (plain, augmented))
+    assert torch.equal(first.indices, second.indices)
+    assert not torch.equal(first.images, second.images)
+    assert dataset.validation is not None
+    for samples in (dataset.validation, dataset.test):
+        both = [list(eval_batches(samples, dataset, config, World())) for config in (plain, augmented)]
+        for one, other in zip(*both, strict=True):
+            assert torch.equal(one.images, other.images)
+
+
+@pytest.mark.parametrize("name", ["test", "validation"])
+def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None:
+    config = settings("digits", validation=0.5)
+    dataset = opened(config)
+    samples = dataset.test if name == "test" else dataset.validation
+    assert samples is not None
+    alone = list(eval_batches(samples, dataset, config, World()))
+    assert [len(batch.labels) for batch in alone] == [EVAL_BATCH] * (len(alone) - 1) + [len(samples) % EVAL_BATCH]
+    assert torch.equal(torch.cat([batch.labels for batch in alone]), samples.labels)
+    for size in (2, 3, 4):
+        worlds = [World(rank=rank, size=size) for rank in range(size)]
+        dealt = [batch for world in worlds for batch in eval_batches(samples, dataset, config, world)]
+        dealt.sort(key=lambda batch: batch.number)
+        assert [batch.number for batch in dealt] == list(range(len(alone)))
+        assert all(torch.equal(one.images, other.images) for one, other in zip(dealt, alone, strict=True))
+
+
+def test_eval_batches_by_workers_are_the_same(settings: Settings, root: Path) -> None:
+    write_images(root, classes=2, each=300, size=(3, 3))
+    resident, workers = settings("image_folder", loader="in_memory"), settings("image_folder", loader="workers")
+    both = [list(eval_batches(opened(config).test, opened(config), config, World())) for config in (resident, workers)]
+    assert [len(batch.labels) for batch in both[0]] == [250, 50]
+    assert all(torch.equal(one.images, other.images) for one, other in zip(*both, strict=True))
+    assert not multiprocessing.active_children()
+
+
+def test_float64_and_channels_last(settings: Settings) -> None:
+    config = settings("synthetic", shape=(3, 8, 8))
+    dataset = opened(config)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with TrainBatches(dataset, config, SEED, World(), 0, 1, torch.channels_last) as batches:
+            batch = flat(next(batches))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert batch.images.dtype == torch.float64
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.dtype == batch.indices.dtype == torch.int64
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_global_random_state_is_left_alone(settings: Settings, root: Path, workers: int) -> None:
+    write_images(root)
+    config = settings("image_folder", augment=ALL, global_batch=4, loader="workers", workers=workers, validation=0.2)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
+    dataset = opened(config)
+    trained(dataset, config, World(), 0, 8)
+    list(eval_batches(dataset.test, dataset, config, World()))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]

@@ -24,6 +24,7 @@ from dist_train.data.batches import EvalBatch, eval_batches
 from dist_train.distributed.world import World, open_world
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.execution.auto_settings import Choices, apply_to_process, use_onednn
+from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.run_dir import RunDir
@@ -162,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         serialization.load_weights(network, files[name], name)
     apply_to_process(choices, config.run.deterministic, world.device)
     network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]
+    use_fast_cpu_layers(network)
     evaluation = evaluate(network, samples, dataset, config.data, choices, world)
     if world.is_main:
         _print(run, place, training["step"], evaluation, options.json)

@@ -16,6 +16,7 @@ from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
 from dist_train.execution.auto_settings import Choices, is_one_graph
+from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.monitoring.metrics import LossWindow
 from dist_train.optim.optimizer import (
     Average,
@@ -56,6 +57,7 @@ class Training:
 
             whole_step.prepare(world.device)
         self.network = reduction.place_model(network, config.train, choices.memory_format, world)
+        use_fast_cpu_layers(self.network)
         self.scaler = torch.amp.GradScaler(world.device.type) if choices.precision == "fp16" else None
         self.optimizer = build_optimizer(
             config.optim, self.network, compiled=self._compiles_update, scaled=self.scaler is not None

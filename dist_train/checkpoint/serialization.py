@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dist_train.checkpoint import store
 from dist_train.checkpoint.store import Store
 from dist_train.errors import CheckpointError, DamagedError
+from dist_train.models import rename_old_parameters
 from dist_train.system.openmp import compute_alone
 
 Files = dict[str, dict[str, Any]]
@@ -133,6 +134,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
     Raises:
         CheckpointError: it is of another network, or has values that are not finite; the network is as it was.
     """
+    state_dict = rename_old_parameters(network, state_dict)
     if differences := _differences(network.state_dict(), state_dict):
         raise CheckpointError(f"{name}: is of another network: {_shortened(differences)}")
     if broken := not_finite(state_dict):

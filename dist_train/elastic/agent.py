@@ -52,10 +52,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _import_needed(config: "Config") -> None:
     """Import what every rank of such a run does; torch comes in here."""
     from dist_train.data import registry
-    from dist_train.models import module_of
+    from dist_train.models import find_model
 
     registry.module_of(config.data)
-    module_of(config.model)
+    find_model(config.model.name)
     if config.train.compile != "off":
         import torch._dynamo  # noqa: F401
 

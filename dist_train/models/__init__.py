@@ -1,26 +1,38 @@
-"""Settings -> network: the file's name is the model's name, and a file is imported only when its model is used.
-
-Each file has `build(config, shape, num_classes) -> nn.Module`, whose module takes float images [N, C, H, W] and
-returns logits [N, num_classes].
-"""
+"""Build the network of the settings. To add a model: its module here, a line in `MODELS`, its name in the settings."""
 
 import copy
-from importlib import import_module
-from types import ModuleType
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from dist_train import seeds
 from dist_train.errors import ConfigError, DataError
+from dist_train.models.cifar_tutorial import CifarNet
+from dist_train.models.lenet import LeNet
+from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
+from dist_train.models.mnist_example import MnistNet
+from dist_train.models.resnet18 import ResNet
 from dist_train.settings.schema import Model
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet": LeNet,
+    "mnist_example": MnistNet,
+    "mnist_cnn": MnistCNN,
+    "cifar_tutorial": CifarNet,
+    "resnet18": ResNet,
+}
+"""Each is called with `shape`, `num_classes` and the model's own settings, and returns logits [N, num_classes]."""
 
 
 def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
-    """The network with the weights that belong to `seed`, on the CPU.
+    """Return the network of the settings on the CPU, with the initial weights of `seed`.
 
     Args:
-        shape: channels, height and width of a image.
+        shape: channels, height and width of an image.
         num_classes: classes in the data.
 
     Raises:
@@ -31,9 +43,12 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
         raise ConfigError(
             f"model.num_classes is {config.num_classes}, but the data has {num_classes} classes; leave it out"
         )
+    arguments = config.model_dump(exclude={"name", "num_classes"})
     torch.manual_seed(seeds.derive(seed, "weights"))
     try:
-        model: nn.Module = module_of(config).build(config, shape, num_classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # the next line says what is wrong
+            model = find_model(config.name)(shape=shape, num_classes=num_classes, **arguments)
         _try_one_image(model, shape, num_classes)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]  # a bare assert says nothing
@@ -44,17 +59,26 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
     return model
 
 
-def module_of(config: Model) -> ModuleType:
-    """The module of this package that builds the network, imported now."""
-    file = "torchvision_models" if config.name.startswith("torchvision/") else config.name
-    return import_module(f"dist_train.models.{file}")
+def find_model(name: str) -> Callable[..., nn.Module]:
+    """Return what builds the network `name`; imports torchvision for its networks only."""
+    if name.startswith("torchvision/"):
+        from dist_train.models import torchvision_models
+
+        return partial(torchvision_models.build, name.removeprefix("torchvision/"))
+    return MODELS[name]
+
+
+def rename_old_parameters(network: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state_dict of any version under the names that the network's parameters have today."""
+    names = OLD_NAMES if isinstance(network, MnistCNN) else {}
+    return {names.get(name, name): value for name, value in state_dict.items()}
 
 
 def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -> None:
-    """Refuse before the first step what batch normalisation would refuse in the middle of an epoch.
+    """Check that no rank passes a single sample to batch normalisation in the middle of an epoch.
 
     Args:
-        fewest: samples of the smallest backward pass of the training.
+        fewest: samples in the smallest backward pass of the training.
 
     Raises:
         ConfigError: it is one sample, and a layer can't normalise over a single value.
@@ -75,10 +99,10 @@ def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -
 
 
 def _try_one_image(model: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
-    """Let a image through in evaluation mode, where nothing random happens and no statistics change."""
+    """Raise ValueError if the output for one image does not have the shape of logits; nothing random happens."""
     model.eval()
     with torch.no_grad():
         logits = model(torch.zeros(1, *shape, dtype=torch.get_default_dtype()))
     model.train()
     if logits.shape != (1, num_classes):
-        raise ValueError(f"it returns {list(logits.shape)} in place of [1, {num_classes}]")
+        raise ValueError(f"it returns {list(logits.shape)} instead of [1, {num_classes}]")

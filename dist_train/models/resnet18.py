@@ -6,19 +6,15 @@ out because the import of torchvision takes as long as torch's.
 
 from torch import Tensor, nn
 
-from dist_train.settings.schema import ResNet18
-
 WIDTHS = (64, 128, 256, 512)
 
 
-def build(config: ResNet18, shape: tuple[int, int, int], num_classes: int) -> nn.Module:  # noqa: ARG001
-    return _ResNet(shape[0], num_classes)
+class ResNet(nn.Module):
+    """Classify images [N, C, H, W] of any size; returns logits [N, num_classes]."""
 
-
-class _ResNet(nn.Module):
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
-        self.conv1 = _convolution(channels, WIDTHS[0])
+        self.conv1 = _convolution(shape[0], WIDTHS[0])
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.relu = nn.ReLU(inplace=True)
         self.layer1, self.layer2, self.layer3, self.layer4 = (

@@ -5,8 +5,6 @@ from typing import Any
 from torch import nn
 from torchvision.models import get_model
 
-from dist_train.settings.schema import TorchvisionModel
-
 # Their second heads return tuples in training, and their slow initialisation warns unless it is asked for.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -14,8 +12,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(config: TorchvisionModel, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    name = config.name.removeprefix("torchvision/")
+def build(name: str, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """Return torchvision's network `name` for images of `shape` (channels, height, width)."""
     arguments = dict(_ARGUMENTS.get(name, {}))
     if name.startswith("vit_"):
         arguments["image_size"] = shape[1]
@@ -28,7 +26,7 @@ def build(config: TorchvisionModel, shape: tuple[int, int, int], num_classes: in
 
 
 def _replace_first_convolution(model: nn.Module, channels: int) -> None:
-    """Give the network's first layer, made for colour, the data's number of input channels."""
+    """Replace the network's first layer, which takes 3 channels, by one that takes `channels`."""
     path, first = next((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     parent_path, _, attribute = path.rpartition(".")
     replacement = nn.Conv2d(

@@ -116,7 +116,9 @@ class TestWhatARunLeaves:
         assert (training["step"], training["epoch"]) == (STEPS, 4)
         assert {"optimizer_state_dict", "loss"} <= set(training)
         model = torch.load(checkpoints / "latest" / "model.pt", weights_only=True)
-        assert list(model) == [f"{layer}.{part}" for layer in ("conv1", "conv2", "fc1") for part in ("weight", "bias")]
+        assert list(model) == [
+            f"{layer}.{part}" for layer in ("conv1.0", "conv2.0", "output") for part in ("weight", "bias")
+        ]
 
     def test_the_settings_load_again(self, finished: tuple[Path, str], directory: Path) -> None:
         written = load_config(finished[0] / "config.yaml")

@@ -1,62 +1,24 @@
-"""The networks: their size and names are the originals', their weights the seed's, and misfits are refused."""
+"""The networks have the size and the names of their originals, and weights that depend on the seed only."""
 
 from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from dist_train.checkpoint.serialization import weights_sha256
+from dist_train import seeds
+from dist_train.checkpoint.serialization import load_weights, weights_sha256
 from dist_train.errors import ConfigError, DataError
-from dist_train.models import build_model
-from dist_train.models.convolutional import Pooling
+from dist_train.models import MODELS, build_model
 from dist_train.settings.schema import CifarTutorial, Model, ResNet18, SmallNet, TorchvisionModel, TorchvisionName
+from tests.unit.dist_train.models import lessons
 
 Shape = tuple[int, int, int]
 LENET = SmallNet(name="lenet")
 MNIST_EXAMPLE = SmallNet(name="mnist_example")
+MNIST_CNN = SmallNet(name="mnist_cnn")
 TUTORIAL = CifarTutorial(name="cifar_tutorial")
 RESNET = ResNet18(name="resnet18")
-
-
-class TutorialNet(nn.Module):
-    """As "Training a classifier" of PyTorch's 60-minute tutorial writes it out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 5)
-        self.pool = nn.MaxPool2d(2, 2)
-        self.conv2 = nn.Conv2d(6, 16, 5)
-        self.fc1 = nn.Linear(16 * 5 * 5, 120)
-        self.fc2 = nn.Linear(120, 84)
-        self.fc3 = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(functional.relu(self.conv1(x)))
-        x = self.pool(functional.relu(self.conv2(x)))
-        x = torch.flatten(x, 1)
-        x = functional.relu(self.fc1(x))
-        x = functional.relu(self.fc2(x))
-        return self.fc3(x)  # type: ignore[no-any-return]
-
-
-class ExampleNet(nn.Module):
-    """As PyTorch's MNIST example wrote it out in 2019."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 20, 5, 1)
-        self.conv2 = nn.Conv2d(20, 50, 5, 1)
-        self.fc1 = nn.Linear(4 * 4 * 50, 500)
-        self.fc2 = nn.Linear(500, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2, 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2, 2)
-        x = x.view(-1, 4 * 4 * 50)
-        x = functional.relu(self.fc1(x))
-        return functional.log_softmax(self.fc2(x), dim=1)
 
 
 def count(model: nn.Module) -> int:
@@ -68,7 +30,7 @@ def count(model: nn.Module) -> int:
     [
         (LENET, (1, 32, 32), 61_706),
         (MNIST_EXAMPLE, (1, 28, 28), 431_080),
-        (SmallNet(name="mnist_cnn"), (1, 28, 28), 20_490),
+        (MNIST_CNN, (1, 28, 28), 20_490),
         (TUTORIAL, (3, 32, 32), 62_006),
         (RESNET, (3, 32, 32), 11_173_962),
     ],
@@ -82,35 +44,50 @@ def test_a_network_has_the_size_of_its_original(config: Model, shape: Shape, wei
 
 
 def test_outputs_follow_the_classes_and_inputs_the_channels() -> None:
-    for config in (LENET, MNIST_EXAMPLE, TUTORIAL, RESNET):
+    for config in (LENET, MNIST_EXAMPLE, MNIST_CNN, TUTORIAL, RESNET):
         model = build_model(config, (2, 32, 40), 7, seed=0)
         assert model(torch.zeros(2, 2, 32, 40)).shape == (2, 7)
 
 
 @pytest.mark.parametrize(
-    ("config", "names"),
+    ("config", "lesson", "shape"),
     [
-        (LENET, ["conv1", "conv2", "fc1", "fc2", "fc3"]),
-        (MNIST_EXAMPLE, ["conv1", "conv2", "fc1", "fc2"]),
-        (SmallNet(name="mnist_cnn", dropout=0.5), ["conv1", "conv2", "fc1"]),
-        (CifarTutorial(name="cifar_tutorial", dropout=0.5), ["conv1", "conv2", "fc1", "fc2", "fc3"]),
+        (LENET, lessons.LeNet, (1, 32, 32)),
+        (MNIST_EXAMPLE, lessons.MnistNet, (1, 28, 28)),
+        (SmallNet(name="mnist_cnn", dropout=0.5), lessons.MnistCNN, (1, 28, 28)),
+        (CifarTutorial(name="cifar_tutorial", dropout=0.5), lessons.CifarNet, (3, 32, 32)),
     ],
+    ids=lambda value: getattr(value, "name", None),
 )
-def test_layers_have_the_names_of_the_lessons(config: Model, names: list[str]) -> None:
-    state = build_model(config, (3, 32, 32), 10, seed=0).state_dict()
-    assert list(state) == [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+def test_weights_load_into_the_class_of_the_lesson(config: Model, lesson: type[nn.Module], shape: Shape) -> None:
+    ours, theirs = build_model(config, shape, 10, seed=0).eval(), lesson()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    images = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ours(images), theirs(images))
+    for network in (ours, theirs):
+        network(images).square().sum().backward()
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("config", "original", "shape"), [(TUTORIAL, TutorialNet, (3, 32, 32)), (MNIST_EXAMPLE, ExampleNet, (1, 28, 28))]
-)
-def test_weights_load_into_the_class_of_the_lesson(config: Model, original: type[nn.Module], shape: Shape) -> None:
-    ours, theirs = build_model(config, shape, 10, seed=0), original()
-    theirs.load_state_dict(ours.state_dict())
-    images = torch.rand(5, *shape, generator=torch.Generator().manual_seed(0))
-    expected = theirs(images)
-    found = functional.log_softmax(ours(images), dim=1) if original is ExampleNet else ours(images)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+def test_weights_of_an_older_mnist_cnn_load_under_their_names_of_today() -> None:
+    saved = {}
+    for name, weight in build_model(MNIST_CNN, (1, 28, 28), 10, seed=1).state_dict().items():
+        layer, *_, kind = name.replace("output", "fc1").split(".")
+        saved[f"{layer}.{kind}"] = weight
+    assert list(saved) == [f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc1") for kind in ("weight", "bias")]
+    network = build_model(MNIST_CNN, (1, 28, 28), 10, seed=0)
+    load_weights(network, saved, "model.pt")
+    for weight, expected in zip(network.parameters(), saved.values(), strict=True):  # the order that optimizers use
+        assert torch.equal(weight, expected)
+
+
+def test_initial_weights_are_those_of_the_lesson_from_the_same_generator() -> None:
+    torch.manual_seed(seeds.derive(3, "weights"))
+    lesson = lessons.MnistCNN()
+    ours = build_model(MNIST_CNN, (1, 28, 28), 10, seed=3)
+    assert weights_sha256(ours.state_dict()) == weights_sha256(lesson.state_dict())
 
 
 @pytest.mark.parametrize("config", [LENET, RESNET], ids=lambda config: config.name)
@@ -142,17 +119,24 @@ def test_width_multiplies_what_is_between_images_and_classes() -> None:
 
 def test_dropout_drops_inputs_of_the_last_layer_in_training_only() -> None:
     model = build_model(SmallNet(name="mnist_example", dropout=0.5), (1, 28, 28), 10, seed=0)
-    assert [name for name, _ in model.named_children()][-2:] == ["dropout", "fc2"]
+    inputs: list[int] = []
+    model.get_submodule("dropout").register_forward_hook(lambda _, given, __: inputs.append(given[0].shape[1]))
     image = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(model(image), model(image))
+    assert inputs[0] == model.get_submodule("fc2").in_features
     model.eval()
     assert torch.equal(model(image), model(image))
 
 
 @pytest.mark.parametrize(
     ("config", "shape"),
-    [(LENET, (1, 8, 8)), (TUTORIAL, (3, 8, 32)), (TorchvisionModel(name="torchvision/alexnet"), (3, 28, 28))],
-    ids=["lenet", "cifar_tutorial", "alexnet"],
+    [
+        (LENET, (1, 8, 8)),
+        (LENET, (1, 12, 12)),
+        (MNIST_CNN, (1, 3, 3)),
+        (TUTORIAL, (3, 8, 32)),
+        (TorchvisionModel(name="torchvision/alexnet"), (3, 28, 28)),
+    ],
 )
 def test_images_that_do_not_fit_are_refused(config: Model, shape: Shape) -> None:
     text = "x".join(map(str, shape))
@@ -183,10 +167,10 @@ def test_the_table_of_torchvision_s_networks_is_torchvision_s() -> None:
 
 
 def test_a_refusal_without_words_is_still_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(*_: object) -> nn.Module:
+    def build(**_: object) -> nn.Module:
         raise AssertionError
 
-    monkeypatch.setattr("dist_train.models.lenet.build", build)
+    monkeypatch.setitem(MODELS, "lenet", build)
     with pytest.raises(DataError, match=r"does not take images of 1x32x32 .*: AssertionError\(\)\. Set data\.resize"):
         build_model(LENET, (1, 32, 32), 10, seed=0)
 
@@ -224,43 +208,3 @@ def test_the_weights_of_resnet18_begin_as_torchvision_s_do() -> None:
         if name != "conv1.weight":  # the stem has another shape
             assert weight.std().item() == pytest.approx(original.get_parameter(name).std().item(), rel=0.1), name
             assert weight.mean().item() == pytest.approx(original.get_parameter(name).mean().item(), abs=0.01), name
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_added_channels_change_no_number(memory_format: torch.memory_format) -> None:
-    """Six channels become eight where they lie innermost."""
-    network, lesson = build_model(TUTORIAL, (3, 32, 32), 10, 0), TutorialNet()
-    lesson.load_state_dict(network.state_dict())
-    network.to(memory_format=memory_format)
-    images = torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    formatted = images.contiguous(memory_format=memory_format)
-    computed = network.conv1(formatted)  # type: ignore[operator]
-    assert computed.shape[1] == (8 if memory_format == torch.channels_last else 6)
-    torch.testing.assert_close(network(formatted), lesson(images))
-    network(formatted).square().sum().backward()
-    lesson(images).square().sum().backward()
-    for ours, theirs in zip(network.parameters(), lesson.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(5, 8, 12, 10), (2, 20, 6, 6), (3, 6, 7, 4)], ids=["even", "wide", "odd"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
-def test_pooling_is_torchs_own_to_the_bit(
-    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
-) -> None:
-    generator = torch.Generator().manual_seed(0)
-    # Of few values, so that many windows have several that are largest.
-    values = torch.randint(-3, 4, shape, generator=generator).to(dtype).contiguous(memory_format=memory_format)
-    ours, theirs = (values.detach().requires_grad_() for _ in range(2))
-    found, expected = Pooling()(ours), nn.MaxPool2d(2)(theirs)
-    gradient = torch.randn(expected.shape, generator=generator).to(dtype)
-    for pooled in (found, expected):
-        pooled.backward(gradient)
-    assert torch.equal(found, expected)
-    assert found.stride() == expected.stride()
-    assert ours.grad is not None
-    assert theirs.grad is not None
-    assert torch.equal(ours.grad, theirs.grad)
-    with torch.no_grad():
-        assert torch.equal(Pooling()(ours), expected)

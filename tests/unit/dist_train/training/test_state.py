@@ -320,7 +320,7 @@ def test_a_checkpoint_of_another_network_names_what_differs(tmp_path: Path) -> N
     config = configured(tmp_path)
     training = started(config)
     files = training.files(1, resume.about(config, training.choices, training.world))
-    files["model.pt"]["fc1.weight"] = torch.zeros(4, 7)
-    del files["model.pt"]["conv2.bias"]
-    with pytest.raises(CheckpointError, match=r"conv2\.bias.*fc1\.weight"):
+    files["model.pt"]["output.weight"] = torch.zeros(4, 7)
+    del files["model.pt"]["conv2.0.bias"]
+    with pytest.raises(CheckpointError, match=r"conv2\.0\.bias.*output\.weight"):
         started(config).restore(files)

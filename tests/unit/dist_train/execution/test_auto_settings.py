@@ -22,7 +22,7 @@ STORED = Choices("fp32", channels_last=True, threads=3, local_size=1)
 
 @pytest.fixture(autouse=True)
 def eight_cores_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "cores", lambda: 8)
+    monkeypatch.setattr(room, "count_cores", lambda: 8)
     monkeypatch.setattr(room, "_made_for_bf16", lambda _: False)
 
 

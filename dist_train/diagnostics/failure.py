@@ -1,4 +1,4 @@
-"""What a rank says of its own end, in `diagnostics/failure_rank_R.json`, and whether the end is its own fault."""
+"""Failure records: how a rank ended, in `diagnostics/failure_rank_R.json`, and what an exception means."""
 
 import json
 import time
@@ -13,13 +13,14 @@ from dist_train.run_dir import write_whole
 from dist_train.system.stop_signals import StopRequested
 
 Cause = Literal["exception", "killed", "stalled", "non_finite", "loader", "lost"]
+"""Why a run failed, as the verdict names it."""
 Kind = Cause | Literal["victim", "refused", "interrupted"]
-"""A cause, or what is no failure of the rank's own: it lost a peer, refused with a message that is printed as it
-stands, or was told to end."""
+"""How a rank ended: by a cause of its own; as the victim of a lost peer; by a UserError, which is printed as it is; or
+because it was asked to stop."""
 
-# What Gloo, NCCL and the store of torchrun say when a peer has gone, or does not come.
-_PEER_ERRORS = ("DistNetworkError", "DistBackendError", "DistStoreError")
-_PEER_WORDS = (
+# What Gloo, NCCL and torchrun's store report when a peer is lost or does not come.
+_PEER_ERROR_TYPES = ("DistNetworkError", "DistBackendError", "DistStoreError")
+_PEER_ERROR_TEXTS = (
     "connection closed by peer",
     "connection reset by peer",
     "connection refused",
@@ -31,13 +32,13 @@ _PEER_WORDS = (
     "timed out waiting",
     "wait timeout",
 )
-_LOADER_WORDS = ("DataLoader worker (pid", "in DataLoader worker process", "in pin memory thread")
-_MOST = 2000  # characters of an error in one line
+_LOADER_ERROR_TEXTS = ("DataLoader worker (pid", "in DataLoader worker process", "in pin memory thread")
+_MAX_LENGTH = 2000  # characters of an error in one line
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The end of a rank, in its own words."""
+    """How a rank ended, as the rank itself recorded it."""
 
     time: float
     """Seconds since 1970."""
@@ -50,35 +51,39 @@ class Failure:
     step: int
     kind: Kind
     error: str
-    """One line: `ValueError: its text`."""
+    """One line, such as `ValueError: bad value`."""
     traceback: str = ""
     overrides: str = ""
     """Settings worth trying in the next command."""
 
     @classmethod
-    def of(cls, error: BaseException, beat: Heartbeat) -> "Failure":
-        # A SaveError says all that there is to say: it is the disk's fault, and no line of the program's.
-        whole = "" if isinstance(error, SaveError) else "".join(traceback.format_exception(error))
+    def from_error(cls, error: BaseException, heartbeat: Heartbeat) -> "Failure":
+        # The message of a SaveError is complete: the disk has failed, not a line of the program.
+        frames = "" if isinstance(error, SaveError) else "".join(traceback.format_exception(error))
         overrides = error.overrides if isinstance(error, NonFiniteError) else ""
-        return cls.at(beat, kind_of(error, beat.phase), one_line(error), whole, overrides)
+        return cls.from_heartbeat(
+            heartbeat, classify(error, heartbeat.phase), format_error(error), frames, overrides
+        )  # fmt: skip
 
     @classmethod
-    def at(cls, beat: Heartbeat, kind: Kind, error: str, whole: str = "", overrides: str = "") -> "Failure":
-        origin = beat.origin
+    def from_heartbeat(
+        cls, heartbeat: Heartbeat, kind: Kind, error: str, frames: str = "", overrides: str = ""
+    ) -> "Failure":
+        process = heartbeat.process
         return cls(
-            time.time(), origin.rank, origin.world_size, origin.attempt, origin.host, origin.pid,
-            beat.phase, beat.step, kind, error, whole, overrides,
+            time.time(), process.rank, process.world_size, process.attempt, process.host, process.pid,
+            heartbeat.phase, heartbeat.step, kind, error, frames, overrides,
         )  # fmt: skip
 
     @property
     def is_own(self) -> bool:
-        """Whether the rank has not just lost a peer."""
+        """Whether the rank ended for a reason of its own, not because it lost a peer."""
         return self.kind != "victim"
 
     @property
-    def is_silent(self) -> bool:
-        """Whether nothing is to be judged: a message is printed already, or somebody wanted the end."""
-        return self.kind in ("refused", "interrupted")
+    def needs_verdict(self) -> bool:
+        """Whether the end is unexpected: it was not requested, and no message about it is printed anyway."""
+        return self.kind not in ("refused", "interrupted")
 
     def write(self, directory: Path) -> None:
         """Raises OSError."""
@@ -86,13 +91,13 @@ class Failure:
 
 
 def read_failures(directory: Path, attempt: int) -> dict[int, Failure]:
-    """What the ranks of one attempt have left, by rank."""
-    found = [failure for path in directory.glob("failure_rank_*.json") if (failure := _read(path))]
-    return {failure.rank: failure for failure in found if failure.attempt == attempt}
+    """Return the failure records of one attempt by rank."""
+    failures = [failure for path in directory.glob("failure_rank_*.json") if (failure := _read(path))]
+    return {failure.rank: failure for failure in failures if failure.attempt == attempt}
 
 
-def kind_of(error: BaseException, phase: str) -> Kind:
-    """What an exception that ends a rank means, by its type and text; torch is not needed for that."""
+def classify(error: BaseException, phase: str) -> Kind:
+    """Tell from the type and text of an exception how it ended a rank, without importing torch."""
     text = str(error)
     if not isinstance(error, Exception) or isinstance(error, StopRequested):
         return "interrupted"
@@ -102,27 +107,30 @@ def kind_of(error: BaseException, phase: str) -> Kind:
         return "loader"
     if isinstance(error, UserError):
         return "refused"
-    if any(words in text for words in _LOADER_WORDS):
+    if any(words in text for words in _LOADER_ERROR_TEXTS):
         return "loader"
-    return "victim" if _is_of_peers(type(error).__name__, text) else "exception"
+    return "victim" if _is_peer_error(type(error).__name__, text) else "exception"
 
 
-def one_line(error: BaseException) -> str:
-    """`ValueError: its text`; of an error that a loader's worker has raised, where it was and what it was."""
+def format_error(error: BaseException) -> str:
+    """Return the error in one line, such as `ValueError: bad value`.
+
+    An error that was raised in a worker of the loader has its first and its last line.
+    """
     text = str(error)
     if "Original Traceback" in text:
         lines = text.strip().splitlines()
         text = f"{lines[0]} {lines[-1]}"
-    text = " ".join(text.split())[:_MOST]
+    text = " ".join(text.split())[:_MAX_LENGTH]
     if isinstance(error, UserError | NonFiniteError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _is_of_peers(name: str, text: str) -> bool:
-    # Of a RuntimeError only the text tells; an OSError with such a text is of something else, a download for one.
-    said = any(words in text.lower() for words in _PEER_WORDS)
-    return name in _PEER_ERRORS or (name == "RuntimeError" and said)
+def _is_peer_error(name: str, text: str) -> bool:
+    # A RuntimeError is known by its text only. An OSError with such a text has another origin, such as a download.
+    has_peer_text = any(words in text.lower() for words in _PEER_ERROR_TEXTS)
+    return name in _PEER_ERROR_TYPES or (name == "RuntimeError" and has_peer_text)
 
 
 def _path(directory: Path, rank: int) -> Path:

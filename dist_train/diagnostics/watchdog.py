@@ -1,7 +1,7 @@
-"""A thread in each rank that ends it when the run can't go on: a peer has gone, or nobody makes progress.
+"""A thread in each rank that ends the process when the run can't continue: a peer is lost, or no rank makes progress.
 
-The main thread may wait in C++ for a peer that never comes, where neither an exception nor a handler of a signal in
-Python reaches it. This thread runs all the same, and ends the process by `os._exit`.
+The main thread may wait in C++ for a peer that never comes; neither an exception nor a Python signal handler can reach
+it there. This thread still runs, and ends the process by `os._exit`.
 """
 
 import os
@@ -13,44 +13,47 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from dist_train.diagnostics.failure import Failure, Kind
+from dist_train.diagnostics.failure import Failure
 from dist_train.diagnostics.heartbeat import Heartbeat, HeartbeatFile
-from dist_train.diagnostics.root_cause import RunEvidence, first_failure, judge_stall, publish
-from dist_train.diagnostics.stack_traces import StackFile, has_answered, write_process_state
+from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure, find_stalled_rank
+from dist_train.diagnostics.stack_traces import StackFile, has_dumped_stacks, write_process_state
+from dist_train.diagnostics.verdict import publish_verdict
 
 FAILED = 1
-_LONGEST_POLL = 1.0  # seconds between two looks
-_PEERS_AFTER = 5.0  # seconds without progress after which the peers are looked at, then after twice as many
-_GRACE = 2.0  # seconds beyond a poll that the stacks of the others may take
+_MAX_POLL = 1.0  # seconds between two looks
+_PEERS_AFTER = 5.0  # seconds without progress before the first look at the peers; then twice as many each time
+_DUMP_GRACE = 2.0  # seconds beyond a poll that the other ranks have to write their stacks
 
 
 class Watchdog(threading.Thread):
-    """Looks about every second whether this rank, and the run, go on."""
+    """Check about every second whether this rank and its peers make progress."""
 
-    def __init__(self, run: Path, beats: HeartbeatFile, stall_minutes: float | None) -> None:
-        """Args: stall_minutes: without progress, after which the run is ended; None: never for that."""
+    def __init__(self, run: Path, heartbeats: HeartbeatFile, stall_minutes: float | None) -> None:
+        """Args: stall_minutes: end the run after this long without progress; None: never."""
         super().__init__(name="dist_train watchdog")
         self._run, self._directory = run, run / "diagnostics"
-        self._beats, self._closing = beats, threading.Event()
-        self.on_end: Callable[[], None] | None = None
+        self._heartbeats, self._closing = heartbeats, threading.Event()
+        self.before_exit: Callable[[], None] | None = None
         """Called before this thread ends the process."""
-        self._stall = None if stall_minutes is None else 60 * stall_minutes
-        self._poll = _LONGEST_POLL if self._stall is None else min(_LONGEST_POLL, self._stall / 10)
-        self._marker = self._directory / f"stalled_{beats.origin.attempt}"
+        self._stall = None if stall_minutes is None else 60 * stall_minutes  # seconds
+        self._poll = _MAX_POLL if self._stall is None else min(_MAX_POLL, self._stall / 10)
+        self._attempt = heartbeats.process.attempt
+        self._rank = heartbeats.process.rank
+        self._stall_marker = self._directory / f"stalled_{self._attempt}"
         self._stacks: StackFile | None = None
-        self._seen = beats.now()
-        self._since = self._looked = time.monotonic()
+        self._last = heartbeats.read()
+        self._last_change = self._last_look = time.monotonic()
         self._peers_due = _PEERS_AFTER
 
     def __enter__(self) -> "Watchdog":
         with suppress(OSError):
-            self._stacks = StackFile(self._directory, self._seen)
-        self._dump_later()
+            self._stacks = StackFile(self._directory, self._last)
+        self._schedule_dump()
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for the thread, which may be about to end the process."""
+        """Wait for the thread, which may be about to end the process."""
         self._closing.set()
         self.join()
         if self._stacks:
@@ -58,89 +61,92 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         while not self._closing.wait(self._poll):
-            with suppress(OSError):  # a disk that does not answer now may do so at the next look
+            with suppress(OSError):  # a disk that fails now may answer the next look
                 self._look()
 
     def _look(self) -> None:
-        now, beat = time.monotonic(), self._beats.now()
-        # Late looks mean that the whole process did not run, stopped or starved: that time does not count.
-        was_late = self._stall is not None and now - self._looked > self._poll + self._stall / 2
-        if was_late or beat != self._seen:
-            self._since, self._peers_due = now, _PEERS_AFTER
-        self._seen, self._looked = beat, now
-        self._dump_later()
-        if self._marker.exists() or self._is_stalled(now - self._since):
-            self._end_stalled()
-        if now - self._since > self._peers_due:
-            self._peers_due *= 2  # many ranks that wait for a long save must not read each other's files all the time
-            self._end_as_victim()
+        now, heartbeat = time.monotonic(), self._heartbeats.read()
+        # A late look means that the whole process did not run (stopped, or starved of CPU): that time does not count.
+        is_late = self._stall is not None and now - self._last_look > self._poll + self._stall / 2
+        if is_late or heartbeat != self._last:
+            self._last_change, self._peers_due = now, _PEERS_AFTER
+        self._last, self._last_look = heartbeat, now
+        self._schedule_dump()
+        still = now - self._last_change
+        if self._stall_marker.exists() or self._is_stalled(still):
+            self._end_stalled_run()
+        if still > self._peers_due:
+            self._peers_due *= 2  # ranks that wait for a long save should not read each other's files all the time
+            self._end_if_peer_failed()
 
-    def _dump_later(self) -> None:
-        """Have the stacks written even if this thread can't run, before the others look for them."""
+    def _schedule_dump(self) -> None:
+        """Have the stacks written before the stall is noticed, even if this thread can't run then."""
         if self._stacks and self._stall:
             self._stacks.dump_later(0.9 * self._stall)
 
     def _is_stalled(self, still: float) -> bool:
-        """Whether this rank has begun and has not moved for too long; a start may load and compile for long."""
-        return self._stall is not None and self._seen.phase != "start" and still > self._stall
+        """Whether this rank has not moved for too long; a start may load data and compile for longer."""
+        return self._stall is not None and self._last.phase != "start" and still > self._stall
 
-    def _end_as_victim(self) -> None:
-        """End this rank if a peer is known to have failed."""
-        scene = RunEvidence.of(self._run, self._seen.origin.attempt)
-        verdict = first_failure(scene)
+    def _end_if_peer_failed(self) -> None:
+        evidence = RunEvidence.read(self._run, self._attempt)
+        verdict = find_known_failure(evidence)
         if verdict:
-            publish(self._run, verdict)
-        if verdict or scene.first_own:
-            self._end("victim", "a peer has failed", FAILED)
+            publish_verdict(self._run, verdict)
+        if verdict or evidence.first_own_failure:
+            self._exit("a peer has failed")
 
-    def _end_stalled(self) -> NoReturn:
-        """Write the stacks, and end this rank and those that can't end themselves."""
+    def _end_stalled_run(self) -> NoReturn:
+        """Write the stacks, publish the verdict, and end this rank and those that can't end themselves.
+
+        The marker file makes all ranks of the attempt do this together. Of those that can run Python, the lowest one
+        looks after those that can't.
+        """
         with suppress(OSError):
-            self._marker.touch()
+            self._stall_marker.touch()
         if self._stacks:
             self._stacks.dump()
-        origin = self._seen.origin
-        silent = self._wait_for_stacks()
-        unable = {beat.origin.rank for beat in silent}
-        is_first = all(beat.origin.rank > origin.rank for beat in self._peers() if beat.origin.rank not in unable)
+        stuck = self._wait_for_stacks()
+        stuck_ranks = {heartbeat.process.rank for heartbeat in stuck}
+        able_peers = [each for each in self._running_peers() if each.process.rank not in stuck_ranks]
+        is_first = all(each.process.rank > self._rank for each in able_peers)
         if is_first:
-            for beat in silent:
-                write_process_state(self._directory, beat)
-        minutes = (self._stall or 0) / 60
-        publish(
-            self._run, judge_stall(RunEvidence.of(self._run, origin.attempt), f"no progress for {minutes:g} minutes")
-        )
+            for heartbeat in stuck:
+                write_process_state(self._directory, heartbeat)
+        reason = f"no progress for {(self._stall or 0) / 60:g} minutes"
+        publish_verdict(self._run, find_stalled_rank(RunEvidence.read(self._run, self._attempt), reason))
         if is_first:
-            for beat in silent:
-                _kill(beat)
-        self._end("victim", "the run has stalled", FAILED)
+            for heartbeat in stuck:
+                _kill(heartbeat)
+        self._exit("the run has stalled")
 
     def _wait_for_stacks(self) -> list[Heartbeat]:
-        """Give the living ranks of this machine time to write their stacks; returns those that have not."""
-        deadline = time.monotonic() + self._poll + _GRACE
-        while (silent := self._silent()) and time.monotonic() < deadline:
+        """Give the running peers on this host time to write their stacks; returns those that have not."""
+        deadline = time.monotonic() + self._poll + _DUMP_GRACE
+        while (stuck := self._peers_without_stacks()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return silent
+        return stuck
 
-    def _silent(self) -> list[Heartbeat]:
-        return [beat for beat in self._peers() if not has_answered(self._directory, beat.origin.rank)]
+    def _peers_without_stacks(self) -> list[Heartbeat]:
+        return [each for each in self._running_peers() if not has_dumped_stacks(self._directory, each.process.rank)]
 
-    def _peers(self) -> list[Heartbeat]:
-        living = RunEvidence.of(self._run, self._seen.origin.attempt).living
-        return [beat for beat in living if beat.origin.rank != self._seen.origin.rank]
+    def _running_peers(self) -> list[Heartbeat]:
+        running = RunEvidence.read(self._run, self._attempt).running
+        return [heartbeat for heartbeat in running if heartbeat.process.rank != self._rank]
 
-    def _end(self, kind: Kind, reason: str, code: int) -> NoReturn:
+    def _exit(self, reason: str) -> NoReturn:
+        """Record this rank as a victim and end its process."""
         with suppress(OSError):
-            Failure.at(self._beats.now(), kind, reason).write(self._directory)
+            Failure.from_heartbeat(self._heartbeats.read(), "victim", reason).write(self._directory)
         try:
-            if self.on_end:
-                self.on_end()
+            if self.before_exit:
+                self.before_exit()
         finally:
-            os._exit(code)
+            os._exit(FAILED)
 
 
-def _kill(beat: Heartbeat) -> None:
-    """End a rank of this run, if the process is still the one that wrote the beat."""
-    if beat.state() != "X":
+def _kill(heartbeat: Heartbeat) -> None:
+    """Kill a rank, if the process is still the one that wrote the heartbeat."""
+    if heartbeat.is_alive():
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(beat.origin.pid, signal.SIGKILL)
+            os.kill(heartbeat.process.pid, signal.SIGKILL)

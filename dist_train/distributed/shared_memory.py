@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.distributed import DistNetworkError
 
-from dist_train.diagnostics.heartbeat import process_state
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Distributed
-from dist_train.system.process import state_and_start
+from dist_train.system.process import process_state, state_and_start
 
 _log = logging.getLogger(__name__)
 

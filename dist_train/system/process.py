@@ -50,6 +50,22 @@ def state_and_start(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
+def process_state(pid: int, started: int) -> str:
+    """Return the state of a process, a letter of /proc; X if it is gone, a zombie, or another process has its pid now.
+
+    Args:
+        started: start of the process as `state_and_start` returns it.
+    """
+    if not Path("/proc/self/stat").exists():  # not Linux
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return "X"
+        return "S"
+    stat = state_and_start(pid)
+    return "X" if stat is None or stat[1] != started or stat[0] == "Z" else stat[0]
+
+
 @contextmanager
 def importing() -> Iterator[None]:
     """Around imports that stay: nothing is searched for garbage meanwhile, and what they have made never is.

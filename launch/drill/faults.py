@@ -82,7 +82,7 @@ def kill(run: TrainingProcess, random: Random) -> None:
 
 def kill_one(run: TrainingProcess, random: Random) -> None:
     beats = read_ranks(run)
-    _send(random.choice(beats).origin.pid if beats else run.pid, signal.SIGKILL)
+    _send(random.choice(beats).process.pid if beats else run.pid, signal.SIGKILL)
 
 
 def kill_launcher(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
@@ -90,7 +90,7 @@ def kill_launcher(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
 
 
 def kill_all(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
-    for pid in {run.pid, *(beat.origin.pid for beat in read_ranks(run))}:
+    for pid in {run.pid, *(beat.process.pid for beat in read_ranks(run))}:
         _send(pid, signal.SIGKILL)
 
 
@@ -111,7 +111,7 @@ def stop(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
 def preempt(run: TrainingProcess, random: Random) -> None:
     """What a scheduler does: SIGUSR2 to all, SIGTERM a little later, SIGKILL to what is left after a grace."""
     wait_for_moment(run)
-    pids = {run.pid, *(beat.origin.pid for beat in read_ranks(run))}
+    pids = {run.pid, *(beat.process.pid for beat in read_ranks(run))}
     for number in (signal.SIGUSR2, signal.SIGTERM):
         for pid in pids:
             _send(pid, number)
@@ -138,7 +138,7 @@ def truncate_latest(run: TrainingProcess, random: Random) -> None:
 def disk_full(run: TrainingProcess, random: Random) -> None:
     """For a while no file takes more than some bytes, so that saves fail; then there is room again."""
     wait_for_moment(run)
-    pids = [beat.origin.pid for beat in read_ranks(run)]
+    pids = [beat.process.pid for beat in read_ranks(run)]
     _limit_files(pids, 512)
     try:
         wait_for(run, lambda: NOT_SAVED in run.output())

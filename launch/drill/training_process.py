@@ -61,9 +61,9 @@ class TrainingProcess:
     def kill(self) -> None:
         """Kill it and its ranks, if they still run."""
         pids = [
-            beat.origin.pid
+            beat.process.pid
             for beat in read_heartbeats(self.directory.path / "diagnostics").values()
-            if beat.state() != "X"
+            if beat.is_alive()
         ]
         for pid in [] if self.is_over() else [self.pid, *pids]:
             with suppress(ProcessLookupError):

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dist_train.diagnostics.heartbeat import process_state, read_heartbeats
-from dist_train.diagnostics.root_cause import Verdict, read_verdict
+from dist_train.diagnostics.heartbeat import read_heartbeats
+from dist_train.diagnostics.verdict import Verdict, read_verdict
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir
+from dist_train.system.process import process_state
 from launch.runs.find import RUNS, is_run, read_status
 from launch.runs.history import JobHistory, parse_time
 from launch.runs.states import ACTIVE, State, determine_state
@@ -124,7 +125,7 @@ class RunSnapshot:
         if self.is_of_job and self.history.submissions:
             return self.history.submissions[-1].command
         beats = read_heartbeats(RunDir(self.path).diagnostics).values()
-        return next((beat.origin.next_command for beat in beats if beat.origin.next_command), None)
+        return next((beat.process.next_command for beat in beats if beat.process.next_command), None)
 
     @property
     def resume_command(self) -> str | None:
@@ -253,8 +254,8 @@ def _find_launcher(status: Mapping[str, Any]) -> int | None:
 def _find_first_rank(path: Path, status: Mapping[str, Any]) -> int | None:
     """Rank 0's process, if it is one of this machine and still that very one."""
     beat = read_heartbeats(RunDir(path).diagnostics).get(0)
-    is_it = beat is not None and beat.is_here and beat.origin.pid == status.get("pid") and beat.state() != "X"
-    return beat.origin.pid if beat is not None and is_it else None
+    is_it = beat is not None and beat.is_on_this_host and beat.process.pid == status.get("pid") and beat.is_alive()
+    return beat.process.pid if beat is not None and is_it else None
 
 
 def _read_global_batch(config: Path) -> int | None:

@@ -197,7 +197,7 @@ class Run:
         self.wait_for(lambda: self._judged() > judged)
         if self._judged() == judged and self.process.returncode != -signal.SIGKILL:
             return False
-        hit = [beat for beat in beats.values() if beat.origin.pid in (ranks if kill.whom == LAUNCHER else victims)]
+        hit = [beat for beat in beats.values() if beat.process.pid in (ranks if kill.whom == LAUNCHER else victims)]
         self._count(kill, hit, tally)
         return True
 
@@ -212,7 +212,7 @@ class Run:
                 return bool(half_written(self.directory))
             beats = read_heartbeats(self.directory / "diagnostics").values()
             target = (min(first + step, STEPS), number)
-            return any(beat.progress >= target for beat in beats if beat.origin.pid in ranks and beat.phase != "start")
+            return any(beat.progress >= target for beat in beats if beat.process.pid in ranks and beat.phase != "start")
 
         return has_come
 
@@ -220,7 +220,7 @@ class Run:
         whom = kill.whom if isinstance(kill.whom, str) else "one rank"
         tally.add("kill of", "the only process" if self.process.pid in self._before else whom)
         tally.add("killed rank was about", hit[0].phase if hit else "to give its first sign of life")
-        pids = {str(beat.origin.pid) for beat in hit}
+        pids = {str(beat.process.pid) for beat in hit}
         if any(name.rpartition(".")[2] in (*pids, "old") for name in half_written(self.directory)):
             tally.add("checkpoint left", "half written or half removed")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.diagnostics.failure import read_failures
-from dist_train.diagnostics.root_cause import read_verdict
+from dist_train.diagnostics.verdict import read_verdict
 from tests.conftest import ROOT, Torchrun
 
 
@@ -29,7 +29,7 @@ def misbehave(run: Path, fault: str, rank: int, *overrides: str) -> tuple[list[s
     ("fault", "cause", "said"),
     [
         ("raise", "exception", "ValueError: bad thing"),
-        ("kill", "killed", "without a word"),
+        ("kill", "killed", "without an error message"),
         ("sleep", "stalled", "no progress"),
         ("stop", "stalled", "its process is stopped"),
         ("loader", "loader", "DataLoader worker"),

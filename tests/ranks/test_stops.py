@@ -11,7 +11,7 @@ import torch
 
 from dist_train.checkpoint.serialization import load, not_finite
 from dist_train.checkpoint.store import Store
-from dist_train.diagnostics.root_cause import read_verdict
+from dist_train.diagnostics.verdict import read_verdict
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
 from dist_train.system.stop_signals import PREEMPTED

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.diagnostics import root_cause as verdict_module
+from dist_train.diagnostics import root_cause
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the words of others: there are none to come."""
-    monkeypatch.setattr(verdict_module, "_PATIENCE", 0)
-    monkeypatch.setattr(verdict_module, "_SETTLE", 0)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the records of other ranks: none are coming."""
+    monkeypatch.setattr(root_cause, "_PATIENCE", 0)
+    monkeypatch.setattr(root_cause, "_DELAY", 0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dist_train.diagnostics.failure import kind_of, one_line
+from dist_train.diagnostics.failure import classify, format_error
 from dist_train.errors import ConfigError, DataError, NonFiniteError
 
 
@@ -33,15 +33,15 @@ class DistNetworkError(RuntimeError):
         (KeyboardInterrupt(), "forward", "interrupted"),
     ],
 )
-def test_an_exception_is_told_by_its_type_and_text(error: BaseException, phase: str, kind: str) -> None:
-    assert kind_of(error, phase) == kind
+def test_an_exception_is_classified_by_its_type_and_text(error: BaseException, phase: str, kind: str) -> None:
+    assert classify(error, phase) == kind
 
 
-def test_an_error_is_one_line() -> None:
-    assert one_line(ValueError("bad\n  thing")) == "ValueError: bad thing"
-    assert one_line(ValueError()) == "ValueError"
-    assert one_line(DataError("x.png: can't be read")) == "x.png: can't be read"
+def test_an_error_is_format_error() -> None:
+    assert format_error(ValueError("bad\n  thing")) == "ValueError: bad thing"
+    assert format_error(ValueError()) == "ValueError"
+    assert format_error(DataError("x.png: can't be read")) == "x.png: can't be read"
     worker = ValueError(
         "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  File\nValueError: no"
     )
-    assert one_line(worker) == "ValueError: Caught ValueError in DataLoader worker process 0. ValueError: no"
+    assert format_error(worker) == "ValueError: Caught ValueError in DataLoader worker process 0. ValueError: no"

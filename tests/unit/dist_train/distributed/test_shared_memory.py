@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributed import DistNetworkError
 
-from dist_train.diagnostics.failure import kind_of
+from dist_train.diagnostics.failure import classify
 from dist_train.distributed import shared_memory as room
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
@@ -114,7 +114,7 @@ def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_it_is_allowed(
 ) -> None:
     with pytest.raises(DistNetworkError, match=r"timed out waiting 0\.1 s for rank 1\(2\)") as raised:
         ranks(2, timeout=0.1)[0].sum_(torch.zeros(3))
-    assert kind_of(raised.value, "backward") == "victim"
+    assert classify(raised.value, "backward") == "victim"
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -131,7 +131,7 @@ def test_a_rank_that_has_gone_is_noticed(ranks: Callable[..., list[SharedMemory]
     with pytest.raises(DistNetworkError, match=rf"rank {size - 1}\({size}\), pid {other.pid}, has gone") as raised:
         memory.sum_(torch.zeros(3))
     ending.join()
-    assert kind_of(raised.value, "backward") == "victim"
+    assert classify(raised.value, "backward") == "victim"
 
 
 class InterruptedByTestError(Exception):

@@ -1,0 +1,124 @@
+"""The verdict on a failed attempt: which rank failed first, and why, in `diagnostics/verdict.json` and as a screen."""
+
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dist_train.diagnostics.failure import Cause
+
+_MAX_FRAME_LINES = 12
+_BETWEEN_STEPS = ("start", "evaluate", "save", "end")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The rank that failed first, and what is known about it; the keys of `verdict.json`."""
+
+    rank: int | None
+    """None where it is only known to be on another host."""
+    world_size: int
+    host: str | None
+    pid: int | None
+    phase: str | None
+    step: int | None
+    """Number of finished steps."""
+    cause: Cause
+    error: str
+    victims: list[int]
+    """Ranks that failed only because they lost the first one."""
+    next_command: str
+    attempt: int
+    time: str
+    """UTC."""
+    traceback: str = ""
+    checkpoint: int | None = None
+    """Step of the newest checkpoint, None where there is none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def format_screen(self, run: Path) -> str:
+        """Return the screen that is printed when the run in the directory `run` has failed."""
+        rows = [
+            ("first failed", self._format_rank()),
+            ("where", self._format_step()),
+            ("cause", f"{self.cause}: {self.error}"),
+            *(("", line) for line in self._select_frames()),
+            ("victims", ", ".join(f"rank {rank}({self.world_size})" for rank in self.victims)),
+            ("diagnostics", str(_path(run)) if _path(run).exists() else ""),
+            ("next", f"{self.next_command}   ({format_resume(self.checkpoint)})" if self.next_command else ""),
+        ]
+        lines = [f"{name:<14} {text}".rstrip() for name, text in rows if text]
+        return "\n".join([f"---- {run.name}: the run failed ----", *lines])
+
+    def _format_rank(self) -> str:
+        if self.rank is None:
+            return "a rank on another host"
+        process = f"on host {self.host}, pid {self.pid}" if self.host else "on another host"
+        return f"rank {self.rank}({self.world_size}) {process}"
+
+    def _format_step(self) -> str:
+        """Number steps as the ledger and the metrics do: the step in progress is one more than the finished ones."""
+        if self.phase is None or self.step is None:
+            return ""
+        is_between_steps = self.phase in _BETWEEN_STEPS
+        return f"{self.phase} after step {self.step}" if is_between_steps else f"{self.phase} of step {self.step + 1}"
+
+    def _select_frames(self) -> list[str]:
+        """The last lines of the traceback, for causes whose error alone does not say enough."""
+        if self.cause not in ("exception", "stalled"):
+            return []
+        lines = self.traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+        return [line for line in lines if line.startswith("  ") and line.strip(" ^~")][-_MAX_FRAME_LINES:]
+
+
+def publish_verdict(run: Path, verdict: Verdict) -> bool:
+    """Write and print a verdict, unless its attempt has one already; returns whether it was printed.
+
+    Several ranks may reach a verdict at the same time; the first one counts, so that one screen is printed. If the
+    disk can't be written, the verdict is printed all the same.
+    """
+    directory, text = run / "diagnostics", json.dumps(verdict.to_dict(), indent=2) + "\n"
+    temporary = directory / f".verdict.{socket.gethostname()}.{os.getpid()}"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.link(temporary, directory / f"verdict_{verdict.attempt}.json")  # fails if another rank was first
+        temporary.replace(_path(run))
+    except FileExistsError:
+        temporary.unlink()
+        return False
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    print(verdict.format_screen(run), file=sys.stderr, flush=True)
+    return True
+
+
+def read_verdict(run: Path) -> Verdict | None:
+    """Return the newest verdict on a run; None where there is none or it is damaged."""
+    try:
+        verdict = Verdict(**json.loads(_path(run).read_text(encoding="utf-8")))
+        verdict.format_screen(run)  # fails if a value has the wrong type
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return verdict
+
+
+def find_newest_checkpoint(run: Path) -> int | None:
+    """Return the step of the newest complete checkpoint; None where there is none."""
+    steps = [path.parent.name.removeprefix("step_") for path in run.glob("checkpoints/step_*/manifest.json")]
+    return max((int(step) for step in steps if step.isdecimal()), default=None)
+
+
+def format_resume(checkpoint: int | None) -> str:
+    """Say where the next command starts."""
+    return "starts at step 0" if checkpoint is None else f"resumes from step {checkpoint}"
+
+
+def _path(run: Path) -> Path:
+    return run / "diagnostics" / "verdict.json"

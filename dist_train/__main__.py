@@ -1,10 +1,10 @@
-"""Train what a file of settings says.
+"""Train a model as a settings file describes it.
 
     python -m dist_train configs/digits.yaml [key=value ...]                               one process
     torchrun --standalone --nproc_per_node=4 -m dist_train configs/digits.yaml [key=value ...]   four ranks
 
-The same command goes on where an earlier start of the same run was stopped. Exit code 0: done; 1: a failure, with a
-traceback; 2: something that you can mend, with a message; 75: stopped from outside, and the same command goes on.
+The same command resumes a run that was stopped. Exit codes: 0 done; 1 a failure, with a traceback; 2 an error that you
+can fix, with a message; 4 a loss or gradient that is not finite; 75 stopped by a signal or the time limit.
 """
 
 import argparse
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
-    """Train, or print what was asked for; returns the exit code."""
+    """Train, or print the settings; returns the exit code."""
     with importing():
         from dist_train.run_dir import RunDir
         from dist_train.settings.loader import load_config, to_yaml
@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     run = RunDir(config.run.dir)
     if ended := run.ended_before_restart():
         if is_first_rank():
-            print(f"the run is {ended}: ranks that are started anew in its place leave too", file=sys.stderr)
+            print(f"the run is {ended}: ranks that the launcher restarts exit as well", file=sys.stderr)
         return PREEMPTED if ended == "preempted" else FAILED
     if stop is not None:
-        _prepare(stop, config, run)
-    # torch comes in here: a wrong key has been answered by now, and in a fraction of the time.
+        _configure_stop(stop, config, run)
+    # torch is imported only now, so that a wrong key is reported in a fraction of the time.
     with importing():
         from dist_train.distributed.world import open_world, restart_may_hang
         from dist_train.monitoring.console import log_to_terminal
@@ -62,12 +62,12 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):
         logging.getLogger("dist_train").warning(
-            "a restart in place may hang: torchrun keeps what lost ranks have left in its store. Set "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or start with dist-train train --max-restarts K"
+            "a restart in place may hang: torchrun's store keeps the entries of lost ranks. Set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or use dist-train train --max-restarts K"
         )
     inject_nan_images()
-    with _refusals_noted(run):
-        is_done = train(config, world, stop, _command(options, world))
+    with _record_refusal(run):
+        is_done = train(config, world, stop, _make_next_command(options, world))
     world.close()
     return 0 if is_done else PREEMPTED
 
@@ -79,7 +79,7 @@ def _print_settings() -> None:
         print(settings_reference())
 
 
-def _prepare(stop: Stop, config: "Config", run: "RunDir") -> None:
+def _configure_stop(stop: Stop, config: "Config", run: "RunDir") -> None:
     if os.environ.get("RANK", "0") == "0":
         stop.on_early_stop = run.note_early_stop
     if config.run.time_limit_minutes is not None:
@@ -87,7 +87,7 @@ def _prepare(stop: Stop, config: "Config", run: "RunDir") -> None:
 
 
 @contextmanager
-def _refusals_noted(run: "RunDir") -> Iterator[None]:
+def _record_refusal(run: "RunDir") -> Iterator[None]:
     try:
         yield
     except RefusedElsewhereError:
@@ -97,8 +97,8 @@ def _refusals_noted(run: "RunDir") -> Iterator[None]:
         raise
 
 
-def _command(options: argparse.Namespace, world: "World") -> str:
-    """What goes on with the run after a failure; a launcher of launchers tells in a variable."""
+def _make_next_command(options: argparse.Namespace, world: "World") -> str:
+    """The command that resumes the run after a failure; `DIST_TRAIN_COMMAND` if a scheduler has set it."""
     if "DIST_TRAIN_COMMAND" in os.environ:
         return os.environ["DIST_TRAIN_COMMAND"]
     settings = shlex.join([options.config, *options.overrides])
@@ -115,7 +115,7 @@ def _command(options: argparse.Namespace, world: "World") -> str:
 
 
 def start(arguments: Sequence[str] | None = None) -> NoReturn:
-    """What a process of its own does: listens for stops before it reads anything else, trains, and ends."""
+    """Train in a process of its own: install the signal handlers first, train, and exit."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     stop = Stop.install()
@@ -126,15 +126,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m dist_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", nargs="?", help="file of settings, e.g. configs/digits.yaml")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
-    )
+    parser.add_argument("config", nargs="?", help="settings file, e.g. configs/digits.yaml")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
     parser.add_argument("--settings", action="store_true", help="print every setting with its documentation and exit")
     options = parser.parse_intermixed_args(arguments)
     if options.config is None and not options.settings:
-        parser.error("a file of settings is needed, e.g. configs/digits.yaml")
+        parser.error("a settings file is needed, e.g. configs/digits.yaml")
     return options
 
 

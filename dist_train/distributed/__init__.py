@@ -1,0 +1,1 @@
+"""What ranks do together: the process group and its collectives, the gradient reduction, and sums in shared memory."""

@@ -1,7 +1,7 @@
-"""The ranks of a run, and what they do together.
+"""The ranks of a run and their collectives.
 
-A process learns who it is from the variables that torchrun sets. Without them it is a world of one, on which the same
-code runs: every collective of a `World` without a process group returns what it was given.
+A process reads its rank from the environment variables that torchrun sets. Without them it is a world of one rank, for
+which the same code runs: without a process group, every collective returns its input.
 """
 
 import os
@@ -22,7 +22,7 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is among the ranks of the run, and the collectives between them."""
+    """The rank, world size and device of this process, and the collectives of all ranks."""
 
     rank: int = 0
     size: int = 1
@@ -30,39 +30,39 @@ class World:
     local_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     backend: str | None = None
-    """`nccl`, `gloo`, or None where the process was started without a launcher and has no process group."""
+    """`nccl` or `gloo`; None in a process without a launcher, which has no process group."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the only one that prints and writes the run's files."""
+        """Whether this is rank 0, the only rank that prints and writes the files of the run."""
         return self.rank == 0
 
     def __str__(self) -> str:
         return f"{self.rank}({self.size})"
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Add `tensor` over all ranks, in place; returns it."""
+        """Sum `tensor` over all ranks in place (all-reduce); returns it."""
         if self.backend is not None:
             dist.all_reduce(tensor)
         return tensor
 
     def exchange(self, tensor: Tensor, partner: int) -> Tensor:
-        """Send `tensor` to rank `partner`, which calls this with its own at the same time; returns the partner's."""
+        """Swap tensors of one shape and dtype with rank `partner`, which also calls this; returns the partner's."""
         received = torch.empty_like(tensor)
         if self.backend is not None:
-            both = [dist.P2POp(dist.isend, tensor, partner), dist.P2POp(dist.irecv, received, partner)]
-            for work in dist.batch_isend_irecv(both):
+            operations = [dist.P2POp(dist.isend, tensor, partner), dist.P2POp(dist.irecv, received, partner)]
+            for work in dist.batch_isend_irecv(operations):
                 work.wait()
         return received
 
     def broadcast_(self, tensors: list[Tensor], source: int = 0) -> None:
-        """Overwrite `tensors` with those of rank `source`; shapes and dtypes are the same on all ranks."""
+        """Overwrite `tensors` with those of rank `source`; all ranks have the same shapes and dtypes."""
         if self.backend is not None:
             for tensor in tensors:
                 dist.broadcast(tensor, source)
 
     def broadcast_bytes(self, payload: bytes | None, source: int = 0) -> bytes:
-        """Send `payload` of rank `source` to all; the other ranks pass None. Bytes, so that nobody unpickles."""
+        """Return the `payload` of rank `source` on all ranks; the others pass None. Nothing is unpickled."""
         if self.backend is None:
             return payload or b""
         length = torch.tensor([len(payload or b"")], dtype=torch.int64, device=self.device)
@@ -75,16 +75,16 @@ class World:
         return buffer.cpu().numpy().tobytes()[: int(length)]
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called this."""
         if self.backend is not None:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     @contextmanager
     def agreement(self) -> Iterator[None]:
-        """A part of the start that may refuse: if a rank raises a UserError in it, no rank goes on.
+        """A block after which all ranks continue, or none: if one raises a UserError in it, all of them raise.
 
-        The first of the ranks that refused raises its own error, every other RefusedElsewhereError, and the process
-        group is closed. The body must not contain a collective: a rank that has refused would be missing in it.
+        The lowest rank that raised re-raises its own error, every other rank raises RefusedElsewhereError, and the
+        process group is closed. The block must not contain a collective: a rank that has raised would be missing.
         """
         refusal: UserError | None = None
         try:
@@ -102,30 +102,30 @@ class World:
             raise refusal
 
     def close(self) -> None:
-        """Leave the process group together.
+        """Leave the process group, together with all ranks.
 
-        The barrier keeps a peer's connection from going away while Gloo's threads still use it. Never call this after
-        a failure of one rank: the others may be in a collective, and leaving would wait for them. The process then has
-        to end by `entry.leave`, not by the interpreter's own way out.
+        The barrier keeps the connections open until Gloo's threads of every rank are done with them. Do not call this
+        after a failure of one rank: the others may be in a collective, and the barrier would wait for them. The process
+        has to end by `system.exit.leave`, not by a normal exit of the interpreter.
         """
         if self.backend is not None and dist.is_initialized():
             try:
                 self.barrier()
             except RuntimeError:
-                return  # a peer has gone: nobody is left to wait for, and this rank's work is done
+                return  # a peer has exited: there is no rank left to wait for, and the work of this one is done
             dist.destroy_process_group()
 
 
 def open_world(config: Distributed, environ: Mapping[str, str] | None = None) -> World:
-    """Join the process group that the variables of the launcher describe, or be a world of one without them.
+    """Join the process group that the launcher's variables describe; without them, return a world of one rank.
 
     Raises:
-        WorldError: variables half set or contradicting each other, or fewer devices than local ranks.
+        WorldError: some variables are missing or contradict each other, or there are fewer devices than local ranks.
     """
-    place = read_launcher_variables(os.environ if environ is None else environ)
-    local_rank, local_size = (place.local_rank, place.local_size) if place else (0, 1)
-    device = _device(config, local_rank, local_size)
-    if place is None:
+    launched = read_launcher_variables(os.environ if environ is None else environ)
+    local_rank, local_size = (launched.local_rank, launched.local_size) if launched else (0, 1)
+    device = _select_device(config, local_rank, local_size)
+    if launched is None:
         return World(device=device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
@@ -133,12 +133,12 @@ def open_world(config: Distributed, environ: Mapping[str, str] | None = None) ->
         timeout=timedelta(minutes=config.timeout_minutes),
         device_id=device if device.type == "cuda" else None,
     )
-    return World(place.rank, place.size, local_rank, local_size, device, backend)
+    return World(launched.rank, launched.size, local_rank, local_size, device, backend)
 
 
 @dataclass(frozen=True)
 class LauncherVariables:
-    """What the launcher's variables say of one process."""
+    """The ranks and sizes of one process, from the variables that torchrun sets."""
 
     rank: int
     size: int
@@ -147,22 +147,22 @@ class LauncherVariables:
 
 
 def read_launcher_variables(environ: Mapping[str, str]) -> LauncherVariables | None:
-    """The place that the variables give this process, None where none of them is set.
+    """Read the launcher's variables; None where none of them is set.
 
     Raises:
-        WorldError: some are set and others are not, or they are no numbers, or a rank is not below its size.
+        WorldError: only some of them are set, one is not a number, or a rank is not below its size.
     """
-    there = [name for name in LAUNCHER_VARIABLES if name in environ]
+    present = [name for name in LAUNCHER_VARIABLES if name in environ]
     missing = [name for name in LAUNCHER_VARIABLES if name not in environ]
-    if not there:
+    if not present:
         return None
     if missing:
         raise WorldError(
-            f"environment: {', '.join(there)} set, but {', '.join(missing)} not. Start with torchrun, which sets all "
+            f"environment: {', '.join(present)} set, but {', '.join(missing)} not. Start with torchrun, which sets all "
             f"of {', '.join(LAUNCHER_VARIABLES)}, or unset them to run one process."
         )
     rank, size, local_rank, local_size, port = (
-        _number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+        _parse_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     )
     for low, high in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         if int(environ[low]) >= int(environ[high]):
@@ -177,9 +177,9 @@ def read_launcher_variables(environ: Mapping[str, str]) -> LauncherVariables | N
 
 
 def restart_may_hang(environ: Mapping[str, str]) -> bool:
-    """Whether torchrun is going to start these ranks anew with a store that holds what dead ranks have left in it.
+    """Whether torchrun would restart these ranks with a store that still has the entries of lost ranks.
 
-    New ranks then connect to old ones: seen with torch 2.15, in about every second restart of two ranks.
+    The new ranks then try to connect to the lost ones: with torch 2.15, in about every second restart of two ranks.
     """
     return (
         int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
@@ -189,29 +189,29 @@ def restart_may_hang(environ: Mapping[str, str]) -> bool:
 
 
 def count_cores() -> int:
-    """Number of cores that this process may use, of which a scheduler may give it fewer (`DIST_TRAIN_CORES`)."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    given = os.environ.get("DIST_TRAIN_CORES", "")
-    return min(there, int(given)) if given.isdecimal() and int(given) else there
+    """Return the number of cores that this process may use; `DIST_TRAIN_CORES` can lower it."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("DIST_TRAIN_CORES", "")
+    return min(available, int(limit)) if limit.isdecimal() and int(limit) else available
 
 
-def _number(environ: Mapping[str, str], name: str) -> int:
+def _parse_number(environ: Mapping[str, str], name: str) -> int:
     text = environ[name]
     if not text.isdecimal():
         raise WorldError(f"environment: {name} is {text!r}; it must be a number from 0 up")
     return int(text)
 
 
-def _device(config: Distributed, local_rank: int, local_size: int) -> torch.device:
-    """The GPU of this rank, or the CPU where there is none or `distributed.backend` is gloo."""
+def _select_device(config: Distributed, local_rank: int, local_size: int) -> torch.device:
+    """Return the GPU of this rank; the CPU where there is none or `distributed.backend` is gloo."""
     count = torch.cuda.device_count() if config.backend != "gloo" and torch.cuda.is_available() else 0
     if count == 0:
         if config.backend == "nccl":
             raise WorldError("distributed.backend is nccl, but torch finds no GPU here; use auto or gloo")
         return torch.device("cpu")
-    if local_size > count:  # on every rank alike, so that none waits for one that has refused
+    if local_size > count:  # the same on every rank, so that none waits for one that has refused
         raise WorldError(
-            f"{local_size} ranks were started on a machine with {count} GPU(s): start one rank per GPU "
+            f"{local_size} ranks were started on a machine with {count} GPU(s). Start one rank per GPU "
             f"(--nproc_per_node={count}), or train on CPU with distributed.backend=gloo"
         )
     torch.cuda.set_device(local_rank)

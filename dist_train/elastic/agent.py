@@ -1,9 +1,9 @@
-"""Start the ranks of a run on this machine, and start them anew in place when one is lost.
+"""Start the ranks of a run on this machine, and restart them in place when one is lost.
 
     python -m dist_train.elastic.agent --nproc 4 --max-restarts 3 configs/digits.yaml [key=value ...]
 
-`dist-train train` runs this. It reads the settings before it imports torch, so that a wrong key is answered at
-once, and imports what such a run needs before it forks the ranks (`forks`).
+`dist-train train` runs this. It reads the settings before it imports torch, so that a wrong key is reported at once,
+and imports what the run needs before it forks the ranks.
 """
 
 import argparse
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the ranks to their end; returns the exit code of the run."""
     options = _parse(arguments)
-    _prepare_environment()
+    _set_environment()
     with importing():
         from dist_train.settings.loader import load_config
 
-        _import_needed(load_config(options.config, options.overrides))
-        from dist_train.elastic.forks import Agent, count_gpus
+        _import_modules(load_config(options.config, options.overrides))
+        from dist_train.elastic.forking_agent import ForkingAgent, count_gpus
     ranks = count_gpus() if options.nproc == "auto" else int(options.nproc)
-    agent = Agent(ranks, options.max_restarts, (options.config, *options.overrides))
+    agent = ForkingAgent(ranks, options.max_restarts, (options.config, *options.overrides))
     agent.run()
     return agent.exit_code
 
@@ -40,17 +40,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("config", help="settings file, e.g. configs/digits.yaml")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file")
+    parser.add_argument("--nproc", default="auto", metavar="N|auto", help="number of ranks; auto: one per GPU")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file's"
+        "--max-restarts", type=int, default=0, metavar="K", help="how often the ranks are restarted when one is lost"
     )
-    parser.add_argument("--nproc", default="auto", metavar="N|auto", help="number of ranks; auto: one a GPU")
-    parser.add_argument("--max-restarts", type=int, default=0, metavar="K", help="how often ranks are started anew")
     return parser.parse_intermixed_args(arguments)
 
 
-def _import_needed(config: "Config") -> None:
-    """Import what every rank of such a run does; torch comes in here."""
+def _import_modules(config: "Config") -> None:
+    """Import what every rank of this run needs, torch included."""
+    import dist_train.monitoring.console
+    import dist_train.train
+    import dist_train.training.fault_injection  # noqa: F401
     from dist_train.data import registry
     from dist_train.models import find_model
 
@@ -60,13 +63,13 @@ def _import_needed(config: "Config") -> None:
         import torch._dynamo  # noqa: F401
 
 
-def _prepare_environment() -> None:
-    """Set what all ranks inherit: they keep to this machine, and know that `Loopback` makes restarts safe."""
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # the handlers are ours
+def _set_environment() -> None:
+    """Set the variables that all ranks inherit: they use only the loopback interface, and restart safely."""
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # ForkingAgent has handlers of its own
     interface = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # each attempt has its own store
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other check makes CUDA unusable in a fork
 
 

@@ -1,4 +1,4 @@
-"""The one fault of a drill that nothing outside of a rank can cause: images that are not numbers."""
+"""The fault of a drill that must be injected inside a rank: NaN images."""
 
 import math
 import os
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dist_train.data.batches import Batch, TrainBatches
 
 NAN_STEP = "DIST_TRAIN_NAN_STEP"
-"""Variable that `dist-train drill` sets: number of the step, from 1, whose images are spoiled."""
+"""Environment variable that `dist-train drill` sets: the number, from 1, of the step that gets NaN images."""
 
 
 def inject_nan_images(environ: Mapping[str, str] = os.environ) -> None:
-    """Spoil the images of one step of this process, if a drill wants it."""
+    """Fill the images of one step with NaN, if the environment variable asks for it."""
     if NAN_STEP not in environ:
         return
-    spoiled, take = int(environ[NAN_STEP]) - 1, TrainBatches.__next__
+    nan_step, read_next = int(environ[NAN_STEP]) - 1, TrainBatches.__next__
 
-    def take_spoiled(batches: TrainBatches) -> Batch:
-        batch = take(batches)
-        if batch.step == spoiled:
+    def read_next_with_nan(batches: TrainBatches) -> Batch:
+        batch = read_next(batches)
+        if batch.step == nan_step:
             for shard in batch.shards:
                 shard.images.fill_(math.nan)
         return batch
 
-    TrainBatches.__next__ = take_spoiled  # type: ignore[assignment, method-assign]
+    TrainBatches.__next__ = read_next_with_nan  # type: ignore[assignment, method-assign]

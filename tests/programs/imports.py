@@ -43,9 +43,9 @@ def main() -> None:
     if "--nproc" not in sys.argv:
         __main__.main = noting(__main__.main)
         __main__.start()
-    from dist_train.elastic import forks
+    from dist_train.elastic import rank_process
 
-    setattr(forks, "train_main", noting(__main__.main))  # noqa: B010 (it is imported there)
+    setattr(rank_process, "train_main", noting(__main__.main))  # noqa: B010 (it is imported there)
     leave(run_guarded(agent.main))
 
 

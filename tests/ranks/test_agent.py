@@ -31,7 +31,7 @@ ENDLESS = ("train.max_steps=1000000", "checkpoint.every_steps=5")
 RANKS = """
 import os, signal, sys, time
 from pathlib import Path
-from dist_train.elastic import agent, forks
+from dist_train.elastic import agent, forking_agent, rank_process
 from dist_train.system.exit import leave, run_guarded
 here = Path(sys.argv[1])
 def body(arguments, stop):
@@ -39,7 +39,7 @@ def body(arguments, stop):
     (here / f"{attempt}.{rank}").write_text(str(os.getpid()))
     while len(list(here.glob(f"{attempt}.*"))) < 2: time.sleep(0.005)
     return what(rank, attempt, stop) or 0
-forks.train_main = body
+rank_process.train_main = body
 def what(rank, attempt, stop):
 """
 # A signal in the middle of the forks of an attempt, taken by a thread that does not block it, as one of torch's store.
@@ -47,15 +47,15 @@ IN_THE_FORKS = """
 import threading
 thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
 thread.start()
-forked, left = forks.LocalElasticAgent._start_workers, [{attempt}]
+fork, left = forking_agent.LocalElasticAgent._start_workers, [{attempt}]
 def start_workers(self, group):
-    pids = forked(self, group)
+    pids = fork(self, group)
     if left.pop() == 0:
         signal.pthread_kill(thread.ident, signal.{name})
         time.sleep(0.5)  # the thread takes it, then this one runs the handler
     left.append(0)
     return pids
-forks.LocalElasticAgent._start_workers = start_workers
+forking_agent.LocalElasticAgent._start_workers = start_workers
 """
 
 

@@ -1,0 +1,74 @@
+"""The process of a forked rank: how it starts, and what the agent can see of its end."""
+
+import os
+import signal
+from typing import NoReturn
+
+from dist_train.__main__ import main as train_main
+from dist_train.system.exit import FAILED, leave, run_guarded
+from dist_train.system.process import die_with_parent
+from dist_train.system.stop_signals import Stop
+
+FORWARDED = {
+    signal.SIGTERM: signal.SIGTERM,
+    signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGUSR2: signal.SIGUSR2,
+    signal.SIGINT: signal.SIGINT,
+    signal.SIGHUP: signal.SIGTERM,  # the next two would kill a rank
+    signal.SIGQUIT: signal.SIGTERM,
+}
+"""Signals that the agent forwards to its ranks, and as which."""
+
+
+class ForkBarrier:
+    """Holds the ranks back until all of them are forked; a context manager around the forks.
+
+    A rank that connects to the store keeps the store's thread in the agent busy. A rank that is forked at that moment
+    may inherit a lock of the C library that is never released in it. It happened in one of about 400 starts under
+    load: a rank hung while it connected to the store, and the others waited for it.
+    """
+
+    def __enter__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._writer)
+        os.close(self._reader)
+
+    def wait(self) -> None:
+        """In a rank: wait until the agent and all ranks forked so far have closed the write end of the pipe."""
+        os.close(self._writer)
+        os.read(self._reader, 1)
+        os.close(self._reader)
+
+
+def run_rank(agent: int, barrier: ForkBarrier, arguments: tuple[str, ...]) -> NoReturn:
+    """Train in a forked rank, in a session of its own: only the agent gets Ctrl-C, and forwards it once.
+
+    Args:
+        agent: pid of the agent.
+        arguments: those of `python -m dist_train`.
+    """
+    die_with_parent(agent)
+    os.setsid()
+    barrier.wait()
+    stop = Stop.install()
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    leave(run_guarded(lambda: train_main(arguments, stop)))
+
+
+def find_exit_code(pid: int) -> int | None:
+    """Return the exit code of a child, minus the signal that killed it; None while it runs. May be called again."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # it ended before the next rank was forked, and Python has reaped it then
+        return FAILED
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
+def is_running(pid: int) -> bool:
+    return find_exit_code(pid) is None

@@ -40,7 +40,7 @@ from dist_train.settings.messages import (
     wrong_name,
 )
 from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, find_old_value
-from dist_train.settings.schema import Config, Section, contradictions, keys_of, sections
+from dist_train.settings.schema import Config, Section, find_contradictions, list_keys, section_classes
 
 _S = TypeVar("_S", bound=Section)
 MAX_BYTES = 1_000_000
@@ -117,7 +117,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     faults += _expand_homes(root)
     _refuse(faults)
     config = Config.model_validate(root.bare())
-    _refuse([Fault(_at(root, key).place, f"{key} {message}") for key, message in contradictions(config)])
+    _refuse([Fault(_at(root, key).place, f"{key} {message}") for key, message in find_contradictions(config)])
     return config
 
 
@@ -434,7 +434,7 @@ def _section_faults(classes: tuple[type[Section], ...], prefix: str, written: Wr
 
 def _setting_faults(section: type[Section], prefix: str, name: str, entry: Written) -> Iterator[Fault]:
     info = section.model_fields[name]
-    inner = sections(info.annotation)
+    inner = section_classes(info.annotation)
     if inner and isinstance(entry.value, dict):
         yield from _section_faults(inner, f"{prefix}{name}.", entry)
     elif not _fits(section, name, value := entry.bare()):
@@ -479,7 +479,7 @@ def _siblings(prefix: str) -> list[str]:
     """The keys of one section, of all its classes; those of the sections themselves at the top."""
     if not prefix:
         return list(Config.model_fields)
-    return [key for key in keys_of((Config,)) if key.startswith(prefix) and "." not in key[len(prefix) :]]
+    return [key for key in list_keys((Config,)) if key.startswith(prefix) and "." not in key[len(prefix) :]]
 
 
 def _holders(key: str) -> list[type[Section]]:
@@ -488,7 +488,7 @@ def _holders(key: str) -> list[type[Section]]:
     classes: tuple[type[Section], ...] = (Config,)
     for head in heads:
         fields = [section.model_fields[head] for section in classes if head in section.model_fields]
-        classes = tuple(inner for info in fields for inner in sections(info.annotation))
+        classes = tuple(inner for info in fields for inner in section_classes(info.annotation))
     return [section for section in classes if name in section.model_fields]
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from dist_train.settings.renames import RENAMED_KEYS, OldValue
-from dist_train.settings.schema import Config, Section, keys_of
+from dist_train.settings.schema import Config, Section, list_keys
 
 MAX_SHOWN = 60
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -48,7 +48,7 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 
 def unknown_key(key: str, siblings: Sequence[str]) -> str:
     head, _, last = RENAMED_KEYS.get(key, key).rpartition(".")
-    known = keys_of((Config,))
+    known = list_keys((Config,))
     if f"{head}.{last}" in known:
         return f"{key} cannot be one key in a file; write {last}: under {head}:"
     namesakes = [other for other in known if last_part(other) == last][:4]

@@ -6,14 +6,14 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from dist_train.settings.messages import by_name, common_base, gathered, in_words, shown
-from dist_train.settings.schema import Config, Section, sections
+from dist_train.settings.schema import Config, Section, section_classes
 
 
 def settings_reference() -> str:
     """Every setting with what it may be, its default and its documentation, as Markdown."""
-    lines = ["# Settings", "", "Written by `python -m dist_train --settings`; `null` stands for: not given.", ""]
+    lines = ["# Settings", "", "Printed by `python -m dist_train --settings`. `null` means not set.", ""]
     for name, info in Config.model_fields.items():
-        lines += [*_section_reference(name, sections(info.annotation)), ""]
+        lines += [*_section_reference(name, section_classes(info.annotation)), ""]
     return "\n".join(lines)
 
 
@@ -34,7 +34,7 @@ def _setting_reference(key: str, info: FieldInfo, choices: str = "", where: str 
     if "Default:" in documentation or isinstance(info.default, Section):
         default = ""
     yield f"- `{key}`{where}: {words}.{default} {documentation}".rstrip()
-    for section in sections(info.annotation):
+    for section in section_classes(info.annotation):
         for name, inner in section.model_fields.items():
             yield from _setting_reference(f"{key}.{name}", inner)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_section
-from dist_train.settings.schema import Positive, Section
+from dist_train.settings.schema import PositiveInt, Section
 from launch.arguments import TIME
 
 DIRECTORY = Path("configs/clusters")
@@ -25,7 +25,7 @@ class Cluster(Section):
     """Quality of service."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
     """GPUs of one node; 0: one that has none."""
-    cpus_per_task: Positive | None = None
+    cpus_per_task: PositiveInt | None = None
     """Cores of one node that a job takes."""
     mem: str | None = None
     """Memory of one node that a job takes, e.g. `64G`."""

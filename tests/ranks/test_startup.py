@@ -85,11 +85,11 @@ class TestImports:
 def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python) -> None:
     program = (
         "import sys, torch\n"
-        "from dist_train.settings.schema import Config, sections\n"
+        "from dist_train.settings.schema import Config, section_classes\n"
         "from dist_train.execution.lazy_dynamo import backward, leave_dynamo_out\n"
         "from dist_train.optim.optimizer import build_optimizer, update_of\n"
         "leave_dynamo_out()\n"
-        "for section in sections(Config.model_fields['optim'].annotation):\n"
+        "for section in section_classes(Config.model_fields['optim'].annotation):\n"
         "    network = torch.nn.Linear(2, 1)\n"
         "    optimizer = build_optimizer(section(name=section.__name__.lower()), network)\n"
         "    for _ in range(2):\n"

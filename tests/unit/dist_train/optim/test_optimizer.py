@@ -12,9 +12,9 @@ from torch.optim import lr_scheduler
 
 from dist_train.optim.optimizer import Average, build_optimizer, lr_at
 from dist_train.settings import schema as settings
-from dist_train.settings.schema import SGD, Config, Optim, sections
+from dist_train.settings.schema import SGD, Config, Optim, section_classes
 
-OPTIMIZERS = [section for section in sections(Config.model_fields["optim"].annotation) if issubclass(section, Optim)]
+OPTIMIZERS = [each for each in section_classes(Config.model_fields["optim"].annotation) if issubclass(each, Optim)]
 STEPS_PER_EPOCH, TOTAL = 7, 70
 
 

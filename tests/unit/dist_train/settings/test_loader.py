@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, to_yaml
 from dist_train.settings.reference import settings_reference
-from dist_train.settings.schema import SCHEDULE_SETTINGS, Config, Normalize, Section, keys_of, sections
+from dist_train.settings.schema import SCHEDULE_SETTINGS, Config, Normalize, Section, list_keys, section_classes
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -455,7 +455,7 @@ def test_any_file_is_taken_or_refused(load: Load, content: str | bytes) -> None:
     taken_or_refused(load, content)
 
 
-keys = st.sampled_from([part for key in keys_of((Config,)) for part in key.split(".")]) | st.text(max_size=3)
+keys = st.sampled_from([part for key in list_keys((Config,)) for part in key.split(".")]) | st.text(max_size=3)
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(["adam", "on"])
 )
@@ -473,7 +473,7 @@ def test_any_tree_of_settings_is_taken_or_refused(load: Load, tree: dict[str, An
 
 any_override = st.text() | st.builds(
     "{}={}".format,
-    st.sampled_from(keys_of((Config,))) | st.text(),
+    st.sampled_from(list_keys((Config,))) | st.text(),
     st.text() | st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".join) | values.map(str),
 )
 
@@ -582,15 +582,13 @@ def test_resolved_settings_come_in_the_order_of_config(load: Load) -> None:
 
 def test_reference_names_every_setting_once_and_its_default() -> None:
     reference = settings_reference()
-    for key in keys_of((Config,)):
+    for key in list_keys((Config,)):
         assert f"`{key}`" in reference or f"`{key.removeprefix('optim.')}` " in reference, key
     for section, info in Config.model_fields.items():
         assert f"\n## {section}\n" in reference
-        assert sections(info.annotation)
+        assert section_classes(info.annotation)
     lines = reference.splitlines()
-    assert (
-        "- `data.global_batch`: a whole number of at least 1. Default: `64`. Samples in one optimizer step" in reference
-    )
+    assert "- `data.global_batch`: a whole number of at least 1. Default: `64`. Samples per optimizer step" in reference
     assert "- with `optim.name` rprop, by default: `lr` 0.01, `etas` [0.5, 1.2], `step_sizes` [1.0e-06, 50.0]" in lines
     assert len({line for line in lines if line}) == len([line for line in lines if line])
 

@@ -9,7 +9,7 @@ from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
 from dist_train.settings.reference import settings_reference
 from dist_train.settings.renames import ADDED_KEYS, OLD_VALUES, RENAMED_KEYS, OldValue, translate_settings
-from dist_train.settings.schema import Config, contradictions, flatten, keys_of
+from dist_train.settings.schema import Config, find_contradictions, flatten, list_keys
 from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
@@ -105,7 +105,7 @@ def test_old_names_are_not_proposed(load: Load, wrong: str, end: str) -> None:
 
 
 def test_the_table_leads_to_settings_of_today() -> None:
-    known = set(keys_of((Config,)))
+    known = set(list_keys((Config,)))
     assert set(RENAMED_KEYS.values()) | {old.key for old in OLD_VALUES} | set(ADDED_KEYS) <= known
     assert not known & set(RENAMED_KEYS)
     reference = settings_reference()
@@ -199,5 +199,5 @@ def test_a_mode_needs_a_compiled_network(load: Load) -> None:
             f"command line: {given}: train.compile_mode is {mode}, but train.compile is off: set train.compile=model"
         )
         assert complaint(load, LEAST, given) == expected
-        assert not list(contradictions(load(LEAST, given, "train.compile=model")))
+        assert not list(find_contradictions(load(LEAST, given, "train.compile=model")))
     assert load(LEAST, "train.compile_mode=default").train.compile_mode == "default"

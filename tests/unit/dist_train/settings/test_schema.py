@@ -16,9 +16,9 @@ from dist_train.settings.schema import (
     Optim,
     Section,
     TorchvisionName,
-    contradictions,
-    keys_of,
-    sections,
+    find_contradictions,
+    list_keys,
+    section_classes,
 )
 
 NOT_OFFERED = {"params", "foreach", "fused", "maximize", "capturable", "differentiable"}
@@ -31,7 +31,7 @@ LEAST: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("section", sections(AnyOptim), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", section_classes(AnyOptim), ids=lambda section: section.__name__)
 def test_optimizer_has_the_arguments_and_defaults_of_torch(section: type[Optim]) -> None:
     signature = inspect.signature(getattr(torch.optim, section.__name__))
     in_torch = {name: parameter.default for name, parameter in signature.parameters.items() if name not in NOT_OFFERED}
@@ -48,7 +48,7 @@ def test_models_are_those_of_torchvision() -> None:
 def all_sections(section: type[Section]) -> Iterator[type[Section]]:
     yield section
     for info in section.model_fields.values():
-        for inner in sections(info.annotation):
+        for inner in section_classes(info.annotation):
             yield from all_sections(inner)
 
 
@@ -89,7 +89,7 @@ def with_settings(**changes: dict[str, Any]) -> Config:
     ],
 )
 def test_contradiction(changes: dict[str, dict[str, Any]], key: str) -> None:
-    assert [found.key for found in contradictions(with_settings(**changes))] == [key]
+    assert [found.key for found in find_contradictions(with_settings(**changes))] == [key]
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_contradiction(changes: dict[str, dict[str, Any]], key: str) -> None:
     ],
 )
 def test_no_contradiction(changes: dict[str, dict[str, Any]]) -> None:
-    assert list(contradictions(with_settings(**changes))) == []
+    assert list(find_contradictions(with_settings(**changes))) == []
 
 
 def test_contradiction_names_a_setting() -> None:
-    found = list(contradictions(with_settings(optim={"gamma": 0.5, "nesterov": True})))
-    assert {contradiction.key for contradiction in found} < set(keys_of((Config,)))
+    found = list(find_contradictions(with_settings(optim={"gamma": 0.5, "nesterov": True})))
+    assert {contradiction.key for contradiction in found} < set(list_keys((Config,)))
     assert all(isinstance(contradiction, Contradiction) for contradiction in found)
 
 
@@ -120,7 +120,7 @@ def test_settings_cannot_be_edited() -> None:
 
 
 def test_keys_hold_every_class_of_a_section() -> None:
-    keys = keys_of((Config,))
+    keys = list_keys((Config,))
     assert {"optim.betas", "optim.momentum", "data.shape", "data.normalize.mean", "model.width"} < set(keys)
     assert "optim" not in keys
-    assert keys_of((SGD,), "optim.")[0] == "optim.name"
+    assert list_keys((SGD,), "optim.")[0] == "optim.name"

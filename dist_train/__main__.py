@@ -73,10 +73,10 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
 
 
 def _print_settings() -> None:
-    from dist_train.settings.reference import settings_reference
+    from dist_train.settings.reference import format_reference
 
     if is_first_rank():
-        print(settings_reference())
+        print(format_reference())
 
 
 def _configure_stop(stop: Stop, config: "Config", run: "RunDir") -> None:

@@ -7,7 +7,7 @@ import yaml
 
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
-from dist_train.settings.reference import settings_reference
+from dist_train.settings.reference import format_reference
 from dist_train.settings.renames import ADDED_KEYS, OLD_VALUES, RENAMED_KEYS, OldValue, translate_settings
 from dist_train.settings.schema import Config, find_contradictions, flatten, list_keys
 from tests.conftest import ROOT
@@ -35,9 +35,9 @@ def line_of(text: str, word: str) -> int:
 @pytest.mark.parametrize("value", ["5", "null", "five"])
 def test_an_old_key_in_a_file_is_refused(load: Load, old: str, new: str, style: str, value: str) -> None:
     text = nested(old, value, style)
-    shown = f"'{value}'" if value == "five" else value
+    formatted = f"'{value}'" if value == "five" else value
     line = line_of(text, f"{old.split('.')[1]}: ")
-    assert complaint(load, text) == f"a.yaml:{line}: {old} is {shown}; this setting is now called {new}"
+    assert complaint(load, text) == f"a.yaml:{line}: {old} is {formatted}; this setting is now called {new}"
 
 
 @KEYS
@@ -108,7 +108,7 @@ def test_the_table_leads_to_settings_of_today() -> None:
     known = set(list_keys((Config,)))
     assert set(RENAMED_KEYS.values()) | {old.key for old in OLD_VALUES} | set(ADDED_KEYS) <= known
     assert not known & set(RENAMED_KEYS)
-    reference = settings_reference()
+    reference = format_reference()
     assert "`train.compile_mode`: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs" in reference
     assert not [key for key in RENAMED_KEYS if f"`{key}`" in reference]
 

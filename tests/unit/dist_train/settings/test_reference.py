@@ -1,0 +1,17 @@
+"""The generated reference of settings."""
+
+from dist_train.settings.reference import format_reference
+from dist_train.settings.schema import Config, list_keys, section_classes
+
+
+def test_reference_names_every_setting_once_and_its_default() -> None:
+    reference = format_reference()
+    for key in list_keys((Config,)):
+        assert f"`{key}`" in reference or f"`{key.removeprefix('optim.')}` " in reference, key
+    for section, info in Config.model_fields.items():
+        assert f"\n## {section}\n" in reference
+        assert section_classes(info.annotation)
+    lines = reference.splitlines()
+    assert "- `data.global_batch`: a whole number of at least 1. Default: `64`. Samples per optimizer step" in reference
+    assert "- with `optim.name` rprop, by default: `lr` 0.01, `etas` [0.5, 1.2], `step_sizes` [1.0e-06, 50.0]" in lines
+    assert len({line for line in lines if line}) == len([line for line in lines if line])

@@ -1,1 +1,1 @@
-"""What starts ranks and looks after runs; imports no torch, so that it answers at once."""
+"""The command `dist-train`: start trainings, and watch and stop runs. It never imports torch, so it answers at once."""

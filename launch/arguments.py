@@ -1,4 +1,4 @@
-"""Kinds of arguments that several commands take."""
+"""Types of arguments that several commands have."""
 
 import argparse
 import re
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 AUTO = "auto"
 TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
-"""A time limit as sbatch has it."""
+"""A time limit in sbatch's format."""
 
 
 def number_from(least: int, *words: str, most: int | None = None) -> Callable[[str], int | str]:
-    """A reader of a number from `least` up, or to `most`, or of one of these words, which stay as they are."""
+    """Return an argparse type: an integer from `least` up (or to `most`), or one of `words`."""
 
     def read(text: str) -> int | str:
         if text in words:
@@ -25,16 +25,16 @@ def number_from(least: int, *words: str, most: int | None = None) -> Callable[[s
 
 
 def parse_time_limit(text: str) -> str:
-    """A time limit, which stays as it is."""
+    """Return the text unchanged if it is a time limit; an argparse type."""
     if not re.fullmatch(TIME, text):
         raise argparse.ArgumentTypeError(
-            f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, as sbatch has it"
+            f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, the formats of sbatch"
         )
     return text
 
 
 def to_seconds(time: str) -> int:
-    """The seconds of a time as sbatch has it: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
+    """Convert minutes, minutes:seconds, hours:minutes:seconds or days-hours[:minutes[:seconds]] to seconds."""
     days, dash, rest = time.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:
@@ -42,3 +42,11 @@ def to_seconds(time: str) -> int:
     else:
         hours, minutes, left = {1: (0, *parts, 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + left
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add CONFIG and `key=value`, as `options.config` and `options.overrides`."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file of settings, e.g. configs/digits.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that override those of the file"
+    )

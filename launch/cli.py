@@ -1,7 +1,8 @@
-"""The command `dist-train`.
+"""The command `dist-train`: choose a subcommand, parse its arguments, run it.
 
-A subcommand is a module of `launch.commands` with `add_arguments(parser)` and `run(options) -> int`, the exit code, and
-a line in `COMMANDS`. It is imported when it is asked for, and imports nothing heavy before `run`.
+A subcommand is a line in `COMMANDS` and a module of `launch.commands` with `add_arguments(parser)` and
+`run(options) -> int`, which returns the exit code. Only the chosen module is imported, and it imports pydantic and
+the like in `run`, so that `--help` is fast.
 """
 
 import argparse
@@ -13,36 +14,36 @@ from importlib import import_module
 from dist_train.system.exit import Parser, run_guarded
 
 COMMANDS = {
-    "train": "train what a file of settings says, on all GPUs of this machine or on its CPU",
-    "submit": "train it as a Slurm job",
-    "sweep": "train a grid of settings, here or as a job array",
-    "status": "say how runs are doing",
-    "logs": "show what a run printed",
-    "cancel": "stop a run, which saves before it leaves",
-    "drill": "break a run in every way there is, and compare the weights that it ends with",
-    "diff": "name the first step at which two runs part, and what differs",
-    "postmortem": "say what ended a run",
+    "train": "train on all GPUs of this machine, or on its CPU",
+    "submit": "train as a Slurm job",
+    "sweep": "train a grid of settings, on this machine or as a Slurm job array",
+    "status": "list runs: state, step, speed, time left",
+    "logs": "print the output of a run",
+    "cancel": "stop a run after saving a checkpoint",
+    "drill": "test recovery: break a run in several ways and compare the final weights",
+    "diff": "find the first step at which two runs differ",
+    "postmortem": "explain why a run ended",
     "ckpt": "list, verify or remove the checkpoints of a run",
 }
 EXIT_CODES = """\
 exit codes:
-  0    done
-  1    failure, with a traceback
-  2    something that you can mend, with a message
-  4    the training became non-finite
-  75   stopped from outside (a signal, the time limit); the same command goes on
-  130  interrupted twice: ended at once
+  0    success
+  1    internal error, with a traceback; or a check failed
+  2    user error, with a message that says how to fix it
+  4    the loss or a gradient is not finite
+  75   stopped by a signal or a time limit; the same command resumes
+  130  interrupted twice (Ctrl-C), not saved
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `dist-train` with the arguments of this process or these; returns the exit code."""
+    """Run `dist-train` and return the exit code; `arguments` defaults to those of this process."""
     return run_guarded(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
-    own, passed_on = _split(given)
+    own, passed_on = _split_at_dashes(given)
     chosen = _build_parser().parse_args(own)
     command = import_module(f"launch.commands.{chosen.command}")
     parser = Parser(
@@ -54,14 +55,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = parser.parse_intermixed_args(chosen.arguments)
     if passed_on is not None:
         if "passed_on" not in options:
-            parser.error(f"takes nothing after --; there is: {shlex.join(passed_on)}")
+            parser.error(f"takes no arguments after --; given: {shlex.join(passed_on)}")
         options.passed_on = tuple(passed_on)
-    options.given = tuple(given)
+    options.command_arguments = tuple(given)
     return int(command.run(options))
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """The arguments before `--`, and those after it, which a command passes on to another program."""
+def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Split into the arguments before `--` and those after it, which `submit` passes on to sbatch."""
     given = list(arguments)
     at = given.index("--") if "--" in given else len(given)
     return given[:at], given[at + 1 :] if at < len(given) else None
@@ -72,7 +73,7 @@ def _build_parser() -> Parser:
     parser = Parser(
         prog="dist-train",
         description="Distributed training from one YAML file.",
-        epilog=f"commands, each with a --help of its own:\n{listed}\n\n{EXIT_CODES}",
+        epilog=f"commands (dist-train COMMAND --help for each):\n{listed}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")

@@ -1,7 +1,7 @@
-"""Stop a run: it finishes its step, saves and leaves, and the same command goes on with it later.
+"""Stop a run: it finishes its step, saves a checkpoint and exits, and can be resumed later.
 
 dist-train cancel runs/digits           its Slurm jobs, or its processes on this machine
-dist-train cancel runs/digits --wait    and wait until it has left
+dist-train cancel runs/digits --wait    wait until it has stopped
 dist-train cancel runs/lr.sweep         all trials of a sweep
 """
 
@@ -15,9 +15,9 @@ from launch.sweeps import sweep_dir
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", metavar="RUN|JOB|SWEEP", help="directory of a run or of a sweep, e.g. runs/digits; or a job such as 12"
+        "run", metavar="RUN|JOB|SWEEP", help="directory of a run or of a sweep, e.g. runs/digits; or a job, e.g. 12"
     )
-    parser.add_argument("--wait", action="store_true", help="until it has left")
+    parser.add_argument("--wait", action="store_true", help="wait until it has stopped")
 
 
 def run(options: argparse.Namespace) -> int:

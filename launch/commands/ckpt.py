@@ -1,10 +1,10 @@
-"""The checkpoints of a run.
+"""List, verify or remove the checkpoints of a run.
 
-    dist-train ckpt ls runs/digits                    every checkpoint, its size, age and links
-    dist-train ckpt verify runs/digits                read every byte; exit code 1 if one is damaged
-    dist-train ckpt prune runs/digits --keep-last 1   remove the older ones, except those that links lead to
+    dist-train ckpt ls runs/digits                    list the checkpoints: size, time, links
+    dist-train ckpt verify runs/digits                check every SHA-256; exit code 1 if a checkpoint is damaged
+    dist-train ckpt prune runs/digits --keep-last 1   remove old checkpoints, except those that a link points to
 
-`prune` keeps the newest whole ones, and is refused while the run trains.
+`prune` keeps the newest undamaged checkpoints. It is refused while the run trains.
 """
 
 import argparse
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("ls", "verify", "prune"), help="what to do")
+    parser.add_argument("action", choices=("ls", "verify", "prune"), help="list, verify or remove checkpoints")
     parser.add_argument("run", metavar="RUN", type=Path, help="directory of a run, e.g. runs/digits")
-    parser.add_argument("--keep-last", type=number_from(1), metavar="N", help="prune: how many stay; default 1")
+    parser.add_argument(
+        "--keep-last", type=number_from(1), metavar="N", help="prune: number of checkpoints to keep; default 1"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,11 +32,11 @@ def run(options: argparse.Namespace) -> int:
     from dist_train.run_dir import RunDir
 
     if options.keep_last and options.action != "prune":
-        raise ConfigError(f"--keep-last belongs to prune, not to {options.action}")
+        raise ConfigError(f"--keep-last is an option of prune, not of {options.action}")
     directory = RunDir(options.run)
     store = Store(directory.checkpoints)
     if not store.steps():
-        raise CheckpointError(f"{options.run}: no checkpoint there; give a directory below runs/")
+        raise CheckpointError(f"{options.run}: has no checkpoints; give the directory of a run, e.g. runs/digits")
     if options.action == "prune":
         directory.claim(anew=False)
         try:
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             directory.release()
     entries = store.entries(verify=options.action == "verify")
     for entry in entries:
-        print(_row(entry, options.action == "verify"))
+        print(_format_row(entry, options.action == "verify"))
     return 1 if any(entry.fault for entry in entries) else 0
 
 
@@ -53,9 +55,9 @@ def _prune(store: "Store", keep_last: int) -> int:
     before = store.entries(verify=True)
     if all(entry.fault for entry in before):
         raise CheckpointError(
-            f"{store.directory}: none of the checkpoints is whole, and nothing was removed:\n"
+            f"{store.directory}: all checkpoints are damaged; nothing was removed:\n"
             + "".join(f"  {entry.fault}\n" for entry in before)
-            + "Put back whole ones, or start the run anew with run.resume=never, which moves it aside."
+            + "Restore an undamaged checkpoint, or start again with run.resume=never, which moves this run aside."
         )
     for entry in before:
         if entry.fault:
@@ -67,8 +69,8 @@ def _prune(store: "Store", keep_last: int) -> int:
     return 0
 
 
-def _row(entry: "Entry", is_verified: bool) -> str:
+def _format_row(entry: "Entry", is_verified: bool) -> str:
     when = datetime.fromtimestamp(entry.time).astimezone().isoformat(" ", timespec="seconds")
     links = f"  {' '.join(entry.links)}" if entry.links else ""
-    verdict = f"  {entry.fault or 'whole'}" if is_verified else ""
-    return f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{verdict}"
+    result = f"  {entry.fault or 'whole'}" if is_verified else ""
+    return f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{result}"

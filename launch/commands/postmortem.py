@@ -1,8 +1,8 @@
-"""What ended a run: the first rank that failed, where and why, and the command that goes on.
+"""Explain why a run ended: the first rank that failed, where and why, and the command that resumes it.
 
     dist-train postmortem runs/digits
 
-Exit code 0 if the run is done, running, or stopped to go on; 1 if it has failed or was killed.
+Exit code 0 if the run is done, running or resumable after a stop; 1 if it failed or was killed.
 """
 
 import argparse

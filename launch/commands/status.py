@@ -1,10 +1,11 @@
-"""How runs are doing: the state, the step, the speed and what is left, from their files and from Slurm.
+"""Show the state, step, speed and remaining time of runs, from their files and from Slurm.
 
-    dist-train status                       all runs below runs/, the newest first
-    dist-train status runs/digits           one run; also a sweep, its trials sorted by their scores
+    dist-train status                       all runs in runs/, the newest first
+    dist-train status runs/digits           one run
+    dist-train status runs/digits.sweep     the trials of a sweep, sorted by score
     dist-train status 12                    the run of a Slurm job
 
-It works without Slurm too, and on runs of this machine.
+Slurm is not required.
 """
 
 import argparse
@@ -26,41 +27,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="?",
         metavar="RUN|JOB|SWEEP",
-        help="directory of a run, of a sweep, or of runs; or a job such as 12 or 12_3",
+        help="directory of a run, of a sweep or of several runs; or a job, e.g. 12 or 12_3",
     )
-    parser.add_argument("--json", action="store_true", help="the same as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     if options.what is None:
-        print(_show_all(options.json))
+        print(_format_all(options.json))
         return 0
     path = find_directory(options.what)
     if path == Path(options.what) and JOB.fullmatch(options.what) and not path.exists():
-        print(_show_job(options.what, options.json))
+        print(_format_unknown_job(options.what, options.json))
     elif sweep_dir.is_sweep(path):
-        print(_show_sweep(path, options.json))
+        print(_format_sweep(path, options.json))
     elif is_run(path) or not find_runs(path):
-        print(_show_run(path, options.json))
+        print(_format_run(path, options.json))
     else:
-        print(_show_all(options.json, path))
+        print(_format_all(options.json, path))
     return 0
 
 
-def _show_all(as_json: bool, root: Path = RUNS) -> str:
+def _format_all(as_json: bool, root: Path = RUNS) -> str:
     found = read_runs(find_runs(root))
     found.sort(key=lambda run: run.updated.timestamp() if run.updated else 0.0, reverse=True)
     if as_json:
         return _to_json([run.to_dict() for run in found])
-    return format_runs(found) if found else f"no runs below {root}/ here"
+    return format_runs(found) if found else f"no runs in {root}/"
 
 
-def _show_run(path: Path, as_json: bool) -> str:
+def _format_run(path: Path, as_json: bool) -> str:
     run = read_run(path)
     return _to_json(run.to_dict()) if as_json else format_run(run)
 
 
-def _show_sweep(path: Path, as_json: bool) -> str:
+def _format_sweep(path: Path, as_json: bool) -> str:
     rows = rank_trials(path)
     if not as_json:
         return format_trials(rows)
@@ -68,14 +69,14 @@ def _show_sweep(path: Path, as_json: bool) -> str:
     return _to_json({"sweep": str(path), "trials": trials})
 
 
-def _show_job(job: str, as_json: bool) -> str:
-    """What Slurm says of a job that no run here knows; raises SlurmError where it knows nothing either."""
+def _format_unknown_job(job: str, as_json: bool) -> str:
+    """Format Slurm's state of a job that belongs to no run here; raises SlurmError if Slurm does not know it."""
     known = list(client.query_jobs([job]).values()) if client.is_available() else []
     if not known:
-        here = "Slurm does not know it any more" if client.is_available() else "there is no Slurm here to ask"
+        why = "Slurm does not know it any more" if client.is_available() else "there is no Slurm on this machine"
         raise SlurmError(
-            f"job {job}: no run below {RUNS}/ knows it, and {here}. Give a run's directory, or start this "
-            f"in the directory that has {RUNS}/"
+            f"job {job}: no run in {RUNS}/ belongs to it, and {why}. Give the directory of a run, or change to "
+            f"the directory that contains {RUNS}/"
         )
     if as_json:
         return _to_json([each._asdict() for each in known])

@@ -1,208 +1,222 @@
-"""The runs of a drill: one undisturbed, then one a round, struck by a fault, recovered and compared."""
+"""Run a drill: train without a fault, then once per round with a fault, recover, and compare."""
 
 import fcntl
 import json
 import os
 import shutil
+import signal
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from launch.arguments import AUTO
+from launch.drill.comparison import find_difference
 from launch.drill.faults import FAULTS, EndedEarly, read_step
-from launch.drill.report import RoundResult
+from launch.drill.report import HEADING, RoundResult
 from launch.drill.training_process import TrainingProcess
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
 
 
-TRIES = 6
-"""How often a command is given, or a run struck that was over before, until the round counts as failed."""
+MAX_TRIES = 6
+"""Limit of the starts of one run, and of the runs of a round that ended before their fault."""
 USER_ERROR = 2
 NEEDS_RESTART = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate-latest", "kill-in-save"}
-"""Faults that no run outlives by itself. A killed rank comes back in place, and a disk has room again."""
+"""Faults that end the run. After others it continues by itself: ranks restart in place, the disk has space again."""
 NAN_STEP = "DIST_TRAIN_NAN_STEP"
-"""Variable that makes the images of one step of a start not a number (`dist_train.training.fault_injection`)."""
+"""Environment variable that sets the images of one step to NaN (`dist_train.training.fault_injection`)."""
 OWN = {"run.dir", "run.reproducible", "run.resume", "log.progress", "log.ledger"}
-"""Settings that the drill gives to its runs itself."""
+"""Settings that the drill sets itself."""
 SAME = {False: "same weights", True: "same samples and learning rates"}
-SHARDS = 8  # of a run under bitwise that says nothing else
-ANYWHERE = ("samples", "lr")
-"""What the ledgers of two numbers of ranks have in common under `run.reproducible: elastic`."""
+DEFAULT_SHARDS = 8  # distributed.shards under bitwise, where it is not set
 
 
 class DrillError(Exception):
-    """The run fails without any fault."""
+    """The run fails without a fault."""
 
 
 class Drill:
-    """The runs of one drill."""
+    """The runs of one drill, in `<run.dir>.drill/`."""
 
     def __init__(self, config: "Config", path: str, overrides: tuple[str, ...], nproc: int) -> None:
         self.config, self.path, self.nproc = config, path, nproc
+        self.all_overrides = overrides
         self.overrides = [each for each in overrides if each.partition("=")[0] not in OWN]
         directory = Path(config.run.dir)
         self.directory = directory.with_name(f"{directory.name}.drill")
-        self._undisturbed: dict[str, tuple[TrainingProcess, float]] = {}
+        self._references: dict[str, tuple[TrainingProcess, float]] = {}
 
-    def prepare_directory(self) -> None:
-        """Remove an earlier drill, and keep others away until this process ends.
+    def run_rounds(self, count: int, faults: Sequence[str], seed: int) -> bool:
+        """Run the rounds, print a row for each and write `drill.json`; return whether all passed.
 
         Raises:
-            ConfigError: there is something else, or another drill.
+            ConfigError: the directory has other files, or another drill uses it.
+            DrillError: the run fails without a fault.
+        """
+        with self._lock_directory():
+            return self._run_rounds(count, faults, seed)
+
+    def _run_rounds(self, count: int, faults: Sequence[str], seed: int) -> bool:
+        print(f"{count} rounds on {self.nproc} ranks in {self.directory}, seed {seed}", flush=True)
+        print(HEADING, flush=True)
+        random = Random(seed)  # noqa: S311 (not for secrets)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the running training is killed first
+        about = {
+            "config": self.path,
+            "overrides": list(self.all_overrides),
+            "nproc": self.nproc,
+            "faults": faults,
+            "seed": seed,
+        }
+        results: list[RoundResult] = []
+        for number in range(1, count + 1):
+            results.append(self.run_round(number, faults[(number - 1) % len(faults)], random))
+            print(results[-1].format_row(), flush=True)
+            self._write_results(about, results)
+        passed = sum(result.passed for result in results)
+        print(f"{passed} passed, {count - passed} failed")
+        return passed == count
+
+    @contextmanager
+    def _lock_directory(self) -> Iterator[None]:
+        """Lock the directory and remove the runs of an earlier drill.
+
+        Raises:
+            ConfigError: the directory has other files, or another drill uses it.
         """
         from dist_train.errors import ConfigError
 
-        there = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
-        if there and "drill.json" not in there:
-            raise ConfigError(f"{self.directory}: holds files and no drill; move it away, or set another run.dir")
+        names = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
+        if names and "drill.json" not in names:
+            raise ConfigError(f"{self.directory}: has files of something else; move it away, or set another run.dir")
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.directory / "drill.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{self.directory}: another drill runs there; wait, or set another run.dir") from error
-        for run in self.directory.iterdir():
-            if run.is_dir():
-                shutil.rmtree(run)
-        (self.directory / "drill.json").write_text("{}\n")
-
-    def write_results(self, about: dict[str, Any], rounds: list[RoundResult]) -> None:
-        """Write down the rounds so far."""
-        passed = sum(ended.passed for ended in rounds)
-        counts = {"passed": passed, "failed": len(rounds) - passed}
-        result = {**about, **counts, "rounds": [asdict(ended) for ended in rounds]}
-        (self.directory / "drill.json").write_text(json.dumps(result, indent=2) + "\n")
+        with (self.directory / "drill.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(f"{self.directory}: another drill uses it; wait, or set another run.dir") from error
+            for run in self.directory.iterdir():
+                if run.is_dir():
+                    shutil.rmtree(run)
+            (self.directory / "drill.json").write_text("{}\n")
+            yield
 
     def run_round(self, number: int, fault: str, random: Random) -> RoundResult:
-        """Strike a run with a fault at a random step, recover, and compare it with the undisturbed one.
+        """Inject a fault at a random step, recover the run, and compare it with the one without a fault.
 
-        Another number of ranks keeps the bits only under `bitwise`, so an elastic run that is resized has a partner.
+        Another number of ranks keeps the bits only under `bitwise`, so `resize` runs a second time under it.
         """
         tier = self.config.run.reproducible
-        struck = self._run_tier(number, fault, tier, random)
+        result = self._run_tier(number, fault, tier, random)
         if fault == "resize" and tier == "elastic":
-            return struck.merge(self._run_tier(number, fault, "bitwise", random))
-        return struck
+            return result.merge(self._run_tier(number, fault, "bitwise", random))
+        return result
+
+    def _write_results(self, about: dict[str, Any], results: list[RoundResult]) -> None:
+        passed = sum(result.passed for result in results)
+        counts = {"passed": passed, "failed": len(results) - passed}
+        content = {**about, **counts, "rounds": [asdict(result) for result in results]}
+        (self.directory / "drill.json").write_text(json.dumps(content, indent=2) + "\n")
 
     def _run_tier(self, number: int, fault: str, tier: str, random: Random) -> RoundResult:
-        undisturbed, seconds = self._get_undisturbed(tier)
-        for attempt in range(TRIES):
-            moment = random.randrange(1, max(2, undisturbed.read_total_steps()))
-            struck = self._create_run(f"round_{number:02}_{fault}_{tier}_{attempt}", tier, moment)
+        reference, seconds = self._train_reference(tier)
+        for attempt in range(MAX_TRIES):
+            step = random.randrange(1, max(2, reference.read_total_steps()))
+            run = self._create_run(f"round_{number:02}_{fault}_{tier}_{attempt}", tier, step)
             began = time.monotonic()
             try:
-                reached = self._strike(struck, fault, tier, random)
-                self._recover(struck, fault, random, tier)
-            except EndedEarly:  # a short run may be over before its moment
+                reached = self._inject(run, fault, tier, random)
+                self._recover(run, fault, random, tier)
+            except EndedEarly:  # a short run may end before its fault
                 continue
             finally:
-                struck.kill()
+                run.kill()
             lost = time.monotonic() - began - seconds
-            return self._build_result(number, fault, tier, struck, undisturbed, reached, lost)
-        return RoundResult(number, fault, moment, None, 1, 0.0, 0, "every run was over before its moment", passed=False)
+            return self._build_result(number, fault, tier, run, reference, reached, lost)
+        return RoundResult(number, fault, step, None, 1, 0.0, 0, "every run ended before its fault", passed=False)
 
     def _build_result(
         self,
         number: int,
         fault: str,
         tier: str,
-        struck: TrainingProcess,
-        undisturbed: TrainingProcess,
+        run: TrainingProcess,
+        reference: TrainingProcess,
         reached: int,
         lost: float,
     ) -> RoundResult:
-        fault_found = self._find_difference(struck, undisturbed, fault, tier)
-        source = struck.read_resumed_step()
+        has_other_ranks = fault == "resize" and tier == "elastic"
+        difference = find_difference(run, reference, has_other_ranks=has_other_ranks)
+        source = run.read_resumed_step()
         return RoundResult(
             number=number,
             fault=fault,
             moment=reached,
             recovered_from=source,
-            starts=struck.starts,
+            starts=run.starts,
             seconds_lost=round(lost, 1),
             steps_repeated=0 if source is None else max(0, reached - source),
-            verdict=fault_found or SAME[fault == "resize" and tier == "elastic"],
-            passed=fault_found is None,
+            verdict=difference or SAME[has_other_ranks],
+            passed=difference is None,
         )
 
-    def _get_undisturbed(self, tier: str) -> tuple[TrainingProcess, float]:
-        """The run that nothing strikes, and its seconds; trained when it is first asked for."""
-        if tier not in self._undisturbed:
-            run = self._create_run(f"undisturbed_{tier}", tier, moment=0)
+    def _train_reference(self, tier: str) -> tuple[TrainingProcess, float]:
+        """Return the run without a fault and its seconds; train it on the first call."""
+        if tier not in self._references:
+            run = self._create_run(f"undisturbed_{tier}", tier, step=0)
             began = time.monotonic()
             try:
                 run.start(self._choose_ranks(tier))
-                if run.wait_for_exit() != 0:
-                    raise DrillError(f"the undisturbed run ended with exit code {run.wait_for_exit()}:\n{run.output()}")
+                if code := run.wait_for_exit():
+                    raise DrillError(f"the run without a fault ended with exit code {code}:\n{run.output()}")
             finally:
                 run.kill()
-            self._undisturbed[tier] = (run, time.monotonic() - began)
-        return self._undisturbed[tier]
+            self._references[tier] = (run, time.monotonic() - began)
+        return self._references[tier]
 
-    def _create_run(self, name: str, tier: str, moment: int) -> TrainingProcess:
-        overrides = [
-            *self.overrides,
-            f"run.reproducible={tier}",
-            "log.progress=off",
-            "log.ledger=true",
-        ]
-        return TrainingProcess(self.path, overrides, self.directory / name, moment)
+    def _create_run(self, name: str, tier: str, step: int) -> TrainingProcess:
+        own = [f"run.reproducible={tier}", "log.progress=off", "log.ledger=true"]
+        return TrainingProcess(self.path, [*self.overrides, *own], self.directory / name, step)
 
     def _choose_ranks(self, tier: str) -> int:
-        """Ranks of a first start: as many as were asked for, or as share the shards of the tier equally."""
+        """Return the number of ranks of a first start: under an added `bitwise`, one that divides the shards."""
         if tier in ("elastic", self.config.run.reproducible):
             return self.nproc
-        return max(size for size in range(1, self.nproc + 1) if SHARDS % size == 0)
+        return max(size for size in range(1, self.nproc + 1) if DEFAULT_SHARDS % size == 0)
 
-    def _strike(self, run: TrainingProcess, fault: str, tier: str, random: Random) -> int:
-        """Start a run and strike it; returns the steps it had finished."""
-        run.start(self._choose_ranks(tier), variables={NAN_STEP: str(run.moment)} if fault == "nan" else None)
+    def _inject(self, run: TrainingProcess, fault: str, tier: str, random: Random) -> int:
+        """Start a run and inject the fault; return the number of steps it had finished."""
+        variables = {NAN_STEP: str(run.fault_step)} if fault == "nan" else None
+        run.start(self._choose_ranks(tier), variables=variables)
         FAULTS[fault](run, random)
-        return max(run.moment, read_step(run))
+        return max(run.fault_step, read_step(run))
 
     def _recover(self, run: TrainingProcess, fault: str, random: Random, tier: str) -> None:
-        """Give the command again as long as that helps, as a user would.
+        """Start the run again until it succeeds, as a user would.
 
         Raises:
-            EndedEarly: the run ended well and was never struck.
+            EndedEarly: the run succeeded before the fault.
         """
         code, nproc = run.wait_for_exit(), self._choose_ranks(tier)
         if code == 0 and fault in NEEDS_RESTART:
             raise EndedEarly
-        while code != 0 and run.starts < TRIES:
+        while code != 0 and run.starts < MAX_TRIES:
             if fault == "resize":
-                nproc = random.choice(self._list_other_sizes(nproc, tier))
-            # A user error here is a run whose only checkpoint was damaged: it refuses to start from zero unasked.
+                nproc = random.choice(self.list_other_sizes(nproc, tier))
+            # A user error here: the only checkpoint was damaged, and the run refuses to start from zero by itself.
             run.start(nproc, resume="never" if code == USER_ERROR else "auto")
             code = run.wait_for_exit()
 
-    def _list_other_sizes(self, nproc: int, tier: str) -> list[int]:
-        """Other numbers of ranks that this machine and the shards allow."""
+    def list_other_sizes(self, nproc: int, tier: str) -> list[int]:
+        """Return the other numbers of ranks that this machine and, under `bitwise`, the shards allow."""
         from launch.local.training_command import resolve_ranks
 
         has_gpus = resolve_ranks(AUTO, self.config.distributed, os.environ) is None
         most = self.nproc if has_gpus else max(4, self.nproc)
-        shards = self.config.distributed.shards or SHARDS
+        shards = self.config.distributed.shards or DEFAULT_SHARDS
         return [size for size in range(1, most + 1) if size != nproc and (tier == "elastic" or shards % size == 0)]
-
-    def _find_difference(self, run: TrainingProcess, undisturbed: TrainingProcess, fault: str, tier: str) -> str | None:
-        """What is wrong with the end of a run; None: nothing."""
-        from dist_train.monitoring.ledger import PHASES, compare
-
-        if run.wait_for_exit() != 0:
-            return (
-                f"ended with exit code {run.wait_for_exit()} after {run.starts} starts: {run.output().strip()[-300:]}"
-            )
-        is_elastic = fault == "resize" and tier == "elastic"
-        parting = compare(
-            run.read_ledger(), undisturbed.read_ledger(), ANYWHERE if is_elastic else tuple(PHASES)
-        ).divergence
-        if parting:
-            return f"parts from the undisturbed run at step {parting.step} in {parting.phase}: {parting.what}"
-        if not is_elastic and run.read_weights_hash() != undisturbed.read_weights_hash():
-            return f"weights {run.read_weights_hash()}, undisturbed {undisturbed.read_weights_hash()}"
-        return None

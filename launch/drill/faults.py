@@ -1,7 +1,7 @@
-"""What a drill does to a run: each fault strikes a run at a moment, and says how to give the command again.
+"""The faults of a drill: each waits for its moment and then damages the run.
 
-A fault is a function of the struck run and of the drill's random numbers. It waits for its moment itself, because some
-moments are no step: the middle of a save, or a second checkpoint. `EndedEarly` means that the run was over before.
+A fault is a function of the run and of the drill's random numbers. It waits itself, because some moments are not a
+step: the middle of a save, or the second checkpoint. It raises EndedEarly if the run ends before.
 """
 
 import os
@@ -12,53 +12,31 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.heartbeat import Heartbeat, read_heartbeats
-from dist_train.run_dir import RunDir
+from launch.drill.training_process import TrainingProcess
 
 POLL = 0.001  # seconds
 NOT_SAVED = "was not saved"
-"""What a run prints of a checkpoint that the disk did not take."""
-GRACE = 60.0  # seconds that a run has to save and leave before a scheduler kills it
+"""Part of the message of a run that could not save a checkpoint."""
+GRACE = 60.0  # seconds to save and exit, before SIGKILL
 
 
 class EndedEarly(Exception):  # noqa: N818 (no error)
-    """The run was over before its moment had come."""
-
-
-class TrainingProcess(Protocol):
-    """A run that was started and can be struck."""
-
-    directory: RunDir
-    moment: int
-    """Step after which the fault strikes."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def is_over(self) -> bool: ...
-
-    def wait(self, seconds: float | None) -> bool:
-        """Whether it has ended within this time; None: wait for its end."""
-        ...
-
-    def output(self) -> str:
-        """What it has printed so far."""
-        ...
+    """The run ended before its fault."""
 
 
 Fault = Callable[[TrainingProcess, Random], None]
 
 
 def read_ranks(run: TrainingProcess) -> list[Heartbeat]:
-    """The last signs of life of the ranks of the newest attempt."""
+    """Read the heartbeats of the ranks of the newest attempt."""
     return list(read_heartbeats(run.directory.path / "diagnostics").values())
 
 
 def wait_for(run: TrainingProcess, condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds; raises EndedEarly if the run is over before."""
+    """Wait until the condition is true; raises EndedEarly if the run ends before."""
     while not condition():
         if run.is_over():
             raise EndedEarly
@@ -66,17 +44,18 @@ def wait_for(run: TrainingProcess, condition: Callable[[], bool]) -> None:
 
 
 def read_step(run: TrainingProcess) -> int:
-    """Steps that the furthest rank has finished."""
+    """Return the number of steps that the furthest rank has finished."""
     return max((beat.step for beat in read_ranks(run) if beat.phase != "start"), default=0)
 
 
-def wait_for_moment(run: TrainingProcess) -> None:
-    wait_for(run, lambda: read_step(run) >= run.moment)
+def wait_for_step(run: TrainingProcess) -> None:
+    """Wait until the run has finished `fault_step` steps."""
+    wait_for(run, lambda: read_step(run) >= run.fault_step)
 
 
 def kill(run: TrainingProcess, random: Random) -> None:
-    """SIGKILL, as by the kernel for want of memory: to one rank, to the launcher, or to all."""
-    wait_for_moment(run)
+    """Send SIGKILL to one rank, to the launcher, or to all; so does the out-of-memory killer."""
+    wait_for_step(run)
     random.choice((kill_one, kill_launcher, kill_all))(run, random)
 
 
@@ -95,22 +74,22 @@ def kill_all(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
 
 
 def kill_in_save(run: TrainingProcess, random: Random) -> None:
-    """SIGKILL to all while a checkpoint is being written."""
-    wait_for_moment(run)
+    """Send SIGKILL to all while a checkpoint is being written."""
+    wait_for_step(run)
     wait_for(run, lambda: any(run.directory.checkpoints.glob(".step_*")))
     time.sleep(random.uniform(0, 0.01))
     kill_all(run, random)
 
 
 def stop(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
-    """SIGTERM to the launcher, as a user sends it."""
-    wait_for_moment(run)
+    """Send SIGTERM to the launcher, as a user does."""
+    wait_for_step(run)
     _send(run.pid, signal.SIGTERM)
 
 
 def preempt(run: TrainingProcess, random: Random) -> None:
-    """What a scheduler does: SIGUSR2 to all, SIGTERM a little later, SIGKILL to what is left after a grace."""
-    wait_for_moment(run)
+    """Preempt as a scheduler does: SIGUSR2 to all, SIGTERM a little later, SIGKILL after a grace period."""
+    wait_for_step(run)
     pids = {run.pid, *(beat.process.pid for beat in read_ranks(run))}
     for number in (signal.SIGUSR2, signal.SIGTERM):
         for pid in pids:
@@ -122,22 +101,22 @@ def preempt(run: TrainingProcess, random: Random) -> None:
 
 
 def corrupt_latest(run: TrainingProcess, random: Random) -> None:
-    """One bit of the newest checkpoint changes after a kill."""
-    path = _killed_with_two(run, random)
+    """Kill the run, then flip one bit of the newest checkpoint."""
+    path = _kill_with_two_checkpoints(run, random)
     content = bytearray(path.read_bytes())
     content[random.randrange(len(content))] ^= 1 << random.randrange(8)
     path.write_bytes(content)
 
 
 def truncate_latest(run: TrainingProcess, random: Random) -> None:
-    """A file of the newest checkpoint loses its end after a kill."""
-    path = _killed_with_two(run, random)
+    """Kill the run, then cut off the end of a file of the newest checkpoint."""
+    path = _kill_with_two_checkpoints(run, random)
     os.truncate(path, random.randrange(path.stat().st_size))
 
 
 def disk_full(run: TrainingProcess, random: Random) -> None:
-    """For a while no file takes more than some bytes, so that saves fail; then there is room again."""
-    wait_for_moment(run)
+    """Limit the size of files until a save has failed, then lift the limit."""
+    wait_for_step(run)
     pids = [beat.process.pid for beat in read_ranks(run)]
     _limit_files(pids, 512)
     try:
@@ -151,12 +130,12 @@ def disk_full(run: TrainingProcess, random: Random) -> None:
 
 
 def resize(run: TrainingProcess, random: Random) -> None:
-    """A stop, after which the run goes on with another number of ranks."""
+    """Stop the run; the drill resumes it on another number of ranks."""
     stop(run, random)
 
 
 def nan(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
-    """The images of one step are not numbers: what a run is started with sees to that (`drill.NAN_STEP`)."""
+    """Wait for the end: the images of one step are NaN (`drill.NAN_STEP` in the environment of the run)."""
     run.wait(None)
 
 
@@ -173,9 +152,9 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def _killed_with_two(run: TrainingProcess, random: Random) -> Path:
-    """A file of the newest checkpoint of a run that was killed when it had two, or as late as it could be."""
-    wait_for_moment(run)
+def _kill_with_two_checkpoints(run: TrainingProcess, random: Random) -> Path:
+    """Kill the run once it has two checkpoints, and return a file of the newest."""
+    wait_for_step(run)
     store = Store(run.directory.checkpoints)
     wait_for(run, lambda: len(store.steps()) > 1)
     kill_all(run, random)

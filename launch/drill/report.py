@@ -1,4 +1,4 @@
-"""The table of a drill: a row for each round."""
+"""The results of a drill: one row per round."""
 
 from dataclasses import dataclass, replace
 
@@ -10,22 +10,23 @@ HEADING = _ROW.format(
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One run that was struck, and how it ended."""
+    """The result of one round, as it is written to `drill.json`."""
 
     number: int
     fault: str
     moment: int
-    """Steps that were finished when the fault struck."""
+    """Finished steps when the fault was injected."""
     recovered_from: int | None
-    """Step of the checkpoint that the last start, by hand or in place, went on from; None: the first start went on."""
+    """Step of the checkpoint from which the last start, by hand or in place, resumed; None: there was one start."""
     starts: int
     seconds_lost: float
+    """Compared with the run without a fault."""
     steps_repeated: int
     verdict: str
     passed: bool
 
     def merge(self, other: "RoundResult") -> "RoundResult":
-        """This elastic round and the same under `bitwise` as one."""
+        """Combine an elastic round with the same round under `bitwise`."""
         verdict = f"{self.verdict}; under bitwise {other.verdict}"
         return replace(
             self,
@@ -36,9 +37,9 @@ class RoundResult:
         )
 
     def format_row(self) -> str:
-        """Its line of the table."""
+        """Format the round as a line of the table."""
         verdict = self.verdict if self.passed else f"FAILED: {self.verdict}"
-        source = "it went on" if self.recovered_from is None else f"step {self.recovered_from}"
+        source = "no restart" if self.recovered_from is None else f"step {self.recovered_from}"
         return _ROW.format(
             self.number,
             self.fault,

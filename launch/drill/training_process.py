@@ -1,4 +1,4 @@
-"""A training that another command has started, and what can be seen of it from outside."""
+"""A training in a process of its own, and what its files and its output say."""
 
 import os
 import signal
@@ -15,21 +15,23 @@ from dist_train.run_dir import RunDir
 
 
 class TrainingProcess:
-    """A run that `dist-train train` trains, in this process's place or once more after it has ended."""
+    """A `dist-train train` command that can be started again after it has ended."""
 
-    def __init__(self, config: str, overrides: list[str], directory: Path, moment: int) -> None:
+    def __init__(self, config: str, overrides: list[str], directory: Path, fault_step: int) -> None:
+        """`fault_step`: the step after which a fault is injected."""
         self.directory = RunDir(directory)
-        self.moment = moment
+        self.fault_step = fault_step
         self.starts = 0
         self._command = [sys.executable, "-m", "launch", "train", config, *overrides, f"run.dir={directory}"]
         self._lines: list[str] = []
 
     @property
     def pid(self) -> int:
+        """The process id of the launcher."""
         return self._process.pid
 
     def start(self, nproc: int, resume: str = "auto", variables: dict[str, str] | None = None) -> None:
-        """Start it, or start it again; `resume`: its `run.resume`."""
+        """Start the training on `nproc` ranks with `run.resume=resume` and extra environment variables."""
         self.starts += 1
         self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
             [*self._command, f"run.resume={resume}", "--nproc", str(nproc), "--max-restarts", "1"],
@@ -47,19 +49,19 @@ class TrainingProcess:
         return self._process.poll() is not None
 
     def wait(self, seconds: float | None) -> bool:
-        """Whether it has ended within this time; None: wait for its end."""
+        """Wait for the end for at most `seconds` (None: without a limit); return whether it has ended."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
             self._reader.join()
         return self.is_over()
 
     def wait_for_exit(self) -> int:
-        """Its exit code, once it has ended; its ranks have too by then."""
+        """Wait for the end of the launcher and its ranks; return the exit code."""
         self.wait(None)
         return self._process.returncode
 
     def kill(self) -> None:
-        """Kill it and its ranks, if they still run."""
+        """Kill the launcher and its ranks, if they still run."""
         pids = [
             beat.process.pid
             for beat in read_heartbeats(self.directory.path / "diagnostics").values()
@@ -71,11 +73,11 @@ class TrainingProcess:
         self.wait(None)
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """The output of all starts so far."""
         return "".join(self._lines)
 
     def read_weights_hash(self) -> str | None:
-        """Hash of the weights of the newest checkpoint, which is verified."""
+        """Verify the newest checkpoint and return the SHA-256 of its weights; None without a checkpoint."""
         store = Store(self.directory.checkpoints)
         return read(store.place(store.steps()[-1])).weights_sha256 if store.steps() else None
 
@@ -83,12 +85,12 @@ class TrainingProcess:
         return ledger.read(self.directory.ledger)
 
     def read_total_steps(self) -> int:
-        """Steps of the whole run."""
+        """Return the number of steps of the whole run; 0 if it wrote no status."""
         status = self.directory.read_status()
         return int(status["total_steps"]) if status else 0
 
     def read_resumed_step(self) -> int | None:
-        """Step at which the last start, by hand or in place, has begun; None if there was only one."""
+        """Return the step at which the last start, by hand or in place, began; None if there was only one."""
         status = self.directory.read_status()
         return int(status["started_step"]) if status and status["attempt"] > 1 else None
 

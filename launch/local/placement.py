@@ -1,7 +1,6 @@
-"""What each of several runs that go side by side takes of this machine: cores and GPUs of its own.
+"""Give parallel runs on this machine their own cores and GPUs.
 
-The training counts the cores that it may use, and takes a thread for each: runs that all had the same cores would
-crawl.
+A training starts one thread for each core that it may use, so runs that share cores slow each other down.
 """
 
 import os
@@ -13,9 +12,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def choose_cores(slot: int, slots: int) -> set[int]:
-    """Numbers of the cores of the run in a slot, from 0; empty where the system can't hold a process to some.
+    """Return the cores of the run in slot `slot` of `slots`, from 0; empty if the system can't pin processes.
 
-    Each has at least one; where there are fewer cores than slots, some share theirs.
+    Each run has at least one core; with fewer cores than slots some runs share one.
     """
     if not hasattr(os, "sched_setaffinity"):
         return set()
@@ -26,11 +25,13 @@ def choose_cores(slot: int, slots: int) -> set[int]:
 
 
 def build_slot_environment(slot: int, slots: int, ranks: int | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of the run in a slot, with GPUs of its own where there are enough.
+    """Return the environment of the run in a slot, with its own GPUs if there are enough.
 
     Args:
-        ranks: of one run; None: one a GPU that it sees.
-        environ: variables that it has besides.
+        slot: number of the run, from 0.
+        slots: number of parallel runs.
+        ranks: ranks of one run; None: one per visible GPU.
+        environ: the environment to extend.
     """
     gpus = _list_gpus(environ)
     each = ranks or len(gpus) // slots
@@ -41,7 +42,7 @@ def build_slot_environment(slot: int, slots: int, ranks: int | None, environ: Ma
 
 
 def _list_gpus(environ: Mapping[str, str]) -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` may name: what it names now, or the GPUs of NVIDIA of this machine."""
+    """Return the GPUs for `CUDA_VISIBLE_DEVICES`: those it lists now, or all NVIDIA GPUs of this machine."""
     if VISIBLE in environ:
         return [each for each in environ[VISIBLE].split(",") if each.strip() not in ("", "-1")]
     return [str(number) for number, _ in enumerate(path for path in find_gpu_files() if path.name.startswith("nvidia"))]

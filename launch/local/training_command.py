@@ -1,4 +1,4 @@
-"""What starts a training on this machine: its number of ranks, command line and environment."""
+"""Build the command that trains on this machine: number of ranks, command line, environment."""
 
 import os
 import re
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 DEVICES = Path("/dev")
-MAX_RANKS_PER_CORE = 16  # ranks; many more would take all memory before the first of them could say anything
+MAX_RANKS_PER_CORE = 16  # many more would use up the memory before the first error message
 
 
 def build_command(settings: Sequence[str], ranks: int | None, max_restarts: int = 0) -> list[str]:
-    """What is started.
+    """Return the command line of a training: one process, or the agent that starts ranks.
 
     Args:
-        settings: CONFIG and its key=value.
-        ranks: None where only torch can count the GPUs.
-        max_restarts: how often lost ranks are started anew in place.
+        settings: CONFIG and key=value.
+        ranks: number of ranks; None: one per GPU, counted by torch.
+        max_restarts: limit of the restarts in place after a rank is lost.
     """
     if ranks == 1 and max_restarts == 0:
         return [sys.executable, "-m", "dist_train", *settings]
@@ -32,19 +32,19 @@ def build_command(settings: Sequence[str], ranks: int | None, max_restarts: int 
 
 
 def build_environment(ranks: int | None, environ: Mapping[str, str], runs: int = 1) -> dict[str, str]:
-    """The variables of what is started: OMP_NUM_THREADS, unless it is set, shares the cores between the ranks.
+    """Return the environment of a training; OMP_NUM_THREADS, unless set, divides the cores among the ranks.
 
     Args:
-        ranks: of one run; None where only torch can count the GPUs.
-        environ: variables that it has besides.
-        runs: how many go side by side.
+        ranks: ranks of one run; None: one per GPU, counted by torch.
+        environ: the environment to extend.
+        runs: number of parallel runs.
     """
     shared = runs * (ranks or len(find_gpu_files()) or 1)
     return {"OMP_NUM_THREADS": str(max(1, _count_cores() // shared)), **environ}
 
 
 def resolve_ranks(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
-    """The number of ranks; None: there are GPUs, and torch has to count them."""
+    """Return the number of ranks; None: one per GPU, which torch has to count."""
     if isinstance(nproc, int):
         return nproc
     visible = environ.get("CUDA_VISIBLE_DEVICES")
@@ -53,14 +53,14 @@ def resolve_ranks(nproc: int | str, distributed: "Distributed", environ: Mapping
 
 
 def find_gpu_files() -> list[Path]:
-    """What stands for GPUs on this machine: NVIDIA's each has a file, AMD's and those of WSL share one."""
+    """Return the device files of GPUs: one per NVIDIA GPU, one for all AMD GPUs or for WSL."""
     if not DEVICES.is_dir():
         return []
     return [path for path in DEVICES.iterdir() if re.fullmatch(r"nvidia\d+|kfd|dxg", path.name)]
 
 
 def max_ranks() -> int:
-    """How many ranks may be asked of this machine."""
+    """Return the largest number of ranks that `--nproc` accepts."""
     return MAX_RANKS_PER_CORE * _count_cores()
 
 

@@ -1,4 +1,4 @@
-"""How runs are told of in a terminal: one in some lines, several as a table."""
+"""Format runs for the terminal: one run in several lines, several runs as a table."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -9,7 +9,7 @@ from launch.sweeps.sweep_dir import Trial
 
 
 def format_run(run: RunSnapshot) -> str:
-    """A run, its job, and what to do next."""
+    """Format a run in several lines: state, evaluation, job, restarts, process, next command."""
     rows = [
         ("", f"{run.path}: {summarize_run(run)}"),
         ("evaluated", _format_evaluation(run)),
@@ -22,7 +22,7 @@ def format_run(run: RunSnapshot) -> str:
 
 
 def summarize_run(run: RunSnapshot) -> str:
-    """The state, and what matters in it: `running at step 1,200 of 7,800 (13,000 samples/s, ETA 0:12:30)`."""
+    """Format a run in one line: `running at step 1,200 of 7,800 (13,000 samples/s, ETA 0:12:30)`."""
     if run.state == "queued" and run.job:
         start = f", expected to start {run.job.start}" if run.job.start not in ("", "N/A") else ""
         return f"queued ({run.job.reason}{start}), at step {_format_steps(run)}"
@@ -39,7 +39,7 @@ def summarize_run(run: RunSnapshot) -> str:
 
 
 def format_runs(runs: Sequence[RunSnapshot]) -> str:
-    """Runs, one a line."""
+    """Format runs as a table, one per line."""
     head = ("RUN", "STATE", "STEP", "SAMPLES/S", "ETA", "SCORE", "JOB", "UPDATED")
     return format_table(
         head,
@@ -60,7 +60,7 @@ def format_runs(runs: Sequence[RunSnapshot]) -> str:
 
 
 def format_trials(trials: Sequence[tuple[Trial, RunSnapshot]]) -> str:
-    """The trials of a sweep, one a line."""
+    """Format the trials of a sweep as a table, one per line."""
     head = ("TRIAL", "SETTINGS", "STATE", "STEP", "SCORE", "RUN")
     return format_table(
         head,
@@ -79,7 +79,7 @@ def format_trials(trials: Sequence[tuple[Trial, RunSnapshot]]) -> str:
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they have to be; those in which no row says anything are left out."""
+    """Format rows as aligned columns; columns that are empty in all rows are left out."""
     used = [number for number in range(len(head)) if any(row[number] for row in rows)]
     lines = [[row[number] for number in used] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -89,7 +89,7 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_job(job: Job) -> str:
-    """What Slurm says of a job."""
+    """Format the state of a job: `RUNNING on n1, 0:55:00 left`."""
     reason = f" ({job.reason})" if job.reason not in ("", "None") else ""
     where = f" on {job.nodes}" if job.nodes else ""
     return f"{job.state}{reason}{where}" + ("" if job.is_over else f", {job.time_left} left")
@@ -113,17 +113,19 @@ def _format_duration(seconds: float | None) -> str:
 
 
 def _explain_end(run: RunSnapshot) -> str:
-    """In one line what has ended it, as far as that is known."""
+    """Explain in one line why a run ended, as far as that is known."""
     if verdict := run.verdict:
         first = "a rank on another host" if verdict.rank is None else f"rank {verdict.rank}({verdict.world_size})"
         return f": {first}, {verdict.cause}: {verdict.error}"
     if run.state == "failed" and run.status.get("error"):
         return f": {str(run.status['error']).splitlines()[0]}"
     if run.state == "dead":
-        return ": it has ended without a word, as by SIGKILL"
+        return ": ended without writing its status, for example killed by SIGKILL"
     if run.state == "unknown" and not run.status:
-        return ": its status.json can't be read" if run.is_damaged else ": Slurm can't be asked of its job here"
-    return ", and can go on" if run.status.get("resumable") else ""
+        return (
+            ": its status.json can't be read" if run.is_damaged else ": it has a job, and Slurm is not available here"
+        )
+    return ", resumable" if run.status.get("resumable") else ""
 
 
 def _format_evaluation(run: RunSnapshot) -> str:

@@ -1,7 +1,7 @@
-"""The jobs that have worked on a run, as `jobs/` of its directory remembers them.
+"""Read the Slurm jobs of a run from `jobs/` of its directory.
 
-jobs/N/job.json    one submission by `dist-train submit`, beside its command.sh; of an array trials/T for each task
-jobs/starts.jsonl  a line for each start of a job's script, however it was submitted
+jobs/N/job.json    a submission by `dist-train submit`, next to command.sh; trials/T for each task of an array
+jobs/starts.jsonl  a line for each start of a job, also of jobs submitted by hand
 """
 
 import json
@@ -17,92 +17,90 @@ from launch.sweeps.sweep_dir import find_trial
 
 STARTS = "starts.jsonl"
 JOB = re.compile(r"\d+(_\d+)?")
-"""A job as users and Slurm write it, or a task of a job array."""
+"""The id of a job, or of a task of a job array."""
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
+    """A job that `dist-train submit` or `dist-train sweep` has queued, from `jobs/N/job.json`."""
+
     job_id: str
-    """As `sbatch` printed it; `12_3` where the run is trial 3 of a sweep that was submitted as the array 12."""
+    """The id printed by `sbatch`; `12_3` for trial 3 of a sweep submitted as array 12."""
     time: datetime
     command: str
-    """What a user has given to submit it, and gives again to go on."""
+    """The command that submitted it, which also resumes the run."""
     directory: Path
     """`jobs/N`."""
 
     @property
     def output(self) -> Path:
-        """File that it prints to."""
+        """Path of its output."""
         return self.directory.parent / f"slurm-{self.job_id}.out"
 
     def has_task(self, number: int) -> bool:
-        """Whether it is a job array with this task."""
+        """Return whether it is a job array with this task."""
         return (self.directory / "trials" / str(number)).is_file()
 
 
 @dataclass(frozen=True)
 class JobStart:
-    """One start of a job, as it stands in `jobs/starts.jsonl`."""
+    """One start of a job, a line of `jobs/starts.jsonl`."""
 
     job_id: str
     """`SLURM_JOB_ID`."""
     restart: int
-    """How often Slurm has started the job before."""
+    """Number of earlier starts of the job."""
     step: int
-    """Step of the run's newest checkpoint at the start; 0 where there is none."""
+    """Step of the newest checkpoint at the start; 0 without a checkpoint."""
     host: str
     time: str
     """UTC."""
     output: str | None
-    """File that the job prints to."""
+    """Path of the output of the job."""
     attempt: int = 0
-    """How often the run had been trained by then; a start that comes to training adds one."""
+    """Number of attempts before this start; a start that reaches the training adds one."""
 
 
 @dataclass(frozen=True)
 class JobHistory:
-    """Submissions and starts of one run, the oldest first."""
+    """The submissions and starts of one run, the oldest first."""
 
     submissions: tuple[SubmittedJob, ...]
     starts: tuple[JobStart, ...]
 
     @classmethod
     def read(cls, run: Path) -> "JobHistory":
-        """What is known of a run's jobs; nothing where there were none."""
+        """Read the history of a run; empty if it had no jobs."""
         return cls((*_read_tasks(run), *read_submissions(run)), tuple(read_starts(RunDir(run))))
 
     @property
     def job_ids(self) -> list[str]:
-        """Each once; a task of an array may be there under both of its names, `12_3` and its `SLURM_JOB_ID`."""
+        """The ids without duplicates; a task of an array may have two, `12_3` and its `SLURM_JOB_ID`."""
         ids = [each.job_id for each in self.submissions] + [each.job_id for each in self.starts]
         return [each for each in dict.fromkeys(ids) if JOB.fullmatch(each)]
 
     @property
     def newest(self) -> datetime | None:
-        """When a job was last submitted or started."""
+        """Time of the last submission or start."""
         times = [each.time for each in self.submissions] + [parse_time(each.time) for each in self.starts]
         return max((time for time in times if time), default=None)
 
-    def restarts(self, job_id: str) -> int:
-        """How often Slurm has started a job anew."""
-        return max((start.restart for start in self.starts if start.job_id == job_id), default=0)
-
 
 def read_submissions(directory: Path) -> list[SubmittedJob]:
-    """The submissions of a run, or of a sweep, the oldest first; without those that are damaged."""
+    """Read the submissions of a run or a sweep, the oldest first; skip damaged files."""
     found = [_read_submission(path) for path in RunDir(directory).jobs.glob("*/job.json")]
     return sorted((each for each in found if each), key=lambda each: (each.time, each.directory))
 
 
 def read_starts(run: RunDir) -> list[JobStart]:
-    """The starts of all jobs of a run, the oldest first; without lines that are cut short."""
+    """Read the starts of all jobs of a run, the oldest first; skip damaged lines."""
     path = run.jobs / STARTS
     texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return list(_parse_starts(texts))
 
 
 def parse_time(text: Any) -> datetime | None:
-    """The time that a text in ISO's format means, in UTC where it names no zone; None where it is none."""
+    """Parse a time in ISO format, in UTC if it has no zone; return None if it is not a time."""
     try:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
@@ -111,7 +109,7 @@ def parse_time(text: Any) -> datetime | None:
 
 
 def _read_tasks(run: Path) -> list[SubmittedJob]:
-    """The tasks of job arrays that were to train a run, if it is a trial of a sweep."""
+    """Return the tasks of job arrays that train a run, if it is a trial of a sweep."""
     if (trial := find_trial(run)) is None:
         return []
     arrays = [array for array in read_submissions(trial.sweep) if array.has_task(trial.number)]
@@ -120,8 +118,8 @@ def _read_tasks(run: Path) -> list[SubmittedJob]:
 
 def _read_submission(path: Path) -> SubmittedJob | None:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        job_id, time, command = str(said["job_id"]), parse_time(said["submitted"]), str(said["command"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        job_id, time, command = str(content["job_id"]), parse_time(content["submitted"]), str(content["command"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return SubmittedJob(job_id, time, command, path.parent) if time else None

@@ -1,4 +1,4 @@
-"""How a run is doing: what lies in its directory, and what Slurm says of its jobs."""
+"""Read the state and progress of runs from their files and from Slurm."""
 
 import logging
 import socket
@@ -28,33 +28,33 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunSnapshot:
-    """A run at one moment."""
+    """State and progress of a run at one moment."""
 
     path: Path
     status: Mapping[str, Any]
-    """Content of `status.json`, empty where there is none."""
+    """Content of `status.json`; empty if it is missing or damaged."""
     history: JobHistory
     state: State
     job: Job | None
-    """What Slurm says of the newest job; None where there was none, or Slurm can't be asked or has forgotten it."""
+    """The newest job; None if there is none, Slurm is not available or does not know it any more."""
     active_jobs: tuple[Job, ...]
-    """All that wait or work."""
+    """All jobs that are queued or running."""
     pid: int | None
-    """The process of this machine to ask for a stop: the launcher, else rank 0; None where neither is here."""
+    """The process to stop: the launcher, else rank 0; None if neither is on this machine."""
 
     @property
     def is_active(self) -> bool:
-        """Whether it trains, or is going to without anybody's doing."""
+        """Whether it trains, or will without a further command."""
         return self.state in ACTIVE
 
     @property
     def is_damaged(self) -> bool:
-        """Whether it has a `status.json` that is none."""
+        """Whether its `status.json` can't be read."""
         return not self.status and RunDir(self.path).status.exists()
 
     @property
     def is_of_job(self) -> bool:
-        """Whether a job has started it last, or is about to."""
+        """Whether the last start, or the next, is that of a Slurm job."""
         updated, newest = parse_time(self.status.get("updated")), self.history.newest
         is_later = newest is not None and (updated is None or updated < newest)
         return bool(self.active_jobs) or is_later or self.status.get("job_id") in self.history.job_ids
@@ -65,26 +65,26 @@ class RunSnapshot:
 
     @property
     def step(self) -> int:
-        """Finished steps, as far as anything tells of them."""
+        """Finished steps, from `status.json` or `metrics.jsonl`."""
         return max(int(self.status.get("step") or 0), self.last_train_line["step"] if self.last_train_line else 0)
 
     @cached_property
     def last_train_line(self) -> Line | None:
-        """The newest line of kind `train`."""
+        """The newest line of kind `train` in `metrics.jsonl`."""
         from dist_train.monitoring.metrics import newest_lines
 
         return next(newest_lines(RunDir(self.path).metrics, "train"), None)
 
     @cached_property
     def last_eval_line(self) -> Line | None:
-        """The newest line of kind `eval`."""
+        """The newest line of kind `eval` in `metrics.jsonl`."""
         from dist_train.monitoring.metrics import newest_lines
 
         return next(newest_lines(RunDir(self.path).metrics, "eval"), None)
 
     @cached_property
     def score(self) -> float | None:
-        """The best accuracy: of the validation split where there is one, else of the test split."""
+        """The best accuracy, on the validation split if there is one, else on the test split."""
         from dist_train.monitoring.metrics import newest_lines
 
         scores: dict[str, list[float]] = {}
@@ -94,12 +94,12 @@ class RunSnapshot:
 
     @property
     def rate(self) -> float | None:
-        """Samples a second over all ranks, by the newest line of metrics."""
+        """Samples per second over all ranks."""
         return float(self.last_train_line["samples_per_second"]) if self.last_train_line else None
 
     @cached_property
     def seconds_left(self) -> float | None:
-        """Of training at this rate; None where it does not train, or nobody knows."""
+        """Remaining seconds at this rate; None if it does not train or the rate is unknown."""
         if self.state != "running" or not self.rate or not self.total_steps:
             return None
         batch = _read_global_batch(RunDir(self.path).config)
@@ -111,17 +111,17 @@ class RunSnapshot:
 
     @property
     def job_restarts(self) -> int:
-        """How often Slurm has started the newest job anew."""
+        """Number of restarts of the newest job."""
         return self.history.starts[-1].restart if self.is_of_job and self.history.starts else 0
 
     @property
     def verdict(self) -> Verdict | None:
-        """What has ended it, where it has failed and somebody has judged."""
+        """The root cause of a failure, if it is known."""
         return read_verdict(self.path) if self.state in ("failed", "dead") else None
 
     @property
     def start_command(self) -> str | None:
-        """What starts it again, where that is known."""
+        """The command that starts it again, if it is known."""
         if self.is_of_job and self.history.submissions:
             return self.history.submissions[-1].command
         beats = read_heartbeats(RunDir(self.path).diagnostics).values()
@@ -129,18 +129,18 @@ class RunSnapshot:
 
     @property
     def resume_command(self) -> str | None:
-        """The command that goes on with it; None where none has to, or would."""
-        is_settled = self.is_active or self.state in ("done", "unknown", "not begun")
-        return None if is_settled or not self.status.get("resumable", True) else self.start_command
+        """The command that resumes it; None if it is active, done or not resumable."""
+        is_final = self.is_active or self.state in ("done", "unknown", "not begun")
+        return None if is_final or not self.status.get("resumable", True) else self.start_command
 
     @property
     def updated(self) -> datetime | None:
-        """When something was heard of it last."""
+        """Time of its newest status, submission or start."""
         times = (parse_time(self.status.get("updated")), self.history.newest)
         return max((time for time in times if time), default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of this as JSON takes it."""
+        """Return the snapshot as a JSON object, for `dist-train status --json`."""
         verdict, updated = self.verdict, self.updated
         return {
             "run": str(self.path),
@@ -167,27 +167,27 @@ class RunSnapshot:
 
 
 def read_run(path: Path) -> RunSnapshot:
-    """How the run in a directory is doing; one of a sweep may not have begun.
+    """Read the snapshot of one run; a trial of a sweep may not have begun.
 
     Raises:
-        ConfigError: there is no run.
+        ConfigError: the directory is not that of a run.
     """
     if is_sweep(path):
         names = ", ".join(trial.path.name for trial in read_trials(path)[:3])
-        raise ConfigError(f"{path}: is a sweep; give one of its trials, the directories in it ({names}, ...)")
+        raise ConfigError(f"{path}: is a sweep; give the directory of one of its trials ({names}, ...)")
     if not is_run(path) and find_trial(path) is None:
         guess = f" Did you mean {RUNS / path}?" if is_run(RUNS / path) else ""
         raise ConfigError(
-            f"{path}: is no run: it has no status.json, no run.lock and no jobs/.{guess} `dist-train status` lists the "
-            f"runs below {RUNS}/"
+            f"{path}: is not a run: it has no status.json, run.lock or jobs/.{guess} `dist-train status` lists the "
+            f"runs in {RUNS}/"
         )
     return read_runs([path])[0]
 
 
 def read_runs(paths: Iterable[Path]) -> list[RunSnapshot]:
-    """How several runs are doing, of which some may not have begun.
+    """Read the snapshots of several runs; trials of a sweep may not have begun.
 
-    Slurm is asked only of jobs of which the files leave something open.
+    squeue is called at most once, and not for runs whose files say that their newest job is done.
     """
     found = [(path, read_status(path), JobHistory.read(path)) for path in paths]
     answers = _query_jobs({job for _, status, history in found for job in _list_open_jobs(status, history)})
@@ -197,7 +197,7 @@ def read_runs(paths: Iterable[Path]) -> list[RunSnapshot]:
 def _build_snapshot(
     path: Path, status: Mapping[str, Any], history: JobHistory, answers: Mapping[str, Job | None]
 ) -> RunSnapshot:
-    ids = history.job_ids  # a job that only surrounds the training, such as an interactive one, is not the run's
+    ids = history.job_ids  # without an interactive job in which the run was started
     known = [job for each in ids if (job := answers.get(each)) is not None]
     active = tuple({job.number: job for job in known if not job.is_over}.values())
     newest = max(ids, key=_parse_job_number, default=None)
@@ -216,13 +216,13 @@ def _build_snapshot(
 
 
 def _list_open_jobs(status: Mapping[str, Any], history: JobHistory) -> list[str]:
-    """The jobs that Slurm has to be asked of: none where the newest has brought the run to its end."""
+    """Return the jobs whose state only Slurm knows: none if the newest job finished the run."""
     newest = max(history.job_ids, key=_parse_job_number, default=None)
     return [] if status.get("state") == "done" and status.get("job_id") == newest else history.job_ids
 
 
 def _query_jobs(ids: Iterable[str]) -> dict[str, Job | None]:
-    """What Slurm says of each job, None of one that it does not know any more; nothing where it can't be asked."""
+    """Return the job of each id, None if Slurm does not know it any more; empty without Slurm."""
     answers: dict[str, Job | None] = {}
     try:
         named = list(ids) if client.is_available() else []
@@ -234,7 +234,6 @@ def _query_jobs(ids: Iterable[str]) -> dict[str, Job | None]:
 
 
 def _parse_job_number(job_id: str) -> int:
-    """Slurm counts its jobs."""
     return int(job_id.partition("_")[0])
 
 
@@ -243,7 +242,7 @@ def _rank_job(job: Job) -> tuple[bool, int]:
 
 
 def _find_launcher(status: Mapping[str, Any]) -> int | None:
-    """The launcher's process, if it is one of this machine and still that very one."""
+    """Return the pid of the launcher, if it runs on this machine; its start time guards against a reused pid."""
     words = str(status.get("launcher") or "").rsplit(" ", 3)
     if len(words) != 4 or words[1] != socket.gethostname():
         return None
@@ -252,14 +251,14 @@ def _find_launcher(status: Mapping[str, Any]) -> int | None:
 
 
 def _find_first_rank(path: Path, status: Mapping[str, Any]) -> int | None:
-    """Rank 0's process, if it is one of this machine and still that very one."""
+    """Return the pid of rank 0, if it runs on this machine."""
     beat = read_heartbeats(RunDir(path).diagnostics).get(0)
-    is_it = beat is not None and beat.is_on_this_host and beat.process.pid == status.get("pid") and beat.is_alive()
-    return beat.process.pid if beat is not None and is_it else None
+    is_alive = beat is not None and beat.is_on_this_host and beat.process.pid == status.get("pid") and beat.is_alive()
+    return beat.process.pid if beat is not None and is_alive else None
 
 
 def _read_global_batch(config: Path) -> int | None:
-    """Of the settings that a run has written."""
+    """Return `data.global_batch` of the settings of a run."""
     import yaml
 
     try:
@@ -270,10 +269,10 @@ def _read_global_batch(config: Path) -> int | None:
 
 
 def rank_trials(sweep: Path) -> list[tuple[Trial, RunSnapshot]]:
-    """The trials of a sweep, the best score first, those without one last.
+    """Return the trials of a sweep, the best score first, those without a score last.
 
     Raises:
-        ConfigError: its `sweep.json` can't be read.
+        ConfigError: `sweep.json` is damaged.
     """
     trials = sweep_dir.read_trials(sweep)
     rows = zip(trials, read_runs([trial.path for trial in trials]), strict=True)

@@ -1,4 +1,4 @@
-"""What the files of a run and Slurm say together: one state out of both."""
+"""Determine the state of a run from its files and its Slurm job."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,10 +11,10 @@ State = Literal[
     "queued", "starting", "running", "ending", "done", "preempted", "failed", "dead", "cancelled", "timed out",
     "node failed", "unknown", "not begun",
 ]  # fmt: skip
-"""`ending`: its ranks leave or have left, and what has started them is about to end too, or to start them anew. `dead`:
-ended without a word, as by SIGKILL. `unknown`: a job was submitted, and Slurm can't be asked of it."""
+"""`ending`: the ranks exit or have exited, and the launcher is about to end or to restart them. `dead`: ended without
+writing its status, for example by SIGKILL. `unknown`: a job was submitted, and Slurm is not available."""
 ACTIVE: tuple[State, ...] = ("queued", "starting", "running", "ending")
-"""It trains, or is going to without anybody's doing."""
+"""States of a run that trains, or will without a further command."""
 
 _WAITING = ("PENDING", "REQUEUED")
 _ENDINGS: Mapping[str, State] = {
@@ -35,44 +35,44 @@ def determine_state(
     is_gone: bool = False,
     is_alive: bool = False,
 ) -> State:
-    """The state of a run.
+    """Return the state of a run.
 
     Args:
-        status: content of `status.json` as `RunDir.read_status` has it, empty where there is none.
-        job: what Slurm says of the run's newest job; None where there is none, or Slurm can't be asked.
-        newest: when a job was last submitted or started; None: never.
-        is_gone: there was a job, and Slurm, which was asked, does not know it any more.
-        is_alive: whether the run's launcher, or its rank 0, is a process of this machine now.
+        status: `status.json`, as `RunDir.read_status` returns it; empty without one.
+        job: the newest job of the run; None if there is none or Slurm is not available.
+        newest: time of the last submission or start of a job; None: never.
+        is_gone: there was a job, and Slurm does not know it any more.
+        is_alive: the launcher or rank 0 runs on this machine.
     """
-    said = _read_state(status, newest)
+    written = _read_state(status, newest)
     if job is not None and job.state in _WAITING:
         return "queued"
     if job is not None and not job.is_over:
-        return _determine_while_job_runs(job, said if status.get("job_id") == job.number else None)
-    if is_alive and said != "running" and said != "done":
-        return "ending" if said else "starting"
-    if said is None:
+        return _determine_while_job_runs(job, written if status.get("job_id") == job.number else None)
+    if is_alive and written != "running" and written != "done":
+        return "ending" if written else "starting"
+    if written is None:
         return _determine_from_job(job, is_gone=is_gone, is_known=newest is not None)
-    if job is not None and status.get("job_id") == job.number and said not in ("done", "failed"):
-        return _ENDINGS.get(job.state) or _mark_dead(said)
-    return _mark_dead(said) if is_gone and status.get("job_id") else said
+    if job is not None and status.get("job_id") == job.number and written not in ("done", "failed"):
+        return _ENDINGS.get(job.state) or _mark_dead(written)
+    return _mark_dead(written) if is_gone and status.get("job_id") else written
 
 
 def _read_state(status: Mapping[str, Any], newest: datetime | None) -> State | None:
-    """What `status.json` says of the newest start; None where it is of an earlier one."""
+    """Return the state in `status.json`; None if it is older than the newest job."""
     updated = parse_time(status.get("updated"))
     is_earlier = updated is not None and newest is not None and updated < newest
     return None if is_earlier else status.get("state")
 
 
-def _determine_while_job_runs(job: Job, said: State | None) -> State:
-    if said != "done" and (job.state == "COMPLETING" or said in ("preempted", "failed")):
+def _determine_while_job_runs(job: Job, written: State | None) -> State:
+    if written != "done" and (job.state == "COMPLETING" or written in ("preempted", "failed")):
         return "ending"
-    return "starting" if said in (None, "dead") else said  # dead: its ranks are started anew in place
+    return "starting" if written in (None, "dead") else written  # dead: its ranks are restarted in place
 
 
 def _determine_from_job(job: Job | None, *, is_gone: bool, is_known: bool) -> State:
-    """The state of a start of which the run's own files say nothing."""
+    """Return the state of a start that has written no `status.json`."""
     if job is not None:
         return _ENDINGS.get(job.state, "failed")
     if is_gone:
@@ -80,5 +80,5 @@ def _determine_from_job(job: Job | None, *, is_gone: bool, is_known: bool) -> St
     return "unknown" if is_known else "not begun"
 
 
-def _mark_dead(said: State) -> State:
-    return "dead" if said == "running" else said
+def _mark_dead(written: State) -> State:
+    return "dead" if written == "running" else written

@@ -1,4 +1,4 @@
-"""What Slurm answers, asked through its own commands, and what its refusals mean."""
+"""Run Slurm's commands, list jobs, and explain refusals."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from dist_train.errors import SlurmError
 
-TIMEOUT = 60.0  # seconds; a controller that is down makes a command wait for its own timeout first
+TIMEOUT = 60.0  # seconds; longer than the timeout of the commands themselves when the controller is down
 FIELDS = "%i|%A|%T|%r|%N|%S|%L|%j"
-# What Slurm says -> what it means, and what to do.
+# Pattern of Slurm's message -> what it means and what to do.
 MEANINGS = {
     r"invalid partition": "no such partition; `sinfo -s` lists them (--partition)",
     r"[Rr]equested node configuration is not available|Node count specification invalid|"
@@ -24,18 +24,18 @@ MEANINGS = {
     "format=qos`",
     r"time limit": "longer than the partition allows: a shorter --time; `sinfo -o '%P %l'` shows the limits",
     r"Memory specification": "more memory than a node of the partition has: a smaller --mem",
-    r"partition not available|Partition.*(down|inactive)": "the partition takes no jobs now: another --partition, or "
-    "later",
-    r"Invalid job array": "an array takes numbers below MaxArraySize (`scontrol show config`): fewer trials in one "
-    "sweep; another run.name counts from 0 again",
+    r"partition not available|Partition.*(down|inactive)": "the partition accepts no jobs now: use another "
+    "--partition, or try later",
+    r"Invalid job array": "task numbers of an array must be below MaxArraySize (`scontrol show config`): fewer trials "
+    "per sweep; another run.name counts from 0 again",
     r"violates accounting|QOSMax|AssocMax|SubmitJobs|MaxSubmit": "your limit of jobs or resources is reached: cancel "
     "some (`squeue --me`), or wait until they end",
-    r"temporarily unable to accept|temporarily unavailable|too many jobs|EAGAIN": "the queue is full: it takes no more "
-    "jobs now; try again later, or cancel some of yours (`squeue --me`)",
+    r"temporarily unable to accept|temporarily unavailable|too many jobs|EAGAIN": "the queue is full: it accepts no "
+    "more jobs now; try again later, or cancel some of yours (`squeue --me`)",
     r"Unable to contact|Connection refused|Socket timed out|slurm_load_jobs error: Zero Bytes": "the Slurm controller "
     "does not answer: `scontrol ping`; try again later",
     r"[Ii]nvalid job id": "Slurm does not know this job any more",
-    r"Access/permission denied": "the job is somebody else's, or the cluster does not let you do this",
+    r"Access/permission denied": "the job belongs to another user, or the cluster does not allow this",
 }
 
 
@@ -43,29 +43,29 @@ END_STATES = (
     *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"),
     *("OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL"),
 )
-"""States that a job does not leave by itself."""
+"""Final states of a job."""
 
 
 class Job(NamedTuple):
-    """A job, or a task of a job array, that Slurm has in its memory."""
+    """A job, or a task of a job array, as squeue lists it."""
 
     id: str
-    """As a user writes it: `12`, `12_3` for a task of an array, `12_[3-5]` for tasks that wait together."""
+    """`12`; `12_3` for a task of an array; `12_[3-5]` for tasks that wait together."""
     number: str
-    """`SLURM_JOB_ID` in the job."""
+    """The `SLURM_JOB_ID` of the job."""
     state: str
     """`PENDING`, `RUNNING`, `COMPLETING`, `COMPLETED`, `CANCELLED`, `FAILED`, `TIMEOUT`, `NODE_FAIL`, ..."""
     reason: str
     """Why it waits."""
     nodes: str
     start: str
-    """When it has started, or is expected to; `N/A` where nobody knows."""
+    """Start time, past or expected; `N/A` if unknown."""
     time_left: str
     name: str
 
     @property
     def is_beyond_limits(self) -> bool:
-        """Whether it waits because it asks for more than it may have: for ever, on most clusters."""
+        """Whether it waits because it exceeds a limit; most clusters let it wait for ever."""
         return self.state == "PENDING" and (self.reason.startswith("Partition") or "PerJob" in self.reason)
 
     @property
@@ -74,15 +74,15 @@ class Job(NamedTuple):
 
 
 def is_available() -> bool:
-    """Whether this machine has Slurm's commands."""
+    """Return whether this machine has Slurm's commands."""
     return shutil.which("sbatch") is not None
 
 
 def run(*command: str) -> str:
-    """Run a command of Slurm's; returns what it prints.
+    """Run a command of Slurm and return its output.
 
     Raises:
-        SlurmError: there is no Slurm here, or it refuses; the message has what it said and what that means.
+        SlurmError: the command is missing, fails or hangs; the message has Slurm's text and its meaning.
     """
     try:
         done = subprocess.run(  # noqa: S603 (Slurm's own)
@@ -95,34 +95,31 @@ def run(*command: str) -> str:
             check=False,
         )
     except FileNotFoundError as error:
-        raise SlurmError(
-            f"{command[0]}: no such command here; start this on a login node of a Slurm cluster"
-        ) from error
+        raise SlurmError(f"{command[0]}: command not found; run this on a login node of a Slurm cluster") from error
     except subprocess.TimeoutExpired as error:
         raise SlurmError(
-            f"{command[0]}: has not answered within {TIMEOUT:.0f} s; `scontrol ping` asks for it"
+            f"{command[0]}: no answer within {TIMEOUT:.0f} s; check the controller with `scontrol ping`"
         ) from error
     if done.returncode:
         raise SlurmError(explain_refusal(command, done.stderr or done.stdout))
     return done.stdout
 
 
-def explain_refusal(command: Sequence[str], said: str) -> str:
-    """What a command has said, and what it means."""
-    lines = [line for line in said.strip().splitlines() if line.strip()] or ["it has failed, and does not say why"]
-    meaning = next((meaning for pattern, meaning in MEANINGS.items() if re.search(pattern, said)), None)
-    return "\n".join(
-        [*(f"{command[0]}: {line.removeprefix(f'{command[0]}: ')}" for line in lines), *_indented(meaning)]
-    )
+def explain_refusal(command: Sequence[str], errors: str) -> str:
+    """Return the error output of a command, followed by what it means where that is known."""
+    lines = [line for line in errors.strip().splitlines() if line.strip()] or ["failed without a message"]
+    meaning = next((meaning for pattern, meaning in MEANINGS.items() if re.search(pattern, errors)), None)
+    named = [f"{command[0]}: {line.removeprefix(f'{command[0]}: ')}" for line in lines]
+    return "\n".join([*named, f"  {meaning}"] if meaning else named)
 
 
 def query_jobs(ids: Iterable[str]) -> dict[str, Job]:
-    """The jobs that Slurm still knows of those, by `number`; all tasks of an array by each of theirs.
+    """Return those of the jobs that Slurm still knows, by `number`; for an array each of its tasks.
 
-    Slurm is asked once: of one job by its number, of several for all that this user has.
+    It calls squeue once: with the id of a single job, or for all jobs of this user.
 
     Args:
-        ids: as `sbatch` printed them, or a `SLURM_JOB_ID`.
+        ids: ids as printed by `sbatch`, or values of `SLURM_JOB_ID`.
     """
     asked = set(ids)
     if not asked:
@@ -142,9 +139,5 @@ def _list_jobs(which: str) -> list[Job]:
 
 
 def _build_environment() -> dict[str, str]:
-    """This process's variables without those by which a user has squeue show less, or in another order."""
+    """Return the environment without SQUEUE_ variables, which change the output of squeue."""
     return {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
-
-
-def _indented(meaning: str | None) -> list[str]:
-    return [f"  {meaning}"] if meaning else []

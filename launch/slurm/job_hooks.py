@@ -1,11 +1,11 @@
-"""What `slurm/train.sbatch` asks before and after the training of one start of a job.
+"""Decide from what a job resumes and whether it is requeued; `slurm/train.sbatch` calls this around the training.
 
-    python -m launch.slurm.job_hooks begin CONFIG [key=value ...]   prints the run.resume that this start has to have
-    python -m launch.slurm.job_hooks end CONFIG [key=value ...]     exit code 75: queue the job again; 0: it is done
+    python -m launch.slurm.job_hooks begin CONFIG [key=value ...]   print the run.resume of this start
+    python -m launch.slurm.job_hooks end CONFIG [key=value ...]     exit code 75: requeue the job; 0: it is done
 
-A job may start often: Slurm queues it again after the loss of a node, the script after a stop. Each start leaves a line
-in `jobs/starts.jsonl` of the run's directory, by which the next one knows that the disk is the same, and whether the
-job gets on.
+A job may start several times: Slurm requeues it after the loss of a node, the script after a stop. Each start appends
+a line to `jobs/starts.jsonl` of the run directory. From it the next start knows that the disk is the same, and
+whether the job makes progress.
 """
 
 import json
@@ -27,11 +27,11 @@ from dist_train.system.stop_signals import PREEMPTED
 from launch.runs.history import STARTS, JobHistory, JobStart, read_starts
 
 MAX_RESTARTS = 50
-"""Default of `$DIST_TRAIN_MAX_RESTARTS`: how often one job may start anew."""
+"""Default of `$DIST_TRAIN_MAX_RESTARTS`, the limit of the restarts of one job."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Answer the script; returns the exit code."""
+    """Run `begin` or `end` and return the exit code."""
     parser = Parser(prog="python -m launch.slurm.job_hooks", description=__doc__)
     parser.add_argument("moment", choices=("begin", "end"))
     parser.add_argument("config")
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def begin(config: Config, environ: Mapping[str, str]) -> str:
-    """Note this start, and decide what it goes on from; returns its `run.resume`.
+    """Append this start to `starts.jsonl` and return its `run.resume`.
 
     Raises:
-        ConfigError: the directory can't be used; or the job has started too often, or in vain.
-        CheckpointError: the job has started before, and what it has saved is not there.
+        ConfigError: the directory can't be used, or the job has restarted too often or without progress.
+        CheckpointError: the job has started before, but its checkpoints are missing.
     """
     run, job, restart = RunDir(config.run.dir), _read_job_id(environ), _read_restart_count(environ)
-    _read_max_restarts(environ)  # a number, or it is said at the first start
+    _read_max_restarts(environ)  # an invalid value is reported at the first start
     if restart == 0:
         resume = _prepare_first_start(config, run)
     else:
@@ -68,7 +68,7 @@ def begin(config: Config, environ: Mapping[str, str]) -> str:
 
 
 def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
-    """Whether the job is done (0), has to be queued again (75) or must not be (1), and why."""
+    """Return the exit code, 0 (done), 75 (requeue) or 1 (do not requeue), and the reason."""
     job, restart = _read_job_id(environ), _read_restart_count(environ)
     status = run.read_status()
     if status is not None and status.get("job_id") == job:
@@ -76,17 +76,17 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
         if status["state"] == "done":
             return 0, what
     else:
-        what, is_resumable = "this start has not come to training", bool(environ.get("DIST_TRAIN_PREEMPTED"))
+        what, is_resumable = "this start did not reach the training", bool(environ.get("DIST_TRAIN_PREEMPTED"))
     if not is_resumable:
-        return FAILED, f"{what}: the job is not queued again. What it has printed above says why"
+        return FAILED, f"{what}: the job is not requeued. See its output above for the reason"
     starts = [start for start in read_starts(run) if start.job_id == job]
     if why := _explain_no_progress(starts, restart + 1, run) or _explain_restart_limit(restart + 1, environ):
         return FAILED, f"{what}; {why}"
-    return PREEMPTED, f"{what}; it can go on from step {_find_newest_step(run)}"
+    return PREEMPTED, f"{what}; it can resume from step {_find_newest_step(run)}"
 
 
 def _prepare_first_start(config: Config, run: RunDir) -> str:
-    """`run.resume` of a job's first start. What it moves aside, a later start must not move aside again."""
+    """Return `run.resume` of the first start; move an earlier run aside here, so that no later start does it again."""
     if config.run.resume != "never":
         run.check_usable(anew=False)
         return config.run.resume
@@ -97,28 +97,28 @@ def _prepare_first_start(config: Config, run: RunDir) -> str:
 
 
 def _choose_resume(config: Config, run: RunDir, earlier: list[JobStart], *, is_submitted: bool) -> str:
-    """`run.resume` of a later start: the run's own checkpoints, or what it began from if it has not saved yet.
+    """Return `run.resume` of a restart: the run itself, or the first start's value if nothing was saved yet.
 
     Args:
-        earlier: the starts of this job before.
-        is_submitted: whether `dist-train submit` has left word of it on this very disk; a node may be lost before the
-            first start has.
+        earlier: the earlier starts of this job.
+        is_submitted: `dist-train submit` wrote its `job.json` on this disk; a node can be lost before the first start
+            is written.
     """
     if _find_newest_step(run):
         return str(run.path)
     if not (earlier or is_submitted) or any(start.step for start in earlier):
         raise CheckpointError(
             f"run.dir {run.path.absolute()}: has no checkpoint on host {socket.gethostname()}, though this job has "
-            "started before: it was removed, or lies on a disk that this node does not share. Nothing is trained, "
-            "because it would begin at zero. Set run.dir to a directory that all nodes share"
+            "started before: it was removed, or it is on a disk that this node does not share. The job ends instead of "
+            "training from step 0. Set run.dir to a directory that all nodes share"
         )
     return "auto" if config.run.resume == "never" else config.run.resume
 
 
 def _explain_no_progress(starts: list[JobStart], restart: int, run: RunDir) -> str | None:
-    """Why the job must not start a `restart`th time anew: the time before, it has saved nothing new.
+    """Return why the job must not restart for the `restart`th time, if the restart before saved nothing new.
 
-    One restart that has not even come to training is passed over: Slurm may use a node that is not up yet.
+    One restart that did not reach the training is ignored: Slurm may have used a node that is not up yet.
     """
     newest = _find_newest_step(run)
     restarts = {start.restart: start for start in starts if start.restart}
@@ -128,8 +128,8 @@ def _explain_no_progress(starts: list[JobStart], restart: int, run: RunDir) -> s
     if _read_attempt(run) == before.attempt and (earlier is None or newest > earlier.step):
         return None
     return (
-        f"restart {restart - 1} has not got beyond step {newest}, and it is not started again. Look at its output; "
-        "submit it again to go on"
+        f"restart {restart - 1} made no progress beyond step {newest}, so the job is not restarted. Check its output; "
+        "submit it again to resume"
     )
 
 
@@ -150,7 +150,7 @@ def _explain_restart_limit(restart: int, environ: Mapping[str, str]) -> str | No
     if restart <= most:
         return None
     return (
-        f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to go on"
+        f"it has started {restart} times, and DIST_TRAIN_MAX_RESTARTS allows {most} restarts; submit it again to resume"
     )
 
 
@@ -172,7 +172,7 @@ def _append_start(run: RunDir, start: JobStart) -> None:
 
 def _read_job_id(environ: Mapping[str, str]) -> str:
     if "SLURM_JOB_ID" not in environ:
-        raise ConfigError("SLURM_JOB_ID is not set: slurm/train.sbatch asks this from within a job")
+        raise ConfigError("SLURM_JOB_ID is not set: only slurm/train.sbatch calls this, in a job")
     return environ["SLURM_JOB_ID"]
 
 

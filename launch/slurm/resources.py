@@ -1,4 +1,4 @@
-"""What a Slurm job takes of a cluster: the arguments, and the flags of sbatch that ask for it."""
+"""The resources of a Slurm job: arguments, checks and flags of sbatch."""
 
 import argparse
 import sys
@@ -13,41 +13,40 @@ if TYPE_CHECKING:
     from dist_train.settings.schema import Config
     from launch.slurm.profiles import Cluster
 
-
 _T = TypeVar("_T")
-LAUNCHES = ("torchrun", "srun")
+LAUNCHERS = ("torchrun", "srun")
 STOP_SECONDS = 120
-"""Seconds before the time limit at which the script's `--signal` comes."""
+"""Seconds before the time limit at which the job is stopped (`--signal` in slurm/train.sbatch)."""
 RESERVED_FLAGS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
-"""Flags of sbatch that a submission has itself, or that would make another thing of it."""
+"""Flags of sbatch that a submission sets itself or cannot support."""
 
 
 def add_resource_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a job takes of the cluster."""
+    """Add the arguments that `Resources.from_options` reads."""
     group = parser.add_argument_group("resources of a job")
     group.add_argument("--nodes", type=number_from(1), default=1, metavar="N", help="number of nodes; default 1")
-    group.add_argument("--gpus-per-node", type=number_from(0), metavar="G", help="GPUs of each node; 0: train on CPU")
+    group.add_argument("--gpus-per-node", type=number_from(0), metavar="G", help="GPUs per node; 0: train on the CPU")
     group.add_argument(
-        "--nproc-per-node", type=number_from(1), metavar="P", help="ranks on each node; default: one a GPU, or one"
+        "--nproc-per-node", type=number_from(1), metavar="P", help="ranks per node; default: one per GPU, or one"
     )
     group.add_argument(
-        "--time", type=parse_time_limit, metavar="H:MM:SS", help="how long it may run; default: the script's hour"
+        "--time", type=parse_time_limit, metavar="H:MM:SS", help="time limit; default: one hour, from the script"
     )
-    group.add_argument("--partition", metavar="NAME", help="as `sinfo -s` lists them; default: the cluster's")
-    group.add_argument("--account", metavar="NAME", help="who pays")
+    group.add_argument("--partition", metavar="NAME", help="partition, see `sinfo -s`; default: the cluster's")
+    group.add_argument("--account", metavar="NAME", help="account to charge")
     group.add_argument("--qos", metavar="NAME", help="quality of service")
+    group.add_argument("--cpus-per-task", type=number_from(1), metavar="C", help="cores per node; default: one a rank")
+    group.add_argument("--mem", metavar="M", help="memory per node, e.g. 64G")
     group.add_argument(
-        "--cpus-per-task", type=number_from(1), metavar="C", help="cores of each node; default: one a rank"
+        "--launch", choices=LAUNCHERS, default="torchrun", help="program that starts the ranks; default torchrun"
     )
-    group.add_argument("--mem", metavar="M", help="memory of each node, e.g. 64G")
-    group.add_argument("--launch", choices=LAUNCHES, default="torchrun", help="what starts the ranks; default torchrun")
     group.add_argument("--profile", metavar="NAME", help="defaults of a cluster, from configs/clusters/NAME.yaml")
     parser.set_defaults(passed_on=())
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job takes of a cluster, and how its ranks come up there."""
+    """The resources of a job, and how its ranks are started."""
 
     nodes: int
     gpus_per_node: int
@@ -61,21 +60,21 @@ class Resources:
     launch: str
     cluster: "Cluster"
     flags: tuple[str, ...]
-    """Of sbatch, as the user has given them."""
+    """Further flags of sbatch, from the profile and the command line."""
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> "Resources":
-        """What the command line says, else the profile, else the defaults.
+        """Take each value from the command line, else from the profile, else the default.
 
         Raises:
-            ConfigError: neither says how many GPUs, or there is no such profile.
+            ConfigError: the number of GPUs is missing, the profile does not exist, or a flag is reserved.
         """
         from launch.slurm.profiles import Cluster, load_cluster
 
         cluster = load_cluster(options.profile) if options.profile else Cluster()
         gpus = _first_set(options.gpus_per_node, cluster.gpus_per_node)
         if gpus is None:
-            raise ConfigError("--gpus-per-node is missing: how many GPUs of each node, 0 to train on CPU")
+            raise ConfigError("--gpus-per-node is missing: the number of GPUs per node, 0 to train on the CPU")
         ranks = options.nproc_per_node or max(gpus, 1)
         flags = (*cluster.sbatch, *options.passed_on)
         _check_flags(flags)
@@ -99,26 +98,26 @@ class Resources:
         return self.nodes * self.nproc_per_node
 
     def check(self, config: "Config") -> None:
-        """Find out what would fail, or idle, only when the job has come through the queue.
+        """Check now what would otherwise fail, or leave GPUs idle, after hours in the queue.
 
         Raises:
-            ConfigError: ranks, GPUs, backend and batch do not go together.
+            ConfigError: ranks, GPUs, backend and batch size do not fit together.
         """
         from dist_train.settings.schedule import check_ranks
 
         backend, gpus = config.distributed.backend, self.gpus_per_node
         if gpus and self.nproc_per_node > gpus and backend != "gloo":
             raise ConfigError(
-                f"--nproc-per-node is {self.nproc_per_node} and --gpus-per-node {gpus}: a rank needs a GPU of its own. "
-                "Ask for fewer ranks or more GPUs; --gpus-per-node 0 trains on CPU"
+                f"--nproc-per-node is {self.nproc_per_node} and --gpus-per-node {gpus}: each rank needs its own GPU. "
+                "Ask for fewer ranks or more GPUs; --gpus-per-node 0 trains on the CPU"
             )
         if gpus and backend == "gloo":
             raise ConfigError(
-                f"distributed.backend is gloo, which trains on CPU, and --gpus-per-node {gpus} would leave GPUs idle: "
-                "give 0, or another backend"
+                f"distributed.backend is gloo, which trains on the CPU, and --gpus-per-node {gpus} would leave GPUs "
+                "idle: set --gpus-per-node 0, or another backend"
             )
         if not gpus and backend == "nccl":
-            raise ConfigError("distributed.backend is nccl, which needs GPUs, and --gpus-per-node is 0: give more")
+            raise ConfigError("distributed.backend is nccl, which needs GPUs, but --gpus-per-node is 0: ask for GPUs")
         if self.ranks > config.data.global_batch:
             raise ConfigError(
                 f"data.global_batch is {config.data.global_batch}, less than the {self.ranks} ranks ({self.nodes} "
@@ -127,29 +126,28 @@ class Resources:
         check_ranks(config, self.ranks)
 
     def describe(self, config: "Config") -> str:
-        """What each step is made of."""
+        """Describe ranks, devices and batch of a step; warn if the time limit is too short."""
         batch, shards = config.data.global_batch, config.shards or self.ranks
         share = -(-batch // shards)
         size = min(share, config.train.micro_batch or share)
         passes = -(-share // size) * shards // self.ranks
-        where = f"{self.gpus_per_node} GPU(s)" if self.gpus_per_node else "CPU"
+        device = f"{self.gpus_per_node} GPU(s)" if self.gpus_per_node else "CPU"
         return (
             f"{config.run.name}: {self.ranks} rank(s), {self.nproc_per_node} on each of {self.nodes} node(s) with "
-            f"{where}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
+            f"{device}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
             + self._warn_short_time()
         )
 
     def _warn_short_time(self) -> str:
-        """A warning where the time limit leaves nothing to train."""
         if self.time is None or to_seconds(self.time) > 2 * STOP_SECONDS:
             return ""
         return (
-            f"\n--time {self.time}: the job is stopped to save {STOP_SECONDS} s before, "
-            "which leaves next to nothing to train"
+            f"\n--time {self.time}: the job is stopped {STOP_SECONDS} s before the limit, so that it can save; "
+            "almost no time is left to train"
         )
 
     def build_flags(self) -> list[str]:
-        """The flags of sbatch that ask for this."""
+        """Build the flags of sbatch."""
         asked = {
             "--nodes": self.nodes,
             "--ntasks-per-node": 1,
@@ -164,7 +162,7 @@ class Resources:
         return [*(f"{flag}={value}" for flag, value in asked.items() if value is not None), *self.flags]
 
     def build_environment(self) -> dict[str, str]:
-        """What `slurm/train.sbatch` and the training read of their surroundings."""
+        """Build the environment variables that `slurm/train.sbatch` and the training read."""
         cluster = self.cluster
         own = {
             "DIST_TRAIN_NPROC_PER_NODE": str(self.nproc_per_node),
@@ -182,12 +180,9 @@ def _first_set(*values: _T | None) -> _T | None:
 
 
 def _check_flags(flags: Sequence[str]) -> None:
-    """Raise ConfigError for flags of sbatch that are none of the user's here."""
+    """Raise ConfigError for a flag of sbatch that is reserved."""
     for flag in flags:
         name = flag.lstrip("-").partition("=")[0]
-        if flag.startswith("-") and (
-            name in RESERVED_FLAGS or (not flag.startswith("--") and name[:1] in RESERVED_FLAGS)
-        ):
-            raise ConfigError(
-                f"{flag}: can't be given to sbatch here; of these, a submission has its own: {RESERVED_FLAGS}"
-            )
+        is_short = not flag.startswith("--")
+        if flag.startswith("-") and (name in RESERVED_FLAGS or (is_short and name[:1] in RESERVED_FLAGS)):
+            raise ConfigError(f"{flag}: can't be passed to sbatch; dist-train sets {', '.join(RESERVED_FLAGS)} itself")

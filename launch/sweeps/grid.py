@@ -1,4 +1,4 @@
-"""A grid: which settings vary, what each of its trials has of them, and what a trial's directory is called."""
+"""Parse the grid of a sweep: settings with several values, and their combinations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,36 +7,34 @@ from itertools import product
 
 from dist_train.errors import ConfigError
 
-MAX_NAME_BYTES = (
-    200  # bytes of a directory's name; file systems take 255, and a run may be moved aside to <name>.old-<n>
-)
+MAX_NAME_BYTES = 200  # file systems allow 255, and a run may be moved aside to <name>.old-<n>
 CANNOT_VARY = {
-    "run.name": "each trial has a directory of its own; give one name to all of them",
-    "run.dir": "each trial has a directory of its own; give one to all of them, beside which they lie",
-    "run.resume": "start a sweep from each checkpoint, with another run.name",
+    "run.name": "each trial has its own directory; set one name for all of them",
+    "run.dir": "each trial has its own directory; set one directory for the whole sweep",
+    "run.resume": "start one sweep per checkpoint, each with its own run.name",
 }
 """Settings that can't vary, and what to do instead."""
 NO_AXIS = (
-    "a sweep needs a setting with several values, and commas between them: optim.lr=0.05,0.1,0.2; brackets hold a list "
-    "together: data.shape=[1,28,28],[3,32,32]"
+    "a sweep needs a setting with several values, separated by commas: optim.lr=0.05,0.1,0.2; a list is one value: "
+    "data.shape=[1,28,28],[3,32,32]"
 )
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Overrides of which some have several values."""
+    """Common overrides, and the values of the settings that vary."""
 
     common: tuple[str, ...]
-    """What all trials have."""
+    """The overrides of all trials."""
     axes: Mapping[str, tuple[str, ...]]
-    """The values of each setting that varies, in their order."""
+    """The values of each setting that varies, in the given order."""
 
     @classmethod
     def parse(cls, overrides: Sequence[str]) -> "Grid":
-        """Read `optim.lr=0.05,0.1 train.epochs=5`: what has commas outside of brackets and quotes varies.
+        """Parse `optim.lr=0.05,0.1 train.epochs=5`; a setting with commas outside brackets and quotes varies.
 
         Raises:
-            ConfigError: nothing varies, or something that can't; a value is empty; a setting is there twice.
+            ConfigError: no setting varies, or one that can't; a value is empty; a setting is given twice.
         """
         settings = [
             (key, split_values(text), f"{key}={text}") for key, _, text in (each.partition("=") for each in overrides)
@@ -50,14 +48,14 @@ class Grid:
             raise ConfigError("\n".join(faults))
         return cls(tuple(each for each in overrides if each.partition("=")[0] not in axes), axes)
 
-    def trials(self) -> list[tuple[str, ...]]:
-        """The overrides of each trial, without the common ones; the last setting varies fastest."""
+    def combine(self) -> list[tuple[str, ...]]:
+        """Return the overrides of each trial, without the common ones; the last setting varies fastest."""
         axes = ([f"{key}={text}" for text in texts] for key, texts in self.axes.items())
         return list(product(*axes))
 
 
 def split_values(text: str) -> tuple[str, ...]:
-    """What the commas of a value separate; those in brackets, braces and quotes are its own."""
+    """Split a value at its commas, except in brackets, braces and quotes."""
     found, depth, quote = [""], 0, ""
     for at, character in enumerate(text):
         if quote:
@@ -76,7 +74,7 @@ def split_values(text: str) -> tuple[str, ...]:
 
 
 def build_directory_name(number: int, overrides: Sequence[str]) -> str:
-    """Name of a trial's directory, such as `0-lr=0.05-global_batch=256`; its number makes it unique."""
+    """Return the directory name of a trial, e.g. `0-lr=0.05-global_batch=256`."""
     keys = [each.partition("=")[0] for each in overrides]
     last = [key.rpartition(".")[2] for key in keys]
     names = last if len(set(last)) == len(last) else keys
@@ -85,12 +83,12 @@ def build_directory_name(number: int, overrides: Sequence[str]) -> str:
 
 
 def _find_faults(key: str, texts: tuple[str, ...], override: str) -> list[str]:
-    """What is wrong with one setting of a sweep."""
+    """Return the faults of one setting of a sweep."""
     faults = []
     if len(texts) > 1 and key in CANNOT_VARY:
         faults.append(f"{override}: {key} can't vary in a sweep: {CANNOT_VARY[key]}")
     if len(texts) > 1 and "" in texts:
         faults.append(f"{override}: one of its values is empty; write {key}={','.join(filter(None, texts))}")
     if "\n" in override:
-        faults.append(f"{override!r}: holds a line break, which no setting of a sweep can")
+        faults.append(f"{override!r}: contains a line break, which a sweep does not support")
     return faults

@@ -1,6 +1,5 @@
-"""Train the trials of a sweep on this machine, several at once."""
+"""Train the trials of a sweep on this machine, several in parallel."""
 
-import argparse
 import os
 import signal
 import time
@@ -8,67 +7,63 @@ from collections import deque
 from collections.abc import Sequence
 
 from dist_train.system.stop_signals import PREEMPTED
-from launch.local import placement, training_command
-from launch.local.process_group import LoggedProcess, ProcessGroup
-from launch.runs import snapshot
+from launch.local.placement import build_slot_environment, choose_cores
+from launch.local.process_pool import LoggedProcess, ProcessPool
+from launch.local.training_command import build_command, resolve_ranks
 from launch.runs.format import format_percent
+from launch.runs.snapshot import read_runs
 from launch.sweeps.sweep import Sweep
 from launch.sweeps.sweep_dir import Trial
 
 FAILED = 1
 
 
-def train_trials(sweep: Sweep, left: Sequence[Trial], options: argparse.Namespace) -> int:
-    """Keep as many trials running as may, until all have ended or a stop is asked for; returns the exit code."""
-    waiting, at_once = deque(left), min(options.max_parallel or 1, len(left))
-    free, running, codes = list(range(at_once)), dict[LoggedProcess, tuple[Trial, int]](), list[int]()
-    with ProcessGroup() as together:
-        while running or (waiting and not together.is_stopping):
-            while waiting and free and not together.is_stopping:
+def train_trials(sweep: Sweep, unfinished: Sequence[Trial], nproc: int | str, max_parallel: int) -> int:
+    """Train the unfinished trials, `max_parallel` at once, until all have ended or a stop; return the exit code."""
+    waiting, slots = deque(unfinished), min(max_parallel, len(unfinished))
+    free, running, codes = list(range(slots)), dict[LoggedProcess, tuple[Trial, int]](), list[int]()
+    with ProcessPool() as pool:
+        while running or (waiting and not pool.is_stopping):
+            while waiting and free and not pool.is_stopping:
                 trial, slot = waiting.popleft(), free.pop(0)
-                running[_start_trial(together, sweep, trial, options.nproc, slot, at_once)] = trial, slot
-            for ended in together.poll():
-                trial, slot = running.pop(ended)
+                running[_start_trial(pool, sweep, trial, nproc, slot, slots)] = trial, slot
+            for process in pool.poll():
+                trial, slot = running.pop(process)
                 free.append(slot)
-                codes.append(_report_end(ended, trial))
-        is_stopped = together.is_stopping
+                codes.append(_report_end(process, trial))
+        is_stopped = pool.is_stopping
     if any(code not in (0, PREEMPTED) for code in codes) and not is_stopped:
         return FAILED
     return PREEMPTED if waiting or any(codes) else 0
 
 
 def _start_trial(
-    together: ProcessGroup, sweep: Sweep, trial: Trial, nproc: int | str, slot: int, at_once: int
+    pool: ProcessPool, sweep: Sweep, trial: Trial, nproc: int | str, slot: int, slots: int
 ) -> LoggedProcess:
-    """Start a trial in one of the places that share this machine."""
     config = sweep.settings[sweep.trials.index(trial)]
-    ranks = training_command.resolve_ranks(nproc, config.distributed, os.environ)
-    settings = [str(sweep.record.config), *sweep.shared_overrides(), *sweep.build_overrides(trial)]
-    print(f"trial {trial.number}: begins: {format_overrides(trial)}", flush=True)
-    return together.start(
-        training_command.build_command(settings, ranks),
-        placement.build_slot_environment(slot, at_once, ranks, os.environ),
-        placement.choose_cores(slot, at_once),
+    ranks = resolve_ranks(nproc, config.distributed, os.environ)
+    settings = [str(sweep.record.config), *sweep.shared_overrides, *sweep.build_overrides(trial)]
+    print(f"trial {trial.number}: started: {trial.format_overrides()}", flush=True)
+    return pool.start(
+        build_command(settings, ranks),
+        build_slot_environment(slot, slots, ranks, os.environ),
+        choose_cores(slot, slots),
     )
 
 
-def _report_end(ended: LoggedProcess, trial: Trial) -> int:
-    """Say how a trial has ended; returns its exit code."""
-    code, seconds = ended.wait(), time.monotonic() - ended.began
-    score = format_percent(snapshot.read_runs([trial.path])[0].score)
+def _report_end(process: LoggedProcess, trial: Trial) -> int:
+    """Print how a trial has ended, its score and its time; return the exit code."""
+    code, seconds = process.wait(), time.monotonic() - process.began
+    score = format_percent(read_runs([trial.path])[0].score)
     what = ", ".join(text for text in (_describe_exit(code), score, f"{seconds:.0f} s") if text)
-    print(f"trial {trial.number}: {what}: {format_overrides(trial)}", flush=True)
+    print(f"trial {trial.number}: {what}: {trial.format_overrides()}", flush=True)
     if code not in (0, PREEMPTED):
-        print("\n".join(f"  | {line}" for line in ended.read_last_lines()), flush=True)
-    ended.close()
+        print("\n".join(f"  | {line}" for line in process.read_last_lines()), flush=True)
+    process.close()
     return code
 
 
 def _describe_exit(code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
-    return {0: "done", PREEMPTED: "stopped, and can go on"}.get(code, f"failed with exit code {code}")
-
-
-def format_overrides(trial: Trial) -> str:
-    return " ".join(trial.overrides)
+    return {0: "done", PREEMPTED: "stopped, resumable"}.get(code, f"failed with exit code {code}")

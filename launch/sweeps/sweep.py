@@ -1,4 +1,4 @@
-"""A sweep: the trials of a grid, checked and joined with those that its directory has already."""
+"""Plan a sweep: check the trials of a grid, and join them with those already in the directory."""
 
 import fcntl
 import json
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid that was checked, and its directory, in which nothing is written before `claimed`."""
+    """A checked grid and its directory; nothing is written before `claim`."""
 
     directory: Path
     source: Path
-    """CONFIG as given."""
+    """Path of CONFIG."""
     record: SweepRecord
-    """What the directory is to know; a grid in the directory of an earlier one joins it."""
+    """The next content of `sweep.json`: earlier trials and those of this grid."""
     trials: tuple[Trial, ...]
-    """Of this grid."""
+    """The trials of this grid."""
     settings: tuple["Config", ...]
-    """Of each of them."""
+    """The settings of each of these trials."""
 
     @classmethod
-    def open(cls, source: Path, grid: Grid, check: Callable[["Config"], None]) -> "Sweep":
-        """Check all trials of a grid, and find those that are there already.
+    def plan(cls, source: Path, grid: Grid, check: Callable[["Config"], None]) -> "Sweep":
+        """Check all trials of a grid, and find those that the directory has already.
 
         Args:
-            source: CONFIG.
-            check: raises ConfigError for settings that can't be trained where the trials are going to be.
+            source: path of CONFIG.
+            grid: common overrides and axes.
+            check: raises ConfigError for settings that can't be trained on the chosen machines.
 
         Raises:
-            ConfigError: with all faults of all trials; or the directory holds something else, or a sweep of other
-                settings.
+            ConfigError: with all faults of all trials; or the directory has other files, or a sweep of other settings.
         """
-        settings = check_trials(source, grid.common, grid.trials(), check)
+        settings = load_settings(source, grid, check)
         directory = Path(f"{Path(settings[0].run.dir)}.sweep")
         if settings[0].run.resume == "never":
             raise ConfigError(
-                f"run.resume is never, and a sweep goes on. To begin {directory} anew, remove it; or set another "
+                f"run.resume is never, but a sweep always resumes. To start again, remove {directory}, or set another "
                 "run.name"
             )
         if is_sweep(directory):
@@ -60,33 +60,34 @@ class Sweep:
         else:
             record = SweepRecord(directory / source.name, grid.common, {}, ())
             _check_empty(directory)
-        known = {_identify(_load_settings(record, trial.overrides)): trial for trial in record.trials}
+        known = {_identify(_load_recorded(record, trial.overrides)): trial for trial in record.trials}
         numbers = count(1 + max((trial.number for trial in known.values()), default=-1))
         trials = tuple(
             known.get(_identify(each)) or _build_trial(directory, next(numbers), overrides)
-            for each, overrides in zip(settings, grid.trials(), strict=True)
+            for each, overrides in zip(settings, grid.combine(), strict=True)
         )
         return cls(directory, source, _join(record, grid, trials), trials, settings)
 
     def find_unfinished(self) -> list[Trial]:
-        """The trials of the grid that are not done, by their numbers."""
-        left = [each for each in self.trials if (RunDir(each.path).read_status() or {}).get("state") != "done"]
-        return sorted(left, key=lambda trial: trial.number)
+        """Return the trials of the grid that are not done, sorted by number."""
+        unfinished = [each for each in self.trials if (RunDir(each.path).read_status() or {}).get("state") != "done"]
+        return sorted(unfinished, key=lambda trial: trial.number)
 
+    @property
     def shared_overrides(self) -> tuple[str, ...]:
-        """The overrides that all trials are started with."""
+        """The overrides of all trials."""
         return tuple(each for each in self.record.common if not each.startswith("run.dir="))
 
     def build_overrides(self, trial: Trial) -> tuple[str, ...]:
-        """The overrides that only this trial is started with."""
+        """Return the overrides of one trial alone."""
         return (*trial.overrides, f"run.dir={trial.path}")
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Write down the sweep, and keep others out of its directory meanwhile.
+        """Write `sweep.json` and hold the lock of the directory.
 
         Raises:
-            ConfigError: it can't be written, or another sweep works there.
+            ConfigError: the directory can't be written, or another sweep has the lock.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -106,13 +107,13 @@ class Sweep:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"{self.directory}: another sweep works there; wait for its end") from error
+            raise ConfigError(f"{self.directory}: is in use by another sweep; wait for its end") from error
         except OSError:
-            pass  # a file system that knows no locks; a run's own check keeps two from training it
+            pass  # a file system without locks; the check of each run prevents training it twice
 
     def _write(self) -> None:
         if is_sweep(self.directory) and not set(read_trials(self.directory)) <= set(self.record.trials):
-            raise ConfigError(f"{self.directory}: another grid has just joined it; give the command again")
+            raise ConfigError(f"{self.directory}: trials of another grid were added just now; run the command again")
         content = {
             "config": self.record.config.name,
             "overrides": self.record.common,
@@ -132,34 +133,32 @@ class Sweep:
         )
 
 
-def check_trials(
-    config: Path, common: Sequence[str], trials: Sequence[Sequence[str]], check: Callable[["Config"], None]
-) -> tuple["Config", ...]:
-    """The settings of each trial.
+def load_settings(config: Path, grid: Grid, check: Callable[["Config"], None]) -> tuple["Config", ...]:
+    """Load and check the settings of each trial of a grid.
 
     Raises:
-        ConfigError: with the faults of all of them, each once; or two are the same.
+        ConfigError: with the faults of all trials, each once; or two trials are equal.
     """
     from dist_train.settings.loader import load_config
 
     settings, faults, seen = [], dict[str, None](), dict[str, str]()
-    for overrides in trials:
+    for overrides in grid.combine():
         try:
-            settings.append(found := load_config(config, [*common, *overrides]))
+            settings.append(found := load_config(config, [*grid.common, *overrides]))
             check(found)
         except ConfigError as error:
             faults |= dict.fromkeys(str(error).splitlines())
             continue
         text = " ".join(overrides)
         if (twin := seen.setdefault(_identify(found), text)) is not text:
-            faults[f"{twin} and {text}: the same trial; leave one of these values out"] = None
+            faults[f"{twin} and {text}: the same trial; remove one of these values"] = None
     if faults:
         raise ConfigError("\n".join(faults))
     return tuple(settings)
 
 
 def _write_owner(lock: TextIO) -> None:
-    """Say whose lock it is, for `worker`."""
+    """Write host, process and start time to the lock file, for `find_worker`."""
     lock.truncate(0)
     lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": read_start_time(os.getpid())}))
     lock.flush()
@@ -167,34 +166,34 @@ def _write_owner(lock: TextIO) -> None:
 
 def _check_empty(directory: Path) -> None:
     if directory.exists() and {path.name for path in directory.iterdir()} - {LOCK}:
-        raise ConfigError(f"{directory}: holds files and no sweep; move it away, or set another run.name")
+        raise ConfigError(f"{directory}: has files but no sweep.json; move it away, or set another run.name")
 
 
 def _check_same(directory: Path, record: SweepRecord, grid: Grid, settings: Sequence["Config"]) -> None:
-    """Raise ConfigError if CONFIG or the common overrides mean something else than when the sweep was begun."""
+    """Raise ConfigError if CONFIG or the common overrides differ from those with which the sweep was begun."""
     from dist_train.settings.schema import flatten
 
     changes: dict[str, None] = {}
-    for overrides, config in zip(grid.trials(), settings, strict=True):
-        before, now = (flatten(each.model_dump()) for each in (_load_settings(record, overrides), config))
+    for overrides, config in zip(grid.combine(), settings, strict=True):
+        before, now = (flatten(each.model_dump()) for each in (_load_recorded(record, overrides), config))
         keys = [key for key in {**before, **now} if key != "run.dir" and before.get(key) != now.get(key)]
-        changes |= dict.fromkeys(f"  {key}: {before.get(key)} then, {now.get(key)} now" for key in keys)
+        changes |= dict.fromkeys(f"  {key}: was {before.get(key)}, is now {now.get(key)}" for key in keys)
     if changes:
         raise ConfigError(
-            f"{directory}: was begun with other settings, and all its trials have to share them:\n"
+            f"{directory}: was begun with other settings, and all its trials must share them:\n"
             + "\n".join(changes)
-            + "\nSet them back, give this sweep another run.name, or remove the directory"
+            + "\nChange them back, set another run.name, or remove the directory"
         )
 
 
-def _load_settings(record: SweepRecord, overrides: Sequence[str]) -> "Config":
+def _load_recorded(record: SweepRecord, overrides: Sequence[str]) -> "Config":
     from dist_train.settings.loader import load_config
 
     return load_config(record.config, [*record.common, *overrides])
 
 
 def _identify(config: "Config") -> str:
-    """What makes two trials the same."""
+    """Return a text that is equal for equal trials."""
     return config.model_dump_json(exclude={"run": {"dir"}})
 
 
@@ -203,7 +202,7 @@ def _build_trial(directory: Path, number: int, overrides: tuple[str, ...]) -> Tr
 
 
 def _join(record: SweepRecord, grid: Grid, trials: Sequence[Trial]) -> SweepRecord:
-    """What a sweep knows once a grid has joined it."""
+    """Add the axes and trials of a grid to a record."""
     axes = {
         key: tuple(dict.fromkeys((*record.axes.get(key, ()), *grid.axes.get(key, ()))))
         for key in {**record.axes, **grid.axes}

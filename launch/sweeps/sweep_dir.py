@@ -1,9 +1,9 @@
-"""A sweep: a grid of settings with a directory of its own, `<run.dir>.sweep/`, and a run for each of its trials.
+"""Read the directory of a sweep, `<run.dir>.sweep/`.
 
 sweep.json       config, overrides, axes, trials: [{"number": 0, "overrides": ["optim.lr=0.1"], "dir": ".../0-lr=0.1"}]
-digits.yaml      CONFIG as it was when the sweep was begun; all trials train it
+digits.yaml      copy of CONFIG, which all trials train
 0-lr=0.1/ ...    the runs
-jobs/            the job arrays, as those of a run
+jobs/            the job arrays, with the same files as those of a run
 """
 
 import json
@@ -22,23 +22,28 @@ LIST, LOCK = "sweep.json", "sweep.lock"
 
 @dataclass(frozen=True)
 class Trial:
+    """One combination of the values of a sweep."""
+
     sweep: Path
     number: int
-    """Of the task of the job array too, where the sweep was submitted as one."""
+    """Number in the sweep, and of the task in a job array."""
     overrides: tuple[str, ...]
     path: Path
-    """The directory of its run, which may not be there yet."""
+    """The directory of its run, which may not exist yet."""
+
+    def format_overrides(self) -> str:
+        return " ".join(self.overrides)
 
 
 class SweepRecord(NamedTuple):
-    """What the directory of a sweep knows."""
+    """The content of `sweep.json`."""
 
     config: Path
     """Copy of CONFIG."""
     common: tuple[str, ...]
     """Overrides of all trials."""
     axes: Mapping[str, tuple[str, ...]]
-    """Settings that vary, and their values."""
+    """Values of each setting that varies."""
     trials: tuple[Trial, ...]
 
 
@@ -47,7 +52,7 @@ def is_sweep(directory: Path) -> bool:
 
 
 def find_worker(sweep: Path) -> int | None:
-    """The process of this machine that works in a sweep's directory; None where there is none."""
+    """Return the process of this machine that holds the lock of a sweep; None if there is none."""
     try:
         holder = json.loads((sweep / LOCK).read_text(encoding="utf-8"))
         is_here = holder["host"] == socket.gethostname() and holder["start"] is not None
@@ -57,10 +62,10 @@ def find_worker(sweep: Path) -> int | None:
 
 
 def read_trials(sweep: Path) -> list[Trial]:
-    """The trials of a sweep by their numbers. They lie in its directory, wherever that was moved.
+    """Read the trials of a sweep, sorted by number; their paths follow the directory if it was moved.
 
     Raises:
-        ConfigError: its `sweep.json` can't be read.
+        ConfigError: `sweep.json` is damaged.
     """
     with _report_damage(sweep):
         found = [
@@ -71,13 +76,14 @@ def read_trials(sweep: Path) -> list[Trial]:
 
 
 def find_trial(run: Path) -> Trial | None:
-    """The trial whose run lies in `run`; None where that is none of a sweep."""
-    place = run.absolute()
-    listed = read_trials(place.parent) if is_sweep(place.parent) else []
-    return next((trial for trial in listed if trial.path.name == place.name), None)
+    """Return the trial whose run directory is `run`; None if it is not part of a sweep."""
+    path = run.absolute()
+    listed = read_trials(path.parent) if is_sweep(path.parent) else []
+    return next((trial for trial in listed if trial.path.name == path.name), None)
 
 
 def read_record(directory: Path) -> SweepRecord:
+    """Read `sweep.json`; raises ConfigError if it is damaged."""
     with _report_damage(directory):
         content = _read_content(directory)
         axes = {str(key): tuple(map(str, values)) for key, values in content["axes"].items()}
@@ -91,13 +97,13 @@ def _report_damage(sweep: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{sweep / LIST}: is no list of trials: {error!r}. Only `dist-train sweep` writes it: undo what was "
-            "changed, or give the sweep another run.name"
+            f"{sweep / LIST}: is damaged: {error!r}. Only `dist-train sweep` writes it: undo your "
+            "changes, or set another run.name"
         ) from error
 
 
 def read_start_time(pid: int) -> int | None:
-    """When a process has started, by which it is told from a later one of the same number; None if it is over."""
+    """Return the start time of a process, which detects a reused pid; None if it has ended."""
     found = state_and_start(pid)
     return found[1] if found and found[0] not in "ZX" else None
 

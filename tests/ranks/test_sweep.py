@@ -35,7 +35,7 @@ def test_trials_train_side_by_side_and_one_that_fails_ends_no_other(workdir: Pat
     again = python(*command, cwd=workdir)
     assert again.returncode == 1
     assert "3 trials, 1 to be trained" in again.stdout
-    assert "trial 0: begins" not in again.stdout
+    assert "trial 0: started" not in again.stdout
 
 
 @pytest.mark.slow
@@ -55,10 +55,10 @@ def test_a_sweep_that_is_cancelled_stops_as_a_whole_and_goes_on(workdir: Path, p
         process.kill()
         process.wait()
     assert cancelled.returncode == 0, cancelled.stderr
-    assert "is asked to begin no more of its trials" in cancelled.stdout
+    assert "is asked to start no more trials" in cancelled.stdout
     text = (workdir / "said").read_text()
-    assert text.count("stopped, and can go on") == 2
-    assert "trial 2: begins" not in text
+    assert text.count("stopped, resumable") == 2
+    assert "trial 2: started" not in text
     stopped = [step_of(trial.path) for trial in sweep.trials]
     done = python(*command[1:], *options, "--nproc", "1", cwd=workdir)
     assert done.returncode == 0, done.stderr

@@ -54,8 +54,8 @@ def test_a_run_is_watched_and_stopped(tmp_path: Path, python: Python) -> None:
         training.join()
     following.join()
     assert cancelled.returncode == 0, cancelled.stderr
-    assert "saves and leaves" in cancelled.stdout
-    assert "Go on later: dist-train train small.yaml run.dir=runs/a --nproc 2" in cancelled.stdout
+    assert "saves and exits" in cancelled.stdout
+    assert "Resume it later: dist-train train small.yaml run.dir=runs/a --nproc 2" in cancelled.stdout
     assert "runs/a: preempted at step" in cancelled.stdout
     assert done["train"].returncode == 75, done["train"].stderr
     assert done["logs"].returncode == 0

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dist_train.monitoring.ledger import float_to_hex
 from dist_train.run_dir import RunDir
 
 WHEN = "2030-01-01T10:00:00+00:00"
@@ -69,3 +70,11 @@ def leave_sweep(path: str, *learning_rates: float) -> Path:
     ]
     (sweep / "sweep.json").write_text(json.dumps({"trials": trials}))
     return sweep
+
+
+def leave_ledger(run: Path, steps: int = 3, loss: float = 1.0, lr: float = 0.1) -> Path:
+    run.mkdir()
+    line = {"samples": "0" * 16, "loss": float_to_hex(loss), "grad_norm": float_to_hex(0.5), "lr": lr}
+    texts = [json.dumps({"step": step, **line}) + "\n" for step in range(1, steps + 1)]
+    (run / "ledger.jsonl").write_text("".join(texts))
+    return run

@@ -61,7 +61,7 @@ def test_help_lists_the_commands_and_the_exit_codes(python: Python) -> None:
     done = python("-m", "launch", "--help")
     assert done.returncode == 0
     assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
-    assert "75   stopped from outside" in done.stdout
+    assert "75   stopped by a signal" in done.stdout
 
 
 @pytest.mark.parametrize(

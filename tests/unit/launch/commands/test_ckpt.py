@@ -34,15 +34,15 @@ def test_prune_keeps_what_is_left_where_nothing_is_whole(tmp_path: Path, capsys:
     for step in (1, 2):
         (store.place(step) / "manifest.json").write_text("[]")
     code, said = run_command(capsys, "ckpt", "prune", tmp_path)
-    assert (code, "none of the checkpoints is whole, and nothing was removed" in said) == (2, True)
+    assert (code, "all checkpoints are damaged; nothing was removed" in said) == (2, True)
     assert store.steps() == [1, 2]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ls"], "no checkpoint there"),
-        (["ls", "--keep-last", "2"], "--keep-last belongs to prune"),
+        (["ls"], "has no checkpoints"),
+        (["ls", "--keep-last", "2"], "--keep-last is an option of prune"),
         (["prune", "--keep-last", "0"], "is '0'; it must be a number from 1 up"),
     ],
 )

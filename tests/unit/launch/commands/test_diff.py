@@ -1,20 +1,11 @@
 """`dist-train diff` on ledgers that nothing has trained."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from dist_train.monitoring.ledger import float_to_hex
 from tests.unit.launch.command import run_command
-
-
-def leave_ledger(run: Path, steps: int = 3, loss: float = 1.0) -> Path:
-    run.mkdir()
-    line = {"samples": "0" * 16, "loss": float_to_hex(loss), "grad_norm": float_to_hex(0.5), "lr": 0.1}
-    texts = [json.dumps({"step": step, **line}) + "\n" for step in range(1, steps + 1)]
-    (run / "ledger.jsonl").write_text("".join(texts))
-    return run
+from tests.unit.launch.run_files import leave_ledger
 
 
 def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,7 +13,7 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, short = leave_ledger(tmp_path / "c", loss=2.0), leave_ledger(tmp_path / "d", steps=2)
     assert run_command(capsys, "diff", first, same) == (0, f"{first} and {same} agree in all 3 steps\n")
     code, said = run_command(capsys, "diff", first, other)
-    assert (code, "part at step 1, in forward: loss 1 (" in said) == (1, True)
+    assert (code, "differ at step 1, in forward: loss 1 (" in said) == (1, True)
     code, said = run_command(capsys, "diff", first, short)
     assert (code, "agree in 2 steps; step 3: only the first has this step" in said) == (1, True)
 

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.usefixtures("runs_dir")
         ("running", {}, "running at step 8 of 10 (1,280 samples/s, ETA 0:00:00)"),
         ("running", {"total_steps": 200_008}, "ETA 2:46:40)"),
         ("done", {}, "done at step 8 of 10 (test accuracy 97.25 %)"),
-        ("preempted", {}, "preempted at step 8 of 10, and can go on"),
+        ("preempted", {}, "preempted at step 8 of 10, resumable"),
         ("failed", {"resumable": False}, "failed at step 8 of 10\n"),
         ("failed", {}, "dist-train postmortem runs/a"),
         ("running", {"restarts": 2}, "restarts   2 in place"),
-        ("running", {"host": socket.gethostname()}, "dead at step 8 of 10: it has ended without a word"),
-        ("preempted", {"total_steps": None}, "preempted at step 8, and"),
+        ("running", {"host": socket.gethostname()}, "dead at step 8 of 10: ended without writing its status"),
+        ("preempted", {"total_steps": None}, "preempted at step 8, resumable"),
     ],
 )
 def test_a_run(capsys: pytest.CaptureFixture[str], state: str, more: dict[str, Any], said: str) -> None:
@@ -49,7 +49,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_runs_the_newest_first(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(capsys, "status") == (0, "no runs below runs/ here\n")
+    assert run_command(capsys, "status") == (0, "no runs in runs/\n")
     leave_run("runs/old", updated="2029-01-01T10:00:00+00:00")
     leave_run("runs/new", "running", accuracy=0.5)
     leave_run(leave_sweep("runs/x.sweep", 0.1) / "0-lr", updated="2028-01-01T10:00:00+00:00")
@@ -78,7 +78,7 @@ def test_a_sweep_by_its_scores(capsys: pytest.CaptureFixture[str]) -> None:
     assert [(trial["number"], trial["score"]) for trial in trials] == [(2, 0.9), (0, 0.8), (1, None), (3, None)]
     (sweep / "sweep.json").write_text("{}")
     code, output = run_command(capsys, "status", sweep)
-    assert (code, "is no list of trials" in output) == (2, True)
+    assert (code, "is damaged" in output) == (2, True)
 
 
 @pytest.mark.parametrize("what", ["runs/none", "nothing", "runs"])
@@ -86,7 +86,7 @@ def test_what_is_no_run_is_refused(capsys: pytest.CaptureFixture[str], what: str
     Path("runs/none").mkdir()
     for command in ("status", "logs", "cancel"):
         code, said = run_command(capsys, command, what)
-        assert (code, f"{what}: is no run" in said) == (2, True)
+        assert (code, f"{what}: is not a run" in said) == (2, True)
 
 
 def test_a_name_is_told_from_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,10 +104,13 @@ def test_a_damaged_status_is_none(capsys: pytest.CaptureFixture[str], damaged: s
 def test_a_job_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for job in ("99", "99_1"):
         code, said = run_command(capsys, "status", job)
-        assert (code, f"job {job}: no run below runs/ knows it, and there is no Slurm here" in said) == (2, True)
+        assert (code, f"job {job}: no run in runs/ belongs to it, and there is no Slurm on this machine" in said) == (
+            2,
+            True,
+        )
 
 
 def test_a_submitted_job_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     leave_job(Path("runs/a"), 1, "11")
     code, said = run_command(capsys, "status", "runs/a")
-    assert (code, "unknown at step 0: Slurm can't be asked of its job here" in said) == (0, True)
+    assert (code, "unknown at step 0: it has a job, and Slurm is not available here" in said) == (0, True)

@@ -22,16 +22,16 @@ SLURM = ("--slurm", "--gpus-per-node", 0)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--nodes", 2], "--nodes: only for jobs of Slurm; add --slurm"),
-        (["--cpus-per-task", 2, "--local"], "--cpus-per-task: only for jobs of Slurm"),
-        (["--", "--nice"], "flags after --: only for jobs of Slurm"),
-        ([*SLURM, "--nproc", 2], "with --slurm it is --nproc-per-node"),
+        (["--nodes", 2], "--nodes: only for Slurm jobs; add --slurm"),
+        (["--cpus-per-task", 2, "--local"], "--cpus-per-task: only for Slurm jobs"),
+        (["--", "--nice"], "flags after --: only for Slurm jobs"),
+        ([*SLURM, "--nproc", 2], "with --slurm use --nproc-per-node"),
         (["--slurm"], "--gpus-per-node is missing"),
         ([*SLURM, "--nproc-per-node", 20], "data.global_batch is 16, less than the 20 ranks"),
         (["--slurm", "--local"], "not allowed with argument"),
         (["--nproc", 3, "run.reproducible=bitwise"], "which 3 ranks can't share equally"),
         (["--max-parallel", 0], "it must be a number from 1 up"),
-        (list(SLURM), "sbatch: no such command here"),
+        (list(SLURM), "sbatch: command not found"),
     ],
 )
 def test_what_can_t_be_is_refused_before_anything_is_written(

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures("runs_dir")
 @pytest.mark.parametrize("state", ["done", "preempted", "failed"])
 def test_a_run_that_is_over(capsys: pytest.CaptureFixture[str], state: str) -> None:
     code, said = run_command(capsys, "cancel", leave_run("runs/a", state), "--wait")
-    assert (code, f"runs/a: is over: {state} at step 8" in said) == (0, True)
+    assert (code, f"runs/a: has ended: {state} at step 8" in said) == (0, True)
 
 
 def test_a_run_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = run_command(capsys, "cancel", leave_run("runs/a", "running"))
-    assert (code, "trains on host elsewhere" in said, "give this command there" in said) == (2, True, True)
+    assert (code, "runs on host elsewhere" in said, "run this command there" in said) == (2, True, True)
     code, said = run_command(capsys, "cancel", leave_run("runs/b", "running", job_id="12"))
     assert (code, "`scancel 12` on a login node" in said) == (2, True)
 
@@ -32,10 +32,10 @@ def test_a_run_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_sweep_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
     sweep = leave_sweep("runs/x.sweep", 0.1, 0.2)
     leave_run(sweep / "0-lr")
-    assert run_command(capsys, "cancel", sweep) == (0, "runs/x.sweep: none of its trials waits or trains\n")
+    assert run_command(capsys, "cancel", sweep) == (0, "runs/x.sweep: no trial is queued or running\n")
 
 
-def test_only_the_very_launcher_is_run_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_very_launcher_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     """A process that has got the launcher's number since is left alone."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         stat = state_and_start(process.pid)
@@ -44,7 +44,7 @@ def test_only_the_very_launcher_is_run_command(capsys: pytest.CaptureFixture[str
         here = socket.gethostname()
         leave_run("runs/other", "failed", host=here, launcher=f"{launcher} {stat[1] + 1}")
         code, said = run_command(capsys, "cancel", "runs/other")
-        assert (code, "is over: failed" in said, process.poll()) == (0, True, None)
+        assert (code, "has ended: failed" in said, process.poll()) == (0, True, None)
         leave_run("runs/it", "failed", host=here, launcher=f"{launcher} {stat[1]}")
         assert snapshot.read_run(Path("runs/it")).state == "ending"
         code, said = run_command(capsys, "cancel", "runs/it")

@@ -33,14 +33,14 @@ def test_a_rank_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(capfd, "logs", run, "--rank", 10) == (0, "of ten\n")
     for more in ([], ["-f"]):
         code, said = run_command(capfd, "logs", run, "--rank", 3, *more)
-        assert (code, "rank 3 has no log; there are the ranks 0, 10" in said) == (2, True)
+        assert (code, "rank 3 has no log; there are logs of the ranks 0, 10" in said) == (2, True)
 
 
 def test_the_output_of_the_newest_job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = leave_run("runs/a", job_id="12")
     leave_start(run, "12", tmp_path / "by hand.out")
     code, said = run_command(capfd, "logs", run)
-    assert (code, "by hand.out: is not there. The run is done" in said) == (2, True)
+    assert (code, "by hand.out: does not exist. The run is done" in said) == (2, True)
     (tmp_path / "by hand.out").write_text("by hand\n")
     assert run_command(capfd, "logs", run) == (0, "by hand\n")
     assert run_command(capfd, "logs", run, "--rank", 0, "--lines", 1) == (0, "line 29\n")
@@ -83,14 +83,14 @@ def test_following_goes_on_where_the_next_job_prints(
     happen(monkeypatch, begin, begin_next, lambda: set_status(run, state="done"))
     code, said = run_command(capfd, "logs", run, "-f")
     assert (code, said.splitlines()[:3]) == (0, ["first", "last", "next"])
-    assert "nothing is printed yet" in said
+    assert "no output yet" in said
 
 
 def happen(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None]) -> None:
     """One event in each pause of `logs -f`, and a look at the state after each."""
     left = list(events)
-    monkeypatch.setattr(run_output, "LOOK", run_output.POLL / 2)
-    monkeypatch.setattr(run_output, "ASK", run_output.POLL / 2)
+    monkeypatch.setattr(run_output, "POLL_FILES", run_output.POLL_OUTPUT / 2)
+    monkeypatch.setattr(run_output, "POLL_SLURM", run_output.POLL_OUTPUT / 2)
     sleep = time.sleep
 
     def pause(seconds: float) -> None:

@@ -48,7 +48,7 @@ def trained(step: int, state: str = "preempted", *, resumable: bool = True, job:
 def test_a_job_that_is_preempted_goes_on_to_its_end() -> None:
     assert begun(0) == "auto"
     trained(10)
-    assert end(run(), environ(0)) == (75, "preempted after step 10; it can go on from step 10")
+    assert end(run(), environ(0)) == (75, "preempted after step 10; it can resume from step 10")
     assert begun(1) == "runs/x"
     trained(20, "done", resumable=False)
     assert end(run(), environ(1)) == (0, "done after step 20")
@@ -61,8 +61,8 @@ def test_a_restart_that_saved_nothing_new_is_the_last() -> None:
     begun(1)
     trained(10)
     code, why = end(run(), environ(1))
-    assert (code, "restart 1 has not got beyond step 10" in why) == (1, True)
-    with pytest.raises(ConfigError, match="job 7: restart 1 has not got beyond step 10"):  # where Slurm starts it
+    assert (code, "restart 1 made no progress beyond step 10" in why) == (1, True)
+    with pytest.raises(ConfigError, match="job 7: restart 1 made no progress beyond step 10"):  # where Slurm starts it
         begun(2)
 
 
@@ -73,7 +73,7 @@ def test_one_restart_may_not_come_to_training() -> None:
     assert end(run(), environ(1))[0] == 75
     begun(2)
     code, why = end(run(), environ(2))
-    assert (code, "restart 2 has not got beyond step 10" in why) == (1, True)
+    assert (code, "restart 2 made no progress beyond step 10" in why) == (1, True)
 
 
 def test_a_first_start_may_be_preempted_before_it_saves() -> None:
@@ -101,7 +101,7 @@ def test_what_can_t_go_on_is_not_queued_again() -> None:
     begun(0)
     trained(10, "failed", resumable=False)
     code, why = end(run(), environ(0))
-    assert (code, why) == (1, "failed after step 10: the job is not queued again. What it has printed above says why")
+    assert (code, why) == (1, "failed after step 10: the job is not requeued. See its output above for the reason")
     trained(10, "failed")
     assert end(run(), environ(0))[0] == 75
 
@@ -110,7 +110,7 @@ def test_the_status_of_another_job_says_nothing() -> None:
     begun(0)
     trained(10, job="6")
     code, why = end(run(), environ(0))
-    assert (code, why.startswith("this start has not come to training")) == (1, True)
+    assert (code, why.startswith("this start did not reach the training")) == (1, True)
     assert end(run(), environ(0, DIST_TRAIN_PREEMPTED="2026-11-21T14:00:00"))[0] == 75
 
 

@@ -18,7 +18,7 @@ distributed: {backend: gloo}
 
 
 def sweep_of(*overrides: str) -> Sweep:
-    return Sweep.open(Path("small.yaml"), Grid.parse(overrides), lambda _: None)
+    return Sweep.plan(Path("small.yaml"), Grid.parse(overrides), lambda _: None)
 
 
 def begin(*overrides: str) -> Sweep:

@@ -26,7 +26,7 @@ def test_commas_outside_of_brackets_and_quotes_separate(text: str, expected: lis
 def test_the_last_setting_varies_fastest() -> None:
     grid = Grid.parse(["optim.lr=0.1,0.2", "train.epochs=5", "data.global_batch=8,16"])
     assert grid.common == ("train.epochs=5",)
-    assert grid.trials() == [
+    assert grid.combine() == [
         ("optim.lr=0.1", "data.global_batch=8"),
         ("optim.lr=0.1", "data.global_batch=16"),
         ("optim.lr=0.2", "data.global_batch=8"),
@@ -38,13 +38,13 @@ def test_the_last_setting_varies_fastest() -> None:
     ("overrides", "said"),
     [
         ([], "needs a setting with several values"),
-        (["optim.lr=0.1", "data.shape=[1,28,28]"], "commas between them: optim.lr=0.05,0.1,0.2"),
-        (["run.name=a,b"], "run.name=a,b: run.name can't vary in a sweep: each trial has a directory of its own"),
+        (["optim.lr=0.1", "data.shape=[1,28,28]"], "separated by commas: optim.lr=0.05,0.1,0.2"),
+        (["run.name=a,b"], "run.name=a,b: run.name can't vary in a sweep: each trial has its own directory"),
         (["run.dir=a,b"], "run.dir can't vary"),
         (["run.resume=auto,never"], "run.resume can't vary"),
         (["optim.lr=0.1,,0.2"], "one of its values is empty; write optim.lr=0.1,0.2"),
         (["optim.lr=0.1,0.2", "optim.lr=0.3"], "optim.lr is set twice"),
-        (["optim.lr=0.1,0.2", "run.name=a\nb"], "holds a line break"),
+        (["optim.lr=0.1,0.2", "run.name=a\nb"], "contains a line break"),
     ],
 )
 def test_what_is_no_grid_is_refused(overrides: list[str], said: str) -> None:

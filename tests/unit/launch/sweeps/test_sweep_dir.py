@@ -17,7 +17,7 @@ def test_only_one_sweep_works_in_a_directory() -> None:
     sweep = begin("optim.lr=0.1,0.2")
     with (sweep.directory / "sweep.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="another sweep works there"), sweep.claim():
+        with pytest.raises(ConfigError, match="is in use by another sweep"), sweep.claim():
             pytest.fail("claimed")
     with sweep.claim():
         assert sweep_dir.find_worker(sweep.directory) == os.getpid()

@@ -1,4 +1,4 @@
-"""Processes that run side by side on this machine, and end together when this one is asked to stop."""
+"""Run processes in parallel on this machine, and stop them together when this process is stopped."""
 
 import os
 import signal
@@ -14,17 +14,17 @@ from typing import Any, Self
 from dist_train.system.process import die_with_parent
 from dist_train.system.stop_signals import SIGNALS
 
-POLL = 0.05  # seconds between two looks at the processes
-TAIL = 4000  # bytes
+POLL = 0.05  # seconds between two checks of the processes
+TAIL = 4000  # bytes of output that are searched for the last lines
 
 
 class LoggedProcess:
-    """A process and its output."""
+    """A process whose output goes to a temporary file."""
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int]) -> None:
         self.began = time.monotonic()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (`close` does)
-        # A signal that comes before it has handlers waits for them.
+        # Signals stay blocked until the process has installed its handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
@@ -33,7 +33,7 @@ class LoggedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for this process, which passes it on once
+                start_new_session=True,  # Ctrl-C reaches only this process, which forwards it once
                 preexec_fn=partial(_prepare_child, os.getpid(), cores),
             )
         finally:
@@ -43,21 +43,21 @@ class LoggedProcess:
         return self._process.poll() is not None
 
     def wait(self) -> int:
-        """Its exit code, or minus the signal that has killed it, once it has ended."""
+        """Wait for the end; return the exit code, or minus the number of the signal that killed it."""
         return self._process.wait()
 
     def stop(self) -> None:
-        """Ask it to save and leave."""
+        """Send SIGTERM, so that it saves and exits."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it with all that it has started in its session, and wait for that."""
+        """Kill it with all processes of its session, and wait for its end."""
         if not self.is_over():
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def read_last_lines(self, most: int = 20) -> list[str]:
-        """The end of what it has printed."""
+        """Return the last lines of its output, at most `most`."""
         self._output.seek(max(0, os.fstat(self._output.fileno()).st_size - TAIL))
         return self._output.read().decode(errors="replace").splitlines()[-most:]
 
@@ -65,10 +65,10 @@ class LoggedProcess:
         self._output.close()
 
 
-class ProcessGroup:
-    """A region in which processes run side by side; none of them outlives it.
+class ProcessPool:
+    """A context in which processes run in parallel; those still running at its end are killed.
 
-    Inside of it a signal that asks this process to stop is passed on to them, and sets `is_stopping`.
+    A stop signal to this process is forwarded to them and sets `is_stopping`.
     """
 
     def __init__(self) -> None:
@@ -93,16 +93,18 @@ class ProcessGroup:
             signal.signal(number, handler)
 
     def start(self, command: Sequence[str], environ: Mapping[str, str], cores: Collection[int] = ()) -> LoggedProcess:
-        """Start one more, which may use these cores only; by default all."""
+        """Start a process, pinned to `cores` (default: all)."""
         running = LoggedProcess(command, environ, cores)
         self._running.append(running)
         return running
 
     def poll(self) -> list[LoggedProcess]:
-        """Those that have ended since the last call, which waits a moment for one; the caller closes them.
+        """Return the processes that have ended since the last call, after a short wait if there are none.
+
+        The caller closes them.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C came twice.
+            KeyboardInterrupt: Ctrl-C was pressed twice.
         """
         if self._is_interrupted_twice:
             raise KeyboardInterrupt
@@ -120,7 +122,7 @@ class ProcessGroup:
             each.stop()
         if self._running:
             print(
-                "asked to stop: what runs saves and leaves; a second Ctrl-C ends it at once",
+                "stopping: running trials save and exit; press Ctrl-C again to end them at once",
                 file=sys.stderr,
                 flush=True,
             )
@@ -132,7 +134,7 @@ class ProcessGroup:
 
 
 def _prepare_child(parent: int, cores: Collection[int]) -> None:
-    """What a process does between its fork and its program."""
+    """Prepare a child process between fork and exec."""
     die_with_parent(parent)
     if cores:
         os.sched_setaffinity(0, cores)

@@ -45,7 +45,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
 def main() -> None:
     world = open_world(Distributed(backend="gloo"))
     if world.rank == int(os.environ["DIST_TRAIN_TEST_REFUSES"]):
-        shared_memory._mapped = lambda *_: None
+        shared_memory._map_memory = lambda *_: None
     memory = open_shared_memory(Distributed(), world)
     result = {"shares": memory is not None, **(sums(memory, world) if memory else {})}
     del memory

@@ -20,7 +20,7 @@ class DistNetworkError(RuntimeError):
         (ValueError("bad thing"), "forward", "exception"),
         (RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]:1234"), "backward", "victim"),
         (RuntimeError("Timed out waiting 1800000ms for recv operation to complete"), "backward", "victim"),
-        (DistNetworkError("rank 1(2), pid 7, has gone"), "backward", "victim"),
+        (DistNetworkError("rank 1(2), pid 7, has exited"), "backward", "victim"),
         (DistBackendError("NCCL error: remote process exited or there was a network error"), "backward", "victim"),
         (ConnectionResetError("Connection reset by peer"), "data", "exception"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "backward", "loader"),

@@ -27,7 +27,7 @@ from dist_train.settings.schema import Distributed
 from dist_train.system.process import state_and_start
 from tests.conftest import Torchrun
 
-CHUNK = room._CHUNK // 4  # numbers of float32
+CHUNK = room._CHUNK_BYTES // 4  # numbers of float32
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def ranks() -> Callable[..., list[SharedMemory]]:
     """Ranks of this very process, each with a mapping of its own."""
 
     def opened(size: int, timeout: float = 30.0) -> list[SharedMemory]:
-        descriptor = room._made(size)
+        descriptor = room._create_memory(size)
         try:
-            memories = [room._mapped([room._here()] * size, descriptor) for _ in range(size)]
+            memories = [room._map_memory([room._current_process()] * size, descriptor) for _ in range(size)]
         finally:
             os.close(descriptor)
         return [
-            SharedMemory(memory, [room._here()] * size, rank, timeout)
+            SharedMemory(memory, [room._current_process()] * size, rank, timeout)
             for rank, memory in enumerate(memories)
             if memory is not None
         ]
@@ -125,10 +125,10 @@ def test_a_rank_that_has_gone_is_noticed(ranks: Callable[..., list[SharedMemory]
     assert stat is not None
     memory._processes[size - 1] = room._Process(other.pid, stat[1])
     for alive in range(1, size - 1):  # the others are there, and wait as well
-        memory._post(memory._told[alive])
+        memory._post(memory._incoming[alive])
     ending = threading.Timer(0.2, other.communicate, ("\n",))
     ending.start()
-    with pytest.raises(DistNetworkError, match=rf"rank {size - 1}\({size}\), pid {other.pid}, has gone") as raised:
+    with pytest.raises(DistNetworkError, match=rf"rank {size - 1}\({size}\), pid {other.pid}, has exited") as raised:
         memory.sum_(torch.zeros(3))
     ending.join()
     assert classify(raised.value, "backward") == "victim"
@@ -203,7 +203,7 @@ def test_other_threads_run_while_a_rank_waits(ranks: Callable[..., list[SharedMe
 def test_it_is_for_several_ranks_of_one_machine_on_cpu(
     setting: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_made", lambda _: pytest.fail("memory was made"))
+    monkeypatch.setattr(room, "_create_memory", lambda _: pytest.fail("memory was made"))
     assert open_shared_memory(Distributed(shared_memory=setting), world) is None
 
 
@@ -227,32 +227,32 @@ def test_without_room_or_support_there_is_none(
     caplog.set_level("INFO")
     descriptors = open_descriptors()
     monkeypatch.setattr(os, name, full)
-    assert room._made(2) == -1
+    assert room._create_memory(2) == -1
     monkeypatch.delattr(os, "memfd_create")
-    assert room._made(2) == -1
+    assert room._create_memory(2) == -1
     assert "No space left on device" in caplog.text
     assert "memfd_create" in caplog.text
     assert open_descriptors() == descriptors
 
 
-@pytest.mark.parametrize("content", [b"", b"\1" * room._size(2)])
+@pytest.mark.parametrize("content", [b"", b"\1" * room._memory_size(2)])
 def test_what_is_not_the_first_rank_s_memory_is_not_taken(content: bytes) -> None:
     descriptor = os.memfd_create("other")
     try:
         os.write(descriptor, content)
-        assert room._mapped([room._here()] * 2, descriptor) is None
+        assert room._map_memory([room._current_process()] * 2, descriptor) is None
     finally:
         os.close(descriptor)
-    assert room._mapped([room._here()] * 2, descriptor) is None  # nothing has this number now
+    assert room._map_memory([room._current_process()] * 2, descriptor) is None  # nothing has this number now
 
 
 def test_the_parts_of_the_memory_do_not_overlap() -> None:
     for size in (2, 3, 8, 64):
-        places = [room._semaphore(one, other, size) for one in range(size) for other in range(size)]
+        places = [room._semaphore_offset(one, other, size) for one in range(size) for other in range(size)]
         assert len(set(places)) == size**2
         assert min(places) >= room._OWNER.size
-        assert max(places) + 32 <= room._slots(size)  # sizeof(sem_t)
-        assert room._slots(size) % mmap.PAGESIZE == 0
+        assert max(places) + 32 <= room._slots_offset(size)  # sizeof(sem_t)
+        assert room._slots_offset(size) % mmap.PAGESIZE == 0
 
 
 def open_descriptors() -> set[str]:

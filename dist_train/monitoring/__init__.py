@@ -1,0 +1,1 @@
+"""What a run writes while it trains: log lines, metrics.jsonl, TensorBoard curves, and the ledger of exact values."""

@@ -1,7 +1,4 @@
-"""Where log lines go: to a file of each rank, and rank 0's to the terminal, around a progress bar.
-
-Of the other ranks the terminal shows only warnings.
-"""
+"""Log lines: each rank's in its own file, rank 0's and all warnings on the terminal, around a progress bar."""
 
 import logging
 import os
@@ -22,25 +19,25 @@ from dist_train.system.stop_signals import StopRequested
 _ROOT = logging.getLogger("dist_train")
 
 
-class _Terminal(logging.StreamHandler[TextIO]):
-    """Lines that leave a progress bar in one piece."""
+class _TerminalHandler(logging.StreamHandler[TextIO]):
+    """Prints lines without breaking a progress bar."""
 
-    is_read = True
+    is_open = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.is_read:
+        if self.is_open:
             with tqdm.external_write_mode(file=self.stream):
                 super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         if isinstance(sys.exc_info()[1], BrokenPipeError):
-            self.is_read = False  # whoever read has gone, as in `... | head`; the run goes on
+            self.is_open = False  # the reader has exited, as in `... | head`; the run continues
         else:
             super().handleError(record)
 
 
 class RankLog(logging.Handler):
-    """Lines appended to the file of one rank; on a full disk they wait."""
+    """Appends lines to the log file of one rank; while the disk is full, they stay in memory."""
 
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
@@ -48,35 +45,37 @@ class RankLog(logging.Handler):
         self._lines = Lines(path)
         self._is_open = True
         self.outcome = "done"
-        """How the rank leaves if nothing is raised."""
+        """How the rank ends if nothing is raised: the last words of the file."""
 
     def note(self, text: str, error: BaseException | None = None) -> None:
-        """A line that no terminal shows; with the traceback of `error`."""
-        raised = (type(error), error, error.__traceback__) if error else None
-        self.handle(_ROOT.makeRecord(__name__, logging.INFO, __file__, 0, text, (), raised))
+        """Write a line to the file only, with the traceback of `error`."""
+        exc_info = (type(error), error, error.__traceback__) if error else None
+        self.handle(_ROOT.makeRecord(__name__, logging.INFO, __file__, 0, text, (), exc_info))
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._is_open:
             self._lines.write(f"{self.format(record)}\n")
 
     def close(self) -> None:
-        """May be called again, as logging does at the end of the process."""
+        """May be called again, as `logging.shutdown` does."""
         if self._is_open:
             self._is_open = False
             self._lines.close()
         super().close()
 
 
-class _Marked(logging.Formatter):
+class _LevelFormatter(logging.Formatter):
+    """Puts the level before warnings and errors."""
+
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
 def log_to_terminal(world: World, stream: TextIO) -> None:
-    """Show this process's lines if it is rank 0; only warnings of the others, with their rank."""
-    terminal = _Terminal(stream)
-    terminal.setFormatter(_Marked("%(message)s" if world.is_main else f"rank {world}: %(message)s"))
+    """Print the lines of rank 0, and the warnings of the other ranks with their rank."""
+    terminal = _TerminalHandler(stream)
+    terminal.setFormatter(_LevelFormatter("%(message)s" if world.is_main else f"rank {world}: %(message)s"))
     terminal.setLevel(logging.INFO if world.is_main else logging.WARNING)
     _ROOT.handlers = [terminal, MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)]
     _ROOT.setLevel(logging.INFO)
@@ -85,19 +84,19 @@ def log_to_terminal(world: World, stream: TextIO) -> None:
 
 @contextmanager
 def log_to_file(directory: Path, world: World, step: int) -> Iterator[RankLog]:
-    """Also append this process's lines to `rank_R.log`, those from before included, until the block ends.
+    """Append the log lines of this process to `rank_R.log` until the block ends, including those from before it.
 
-    Around them the file has how the rank began, at finished step `step`, and how it left.
+    The file also says how the rank began, after `step` finished steps, and how it ended.
 
     Raises:
-        OSError: rank 0 can't make its file. Another rank goes on without one: its disk may be another, and nothing
-            of the run lies there.
+        OSError: rank 0 can't create its file. Another rank continues without one: on its machine the disk may be
+            another, and the run has no other files there.
     """
-    log = _opened(directory, world)
-    for early in [handler for handler in _ROOT.handlers if isinstance(handler, MemoryHandler)]:
-        early.setTarget(log)
-        early.flush()
-        _ROOT.removeHandler(early)
+    log = _open_log(directory, world)
+    for buffer in [handler for handler in _ROOT.handlers if isinstance(handler, MemoryHandler)]:
+        buffer.setTarget(log)
+        buffer.flush()
+        _ROOT.removeHandler(buffer)
     _ROOT.addHandler(log)
     log.note(f"rank {world} starts at step {step} on {world.device}: host {socket.gethostname()}, pid {os.getpid()}")
     try:
@@ -114,7 +113,7 @@ def log_to_file(directory: Path, world: World, step: int) -> Iterator[RankLog]:
         log.close()
 
 
-def _opened(directory: Path, world: World) -> RankLog:
+def _open_log(directory: Path, world: World) -> RankLog:
     path = directory / f"rank_{world.rank}.log"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -122,7 +121,7 @@ def _opened(directory: Path, world: World) -> RankLog:
     except OSError as error:
         if world.is_main:
             raise
-        _ROOT.warning("%s: can't be written: %s; the run goes on", path, error.strerror)
+        _ROOT.warning("%s: can't be written: %s; the run continues", path, error.strerror)
         log = RankLog(Path(os.devnull))
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return log

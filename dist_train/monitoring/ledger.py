@@ -1,13 +1,13 @@
-"""What a run did at each step, bit by bit, and where two runs part.
+"""The exact values of each step of a run, and the first step in which two runs differ.
 
-`ledger.jsonl` has one JSON object a step:
+`ledger.jsonl` has one JSON object per step:
 
     step       finished optimizer steps, from 1
-    samples    BLAKE2b, 8 bytes, of the numbers of the global batch's samples in their order (int64)
-    loss       bits of the mean loss over the global batch, as a 64-bit float, in hexadecimal
-    grad_norm  bits of the 2-norm of the gradients over all weights before they are clipped, likewise; null: unmeasured
+    samples    BLAKE2b hash, 8 bytes, of the sample indices of the global batch in their order (int64)
+    loss       mean loss over the global batch: the bits of a 64-bit float, in hexadecimal
+    grad_norm  2-norm of all gradients before clipping, in the same form; null if not measured
     lr         learning rate
-    weights    every `log.weights_every_steps` steps and after the last: SHA-256 of the weights, as in a manifest
+    weights    SHA-256 of the model's parameters, as in a manifest; every `log.weights_every_steps` steps and at the end
 """
 
 import hashlib
@@ -26,37 +26,37 @@ Line = dict[str, Any]
 _BLOCK = 64
 _HEXADECIMAL = re.compile(r"[0-9a-f]*")
 _FIELDS = {"step", "samples", "loss", "grad_norm", "lr"}
-# What differs first, in the order in which a step computes it.
+# The phase that computes each field, in the order of a step.
 PHASES = {"samples": "data", "loss": "forward", "grad_norm": "reduction", "lr": "update", "weights": "update"}
 
 
 class Ledger:
-    """The file while it is written: in blocks, because a step must wait for nothing."""
+    """Writes the ledger of a run in blocks, so that a step does not wait for the disk."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Open for appending after cutting the lines beyond `step`, which a resumed run is about to make again."""
+        """Open for appending; lines after `step` are removed, because a resumed run writes them again."""
         kept = [line for line in read(path) if line["step"] <= step] if path.exists() else []
-        aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        aside.replace(path)
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        temporary.replace(path)
         self._file = Lines(path)
         self._block: list[tuple[int, memoryview, float, float | None, float, str | None]] = []
 
     def add(
         self, step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None
     ) -> None:
-        """Note a step; `samples`: the int64 numbers of the global batch, `loss`: the mean over it."""
+        """Add a step; `samples`: the int64 indices of the global batch, `loss`: the mean over it."""
         self._block.append((step, samples, loss, grad_norm, lr, weights))
         if len(self._block) >= _BLOCK:
             self.flush()
 
     def flush(self) -> None:
-        """Hand what was added to the system; lines are made here, where the processor's caches are warm for them."""
-        self._file.write("".join(_text(*noted) for noted in self._block))
+        """Write the steps added so far."""
+        self._file.write("".join(_format_line(*values) for values in self._block))
         self._block.clear()
 
     def sync(self) -> None:
-        """Make what was handed over survive a power cut."""
+        """Make what was written survive a power cut."""
         self._file.sync()
 
     def close(self) -> None:
@@ -64,30 +64,32 @@ class Ledger:
         self._file.close()
 
 
-def _text(step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None) -> str:
+def _format_line(
+    step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None
+) -> str:
     norm = "null" if grad_norm is None else f'"{float_to_hex(grad_norm)}"'
-    hashed = "" if weights is None else f', "weights": "{weights}"'
+    weights_field = "" if weights is None else f', "weights": "{weights}"'
     return (
         f'{{"step": {step}, "samples": "{hashlib.blake2b(samples, digest_size=8).hexdigest()}", '
-        f'"loss": "{float_to_hex(loss)}", "grad_norm": {norm}, "lr": {lr!r}{hashed}}}\n'
+        f'"loss": "{float_to_hex(loss)}", "grad_norm": {norm}, "lr": {lr!r}{weights_field}}}\n'
     )
 
 
 def float_to_hex(value: float) -> str:
-    """The 64 bits of a float as 16 hexadecimal digits."""
+    """Return the 64 bits of a float as 16 hexadecimal digits."""
     return struct.pack(">d", value).hex()
 
 
 def hex_to_float(text: str | None) -> float | None:
-    """The float of these bits."""
+    """Return the float of 16 hexadecimal digits; None for None."""
     return None if text is None else float(struct.unpack(">d", bytes.fromhex(text))[0])
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a ledger, without what a kill has cut short.
+    """Return the lines of a ledger, without damaged ones, such as a line that a kill cut short.
 
     Raises:
-        LedgerError: there is no such file.
+        LedgerError: the file can't be read.
     """
     try:
         texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -96,10 +98,10 @@ def read(path: Path) -> list[Line]:
             f"{path}: can't be read: {error.strerror}. A run writes it unless log.ledger is false; give a directory "
             "below runs/"
         ) from error
-    return [line for text in texts if (line := _line(text)) is not None]
+    return [line for text in texts if (line := _parse_line(text)) is not None]
 
 
-def _line(text: str) -> Line | None:
+def _parse_line(text: str) -> Line | None:
     try:
         line = json.loads(text)
     except ValueError:
@@ -120,19 +122,20 @@ def _is_whole(line: Line) -> bool:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two ledgers part first."""
+    """The first difference between two ledgers."""
 
     step: int
     phase: str
-    """`data`, `forward`, `reduction` or `update`; empty where one of them only ends before the other."""
-    what: str
-    """In words."""
+    """`data`, `forward`, `reduction` or `update`; empty if one ledger only ends before the other."""
+    description: str
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """How far two ledgers agree."""
+
     steps: int
-    """Steps that both have and in which they agree, up to the first in which they don't."""
+    """Number of steps that both have and in which they agree, before the first difference."""
     divergence: Divergence | None
 
 
@@ -141,37 +144,39 @@ def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tup
     a, b = ({line["step"]: line for line in lines} for lines in (first, second))
     both = sorted(a.keys() & b.keys())
     for agreed, step in enumerate(both):
-        if parting := next(_partings(a, b, step, fields), None):
-            return Comparison(agreed, parting)
-    return Comparison(len(both), _missing(a, b))
+        if divergence := next(_find_differences(a, b, step, fields), None):
+            return Comparison(agreed, divergence)
+    return Comparison(len(both), _find_missing_step(a, b))
 
 
-def _partings(a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[str, ...]) -> Iterator[Divergence]:
+def _find_differences(
+    a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[str, ...]
+) -> Iterator[Divergence]:
     for field in fields:
         one, other = a[step].get(field), b[step].get(field)
-        unmeasured = field in ("weights", "grad_norm") and (one is None or other is None)
-        if one != other and not unmeasured:
-            what = f"{field} {_shown(field, one)} and {_shown(field, other)}"
-            if field == "loss" and step > 1 and not _same_weights_before(a, b, step):
-                what += (
+        is_unmeasured = field in ("weights", "grad_norm") and (one is None or other is None)
+        if one != other and not is_unmeasured:
+            description = f"{field} {_format_value(field, one)} and {_format_value(field, other)}"
+            if field == "loss" and step > 1 and not _has_weights_before(a, b, step):
+                description += (
                     f"; or in the update of step {step - 1}, after which the weights were not hashed "
-                    "(log.weights_every_steps=1 would tell)"
+                    "(log.weights_every_steps=1 would show it)"
                 )
-            yield Divergence(step, PHASES[field], what)
+            yield Divergence(step, PHASES[field], description)
 
 
-def _same_weights_before(a: dict[int, Line], b: dict[int, Line], step: int) -> bool:
+def _has_weights_before(a: dict[int, Line], b: dict[int, Line], step: int) -> bool:
     return all("weights" in lines.get(step - 1, {}) for lines in (a, b))
 
 
-def _shown(field: str, found: Any) -> str:
+def _format_value(field: str, found: Any) -> str:
     return f"{hex_to_float(found):.9g} ({found})" if field in ("loss", "grad_norm") else str(found)[:16]
 
 
-def _missing(a: dict[int, Line], b: dict[int, Line]) -> Divergence | None:
-    """The first step that only one of them has."""
-    alone = sorted(a.keys() ^ b.keys())
-    if not alone:
+def _find_missing_step(a: dict[int, Line], b: dict[int, Line]) -> Divergence | None:
+    """Return the first step that only one of the ledgers has."""
+    unmatched = sorted(a.keys() ^ b.keys())
+    if not unmatched:
         return None
-    owner = "first" if alone[0] in a else "second"
-    return Divergence(alone[0], "", f"only the {owner} has this step ({len(a)} and {len(b)} steps)")
+    owner = "first" if unmatched[0] in a else "second"
+    return Divergence(unmatched[0], "", f"only the {owner} has this step ({len(a)} and {len(b)} steps)")

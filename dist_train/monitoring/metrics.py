@@ -1,4 +1,4 @@
-"""Numbers -> `metrics.jsonl`, TensorBoard's `tb/`, and the terminal. Rank 0 holds these; the others hold none."""
+"""Metrics of a run, written by rank 0: `metrics.jsonl`, TensorBoard's `tb/`, and the progress bar."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from dist_train.monitoring.tensorboard import scalars_record, version_record
+from dist_train.monitoring.tensorboard import encode_scalars, encode_version
 from dist_train.settings.schema import Log
 from dist_train.system.append_file import Lines, backward
 
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class LossWindow:
-    """Loss, samples and time of the training steps since the last line of metrics, the same on every rank."""
+    """The loss, samples and time since the last line of metrics; loss and samples are the same on every rank."""
 
     def __init__(self) -> None:
         self.loss_sum = 0.0
@@ -38,7 +38,7 @@ class LossWindow:
         self._all_samples = 0
 
     def add(self, loss_sum: float, count: int) -> None:
-        """Count a step: the sum of losses over the whole global batch, and its samples."""
+        """Add a step: the sum of the losses over the global batch, and its number of samples."""
         self.loss_sum += loss_sum
         self.samples += count
         self._timed_samples += count
@@ -51,18 +51,18 @@ class LossWindow:
 
     @contextmanager
     def stopped_clock(self) -> Iterator[None]:
-        """Around what is not training: an evaluation, a save."""
+        """Stop the clock during a block that does not train, such as an evaluation or a save."""
         self.stop_clock()
         yield
         self.start_clock()
 
     @property
     def overall(self) -> float | None:
-        """Samples per second of all windows that were read in this process, None before the first."""
+        """Samples per second over all windows read in this process; None before the first."""
         return self._all_samples / self._all_seconds if self._all_seconds else None
 
     def read(self) -> tuple[float, float]:
-        """Mean loss a sample over whole global batches, and samples per second; starts the next window."""
+        """Return the mean loss per sample and the samples per second; starts the next window."""
         loss = self.loss_sum / self.samples
         self.stop_clock()
         rate = self._timed_samples / self._seconds
@@ -81,13 +81,13 @@ class LossWindow:
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one JSON object a line, written through at once as far as the disk takes it."""
+    """Writes `metrics.jsonl`, one JSON object per line, without buffering."""
 
     def __init__(self, path: Path, lines: list[Line]) -> None:
-        """Open for appending after `lines`, which replace what is there."""
-        aside = path.with_name(f".{path.name}")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        aside.replace(path)
+        """Replace the content of the file by `lines`, and open it for appending."""
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        temporary.replace(path)
         self._file = Lines(path)
 
     def write(self, line: Line) -> None:
@@ -98,29 +98,29 @@ class MetricsFile:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a `metrics.jsonl`, without one that a kill has cut short and others that are none of ours."""
+    """Return the lines of a `metrics.jsonl`, without damaged ones; a warning counts those."""
     texts = path.read_text(errors="replace").splitlines() if path.exists() else []
-    lines = [line for text in texts if (line := _line(text)) is not None]
+    lines = [line for text in texts if (line := _parse_line(text)) is not None]
     if len(lines) < len(texts) - 1:
         _log.warning("%s: %d damaged lines are left out", path, len(texts) - len(lines))
     return lines
 
 
 def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
-    """The lines of a kind in a `metrics.jsonl`, the newest first; no more of the file is read than is asked for."""
+    """Yield the lines of a kind, newest first; the file is read from its end and only as far as needed."""
     if path.exists():
         mark = f'"kind": "{kind}"'.encode()
-        found = (_line(text.decode(errors="replace")) for text in backward(path) if mark in text)
+        found = (_parse_line(text.decode(errors="replace")) for text in backward(path) if mark in text)
         yield from (line for line in found if line is not None and line["kind"] == kind)
 
 
 def find_test_line(lines: list[Line], step: int) -> Line | None:
-    """The line of the test evaluation after `step`."""
+    """Return the line of the test evaluation after `step`, None where there is none."""
     found = [line for line in lines if line["kind"] == "eval" and line["split"] == "test" and line["step"] == step]
     return found[-1] if found else None
 
 
-def _line(text: str) -> Line | None:
+def _parse_line(text: str) -> Line | None:
     try:
         line = json.loads(text)
     except ValueError:
@@ -132,9 +132,9 @@ def _line(text: str) -> Line | None:
 
 
 class Curves:
-    """TensorBoard's event files, made anew at each start from the lines of `metrics.jsonl` that stand.
+    """Writes TensorBoard's event files; each start rewrites them from `metrics.jsonl`.
 
-    So there is one source of truth, and no curve overlaps another after a resume.
+    So `metrics.jsonl` is the only source, and curves do not overlap after a resume.
     """
 
     def __init__(self, directory: Path, lines: list[Line]) -> None:
@@ -143,7 +143,7 @@ class Curves:
             stale.unlink()
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
         self._file = Lines(directory / name)
-        self._file.write(version_record(time.time()))
+        self._file.write(encode_version(time.time()))
         for line in lines:
             self.write(line)
 
@@ -151,17 +151,17 @@ class Curves:
         names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
         prefix = "train" if line["kind"] == "train" else line["split"]
         scalars = {f"{prefix}/{name}": line[name] for name in names}
-        self._file.write(scalars_record(line["time"], line["step"], scalars))
+        self._file.write(encode_scalars(line["time"], line["step"], scalars))
 
     def close(self) -> None:
         self._file.close()
 
 
 def lines_to_keep(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:
-    """The lines that a run that goes on at `step` is not about to make again.
+    """Return the lines that a run that resumes from `step` does not write again.
 
     Args:
-        is_evaluated: whether the evaluation after `step` was finished, so that it is not made again.
+        is_evaluated: whether the evaluation after `step` is complete.
     """
     return [
         line
@@ -171,7 +171,7 @@ def lines_to_keep(lines: list[Line], step: int, is_evaluated: bool) -> list[Line
 
 
 class Metrics:
-    """Where a line of metrics goes: the file, the curves, and the progress bar's right end."""
+    """Writes each line of metrics to the file, the curves, and the end of the progress bar."""
 
     def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
         lines = read_lines(path)
@@ -179,10 +179,10 @@ class Metrics:
         self.earlier = lines_to_keep(lines, step, is_evaluated)
         self._file = MetricsFile(path, self.earlier)
         self._curves = Curves(curves, self.earlier) if config.tensorboard else None
-        self._bar = _bar(config.progress, step, total_steps)
+        self._bar = _make_bar(config.progress, step, total_steps)
 
     def step(self, count: int) -> None:
-        """Move the bar by some steps."""
+        """Advance the progress bar by some steps."""
         self._bar.update(count)
 
     def write(self, kind: Literal["train", "eval"], **values: Any) -> None:
@@ -201,12 +201,12 @@ class Metrics:
 
 
 def shows_progress_bar(progress: Literal["auto", "on", "off"]) -> bool:
-    """Whether there is a progress bar; without one, lines tell how it goes."""
+    """Whether the terminal shows a progress bar; without it, the run prints lines."""
     return progress == "on" or (progress == "auto" and sys.stderr.isatty())
 
 
-def _bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":
-    tqdm.monitor_interval = 0  # no thread beside the training
+def _make_bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":
+    tqdm.monitor_interval = 0  # no monitor thread
     return tqdm(
         total=total_steps,
         initial=step,

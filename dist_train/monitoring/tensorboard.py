@@ -1,24 +1,24 @@
-"""TensorBoard's event files without TensorBoard, whose import takes a third of a second.
+"""Encode TensorBoard's event files without TensorBoard, whose import takes a third of a second.
 
-A file is a row of records: length of the content (uint64), checksum of these eight bytes, content, checksum of the
-content (TensorFlow, `core/lib/io/record_writer.h`); numbers are little-endian, a checksum is a masked CRC-32C. The
-content is one `Event` of `event.proto`, encoded by the rules of Protocol Buffers.
+A file is a sequence of records (TensorFlow, `core/lib/io/record_writer.h`): length of the content (uint64), checksum of
+the length, content, checksum of the content. Numbers are little-endian; a checksum is a masked CRC-32C. The content is
+one `Event` of `event.proto`, as a Protocol Buffer.
 """
 
 import math
 import struct
 from collections.abc import Mapping
 
-_POLYNOMIAL = 0x82F63B78  # Castagnoli's, the lowest bit first
+_POLYNOMIAL = 0x82F63B78  # Castagnoli, lowest bit first
 
 
-def version_record(wall_time: float) -> bytes:
-    """The first record of a file. `wall_time`: seconds since 1970."""
+def encode_version(wall_time: float) -> bytes:
+    """Return the first record of a file. `wall_time`: seconds since 1970."""
     return _record(_event(wall_time) + _bytes(3, b"brain.Event:2"))
 
 
-def scalars_record(wall_time: float, step: int, scalars: Mapping[str, float]) -> bytes:
-    """A record of the numbers of one step by their tags. `wall_time`: seconds since 1970; `step`: from 0 up."""
+def encode_scalars(wall_time: float, step: int, scalars: Mapping[str, float]) -> bytes:
+    """Return the record of the values of one step by tag. `wall_time`: seconds since 1970; `step`: from 0."""
     summary = b"".join(_bytes(1, _scalar(tag, value)) for tag, value in scalars.items())
     return _record(_event(wall_time) + b"\x10" + _varint(step) + _bytes(5, summary))
 
@@ -36,12 +36,12 @@ def _scalar(tag: str, value: float) -> bytes:
 
 
 def _bytes(field: int, content: bytes) -> bytes:
-    """A field of text or of an inner message."""
+    """A length-delimited field: bytes, text or a message."""
     return bytes([field << 3 | 2]) + _varint(len(content)) + content
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the upper bit of a byte says that more follow."""
+    """Encode seven bits per byte, lowest first; the upper bit of a byte says that more follow."""
     parts = bytearray()
     while number > 0x7F:
         parts.append(number & 0x7F | 0x80)

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     if found.divergence is None:
         print(f"{names} agree in all {found.steps} steps")
         return 0
-    step, phase, what = found.divergence.step, found.divergence.phase, found.divergence.what
+    step, phase, what = found.divergence.step, found.divergence.phase, found.divergence.description
     if phase:
         print(f"{names} differ at step {step}, in {phase}: {what}")
     else:

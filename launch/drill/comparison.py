@@ -22,7 +22,7 @@ def find_difference(run: TrainingProcess, reference: TrainingProcess, *, has_oth
     fields = SAME_ON_ANY_RANKS if has_other_ranks else tuple(PHASES)
     divergence = compare(run.read_ledger(), reference.read_ledger(), fields).divergence
     if divergence:
-        step, phase, what = divergence.step, divergence.phase, divergence.what
+        step, phase, what = divergence.step, divergence.phase, divergence.description
         return f"differs from the run without a fault at step {step} in {phase}: {what}"
     found, expected = run.read_weights_hash(), reference.read_weights_hash()
     if not has_other_ranks and found != expected:

@@ -95,8 +95,8 @@ def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pa
     unhashed = compare(lines(), lines(loss={4: float_to_hex(7.0)})).divergence
     assert before_hashed is not None
     assert unhashed is not None
-    assert "update of step" not in before_hashed.what
-    assert "or in the update of step 3" in unhashed.what
+    assert "update of step" not in before_hashed.description
+    assert "or in the update of step 3" in unhashed.description
 
 
 def test_what_one_of_them_did_not_measure_is_no_difference() -> None:
@@ -109,7 +109,7 @@ def test_a_ledger_that_ends_before_the_other_does_not_agree() -> None:
     assert found.steps == 3
     assert found.divergence is not None
     assert (found.divergence.step, found.divergence.phase) == (4, "")
-    assert "only the first has this step (5 and 3 steps)" in found.divergence.what
+    assert "only the first has this step (5 and 3 steps)" in found.divergence.description
 
 
 def test_only_some_fields_are_compared_if_asked() -> None:

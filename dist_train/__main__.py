@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.errors import RefusedElsewhereError, UserError
-from dist_train.system.exit import FAILED, Parser, first_rank_speaks, is_first_rank, leave, run_guarded
-from dist_train.system.process import die_with_parent, importing
+from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
+from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
     """Train, or print the settings; returns the exit code."""
-    with importing():
+    with without_garbage_collection():
         from dist_train.run_dir import RunDir
         from dist_train.settings.loader import load_config, to_yaml
 
-    with first_rank_speaks():
+    with only_first_rank_reports():
         options = _parse(arguments)
         if options.settings:
             _print_settings()
@@ -51,13 +51,13 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     if stop is not None:
         _configure_stop(stop, config, run)
     # torch is imported only now, so that a wrong key is reported in a fraction of the time.
-    with importing():
+    with without_garbage_collection():
         from dist_train.distributed.world import open_world, restart_may_hang
         from dist_train.monitoring.console import log_to_terminal
         from dist_train.train import train
         from dist_train.training.fault_injection import inject_nan_images
 
-    with first_rank_speaks():
+    with only_first_rank_reports():
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):

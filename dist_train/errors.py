@@ -1,71 +1,71 @@
-"""What a user can mend, told apart from what is our fault.
+"""Exceptions: user errors (message, exit 2) and internal errors (traceback, exit 1).
 
     UserError            exit code 2, a message and no traceback
-    ├── ConfigError      a setting, or the file that holds it
-    ├── DataError        files that are missing, damaged or do not fit the model
-    ├── CheckpointError  a checkpoint that does not load or does not fit the settings
-    │   └── DamagedError     its files are not what was written; one before it may be whole
-    ├── WorldError       the process was started with variables or devices that do not fit
-    ├── LedgerError      a ledger that is not there
-    ├── SlurmError       a scheduler that is not there, or refuses
-    └── RefusedElsewhereError   another rank has refused, and says why
+    ├── ConfigError      a setting, or a settings file
+    ├── DataError        missing or damaged data, or data that do not fit the model
+    ├── CheckpointError  a checkpoint that cannot be loaded or does not fit the settings
+    │   └── DamagedError     damaged files; an earlier checkpoint may be intact
+    ├── WorldError       launcher variables or devices that do not fit
+    ├── LedgerError      a missing ledger
+    ├── SlurmError       Slurm is missing, or refuses
+    └── RefusedElsewhereError   another rank has refused the run, and prints why
 
-    NonFiniteError       exit code 4: the loss or a gradient is no number any more
-    SaveError            exit code 1, a message and no traceback: the run's last checkpoint is not on disk
+    NonFiniteError       exit code 4: the loss or a gradient is infinite or not a number
+    SaveError            exit code 1, a message and no traceback: the last checkpoint could not be written
 
-Anything else that is raised is a fault of the program or of the machine: exit code 1, with its traceback.
-A message says where, what is, what is allowed and what to do.
+All other exceptions are internal errors: exit code 1, with a traceback. A message names the file, setting or variable,
+its value, what is allowed, and what to do.
 """
 
 
 class UserError(Exception):
-    """Something that the user can mend; its text is the whole message shown."""
+    """An error that the user can correct; its text is the whole message."""
 
     exit_code = 2
 
 
 class ConfigError(UserError):
-    """A setting that is unknown, of the wrong type or impossible, or a file of settings that is not one."""
+    """A setting that is unknown, of the wrong type or not possible, or a file that holds no settings."""
 
 
 class DataError(UserError):
-    """Data that are missing, damaged, or of a shape or class count that the model does not take."""
+    """Data that are missing or damaged, or whose shape or number of classes does not fit the model."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, or written under other settings."""
+    """A checkpoint that is missing, damaged, or was written with other settings."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files are missing or are not what was written: one before it may be whole."""
+    """A checkpoint with missing or changed files; an earlier one may be intact."""
 
 
 class WorldError(UserError):
-    """Variables of the launcher that are half set or contradict each other, or too few devices."""
+    """Launcher variables that are incomplete or contradict each other, or too few devices."""
 
 
 class LedgerError(UserError):
-    """A run without a ledger, where one is to be compared."""
+    """A run without a ledger, which cannot be compared."""
 
 
 class SlurmError(UserError):
-    """Slurm is not there, does not answer, or refuses."""
+    """Slurm is not installed, does not answer, or refuses a request."""
 
 
 class RefusedElsewhereError(UserError):
-    """Another rank has refused the run and prints why; this one ends in silence."""
+    """Another rank has refused the run and prints why; this one ends without a message."""
 
 
 class NonFiniteError(Exception):
-    """The loss or the gradients are infinite or not a number; nothing of that step was saved."""
+    """The loss or a gradient is infinite or not a number; nothing from that step is saved."""
 
     exit_code = 4
 
     def __init__(self, text: str, is_own: bool = True, overrides: str = "") -> None:
         """
         Args:
-            is_own: whether it came up on this rank, and not only on another.
-            overrides: settings worth trying, such as `optim.lr=0.01`; the next command proposed has them.
+            is_own: whether it happened on this rank, not only on another.
+            overrides: settings to try next, such as `optim.lr=0.01`; the proposed command includes them.
         """
         super().__init__(text)
         self.is_own = is_own
@@ -73,14 +73,14 @@ class NonFiniteError(Exception):
 
 
 class SaveError(Exception):
-    """The last checkpoint of a run could not be written: what it has trained since the one before is lost."""
+    """The last checkpoint of a run could not be written; training since the checkpoint before it is lost."""
 
 
-def mark_told(error: BaseException) -> None:
-    """Note that a screen has told of this error, so that nothing else prints it."""
-    vars(error)["is_told"] = True
+def mark_reported(error: BaseException) -> None:
+    """Mark an error as already printed, so that it is not printed again."""
+    vars(error)["is_reported"] = True
 
 
-def is_told(error: BaseException) -> bool:
-    """Whether a screen has told of this error."""
-    return "is_told" in vars(error)
+def is_reported(error: BaseException) -> bool:
+    """Whether this error is already printed."""
+    return "is_reported" in vars(error)

@@ -30,7 +30,7 @@ from dist_train.monitoring.console import log_to_terminal
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Data
-from dist_train.system.exit import Parser, first_rank_speaks, leave, run_guarded
+from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
 
 
@@ -143,7 +143,7 @@ def _logits(network: nn.Module, images: Tensor, choices: Choices, world: World) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate a checkpoint of a run and print the result."""
-    with first_rank_speaks():
+    with only_first_rank_reports():
         options = _parse(arguments)
         run = RunDir(options.run)
         if not run.config.exists():

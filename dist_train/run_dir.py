@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dist_train.errors import ConfigError
-from dist_train.system.process import launcher
+from dist_train.system.process import find_launcher
 
 PATIENCE = 2.0  # seconds; a killed run's lock is free when the last worker of its loader has gone too
 State = Literal["running", "done", "preempted", "failed"]
@@ -231,7 +231,7 @@ class RunDir:
 
         Nothing is said where no launcher could start it anew, or as in `note_early_stop`.
         """
-        if launcher() is not None:
+        if find_launcher() is not None:
             self._note_end("failed", resumable=False, error=message)
 
     def _note_end(self, state: State, *, resumable: bool, **more: Any) -> None:
@@ -246,7 +246,7 @@ class RunDir:
             "state": state,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             **self._signature(),
-            "launcher": launcher(),
+            "launcher": find_launcher(),
             "restarts": self._restarts,
             "resumable": resumable,
         }
@@ -288,7 +288,7 @@ class RunDir:
         """What ranks have left that the launcher of this one has started before it, None where there are none."""
         # TORCHELASTIC_RESTART_COUNT does not tell: an agent that starts its ranks anew because of those of another host
         # counts nothing.
-        own = launcher()
+        own = find_launcher()
         try:
             status = _read_object(self.status) if own else None
         except OSError:  # `check_usable` says why

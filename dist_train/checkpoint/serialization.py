@@ -19,7 +19,7 @@ from dist_train.checkpoint import store
 from dist_train.checkpoint.store import Store
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.models import rename_old_parameters
-from dist_train.system.openmp import compute_alone
+from dist_train.system.openmp import use_one_thread
 
 Files = dict[str, dict[str, Any]]
 
@@ -188,7 +188,7 @@ class Saver:
         self.last_failed: str | None = None
         """Why the last finished save failed; None where it did not."""
         self._store, self._keep_last, self._check = target, keep_last, check
-        self._thread = ThreadPoolExecutor(1, "checkpoint", compute_alone) if asynchronous else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", use_one_thread) if asynchronous else None
         self._running: Future[None] | None = None
 
     def mend_links(self, best_step: int | None) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from dist_train.system.process import process_state, state_and_start
+from dist_train.system.process import read_process_stat, read_process_state
 
 Phase = Literal["start", "evaluate", "save", "data", "forward", "backward", "update", "end"]
 """The phases of a step, in the order in which a rank passes through them.
@@ -58,7 +58,7 @@ class RankProcess:
     @classmethod
     def current(cls, rank_id: RankId, attempt: int, next_command: str) -> "RankProcess":
         pid = os.getpid()
-        stat = state_and_start(pid)
+        stat = read_process_stat(pid)
         started = stat[1] if stat else 0
         return cls(rank_id.rank, rank_id.size, socket.gethostname(), pid, started, attempt, next_command)
 
@@ -90,11 +90,11 @@ class Heartbeat:
 
     def is_alive(self) -> bool:
         """Whether the process still runs on this host."""
-        return process_state(self.process.pid, self.process.started) != "X"
+        return read_process_state(self.process.pid, self.process.started) != "X"
 
     def is_stopped(self) -> bool:
         """Whether the process is stopped by SIGSTOP or a debugger."""
-        return process_state(self.process.pid, self.process.started) in _STOPPED
+        return read_process_state(self.process.pid, self.process.started) in _STOPPED
 
 
 class HeartbeatFile:

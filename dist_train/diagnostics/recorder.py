@@ -15,7 +15,7 @@ from dist_train.diagnostics.heartbeat import HeartbeatFile, Phase, RankId, RankP
 from dist_train.diagnostics.root_cause import RunEvidence, find_root_cause
 from dist_train.diagnostics.verdict import publish_verdict
 from dist_train.diagnostics.watchdog import Watchdog
-from dist_train.errors import mark_told
+from dist_train.errors import mark_reported
 from dist_train.system.stop_signals import StopRequested
 
 _FILES_OF_AN_ATTEMPT = ("rank_*", "*failure_rank_*", "stacks_rank_*", "stalled_*", "verdict.json", ".verdict.*")
@@ -121,4 +121,4 @@ def _report(run: Path, error: BaseException, failure: Failure) -> None:
         verdict = find_root_cause(run, failure.attempt, failure)
         if verdict:
             publish_verdict(run, verdict)
-        mark_told(error)
+        mark_reported(error)

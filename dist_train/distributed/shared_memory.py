@@ -19,7 +19,7 @@ from torch.distributed import DistNetworkError
 
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Distributed
-from dist_train.system.process import process_state, state_and_start
+from dist_train.system.process import read_process_stat, read_process_state
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class SharedMemory:
             if code not in (errno.ETIMEDOUT, errno.EINTR):
                 raise OSError(code, os.strerror(code))
             process = self._processes[other]
-            if process_state(process.pid, process.started) == "X":
+            if read_process_state(process.pid, process.started) == "X":
                 raise DistNetworkError(f"rank {other}({self.size}), pid {process.pid}, has exited")
             if time.monotonic() > deadline:
                 raise DistNetworkError(f"timed out waiting {self._timeout:g} s for rank {other}({self.size})")
@@ -197,7 +197,7 @@ def _map_memory(processes: list[_Process], descriptor: int) -> mmap.mmap | None:
     first = processes[0]
     try:
         for process in processes:
-            if process_state(process.pid, process.started) == "X":
+            if read_process_state(process.pid, process.started) == "X":
                 raise OSError(f"process {process.pid} can't be seen from here")
         opened = os.open(f"/proc/{first.pid}/fd/{descriptor}", os.O_RDWR)
         try:
@@ -214,7 +214,7 @@ def _map_memory(processes: list[_Process], descriptor: int) -> mmap.mmap | None:
 
 def _current_process() -> _Process:
     pid = os.getpid()
-    stat = state_and_start(pid)
+    stat = read_process_stat(pid)
     return _Process(pid, stat[1] if stat else 0)
 
 

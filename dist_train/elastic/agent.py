@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dist_train.system.exit import Parser, leave, run_guarded
-from dist_train.system.process import importing
+from dist_train.system.process import without_garbage_collection
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the ranks to their end; returns the exit code of the run."""
     options = _parse(arguments)
     _set_environment()
-    with importing():
+    with without_garbage_collection():
         from dist_train.settings.loader import load_config
 
         _import_modules(load_config(options.config, options.overrides))

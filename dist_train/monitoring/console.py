@@ -13,7 +13,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from dist_train.distributed.world import World
-from dist_train.system.append_file import Lines
+from dist_train.system.append_file import AppendFile
 from dist_train.system.stop_signals import StopRequested
 
 _ROOT = logging.getLogger("dist_train")
@@ -42,7 +42,7 @@ class RankLog(logging.Handler):
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
         super().__init__()
-        self._lines = Lines(path)
+        self._lines = AppendFile(path)
         self._is_open = True
         self.outcome = "done"
         """How the rank ends if nothing is raised: the last words of the file."""

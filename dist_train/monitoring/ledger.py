@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.errors import LedgerError
-from dist_train.system.append_file import Lines
+from dist_train.system.append_file import AppendFile
 
 Line = dict[str, Any]
 _BLOCK = 64
@@ -39,7 +39,7 @@ class Ledger:
         temporary = path.with_name(f".{path.name}")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(path)
-        self._file = Lines(path)
+        self._file = AppendFile(path)
         self._block: list[tuple[int, memoryview, float, float | None, float, str | None]] = []
 
     def add(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dist_train.monitoring.tensorboard import encode_scalars, encode_version
 from dist_train.settings.schema import Log
-from dist_train.system.append_file import Lines, backward
+from dist_train.system.append_file import AppendFile, read_lines_backward
 
 Line = dict[str, Any]
 _NUMBERS = {
@@ -88,7 +88,7 @@ class MetricsFile:
         temporary = path.with_name(f".{path.name}")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         temporary.replace(path)
-        self._file = Lines(path)
+        self._file = AppendFile(path)
 
     def write(self, line: Line) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -110,7 +110,7 @@ def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
     """Yield the lines of a kind, newest first; the file is read from its end and only as far as needed."""
     if path.exists():
         mark = f'"kind": "{kind}"'.encode()
-        found = (_parse_line(text.decode(errors="replace")) for text in backward(path) if mark in text)
+        found = (_parse_line(text.decode(errors="replace")) for text in read_lines_backward(path) if mark in text)
         yield from (line for line in found if line is not None and line["kind"] == kind)
 
 
@@ -142,7 +142,7 @@ class Curves:
         for stale in directory.glob("events.out.tfevents.*"):
             stale.unlink()
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = Lines(directory / name)
+        self._file = AppendFile(directory / name)
         self._file.write(encode_version(time.time()))
         for line in lines:
             self.write(line)

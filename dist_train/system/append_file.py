@@ -1,4 +1,4 @@
-"""A file that grows at its end and outlives a full disk."""
+"""Appends to files, and continues after a full disk; reads lines from the end of a file."""
 
 import logging
 import os
@@ -9,12 +9,11 @@ _BLOCK = 2**16  # bytes
 _log = logging.getLogger(__name__)
 
 
-class Lines:
-    """Appends to a file, written through at once.
+class AppendFile:
+    """Appends to a file without a buffer of its own.
 
-    What the disk does not take now is kept and tried again with the next write, from the very byte where it stopped:
-    the file is at any time the beginning of what was meant. The first failure is told, and then none until the disk
-    has taken all.
+    Bytes that cannot be written are kept and tried again by the next write, so that the file is always a prefix of what
+    was to be written. The first failure is logged, and further ones only after everything was written in between.
     """
 
     def __init__(self, path: Path) -> None:
@@ -24,7 +23,7 @@ class Lines:
         self._has_warned = False
 
     def write(self, text: str | bytes) -> None:
-        """Append as much as the disk takes."""
+        """Append text, and what earlier writes could not append."""
         self._pending += text.encode(errors="replace") if isinstance(text, str) else text
         try:
             while self._pending:
@@ -35,14 +34,14 @@ class Lines:
             self._has_warned = False
 
     def sync(self) -> None:
-        """Make what the disk has taken survive a power cut; any thread may call this."""
+        """Flush to the disk, to survive a power cut; any thread may call this."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
             self._warn(error)
 
     def close(self) -> None:
-        """Try the rest once more and close the file."""
+        """Try once more to write the rest, and close the file."""
         self.write(b"")
         try:
             os.close(self._descriptor)
@@ -50,17 +49,17 @@ class Lines:
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:
-        # A log may be such a file itself, and gets this line: it must not warn of that again.
+        # A log may be such a file itself and receive this line: it must not warn about that again.
         has_warned, self._has_warned = self._has_warned, True
         if not has_warned:
             _log.warning("%s: can't be written: %s; the run goes on", self.path, error.strerror)
 
 
-def backward(path: Path) -> Iterator[bytes]:
-    """The lines of a file from its last to its first, without their newlines; no more is read than is asked for.
+def read_lines_backward(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file from the last to the first, without newlines; reads only as far as needed.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         position, rest = file.seek(0, os.SEEK_END), b""
@@ -70,7 +69,7 @@ def backward(path: Path) -> Iterator[bytes]:
             file.seek(start)
             rest, *lines = (file.read(position - start) + rest).split(b"\n")
             if is_end and lines and not lines[-1]:
-                del lines[-1]  # what follows the last newline is no line
+                del lines[-1]  # nothing follows the last newline
             yield from reversed(lines)
             position, is_end = start, False
         if rest or not is_end:

@@ -1,4 +1,4 @@
-"""How a command of this package ends: its exit code, and what is printed and by whom."""
+"""The end of a command: its exit code, its error message, and which rank prints it."""
 
 import argparse
 import logging
@@ -10,49 +10,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_told
+from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_reported
 from dist_train.system.stop_signals import StopRequested
 
-PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one of them
+PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one second
 FAILED = 1
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-CLOSED_PIPE = 141  # 128 + SIGPIPE: whoever read our output has gone, as in `... | head`
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
+CLOSED_PIPE = 141  # 128 + SIGPIPE: the reader of the output has ended, as in `... | head`
 
 
 def run_guarded(main: Callable[[], int | None]) -> int:
-    """Run a command; returns its exit code, which is what `main` returns where nothing is raised, and None is 0.
+    """Run a command and return its exit code: the result of `main`, with None as 0, or that of its exception.
 
-    A UserError and a SaveError are printed as they stand, any other exception with its traceback; under torchrun that
-    is also recorded where torchrun looks for the first failure of a group. What a screen has told of already is not
-    told again.
+    A UserError and a SaveError are printed without a traceback, other exceptions with it. Under torchrun these are also
+    written to torchrun's error file. Errors that are already reported are not printed again.
     """
     try:
-        return _recorded(main)() or 0
+        return _record_failure(main)() or 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return CLOSED_PIPE
     except Exception as error:
-        _tell(error)
+        _print_error(error)
         return int(getattr(error, "exit_code", FAILED))
 
 
-def _tell(error: Exception) -> None:
-    """Print what ends the process, as far as it has to be and nobody else has."""
+def _print_error(error: Exception) -> None:
     if isinstance(error, RefusedElsewhereError):
-        time.sleep(PATIENCE)  # to leave first would make the launcher end the rank that is about to say why
-    elif isinstance(error, UserError | SaveError) and not is_told(error):
+        time.sleep(PATIENCE)  # leaving first would make the launcher end the rank that prints the reason
+    elif isinstance(error, UserError | SaveError) and not is_reported(error):
         print(error, file=sys.stderr, flush=True)
-    elif not isinstance(error, StopRequested) and not is_told(error):
+    elif not isinstance(error, StopRequested) and not is_reported(error):
         traceback.print_exc()
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once, without tearing the interpreter down.
+    """End the process at once, without finalizing the interpreter.
 
-    Gloo's threads outlive `destroy_process_group` where DDP was used (its C++ reducer keeps the group), and one that
-    lets go of a tensor of Python's while the interpreter is being torn down ends the process with SIGABRT, after its
-    work was done: seen in 9 of about 110 short runs of two ranks under load. Everything of ours is closed by now.
+    After DDP, Gloo's threads outlive `destroy_process_group`, because DDP's C++ reducer keeps the group. A thread that
+    releases a Python tensor during finalization ends the process with SIGABRT: seen in 9 of about 110 short runs of two
+    ranks under load. All files are closed by now.
     """
     logging.shutdown()
     with suppress(BrokenPipeError):
@@ -62,18 +60,18 @@ def leave(code: int) -> NoReturn:
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments of a command; a fault in them is a ConfigError, so that only one rank prints it."""
+    """An argument parser that raises a ConfigError for wrong arguments, so that only one rank prints it."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
 
 
 @contextmanager
-def first_rank_speaks() -> Iterator[None]:
-    """Let the first rank of each machine say what its ranks find before they know of each other.
+def only_first_rank_reports() -> Iterator[None]:
+    """Let only the first rank of each machine report a UserError that all its ranks raise before they are connected.
 
-    The launcher ends the others as soon as the first has left. One that is still there after a while has found a
-    fault of its own, and says it.
+    The launcher ends the other ranks as soon as the first one has left. A rank that still runs after PATIENCE has an
+    error of its own, and reports it.
     """
     try:
         yield
@@ -84,28 +82,28 @@ def first_rank_speaks() -> Iterator[None]:
 
 
 def is_first_rank() -> bool:
-    """Whether this is the first rank of its machine, or a process without a launcher."""
+    """Whether this is local rank 0, or a process without a launcher."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _recorded(main: Callable[[], int | None]) -> Callable[[], int | None]:
+def _record_failure(main: Callable[[], int | None]) -> Callable[[], int | None]:
     if "TORCHELASTIC_ERROR_FILE" not in os.environ:
         return main
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    def unless_refused() -> int | BaseException | None:
-        # torchrun would print the traceback of what it records: a refusal has none to show, a screen has shown it.
+    def catch_unrecorded() -> int | BaseException | None:
+        # torchrun would print a traceback of what is recorded, which these errors must not have.
         try:
             return main()
-        except (UserError, SaveError, StopRequested, KeyboardInterrupt) as refusal:
-            return refusal
+        except (UserError, SaveError, StopRequested, KeyboardInterrupt) as error:
+            return error
         except Exception as error:
-            if is_told(error):
+            if is_reported(error):
                 return error
             raise
 
     def recorded() -> int | None:
-        if isinstance(ended := record(unless_refused)(), BaseException):
+        if isinstance(ended := record(catch_unrecorded)(), BaseException):
             raise ended
         return ended
 

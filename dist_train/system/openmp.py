@@ -1,16 +1,17 @@
-"""Threads beside the one that trains.
+"""OpenMP threads of threads other than the training thread.
 
-Each thread that computes in parallel has a team of OpenMP's threads of its own. Once there are more of them than cores,
-GCC's OpenMP lets all of them sleep where they would have waited awake (`gomp_managed_threads` in libgomp's team.c), for
-as long as the teams last: after one `isfinite` beside it, each of a small network's steps took three times as long.
+Each thread that computes in parallel has its own team of OpenMP threads. Once there are more of them than cores, the
+threads of all teams in GCC's OpenMP sleep instead of spinning while they wait (`gomp_managed_threads` in libgomp's
+team.c), as long as the teams exist: after one `isfinite` in another thread, each step of a small network took three
+times as long.
 """
 
 import torch
 
 
-def compute_alone() -> None:
-    """Let the thread that calls this compute without a team; not the one that trains.
+def use_one_thread() -> None:
+    """Compute without an OpenMP team in the calling thread, which must not be the training thread.
 
-    Threads that compute for the first time after it have none either. Those that have computed keep theirs.
+    Threads that compute for the first time after this call have no team either; other threads keep theirs.
     """
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What a process asks of the system for itself."""
+"""Process utilities: end with the parent, read the state of a process, pause garbage collection."""
 
 import ctypes
 import gc
@@ -14,13 +14,13 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Let the system kill this process when its parent ends, however that ends; only Linux can.
+    """Let the kernel kill this process when its parent ends, even by SIGKILL; does nothing outside Linux.
 
-    A rank whose launcher was killed would train on, unseen, and hold the run's lock and its GPU.
+    Otherwise a rank whose launcher was killed would continue to train, and keep the run's lock and its GPU.
 
     Args:
-        parent: the process that has to be the parent, by default the one that is now. If it has ended already, this
-            process ends here.
+        parent: pid of the expected parent, by default the current one. If it has already ended, this process exits
+            with code 1.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -30,19 +30,19 @@ def die_with_parent(parent: int | None = None) -> None:
         sys.exit(1)
 
 
-def launcher() -> str | None:
-    """The launcher that has started this rank, under a name of its own; None where there is none.
+def find_launcher() -> str | None:
+    """Return a name that identifies the launcher of this rank; None without a launcher.
 
-    Ranks that it starts anew in place find the same name.
+    Ranks that the same launcher restarts get the same name.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    stat = state_and_start(os.getppid())
+    stat = read_process_stat(os.getppid())
     return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {os.getppid()} {stat[1] if stat else 0}"
 
 
-def state_and_start(pid: int) -> tuple[str, int] | None:
-    """State of a process, a letter of /proc, and its start in clock ticks after boot; None where /proc has it not."""
+def read_process_stat(pid: int) -> tuple[str, int] | None:
+    """Return the state of a process, a letter of /proc, and its start in clock ticks after boot; None if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -50,11 +50,11 @@ def state_and_start(pid: int) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
-def process_state(pid: int, started: int) -> str:
+def read_process_state(pid: int, started: int) -> str:
     """Return the state of a process, a letter of /proc; X if it is gone, a zombie, or another process has its pid now.
 
     Args:
-        started: start of the process as `state_and_start` returns it.
+        started: start of the process as `read_process_stat` returns it.
     """
     if not Path("/proc/self/stat").exists():  # not Linux
         try:
@@ -62,15 +62,15 @@ def process_state(pid: int, started: int) -> str:
         except ProcessLookupError:
             return "X"
         return "S"
-    stat = state_and_start(pid)
+    stat = read_process_stat(pid)
     return "X" if stat is None or stat[1] != started or stat[0] == "Z" else stat[0]
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Around imports that stay: nothing is searched for garbage meanwhile, and what they have made never is.
+def without_garbage_collection() -> Iterator[None]:
+    """Import modules without garbage collection; objects created meanwhile are never collected.
 
-    The searches take a sixth of the import of torch; and what they would write to, forks share.
+    Collection takes a sixth of the time of importing torch, and would write to pages that forks share.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
-from dist_train.system.append_file import backward
+from dist_train.system.append_file import read_lines_backward
 from launch.runs import snapshot
 from launch.runs.format import summarize_run
 from launch.runs.history import parse_time
@@ -92,7 +92,7 @@ def _find_tail(path: Path, lines: int) -> int:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
         is_whole = file.read() == b"\n"
-    kept = sum(len(line) + 1 for line in islice(backward(path), lines))
+    kept = sum(len(line) + 1 for line in islice(read_lines_backward(path), lines))
     return max(0, size - kept + (kept > 0 and not is_whole))
 
 

@@ -13,7 +13,7 @@ from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.diagnostics.verdict import Verdict, read_verdict
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir
-from dist_train.system.process import process_state
+from dist_train.system.process import read_process_state
 from launch.runs.find import RUNS, is_run, read_status
 from launch.runs.history import JobHistory, parse_time
 from launch.runs.states import ACTIVE, State, determine_state
@@ -247,7 +247,7 @@ def _find_launcher(status: Mapping[str, Any]) -> int | None:
     if len(words) != 4 or words[1] != socket.gethostname():
         return None
     pid, started = int(words[2]), int(words[3])
-    return pid if process_state(pid, started) != "X" else None
+    return pid if read_process_state(pid, started) != "X" else None
 
 
 def _find_first_rank(path: Path, status: Mapping[str, Any]) -> int | None:

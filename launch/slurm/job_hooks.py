@@ -21,7 +21,7 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
-from dist_train.system.append_file import Lines
+from dist_train.system.append_file import AppendFile
 from dist_train.system.exit import FAILED, Parser, run_guarded
 from dist_train.system.stop_signals import PREEMPTED
 from launch.runs.history import STARTS, JobHistory, JobStart, read_starts
@@ -164,7 +164,7 @@ def _read_attempt(run: RunDir) -> int:
 
 def _append_start(run: RunDir, start: JobStart) -> None:
     run.jobs.mkdir(parents=True, exist_ok=True)
-    lines = Lines(run.jobs / STARTS)
+    lines = AppendFile(run.jobs / STARTS)
     lines.write(json.dumps(asdict(start)) + "\n")
     lines.sync()
     lines.close()

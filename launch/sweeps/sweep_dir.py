@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_train.errors import ConfigError
-from dist_train.system.process import state_and_start
+from dist_train.system.process import read_process_stat
 
 LIST, LOCK = "sweep.json", "sweep.lock"
 
@@ -104,7 +104,7 @@ def _report_damage(sweep: Path) -> Iterator[None]:
 
 def read_start_time(pid: int) -> int | None:
     """Return the start time of a process, which detects a reused pid; None if it has ended."""
-    found = state_and_start(pid)
+    found = read_process_stat(pid)
     return found[1] if found and found[0] not in "ZX" else None
 
 

@@ -36,7 +36,7 @@ from benchmarks.rounds import (
 )
 from dist_train.errors import UserError
 from dist_train.settings.loader import load_config
-from dist_train.system.process import state_and_start
+from dist_train.system.process import read_process_stat
 from tests.conftest import ROOT, Python
 
 ONE, OTHER = Case("throughput", "mnist", 1, "one", "samples/s"), Case("throughput", "mnist", 1, "other", "samples/s")
@@ -282,7 +282,7 @@ class TestProcesses:
         with pytest.raises(FailedError, match="timed out after 1 s"):
             run([sys.executable, "-c", parent], timeout=1.0)
         deadline = time.monotonic() + 5
-        while (found := state_and_start(int(pids.read_text()))) and found[0] != "Z" and time.monotonic() < deadline:
+        while (found := read_process_stat(int(pids.read_text()))) and found[0] != "Z" and time.monotonic() < deadline:
             time.sleep(0.02)
         assert found is None or found[0] == "Z"
 

@@ -10,7 +10,7 @@ from dist_train.diagnostics.failure import read_failures
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.diagnostics.recorder import clear_diagnostics, open_recorder
 from dist_train.diagnostics.verdict import read_verdict
-from dist_train.errors import ConfigError, DataError, NonFiniteError, is_told
+from dist_train.errors import ConfigError, DataError, NonFiniteError, is_reported
 from dist_train.system.exit import run_guarded
 from dist_train.system.stop_signals import StopRequested
 from tests.unit.dist_train.diagnostics.run_files import NO_PID, Rank, heartbeat, write_heartbeats, write_verdict
@@ -54,7 +54,7 @@ def test_a_refusal_is_recorded_and_nothing_more(
     with pytest.raises(type(error)), open_recorder(run, Rank(0, 1), 1, 10, "the command"):
         raise error
     assert capsys.readouterr().err == ""
-    assert not is_told(error)
+    assert not is_reported(error)
     assert read_verdict(run) is None
     assert read_failures(run / "diagnostics", 1)[0].kind in ("refused", "interrupted")
 

@@ -24,7 +24,7 @@ from dist_train.distributed import shared_memory as room
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Distributed
-from dist_train.system.process import state_and_start
+from dist_train.system.process import read_process_stat
 from tests.conftest import Torchrun
 
 CHUNK = room._CHUNK_BYTES // 4  # numbers of float32
@@ -121,7 +121,7 @@ def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_it_is_allowed(
 def test_a_rank_that_has_gone_is_noticed(ranks: Callable[..., list[SharedMemory]], size: int) -> None:
     memory = ranks(size)[0]
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
-    stat = state_and_start(other.pid)
+    stat = read_process_stat(other.pid)
     assert stat is not None
     memory._processes[size - 1] = room._Process(other.pid, stat[1])
     for alive in range(1, size - 1):  # the others are there, and wait as well

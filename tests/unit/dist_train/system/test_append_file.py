@@ -1,4 +1,4 @@
-"""A file that grows at its end: at any time the beginning of what was meant, whatever the disk takes."""
+"""Appending to files on a full disk, and reading lines backward."""
 
 import errno
 import logging
@@ -11,12 +11,12 @@ from dist_train.distributed.world import World
 from dist_train.monitoring.console import log_to_file, log_to_terminal
 from dist_train.monitoring.metrics import Curves, MetricsFile, read_lines
 from dist_train.system import append_file as module
-from dist_train.system.append_file import Lines, backward
+from dist_train.system.append_file import AppendFile, read_lines_backward
 from tests.unit.dist_train.monitoring.test_metrics import line, scalars
 
 
 class Disk:
-    """Has room for some more bytes."""
+    """A disk with room for some more bytes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.room, self._real = room, os.write
@@ -27,17 +27,17 @@ class Disk:
             return self._real(descriptor, content)
         if self.room == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        taken = self._real(descriptor, bytes(content[: self.room]))
-        self.room -= taken
-        return taken
+        written = self._real(descriptor, bytes(content[: self.room]))
+        self.room -= written
+        return written
 
 
-def test_what_the_disk_does_not_take_comes_later(
+def test_what_cannot_be_written_is_written_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, disk = tmp_path / "lines", Disk(monkeypatch, room=8)
     path.write_text("old\n")
-    lines = Lines(path)
+    lines = AppendFile(path)
     for text in ("first\n", "second\n", "third\n"):
         lines.write(text)
     assert path.read_text() == "old\nfirst\nse"
@@ -52,7 +52,7 @@ def test_what_the_disk_does_not_take_comes_later(
     assert path.read_text() == "old\nfirst\nsecond\nthird\nfourth\n"
     disk.room = 2
     lines.write("fifth\n")
-    assert len(caplog.records) == 2, "the disk was full anew"
+    assert len(caplog.records) == 2, "the disk was full a second time"
     disk.room = 1000
     lines.close()
     assert path.read_text() == "old\nfirst\nsecond\nthird\nfourth\nfifth\n"
@@ -60,7 +60,7 @@ def test_what_the_disk_does_not_take_comes_later(
 
 def test_a_disk_that_stays_full_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Disk(monkeypatch, room=0)
-    lines = Lines(tmp_path / "lines")
+    lines = AppendFile(tmp_path / "lines")
     lines.write("text")
     lines.sync()
     lines.close()
@@ -82,7 +82,7 @@ def test_metrics_and_curves_outlive_a_full_disk(tmp_path: Path, monkeypatch: pyt
     assert [step for step, _ in scalars(tmp_path / "tb")["train/loss"]] == [1, 2, 3]
 
 
-def test_a_log_on_a_full_disk_is_told_of_once_on_the_terminal(
+def test_a_log_on_a_full_disk_is_reported_once_on_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import sys
@@ -107,7 +107,7 @@ def test_a_log_on_a_full_disk_is_told_of_once_on_the_terminal(
 
 @pytest.mark.parametrize("block", [1, 2, 3, 64])
 @pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "\n\nab\n", "ab\n\ncd", "\nab\r\ncd\n\n"])
-def test_backward_is_the_lines_in_the_other_order(
+def test_lines_are_read_from_the_last_to_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, text: str
 ) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
@@ -116,4 +116,4 @@ def test_backward_is_the_lines_in_the_other_order(
     expected = text.encode().split(b"\n")
     if not expected[-1]:
         del expected[-1]
-    assert list(backward(path))[::-1] == expected
+    assert list(read_lines_backward(path))[::-1] == expected

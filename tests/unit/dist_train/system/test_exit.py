@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, what it prints, and which rank speaks."""
+"""The end of a command: its exit code, its error message, and which rank prints it."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from dist_train.errors import ConfigError, DataError, RefusedElsewhereError, UserError
-from dist_train.system.exit import PATIENCE, first_rank_speaks, run_guarded
+from dist_train.system.exit import PATIENCE, only_first_rank_reports, run_guarded
 from tests.conftest import Python
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "message"),
     [
         ("pass", 0, ""),
         ("raise ValueError('a fault')", 1, "ValueError: a fault"),
@@ -19,7 +19,7 @@ from tests.conftest import Python
         ("raise KeyboardInterrupt", 130, ""),
     ],
 )
-def test_a_command_ends_with_its_code(python: Python, body: str, code: int, said: str) -> None:
+def test_a_command_ends_with_its_code(python: Python, body: str, code: int, message: str) -> None:
     program = (
         "from dist_train import errors\nfrom dist_train.system.exit import leave, run_guarded\n"
         f"def main():\n    {body}\nleave(run_guarded(main))"
@@ -29,14 +29,14 @@ def test_a_command_ends_with_its_code(python: Python, body: str, code: int, said
     assert done.stdout == ""
     if code == 1:
         assert done.stderr.startswith("Traceback")
-        assert done.stderr.endswith(said + "\n")
+        assert done.stderr.endswith(message + "\n")
     else:
-        assert done.stderr == (f"{said}\n" if said else "")
+        assert done.stderr == (f"{message}\n" if message else "")
 
 
 @pytest.fixture
 def error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As torchrun sets it for a rank."""
+    """The file that torchrun sets for a rank."""
     path = tmp_path / "error.json"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
     return path
@@ -65,16 +65,16 @@ def test_a_success_under_torchrun_records_nothing(error_file: Path) -> None:
 
 
 @pytest.mark.parametrize(("local_rank", "waits"), [(None, False), ("0", False), ("1", True), ("7", True)])
-def test_the_first_rank_of_a_machine_speaks_before_the_others(
+def test_the_first_rank_of_a_machine_reports_before_the_others(
     monkeypatch: pytest.MonkeyPatch, local_rank: str | None, waits: bool
 ) -> None:
-    """The launcher ends the others meanwhile; one that is left has a fault of its own, and says it."""
+    """The launcher ends the others in the meantime; a rank that still runs has an error of its own."""
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
-    with pytest.raises(DataError, match="nothing there"), first_rank_speaks():
+    with pytest.raises(DataError, match="nothing there"), only_first_rank_reports():
         raise DataError("nothing there")
     assert slept == ([PATIENCE] if waits else [])
 

@@ -1,4 +1,4 @@
-"""What computes beside the training opens no team of OpenMP threads: with more of them than cores, all wait asleep."""
+"""Threads other than the training thread start no team of OpenMP threads."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +10,12 @@ from dist_train.checkpoint.serialization import NEEDED, Saver
 from dist_train.checkpoint.store import Store
 
 TASKS = Path("/proc/self/task")
-MANY = 1_000_000  # elements: of some ten thousand torch still computes in one thread
+MANY = 1_000_000  # elements; torch processes some ten thousand in one thread
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """The thread that trains has a team of two, made before anything is counted."""
+    """Let the training thread start its team of two before anything is counted."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.isfinite(torch.zeros(MANY))

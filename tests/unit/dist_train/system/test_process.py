@@ -1,4 +1,4 @@
-"""Processes that end with their parent, however that ends."""
+"""Processes that end with their parent, even if it is killed."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process whose parent has ended")
 def test_a_child_ends_with_its_killed_parent() -> None:
     command, environment = [sys.executable, "-c", FAMILY], {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.system.process import state_and_start
+from dist_train.system.process import read_process_stat
 from launch.runs import snapshot
 from tests.unit.launch.command import run_command
 from tests.unit.launch.run_files import leave_run, leave_sweep
@@ -38,7 +38,7 @@ def test_a_sweep_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
 def test_only_the_very_launcher_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     """A process that has got the launcher's number since is left alone."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
-        stat = state_and_start(process.pid)
+        stat = read_process_stat(process.pid)
         assert stat is not None
         launcher = f"a run {socket.gethostname()} {process.pid}"
         here = socket.gethostname()

@@ -30,11 +30,11 @@ test-slurm: install
 test-slurm-long: install
 	$(PYTEST) tests/slurm
 
-# Beside other frameworks, in one session; needs $DIST_TRAIN_DATA. BENCH=--quick takes less than five minutes.
+# Compare with other frameworks; needs $DIST_TRAIN_DATA. BENCH=--quick takes less than five minutes; see benchmarks/README.md.
 bench: install
 	$(BIN)/python -m benchmarks.compare.bench $(BENCH)
 
-# For whoever has a GPU: needs torch and a few packages, which it names, and no network. ARGS=--allow-cpu without a GPU.
+# Check a GPU: needs torch and a few packages, which it names, and no network. ARGS=--allow-cpu runs it without a GPU.
 gpu-check:
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu.check $(ARGS)
 

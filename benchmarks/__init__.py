@@ -1,5 +1,1 @@
-"""Measurements, side by side in one session; their results lie in `results/`.
-
-python -m benchmarks.compare.bench          this project beside other frameworks (`make bench`)
-python -m benchmarks.single.slurm_start    from `sbatch` to the first step
-"""
+"""Measurements of speed and memory; README.md describes them, results/ has their results."""

@@ -8,14 +8,7 @@ from pathlib import Path
 
 from benchmarks.processes import ROOT, FailedError, run
 from dist_train.errors import UserError
-
-RENAMED = {
-    "log.every_steps": "log.every",
-    "log.weights_every_steps": "log.weights_every",
-    "checkpoint.every_steps": "checkpoint.every",
-}
-"""Settings by their names here, and by the names that versions before November 2026 have."""
-RENAMED_VALUES = {("data.loader", "in_memory"): "resident"}
+from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS
 
 
 @dataclass(frozen=True)
@@ -24,29 +17,34 @@ class Checkout:
 
     root: Path = ROOT
     names: Mapping[str, str] = field(default_factory=dict)
-    """Its name of each setting that is called otherwise there."""
+    """Settings of this version, and their older names in the checkout."""
     values: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Its word for each value that is called otherwise there, by setting and value."""
+    """Settings and values of this version, and the older names of the values in the checkout."""
 
     def translate(self, setting: str) -> str:
-        """A `key=value` in the words of this version."""
+        """A `key=value` of this version, as the checkout calls it."""
         key, _, value = setting.partition("=")
         return f"{self.names.get(key, key)}={self.values.get((key, value), value)}"
 
 
 def open_checkout(root: Path) -> Checkout:
-    """Another version of dist-train; finds out which of its settings have older names.
+    """A checkout of another version; reads from its `--settings` which names are older.
 
     Raises:
-        UserError: there is no dist-train that runs.
+        UserError: it is no dist-train that runs.
     """
+    root = root.resolve()
     if not (root / "dist_train" / "__main__.py").is_file():
-        raise UserError(f"--before {root}: holds no dist_train; give the root of a checkout")
+        raise UserError(f"--before {root}: there is no dist_train in it; give the root of a checkout")
     try:
-        documented = run([sys.executable, "-m", "dist_train", "--settings"], root=root.resolve()).output
+        reference = run([sys.executable, "-m", "dist_train", "--settings"], root=root).output
     except FailedError as error:
         raise UserError(f"--before {root}: python -m dist_train --settings fails there: {error}") from error
-    names = {new: old for new, old in RENAMED.items() if f"`{new}`" not in documented}
-    loader = re.search(r"^- `data\.loader`: ([^.]*)\.", documented, re.MULTILINE)
-    knows_in_memory = loader is not None and "in_memory" in loader[1]
-    return Checkout(root.resolve(), names, {} if knows_in_memory else RENAMED_VALUES)
+    allowed = dict(re.findall(r"^- `([\w.]+)`: ([^.]*)\.", reference, re.MULTILINE))
+    names = {new: old for old, new in RENAMED_KEYS.items() if new not in allowed}
+    values = {
+        (old.key, old.replacement): old.value
+        for old in OLD_VALUES
+        if old.key in allowed and old.replacement not in allowed[old.key]
+    }
+    return Checkout(root, names, values)

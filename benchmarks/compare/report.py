@@ -1,8 +1,11 @@
-"""A session's numbers as tables: `results/<machine>-<date>.md`, and the part of the README that is made from it."""
+"""The results of a session as Markdown: `results/<machine>-<date>.md`, and the generated part of the README."""
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.compare.figures import (
+from benchmarks.compare.before import NOTE, before_table
+from benchmarks.compare.measures import checkpoints, evaluation, loading, loop, start, throughput
+from benchmarks.compare.results import Results, check_targets, kinds
+from benchmarks.compare.targets import (
     best_in_bf16,
     best_peer,
     over_bare_step,
@@ -10,15 +13,11 @@ from benchmarks.compare.figures import (
     over_best_in_bf16,
     over_best_peer,
 )
-from benchmarks.compare.measures import checkpoints, evaluation, loading, loop, start, throughput
 from benchmarks.compare.workloads import WORKLOADS
-from benchmarks.results import Results, figures_of, kinds
 from benchmarks.rounds import DISTURBED, Case, Record, Spread, records_of
+from benchmarks.tables import number, table
 
-FIGURES = (
-    "The median of the ratios of the rounds, from the lowest to the highest. A row without a number was not measured "
-    "in this session."
-)
+TARGETS = "The median of the ratios of the rounds, lowest to highest. A row without a number was not measured."
 THROUGHPUT = (
     "The best peer is the one with the highest median. Factors are medians of the ratios of single rounds: over the "
     "best peer in fp32, and for `precision: auto` also over the best in bf16. Ignite has no bf16 on a CPU. Each peer "
@@ -27,12 +26,12 @@ THROUGHPUT = (
     "`bare step as ours` and `bare step as ours auto` in the format and precision that our run has chosen. On one rank "
     "the last column compares runs right after each other (`loop` below), on two ranks the runs of a round."
 )
-MEMORY = "MiB resident at a time, shared pages counted for each process; in the runs of the throughput."
+MEMORY = "Peak resident MiB in the runs of the throughput; shared pages count once for each process."
 DISTURBANCE = (
-    f": other processes used more than {DISTURBED} of a core meanwhile. Where a case or a pair of them has undisturbed "
-    "rounds, only those count."
+    f": other processes used more than {DISTURBED} of a core meanwhile. If a case or a pair has undisturbed rounds, "
+    "only those count."
 )
-BESIDE = (
+RUN_COSTS = (
     (
         "two ranks, from the command to the first step",
         [start.case(name) for name in (start.BARE, "accelerate, torchrun", "lightning")],
@@ -57,25 +56,19 @@ BESIDE = (
         [loading.case(loading.OURS)],
     ),
 )
-"""What a run costs beside its steps: a title, the cases of others, and ours."""
+"""Costs of a run besides its steps: a title, the cases of others, and ours."""
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 
 
 def report(results: Results) -> str:
-    """The whole session."""
+    """The report of a whole session."""
     disturbed = sum(record.is_disturbed for record in results.records)
     parts = [
         f"# Benchmark of {results.about['date'][:10]}",
         _machine(results),
         f"{disturbed} of {len(results.records)} readings were disturbed{DISTURBANCE}",
-        "## Figures to reach",
-        FIGURES,
-        _figures(results.records),
-        "## Throughput beside the best peer",
-        THROUGHPUT,
-        throughput_table(results.records),
-        "## A run beside its steps",
-        runs_table(results.records),
+        *_before(results),
+        *(_peers(results) if results.about.get("peers", True) else ()),
         "## All numbers",
         medians(results.records),
         "## Peak memory",
@@ -86,32 +79,32 @@ def report(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _peers(results: Results) -> list[str]:
+    return [
+        "## Targets",
+        TARGETS,
+        _targets(results.records),
+        "## Throughput and the best peer",
+        THROUGHPUT,
+        throughput_table(results.records),
+        "## Start, evaluation, checkpoints and data",
+        runs_table(results.records),
+    ]
+
+
 def readme_part(results: Results, source: str) -> str:
-    """What stands in the README between the marks, which are part of it; `source`: path of the report."""
+    """The part of the README between the marks, with them; `source`: path of the report."""
     tables = [throughput_table(results.records), runs_table(results.records)]
     return "\n\n".join([BEGIN, *tables, f"{_machine(results)} All numbers: [{source}]({source}).", END])
 
 
 def with_part(document: str, part: str) -> str:
-    """A document with what lies between the marks replaced; raises ValueError where it has no marks."""
+    """A document with the part between the marks replaced; raises ValueError if it has no marks."""
     head, begin, rest = document.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"no {BEGIN} and {END}")
     return head + part + tail
-
-
-def number(value: float) -> str:
-    """Three digits at least: 3,243, 57.1, 0.941."""
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:#.3g}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def throughput_table(records: Sequence[Record]) -> str:
@@ -149,8 +142,8 @@ def _workload_row(records: Sequence[Record], workload: str, ranks: int) -> list[
 
 
 def runs_table(records: Sequence[Record]) -> str:
-    """What a run costs beside its steps: others and ours; a row for each measure that there are numbers of."""
-    rows = [(title, _listed(records, others), _listed(records, ours)) for title, others, ours in BESIDE]
+    """Costs of a run besides its steps: others and ours, a row for each measure that has numbers."""
+    rows = [(title, _listed(records, others), _listed(records, ours)) for title, others, ours in RUN_COSTS]
     return table(("what", "others", "ours"), [row for row in rows if all(row)])
 
 
@@ -171,7 +164,7 @@ def _beside_bare_step(records: Sequence[Record], workload: str, ranks: int) -> s
 
 
 def _with_range(spread: Spread, form: str) -> str:
-    """The median, and between what the readings lie where there are several."""
+    """The median, with the range if there are several readings."""
     if spread.n == 1:
         return format(spread.median, form)
     return f"{spread.median:{form}} ({spread.low:{form}} to {spread.high:{form}})"
@@ -192,12 +185,12 @@ def _median(records: Sequence[Record], case: Case) -> str:
 
 
 def cases(records: Iterable[Record]) -> list[Case]:
-    """The cases that there are records of, in their order."""
+    """The cases that have records, in their order."""
     return list(dict.fromkeys(record.case for record in records))
 
 
 def medians(records: Sequence[Record]) -> str:
-    """Every case with its median, spread and n."""
+    """A table of every case with its median, range and number of readings."""
     rows = []
     for case in cases(records):
         spread = Spread.of(record.value for record in records_of(records, case))
@@ -208,21 +201,27 @@ def medians(records: Sequence[Record]) -> str:
                 f"{number(spread.low)} to {number(spread.high)}", str(spread.n), str(disturbed or ""),
             ]
         )  # fmt: skip
-    return table(("measure", "workload", "ranks", "who", "median", "spread", "n", "disturbed"), rows)
+    return table(("measure", "workload", "ranks", "program", "median", "range", "n", "disturbed"), rows)
 
 
-def _figures(records: Sequence[Record]) -> str:
+def _before(results: Results) -> list[str]:
+    if not (compared := before_table(results.records)):
+        return []
+    return [f"## This version and {results.about.get('before') or 'the one before'}", NOTE, compared]
+
+
+def _targets(records: Sequence[Record]) -> str:
     rows = []
-    for each in figures_of(records):
+    for each in check_targets(records):
         spread = Spread(**each["measured"]) if each["measured"] else None
-        sign = "at least" if each["is_least"] else "at most"
+        sign = "at least" if each["is_minimum"] else "at most"
         measured = (
             f"{number(spread.median)} ({number(spread.low)} to {number(spread.high)}, n {spread.n})" if spread else ""
         )
         reached = {True: "yes", False: "**no**", None: ""}[each["reached"]]
         doubt = ", disturbed" if each["disturbed"] else ""
-        rows.append([each["figure"], f"{sign} {each['target']:g}", measured, reached + doubt])
-    return table(("figure", "target", "measured", "reached"), rows)
+        rows.append([each["text"], f"{sign} {each['value']:g}", measured, reached + doubt])
+    return table(("what", "target", "measured", "reached"), rows)
 
 
 def _memory(records: Sequence[Record]) -> str:
@@ -231,25 +230,25 @@ def _memory(records: Sequence[Record]) -> str:
         found = [record for record in records if record.case == case]
         together, largest = (max(getattr(record, name) for record in found) >> 20 for name in ("memory", "largest"))
         rows.append([case.workload, str(case.ranks), case.name, f"{together:,}", f"{largest:,}"])
-    return table(("workload", "ranks", "who", "all processes", "largest process"), rows)
+    return table(("workload", "ranks", "program", "all processes", "largest process"), rows)
 
 
 def _missing(results: Results) -> list[str]:
     if not results.missing:
         return []
     rows = [[*(str(part) for part in each.case[:4]), each.reason.splitlines()[0]] for each in results.missing]
-    return ["## Not measured", table(("measure", "workload", "ranks", "who", "why"), rows)]
+    return ["## Not measured", table(("measure", "workload", "ranks", "program", "why"), rows)]
 
 
 def _machine(results: Results) -> str:
     about = results.about
-    unlike = "".join(f", {kind}" for kind in kinds(about) if kind != "cuda")  # the device is there by its name
+    kind = "".join(f", {kind}" for kind in kinds(about) if kind != "cuda")  # the device is named already
     bf16 = f", {' and '.join(about['bf16'])}" if about["bf16"] else ""
     packages = ", ".join(f"{name} {number}" for name, number in about["packages"].items())
-    # Sessions before 28 November 2026 do not say how long they took.
+    # Results before 28 November 2026 have no duration.
     took = f" in {about['seconds'] / 60:.0f} minutes" if "seconds" in about else ""
     return (
         f"{about['processor']}, {about['cores']} cores{bf16}, {about['memory_gib']} GiB, {about['system']}, Python "
         f"{about['python']}, {packages}; {about['device']}; {about['rounds']} round(s){took}"
-        f"{unlike}, everybody in turn; commit {about['commit']}."
+        f"{kind}; commit {about['commit']}."
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.compare.report import number, table
+from benchmarks.tables import number, table
 
 Outcome = Literal["planned", "passed", "measured", "failed", "skipped"]
 

@@ -24,12 +24,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.report import number, table
 from benchmarks.compare.session import read_lines, torchrun
+from benchmarks.machine import about_machine
 from benchmarks.processes import ROOT, FailedError, environment, family, others_now, run
-from benchmarks.results import about_machine, check_out, write_both
+from benchmarks.results import check_out, write_both
 from benchmarks.rounds import NO_TIME
 from benchmarks.single.memory import Sample, samples_of
+from benchmarks.tables import number, table
 from dist_train.system.exit import Parser, run_guarded
 from launch.arguments import number_from
 

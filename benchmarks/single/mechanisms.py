@@ -22,11 +22,12 @@ import torch
 from PIL import Image
 
 from benchmarks.compare.measures import checkpoints, start, throughput
-from benchmarks.compare.report import number, table
 from benchmarks.compare.session import Session, train
 from benchmarks.compare.workloads import RESNET, SMALL, TUTORIAL, WORKLOADS
-from benchmarks.results import DIRECTORY, about_machine, check_out, machine_name, write_both
+from benchmarks.machine import about_machine, machine_name
+from benchmarks.results import DIRECTORY, check_out, write_both
 from benchmarks.rounds import Case, Reading, Record, RoundsResult, Spread, Task, ratio, records_of, run_rounds
+from benchmarks.tables import number, table
 from dist_train.system.exit import Parser, run_guarded
 from launch.arguments import number_from
 

@@ -22,11 +22,12 @@ import torch
 
 from benchmarks.compare.measures.throughput import OURS
 from benchmarks.compare.programs.bare_step import Profile
-from benchmarks.compare.report import number, table
 from benchmarks.compare.session import Session, train
 from benchmarks.compare.workloads import WORKLOADS, Workload
+from benchmarks.machine import about_machine, machine_name
 from benchmarks.processes import run
-from benchmarks.results import DIRECTORY, about_machine, check_out, machine_name
+from benchmarks.results import DIRECTORY, check_out
+from benchmarks.tables import number, table
 from dist_train.system.exit import Parser, run_guarded
 from launch.arguments import number_from
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compare.report import number
+from benchmarks.machine import about_machine
 from benchmarks.processes import FailedError, family
-from benchmarks.results import about_machine
 from benchmarks.rounds import NO_TIME
 from benchmarks.single import growth
 from benchmarks.single.growth import Finding, Scale
 from benchmarks.single.memory import Sample
+from benchmarks.tables import number
 
 
 def lines(*seconds_a_step: float) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
         start = time.perf_counter()
         step().item()
         seconds.append(time.perf_counter() - start)
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as found:
         for _ in range(steps):
             step()
     operators = {event.key: event.self_cpu_time_total / 1e6 / steps for event in found.key_averages()}

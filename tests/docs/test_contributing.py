@@ -1,0 +1,77 @@
+"""CONTRIBUTING.md: each diff applies to a copy of the tree, and its command works there."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT, Python
+
+ADDITION = re.compile(r"^## (Add .*?)\n.*?```diff\n(.*?)```.*?```sh\n(.*?)```", re.DOTALL | re.MULTILINE)
+ADDITIONS = ADDITION.findall((ROOT / "CONTRIBUTING.md").read_text())
+EXPECTED = {"Add a command": "runs/digits: 0.0 MB", "Add a check of the settings": "a mirrored digit is no digit"}
+
+
+def apply(diff: str, tree: Path) -> list[str]:
+    """Apply a diff whose hunks have no line numbers; returns the files it touches."""
+    files = re.findall(r"^--- (\S+)\n\+\+\+ b/(\S+)\n(.*?)(?=^--- |\Z)", diff, re.DOTALL | re.MULTILINE)
+    for source, name, hunks in files:
+        if source == "/dev/null":
+            assert not (tree / name).exists()
+            (tree / name).write_text(_take("+", hunks))
+            continue
+        text = (tree / name).read_text()
+        for hunk in hunks.split("@@\n")[1:]:
+            assert text.count(_take("- ", hunk)) == 1, hunk
+            text = text.replace(_take("- ", hunk), _take("+ ", hunk))
+        (tree / name).write_text(text)
+    return [name for _, name, _ in files]
+
+
+def _take(marks: str, hunk: str) -> str:
+    """The lines of a hunk that begin with one of `marks`."""
+    return "".join(line[1:] for line in hunk.splitlines(keepends=True) if line[0] in marks)
+
+
+def test_there_is_one_for_each_kind() -> None:
+    assert [title for title, _, _ in ADDITIONS] == [
+        "Add a model",
+        "Add a data set",
+        "Add an optimizer",
+        "Add a command",
+        "Add a check of the settings",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("title", "diff", "command"), ADDITIONS, ids=[title for title, _, _ in ADDITIONS])
+def test_the_diff_applies_and_its_command_works(
+    title: str, diff: str, command: str, tmp_path: Path, python: Python
+) -> None:
+    for name in ("dist_train", "launch", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    files = apply(diff, tmp_path)
+    assert 1 <= len(set(files)) <= 3
+    for action in (["check"], ["format", "--check"]):
+        ruff = [Path(sys.executable).with_name("ruff"), *action, "--no-cache", *files]
+        linted = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert linted.returncode == 0, linted.stdout
+    for folder in ("data", "runs/digits"):
+        (tmp_path / folder).mkdir(parents=True)
+    for split in ("train", "test"):
+        images = np.random.default_rng(0).integers(0, 256, (40, 1, 28, 28), dtype=np.uint8)
+        np.savez(tmp_path / "data" / f"{split}.npz", images=images, labels=np.arange(40) % 10)
+    words = shlex.split(command, comments=True)
+    if words[0] == "dist-train":
+        words[:1] = ["python", "-m", "launch"]
+    else:
+        words.append("train.max_steps=2")
+    done = python(*words[1:], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == (2 if "check" in title else 0), done.stdout + done.stderr
+    assert EXPECTED.get(title, "digits: done, 2 steps") in done.stdout + done.stderr

@@ -18,7 +18,7 @@ from dist_train.system.exit import Parser
 from launch.cli import COMMANDS
 from tests.conftest import ROOT, Python
 
-NOT_OURS = {".venv", ".venv-bench", "runs", ".pytest_cache"}
+NOT_OURS = {".venv", ".venv-bench", ".venv-matrix", "runs", ".pytest_cache"}
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not NOT_OURS & set(path.parts))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # What makes a command of the README short, without a network and without a trace in the checkout.

@@ -59,7 +59,7 @@ def test_the_diff_applies_and_its_command_works(
     files = apply(diff, tmp_path)
     assert 1 <= len(set(files)) <= 3
     for action in (["check"], ["format", "--check"]):
-        ruff = [Path(sys.executable).with_name("ruff"), *action, "--no-cache", *files]
+        ruff = [str(Path(sys.executable).with_name("ruff")), *action, "--no-cache", *files]
         linted = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert linted.returncode == 0, linted.stdout
     for folder in ("data", "runs/digits"):

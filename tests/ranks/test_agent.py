@@ -257,7 +257,7 @@ class TestARun:
         run.wait_for(lambda: b"dist_train.elastic.agent" in command_of(run.process.pid))
         os.kill(run.process.pid, signal.SIGINT)
         assert run.process.wait(60) == PREEMPTED, run.errors()
-        assert run.errors() == "stopped by SIGINT before the first step; the same command starts again\n"
+        assert run.errors() == "stopped by SIGINT before the first step; the same command resumes the run\n"
 
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
     @pytest.mark.parametrize("attempt", [0, 1])
@@ -267,7 +267,7 @@ class TestARun:
         body = f"if rank and attempt < {attempt}: os.kill(os.getpid(), 9)\ntime.sleep(20)"
         done = ranks(body, restarts=3, before=IN_THE_FORKS.format(attempt=attempt, name=name))
         assert done.returncode == PREEMPTED, done.stderr
-        assert done.stderr.endswith(f"stopped by {name} before the first step; the same command starts again\n")
+        assert done.stderr.endswith(f"stopped by {name} before the first step; the same command resumes the run\n")
 
     def test_a_signal_that_only_lost_ranks_have_heard_reaches_the_next(
         self, ranks: Callable[..., "subprocess.CompletedProcess[str]"]
@@ -278,14 +278,14 @@ class TestARun:
             restarts=3,
         )
         assert done.returncode == PREEMPTED, done.stderr
-        assert done.stderr.endswith("stopped by SIGTERM before the first step; the same command starts again\n")
+        assert done.stderr.endswith("stopped by SIGTERM before the first step; the same command resumes the run\n")
 
     def test_two_interrupts_are_no_failure(self, start: Callable[..., Run]) -> None:
         slow = ("data.num_train=4096", "data.global_batch=4096", "train.micro_batch=4")  # about a second a step
         run = start("--max-restarts", "3", *ENDLESS, *slow)
         run.wait_for(lambda: run.steps() > 2)
         os.kill(run.process.pid, signal.SIGINT)
-        run.wait_for(lambda: "once more ends at once" in run.errors())
+        run.wait_for(lambda: "a second Ctrl-C exits at once" in run.errors())
         os.kill(run.process.pid, signal.SIGINT)
         assert run.process.wait(60) == 130, run.errors()
         failures = [json.loads(file.read_text()) for file in (run.directory / "diagnostics").glob("failure_rank_*")]

@@ -159,7 +159,7 @@ def test_a_time_limit_holds_for_starts_in_place_as_well(runs: Runs) -> None:
 def test_a_rank_that_waits_for_its_peers_in_vain_can_be_stopped(runs: Runs) -> None:
     done = runs.start(2, "joining", at="joining", rank=0, signals=["SIGTERM"])
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
-    assert done.stderr == "stopped by SIGTERM before the first step; the same command starts again\n"
+    assert done.stderr == "stopped by SIGTERM before the first step; the same command resumes the run\n"
     assert not runs["joining"].exists()
 
 

@@ -47,7 +47,7 @@ class TestTheFlag:
 
     def test_a_second_interrupt_ends_at_once(self, stop: Stop, capfd: pytest.CaptureFixture[str]) -> None:
         send(signal.SIGINT)
-        assert "once more ends at once" in capfd.readouterr().err
+        assert "a second Ctrl-C exits at once" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
         assert stop.reason == "SIGINT"

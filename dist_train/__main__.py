@@ -81,7 +81,7 @@ def _print_settings() -> None:
 
 def _configure_stop(stop: Stop, config: "Config", run: "RunDir") -> None:
     if os.environ.get("RANK", "0") == "0":
-        stop.on_early_stop = run.note_early_stop
+        stop.on_early_stop = run.record_early_stop
     if config.run.time_limit_minutes is not None:
         stop.set_time_limit(config.run.time_limit_minutes)
 
@@ -93,7 +93,7 @@ def _record_refusal(run: "RunDir") -> Iterator[None]:
     except RefusedElsewhereError:
         raise
     except UserError as error:
-        run.note_refusal(str(error))
+        run.record_refusal(str(error))
         raise
 
 

@@ -1,4 +1,4 @@
-"""The directory of a run: where each thing lies, and how it is written so that nothing is ever half there.
+"""The directory of a run: paths, lock and status.
 
 config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/  jobs/
 """
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from dist_train.errors import ConfigError
 from dist_train.system.process import find_launcher
 
-PATIENCE = 2.0  # seconds; a killed run's lock is free when the last worker of its loader has gone too
+PATIENCE = 2.0  # seconds; a killed run's lock is released when the last worker of its loader has ended too
 State = Literal["running", "done", "preempted", "failed"]
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
@@ -43,97 +43,97 @@ class RunDir:
         self.jobs = self.path / "jobs"
         self.lock = self.path / "run.lock"
         self.attempt = 0
-        """How often this run was started, this start included; 0 before `claim`."""
+        """Number of starts of this run, including this one; 0 before `claim`."""
         self._restarts = 0
         self._descriptor: int | None = None
         self._has_warned = False
 
-    def check_usable(self, anew: bool) -> None:
-        """Find out without leaving a trace whether the directory can be made and written, and is this program's.
+    def check_usable(self, fresh_start: bool) -> None:
+        """Check, without changing anything, that the directory can be created, written and belongs to a run.
 
         Args:
-            anew: whether `claim` is going to move aside what is there.
+            fresh_start: whether `claim` is going to move an existing directory aside.
 
         Raises:
-            ConfigError: it can't, or it holds something else, or another process trains there.
+            ConfigError: it can't be written, holds other files, or another process trains there.
         """
         path = existing = self.path.absolute()
         try:
             self._wait_for_holder()
-            if self._would_harm(anew):
-                raise ConfigError(f"run.dir {self.path}: holds files and no run. Set run.dir to another directory")
+            if self._would_harm(fresh_start):
+                raise ConfigError(f"run.dir {self.path}: contains files, but no run. Set run.dir to another directory")
             existing = next(parent for parent in (path, *path.parents) if parent.exists())
-            # Asking the permissions is not enough: root has them all, also on a file system that takes nothing.
+            # Permissions are not enough: root has them all, also on a read-only file system.
             with tempfile.TemporaryFile(dir=existing) as file:
                 file.write(bytes(2**16))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise self._refused(error, existing) from error
+            raise self._make_error(error, existing) from error
 
-    def _would_harm(self, anew: bool) -> bool:
-        """Whether the directory is no run of ours and has files that a run would overwrite or move aside."""
+    def _would_harm(self, fresh_start: bool) -> bool:
+        """Whether the directory is not that of a run, and has files that a run would overwrite or move aside."""
         is_run = self._is_known() or any(self.checkpoints.glob("step_*/manifest.json"))
         files = (self.config, self.status, self.metrics, self.ledger, self.environment)
-        ours = (*files, self.curves, self.logs, self.checkpoints, self.diagnostics)
-        return not is_run and (any(path.exists() for path in ours) or (anew and self._has_files()))
+        paths = (*files, self.curves, self.logs, self.checkpoints, self.diagnostics)
+        return not is_run and (any(path.exists() for path in paths) or (fresh_start and self._has_files()))
 
     def _is_known(self) -> bool:
-        """Whether a start has claimed the directory, or a job was submitted to do so."""
+        """Whether a process has claimed the directory, or a job was submitted that will."""
         return self.lock.exists() or self.jobs.is_dir()
 
     def _has_files(self) -> bool:
         return self.path.is_dir() and any(self.path.iterdir())
 
-    def claim(self, anew: bool) -> Path | None:
-        """Make the directory and be the only process that writes in it, until `release`.
+    def claim(self, fresh_start: bool) -> Path | None:
+        """Create the directory and lock it for this process, until `release`.
 
-        The system lets go of the lock when this process ends, however it ends. Where the file system knows no locks,
-        `check_attempt` keeps all but the last start from saving.
+        The system releases the lock when this process ends, even by SIGKILL. On a file system without locks,
+        `check_attempt` prevents all but the newest start from saving.
 
         Args:
-            anew: move an earlier run aside first, to the first free `<dir>.old-<n>`.
+            fresh_start: first rename an existing directory to the first free `<dir>.old-<n>`.
 
         Returns:
-            Where the earlier run lies now, None where none was moved.
+            The new path of the existing directory, None if none was renamed.
 
         Raises:
-            ConfigError: another process trains there, or the directory can't be made or moved.
+            ConfigError: another process trains there, or the directory can't be created or renamed.
         """
         try:
-            aside = self._move_aside() if anew and self._has_files() else None
+            aside = self._move_aside() if fresh_start and self._has_files() else None
             for directory in (self.path, self.logs, self.checkpoints):
                 directory.mkdir(parents=True, exist_ok=True)
-            self._descriptor = self._locked()
+            self._descriptor = self._acquire_lock()
             self._restarts = self._count_restarts()
-            self._sign(self._descriptor)
+            self._write_signature(self._descriptor)
         except OSError as error:
-            raise self._refused(error, self.path) from error
+            raise self._make_error(error, self.path) from error
         return aside
 
     def release(self) -> None:
-        """Let another process claim the directory."""
+        """Release the lock, so that another process can claim the directory."""
         if self._descriptor is not None:
             _unlock(self._descriptor)
             self._descriptor = None
 
     def check_attempt(self) -> None:
-        """Find out whether this process is still the last that has claimed the directory.
+        """Check that no other process has claimed the directory after this one.
 
         Raises:
-            ConfigError: another one is, or the directory has been moved away.
-            OSError: that can't be read.
+            ConfigError: another process has, or the directory was moved.
+            OSError: the lock file can't be read.
         """
         holder = _read_object(self.lock)
         if holder != self._signature():
-            now = _shown(holder) if holder else "whoever has moved its run.lock away"
+            now = _format_holder(holder) if holder else "a process that has moved its run.lock"
             raise ConfigError(
-                f"run.dir {self.path}: was taken over by {now}; this process ({_shown(self._signature())}) saves "
-                "nothing more. Let only one of them train there"
+                f"run.dir {self.path}: was taken over by {now}; this process ({_format_holder(self._signature())}) "
+                "stops saving. Let only one of them train there"
             )
 
-    def _sign(self, descriptor: int) -> None:
-        """Write down who holds the lock, in place: the lock belongs to the file, not to its name."""
+    def _write_signature(self, descriptor: int) -> None:
+        """Write this process into the lock file; in place, because the lock belongs to the file, not to its name."""
         attempts = [known.get("attempt") for known in (_read_object(self.lock), _read_object(self.status)) if known]
         judged = [path.stem.removeprefix("verdict_") for path in self.diagnostics.glob("verdict_*.json")]
         attempts += [int(number) for number in judged if number.isdecimal()]
@@ -144,47 +144,47 @@ class RunDir:
         os.fsync(descriptor)
 
     def _signature(self) -> dict[str, Any]:
-        return {"host": socket.gethostname(), "pid": os.getpid(), "job_id": job_id(), "attempt": self.attempt}
+        return {"host": socket.gethostname(), "pid": os.getpid(), "job_id": get_job_id(), "attempt": self.attempt}
 
-    def _locked(self) -> int:
-        """A descriptor that holds `run.lock`; raises ConfigError naming the holder if that does not end in time."""
+    def _acquire_lock(self) -> int:
+        """Return a descriptor that holds `run.lock`; raises ConfigError if another process keeps it for PATIENCE."""
         deadline = time.monotonic() + PATIENCE
         while True:
             descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
-            # Whoever held it may have moved the whole run aside, and this would be the lock of that.
-            if _lock(descriptor) is not False and os.path.samestat(os.fstat(descriptor), self.lock.stat()):
+            # The process that held it may have moved the run aside, and this lock with it.
+            if _try_lock(descriptor) is not False and os.path.samestat(os.fstat(descriptor), self.lock.stat()):
                 return descriptor
             os.close(descriptor)
             if time.monotonic() > deadline:
-                raise self._held()
+                raise self._make_lock_error()
             time.sleep(0.05)
 
     def _wait_for_holder(self) -> None:
-        """Give a process that holds the lock a moment to end; raises ConfigError naming it if it does not."""
+        """Wait until no process holds the lock; raises ConfigError if one keeps it for PATIENCE."""
         deadline = time.monotonic() + PATIENCE
         while self.is_held():
             if time.monotonic() > deadline:
-                raise self._held()
+                raise self._make_lock_error()
             time.sleep(0.05)
 
     def is_held(self) -> bool | None:
-        """Whether a process of this machine holds the lock, this one included; None where there are no locks."""
+        """Whether a process on this machine, this one included, holds the lock; None on a file system without locks."""
         if not self.lock.is_file():
             return False
         descriptor = os.open(self.lock, os.O_RDONLY)
-        is_free = _lock(descriptor, shared=True)
+        is_free = _try_lock(descriptor, shared=True)
         _unlock(descriptor)
         return None if is_free is None else not is_free
 
-    def _held(self) -> ConfigError:
+    def _make_lock_error(self) -> ConfigError:
         holder = _read_object(self.lock)
         return ConfigError(
-            f"run.dir {self.path}: another process trains there: {_shown(holder) if holder else 'it gives no name'}. "
-            "Wait for its end, or give this run another name (run.name=...)"
+            f"run.dir {self.path}: another process trains there: {_format_holder(holder) if holder else 'unknown'}. "
+            "Wait until it ends, or give this run another name (run.name=...)"
         )
 
     def _move_aside(self) -> Path:
-        descriptor = self._locked()
+        descriptor = self._acquire_lock()
         number = 1
         while (aside := self.path.absolute().with_name(f"{self.path.absolute().name}.old-{number}")).exists():
             number += 1
@@ -194,22 +194,22 @@ class RunDir:
             _unlock(descriptor)
         return aside
 
-    def _refused(self, error: OSError, place: Path) -> ConfigError:
+    def _make_error(self, error: OSError, path: Path) -> ConfigError:
         return ConfigError(
-            f"run.dir {self.path}: can't be written: {error.strerror or error} ({place}). Set run.dir to a directory "
+            f"run.dir {self.path}: can't be written: {error.strerror or error} ({path}). Set run.dir to a directory "
             "that you may write"
         )
 
     def write_status(self, state: State, step: int, epoch: int, *, resumable: bool, **more: Any) -> bool:
-        """Say how the run is doing; `updated` is UTC. A disk that takes nothing is told of once, and the run goes on.
+        """Write `status.json`; `updated` is in UTC. If that fails, only the first failure is logged.
 
         Args:
-            resumable: whether the same command would go on from here.
+            resumable: whether the same command would continue the run.
 
         Returns:
-            Whether the disk has taken it.
+            Whether it was written.
         """
-        status = self._status(state, resumable) | {"step": step, "epoch": epoch, **more}
+        status = self._make_status(state, resumable) | {"step": step, "epoch": epoch, **more}
         try:
             write_whole(self.status, json.dumps(status) + "\n")
         except OSError as error:
@@ -219,29 +219,29 @@ class RunDir:
             return False
         return True
 
-    def note_early_stop(self) -> None:
-        """Say that this process leaves before it has claimed the directory, because it was asked to.
+    def record_early_stop(self) -> None:
+        """Write to `status.json` that this process was asked to stop before it claimed the directory.
 
-        Nothing is said where no run is known, one is done, or another process trains.
+        Nothing is written if there is no run, the run is done, or another process trains.
         """
-        self._note_end("preempted", resumable=True, early=True)
+        self._record_end("preempted", resumable=True, early=True)
 
-    def note_refusal(self, message: str) -> None:
-        """Say that this process ends before it has claimed the directory, because the same command can't go on.
+    def record_refusal(self, message: str) -> None:
+        """Write to `status.json` that this process ended with a UserError before it claimed the directory.
 
-        Nothing is said where no launcher could start it anew, or as in `note_early_stop`.
+        Nothing is written without a launcher that could restart it, and in the cases of `record_early_stop`.
         """
         if find_launcher() is not None:
-            self._note_end("failed", resumable=False, error=message)
+            self._record_end("failed", resumable=False, error=message)
 
-    def _note_end(self, state: State, *, resumable: bool, **more: Any) -> None:
-        with suppress(OSError):  # it is only a note
+    def _record_end(self, state: State, *, resumable: bool, **more: Any) -> None:
+        with suppress(OSError):  # the status is only information
             before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
             if self._is_known() and before.get("state") != "done" and not self.is_held():
-                status = self._status(state, resumable) | {"attempt": before.get("attempt", 0), **more}
+                status = self._make_status(state, resumable) | {"attempt": before.get("attempt", 0), **more}
                 write_whole(self.status, json.dumps(before | status) + "\n")
 
-    def _status(self, state: State, resumable: bool) -> dict[str, Any]:
+    def _make_status(self, state: State, resumable: bool) -> dict[str, Any]:
         return {
             "state": state,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -252,9 +252,9 @@ class RunDir:
         }
 
     def read_status(self) -> dict[str, Any] | None:
-        """The content of `status.json`, None where there is none; `state` is `dead` where the writer was killed.
+        """Return the content of `status.json`, None without one; `state` is `dead` if the writer was killed.
 
-        Of a writer on another machine that can't be told, nor where the file system knows no locks.
+        `dead` is not detected for a writer on another machine, and on a file system without locks.
         """
         status = _read_object(self.status)
         is_here = status is not None and status.get("host") == socket.gethostname()
@@ -263,46 +263,46 @@ class RunDir:
         return status
 
     def ended_before_restart(self) -> State | None:
-        """How the run has ended for good, where the launcher of this rank starts its ranks anew all the same.
+        """Return how the run ended for good, if the launcher of this rank has restarted its ranks all the same.
 
-        torchrun takes every exit code for a failure: also that of ranks that were asked to stop (`preempted`), or that
-        would end the same way again (`failed`). Known only where the run's directory is.
+        torchrun treats every exit code as a failure, also that of ranks that were asked to stop (`preempted`) or that
+        would fail again (`failed`). None if the run goes on, or on a machine without the run's directory.
         """
         status = self._status_of_earlier_ranks() or {}
-        # A launcher also tells ranks to leave when another has failed, and one that has not claimed can't know.
+        # A launcher also stops ranks when another one has failed, which a rank can't know before it has claimed.
         if status.get("state") == "preempted" and not status.get("early"):
             return "preempted"
         return "failed" if status.get("state") == "failed" and not status.get("resumable", True) else None
 
     def was_begun_before_restart(self) -> bool:
-        """Whether the launcher of this rank has started ranks before that have begun this run."""
+        """Whether earlier ranks of the same launcher have started this run."""
         return self._status_of_earlier_ranks() is not None
 
     def _count_restarts(self) -> int:
-        """How often this rank's launcher has started its ranks anew, as far as anybody knows."""
+        """Return how often this rank's launcher has restarted its ranks, as far as known."""
         earlier = self._status_of_earlier_ranks() or {}
         counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
         return max(counted, 1 + int(earlier.get("restarts", -1)))
 
     def _status_of_earlier_ranks(self) -> dict[str, Any] | None:
-        """What ranks have left that the launcher of this one has started before it, None where there are none."""
-        # TORCHELASTIC_RESTART_COUNT does not tell: an agent that starts its ranks anew because of those of another host
-        # counts nothing.
+        """Return the status that earlier ranks of the same launcher have written, None if there are none."""
+        # TORCHELASTIC_RESTART_COUNT is not enough: an agent that restarts its ranks because ranks of another host were
+        # lost does not count that.
         own = find_launcher()
         try:
             status = _read_object(self.status) if own else None
-        except OSError:  # `check_usable` says why
+        except OSError:  # `check_usable` reports it
             return None
         return status if status is not None and status.get("launcher") == own else None
 
 
-def job_id() -> str | None:
-    """The scheduler's name of the job that this process belongs to, if it is told one."""
+def get_job_id() -> str | None:
+    """Return the Slurm job of this process, None outside a job."""
     return os.environ.get("SLURM_JOB_ID")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old text or the new, never a part."""
+    """Replace a file atomically: a reader sees the old text or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(text, encoding="utf-8")
@@ -314,7 +314,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
-    """The JSON object in the first line of a file, None where there is none; raises OSError if it can't be read."""
+    """Return the JSON object in the first line of a file, None without one; raises OSError if it can't be read."""
     try:
         found = json.loads(path.read_bytes().split(b"\n")[0])
     except (FileNotFoundError, ValueError):
@@ -322,13 +322,13 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _shown(holder: dict[str, Any]) -> str:
+def _format_holder(holder: dict[str, Any]) -> str:
     job = f", job {holder['job_id']}" if holder.get("job_id") else ""
     return f"host {holder.get('host')}, pid {holder.get('pid')}{job}, attempt {holder.get('attempt')}"
 
 
-def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Whether the lock of an open file could be had at once; None where the file system knows no locks."""
+def _try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Try to lock an open file: whether it is locked now; None on a file system without locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -341,7 +341,7 @@ def _lock(descriptor: int, *, shared: bool = False) -> bool | None:
 
 
 def _unlock(descriptor: int) -> None:
-    """Let go of a lock, also if a fork shares the open file, and close it."""
+    """Release a lock, even if a fork shares the open file, and close the file."""
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)

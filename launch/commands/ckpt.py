@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if not store.steps():
         raise CheckpointError(f"{options.run}: has no checkpoints; give the directory of a run, e.g. runs/digits")
     if options.action == "prune":
-        directory.claim(anew=False)
+        directory.claim(fresh_start=False)
         try:
             return _prune(store, options.keep_last or 1)
         finally:

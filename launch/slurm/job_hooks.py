@@ -88,10 +88,10 @@ def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:
 def _prepare_first_start(config: Config, run: RunDir) -> str:
     """Return `run.resume` of the first start; move an earlier run aside here, so that no later start does it again."""
     if config.run.resume != "never":
-        run.check_usable(anew=False)
+        run.check_usable(fresh_start=False)
         return config.run.resume
-    run.check_usable(anew=True)
-    run.claim(anew=True)
+    run.check_usable(fresh_start=True)
+    run.claim(fresh_start=True)
     run.release()
     return "auto"
 

@@ -1,4 +1,4 @@
-"""The directory of a run: refused before anything is written, moved aside and never lost, never half written."""
+"""The directory of a run: checks, lock, renaming of an earlier run, and status."""
 
 import errno
 import fcntl
@@ -22,14 +22,14 @@ from tests.conftest import ROOT
 
 
 @contextmanager
-def claimed(path: Path, anew: bool = False) -> Iterator[tuple[RunDir, Path | None]]:
+def claimed(path: Path, fresh_start: bool = False) -> Iterator[tuple[RunDir, Path | None]]:
     run = RunDir(path)
-    aside = run.claim(anew)
+    aside = run.claim(fresh_start)
     yield run, aside
     run.release()
 
 
-def test_a_status_says_how_the_run_is_doing(tmp_path: Path) -> None:
+def test_a_status_has_state_step_and_process(tmp_path: Path) -> None:
     with claimed(tmp_path / "runs" / "digits") as (run, _):
         run.write_status("running", 0, 0, resumable=True)
         run.write_status("preempted", 12, 3, resumable=True, signal="SIGTERM")
@@ -69,28 +69,28 @@ def test_a_status_names_the_job_and_counts_restarts_and_attempts(
 
 def test_a_new_run_is_the_first_attempt(tmp_path: Path) -> None:
     for _ in range(2):
-        with claimed(tmp_path / "run", anew=True) as (run, _):
+        with claimed(tmp_path / "run", fresh_start=True) as (run, _):
             assert run.attempt == 1
 
 
-def test_whoever_has_lost_the_run_finds_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_has_lost_the_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_locks(monkeypatch)
     first, second = RunDir(tmp_path / "run"), RunDir(tmp_path / "run")
-    first.claim(anew=False)
+    first.claim(fresh_start=False)
     first.check_attempt()
-    second.claim(anew=False)
+    second.claim(fresh_start=False)
     second.check_attempt()
     with pytest.raises(ConfigError, match=r"taken over by host .*, pid \d+, attempt 2; this process .*attempt 1\)"):
         first.check_attempt()
     second.lock.unlink()
-    with pytest.raises(ConfigError, match=r"taken over by whoever has moved its run\.lock away"):
+    with pytest.raises(ConfigError, match=r"taken over by a process that has moved its run\.lock"):
         second.check_attempt()
     for run in (first, second):
         run.release()
 
 
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system of a network that has none."""
+    """Make flock fail as on a network file system without locks."""
 
     def flock(*_: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -111,10 +111,10 @@ def test_a_killed_writer_is_recognised_as_dead(tmp_path: Path, monkeypatch: pyte
     assert state_of(run) == "dead"
     with monkeypatch.context() as patch:
         no_locks(patch)
-        assert state_of(run) == "running", "nobody can tell"
+        assert state_of(run) == "running", "unknown without locks or on another host"
     with monkeypatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: "another")
-        assert state_of(run) == "running", "nobody can tell"
+        assert state_of(run) == "running", "unknown without locks or on another host"
     with claimed(run.path) as (again, _):
         again.write_status("failed", 3, 0, resumable=True)
     assert state_of(run) == "failed"
@@ -126,7 +126,7 @@ def state_of(run: RunDir) -> Any:
     return status["state"]
 
 
-def test_a_disk_that_takes_no_status_is_told_of_once(
+def test_a_disk_that_takes_no_status_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def write_text(path: Path, text: str, **_: Any) -> int:
@@ -148,7 +148,7 @@ def test_a_disk_that_takes_no_status_is_told_of_once(
         assert json.loads(run.status.read_text())["step"] == 4
 
 
-def test_a_claim_makes_what_is_missing(tmp_path: Path) -> None:
+def test_a_claim_creates_missing_directories(tmp_path: Path) -> None:
     for _ in range(2):
         with claimed(tmp_path / "runs" / "digits") as (run, aside):
             assert aside is None
@@ -158,7 +158,7 @@ def test_a_claim_makes_what_is_missing(tmp_path: Path) -> None:
 
 def test_an_earlier_run_is_moved_to_the_first_free_number(tmp_path: Path) -> None:
     for number in range(4):
-        with claimed(tmp_path / "digits", anew=True) as (run, aside):
+        with claimed(tmp_path / "digits", fresh_start=True) as (run, aside):
             assert aside == (tmp_path / f"digits.old-{number}" if number else None)
             assert not run.config.exists()
             run.config.write_text(f"run {number + 1}")
@@ -170,7 +170,7 @@ def test_a_link_to_a_run_is_moved_and_not_what_it_leads_to(tmp_path: Path) -> No
     with claimed(tmp_path / "scratch"):
         pass
     (tmp_path / "digits").symlink_to(tmp_path / "scratch")
-    with claimed(tmp_path / "digits", anew=True) as (run, aside):
+    with claimed(tmp_path / "digits", fresh_start=True) as (run, aside):
         assert aside == tmp_path / "digits.old-1"
         assert not run.path.is_symlink()
     assert (tmp_path / "digits.old-1").readlink() == tmp_path / "scratch"
@@ -179,7 +179,7 @@ def test_a_link_to_a_run_is_moved_and_not_what_it_leads_to(tmp_path: Path) -> No
 
 @contextmanager
 def holding(path: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    """A process that holds a run, with a forked worker that does not know of it."""
+    """Start a process that holds a run and has a forked worker."""
     hold = (
         "import os, sys, time; from dist_train.run_dir import RunDir\n"
         "from dist_train.system.process import die_with_parent\n"
@@ -196,83 +196,83 @@ def holding(path: Path) -> "Iterator[subprocess.Popen[bytes]]":
         yield holder
 
 
-@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize("fresh_start", [False, True])
 def test_a_second_process_is_refused_by_the_name_of_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_start: bool
 ) -> None:
     monkeypatch.setattr(run_dir, "PATIENCE", 0.1)
-    said = r"another process trains there: host .*, pid {}, job 12, attempt 1\. Wait"
+    message = r"another process trains there: host .*, pid {}, job 12, attempt 1\. Wait"
     with holding(tmp_path / "run") as holder:
         for start in (RunDir.claim, RunDir.check_usable):
-            with pytest.raises(ConfigError, match=said.format(holder.pid)):
-                start(RunDir(tmp_path / "run"), anew)
+            with pytest.raises(ConfigError, match=message.format(holder.pid)):
+                start(RunDir(tmp_path / "run"), fresh_start)
         holder.kill()
-    with claimed(tmp_path / "run", anew):  # the system has let go of what the killed one held
+    with claimed(tmp_path / "run", fresh_start):  # the system has released the lock of the killed process
         pass
-    assert (tmp_path / "run.old-1").exists() == anew
+    assert (tmp_path / "run.old-1").exists() == fresh_start
 
 
 @pytest.mark.parametrize(
     "name", ["config.yaml", "status.json", "metrics.jsonl", "env.json", "tb/events", "logs/log", "checkpoints/my.bin"]
 )
-def test_a_directory_whose_files_are_at_stake_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_directory_with_files_of_the_same_names_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("the user's")
-    for anew in (False, True):
-        with pytest.raises(ConfigError, match="holds files and no run"):
-            RunDir(tmp_path).check_usable(anew)
+    for fresh_start in (False, True):
+        with pytest.raises(ConfigError, match="contains files, but no run"):
+            RunDir(tmp_path).check_usable(fresh_start)
 
 
-def test_a_directory_with_files_of_no_account_is_taken_and_not_moved(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_used_and_not_moved(tmp_path: Path) -> None:
     (tmp_path / "slurm-12.out").write_text("the user's")
-    RunDir(tmp_path).check_usable(anew=False)
-    with pytest.raises(ConfigError, match="holds files and no run"):
-        RunDir(tmp_path).check_usable(anew=True)
+    RunDir(tmp_path).check_usable(fresh_start=False)
+    with pytest.raises(ConfigError, match="contains files, but no run"):
+        RunDir(tmp_path).check_usable(fresh_start=True)
 
 
 def test_a_run_and_an_empty_directory_are_usable(tmp_path: Path) -> None:
     with claimed(tmp_path / "run"):
         pass
     (tmp_path / "empty").mkdir()
-    for anew in (False, True):
-        RunDir(tmp_path / "run").check_usable(anew)
-        RunDir(tmp_path / "empty").check_usable(anew)
-    with claimed(tmp_path / "empty", anew=True) as (_, aside):
+    for fresh_start in (False, True):
+        RunDir(tmp_path / "run").check_usable(fresh_start)
+        RunDir(tmp_path / "empty").check_usable(fresh_start)
+    with claimed(tmp_path / "empty", fresh_start=True) as (_, aside):
         assert aside is None
 
 
-def test_asking_leaves_no_trace(tmp_path: Path) -> None:
-    RunDir(tmp_path / "runs" / "digits").check_usable(anew=False)
+def test_a_check_changes_nothing(tmp_path: Path) -> None:
+    RunDir(tmp_path / "runs" / "digits").check_usable(fresh_start=False)
     assert list(tmp_path.iterdir()) == []
     with claimed(tmp_path / "there") as (run, _):
         pass
     before = sorted(run.path.rglob("*"))
-    run.check_usable(anew=False)
+    run.check_usable(fresh_start=False)
     assert sorted(run.path.rglob("*")) == before
 
 
-def test_a_relative_directory_is_asked_about_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_directory_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    RunDir("runs/digits").check_usable(anew=False)
+    RunDir("runs/digits").check_usable(fresh_start=False)
 
 
 @pytest.mark.parametrize("below", ["", "digits", "deep/digits"])
 def test_a_file_in_the_way_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("the user's")
     with pytest.raises(ConfigError, match=rf"^run\.dir {tmp_path / 'file' / below}: can't be written: Not a directory"):
-        RunDir(tmp_path / "file" / below).check_usable(anew=False)
+        RunDir(tmp_path / "file" / below).check_usable(fresh_start=False)
     assert (tmp_path / "file").read_text() == "the user's"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that even root can't write")
-def test_a_file_system_that_takes_nothing_is_refused() -> None:
+def test_a_read_only_file_system_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^run\.dir /proc/digits: can't be written: .* \(/proc\)\. Set run\.dir"):
-        RunDir("/proc/digits").check_usable(anew=False)
+        RunDir("/proc/digits").check_usable(fresh_start=False)
 
 
-def test_a_name_that_no_file_system_takes_is_refused(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"can't be written: File name too long"):
-        RunDir(tmp_path / ("a" * 300)).check_usable(anew=False)
+        RunDir(tmp_path / ("a" * 300)).check_usable(fresh_start=False)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,12 +291,12 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_stop_before_the_claim_is_noted_where_a_run_is_known(tmp_path: Path) -> None:
+def test_a_stop_before_the_claim_is_recorded_if_there_is_a_run(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    run.note_early_stop()
+    run.record_early_stop()
     assert not run.path.exists()
     run.jobs.mkdir(parents=True)  # a job was submitted
-    run.note_early_stop()
+    run.record_early_stop()
     status = run.read_status()
     assert status is not None
     assert [status[name] for name in ("state", "step", "attempt", "resumable")] == ["preempted", 0, 0, True]
@@ -304,24 +304,24 @@ def test_a_stop_before_the_claim_is_noted_where_a_run_is_known(tmp_path: Path) -
         assert trained.attempt == 1
 
 
-def test_a_stop_before_the_claim_leaves_what_another_says(tmp_path: Path) -> None:
+def test_a_stop_before_the_claim_does_not_replace_the_status_of_others(tmp_path: Path) -> None:
     with claimed(tmp_path / "run") as (run, _):
         run.write_status("running", 5, 1, resumable=True)
-        RunDir(run.path).note_early_stop()
+        RunDir(run.path).record_early_stop()
         assert (run.read_status() or {})["state"] == "running"
-    RunDir(run.path).note_early_stop()  # whoever has written `running` is dead
+    RunDir(run.path).record_early_stop()  # the process that has written `running` has ended
     status = run.read_status() or {}
     assert [status[name] for name in ("state", "step", "attempt")] == ["preempted", 5, 1]
     with claimed(run.path) as (run, _):
         run.write_status("done", 9, 1, resumable=False)
-    run.note_early_stop()
+    run.record_early_stop()
     assert (run.read_status() or {})["state"] == "done"
 
 
 def test_ranks_of_one_launcher_know_that_they_are_not_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the launcher counts nothing, because ranks of another host were lost."""
+    """Also if the launcher does not count restarts, because ranks of another host were lost."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7-0")
     run = RunDir(tmp_path / "run")
     assert not run.was_begun_before_restart()
@@ -335,22 +335,22 @@ def test_ranks_of_one_launcher_know_that_they_are_not_the_first(
     assert not run.was_begun_before_restart()
 
 
-def test_an_early_stop_keeps_no_launcher_from_trying_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be one that torchrun asks for because another rank has failed."""
+def test_an_early_stop_does_not_prevent_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun may have asked for it because another rank has failed."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7-0")
     run = RunDir(tmp_path / "run")
     run.jobs.mkdir(parents=True)
-    run.note_early_stop()
+    run.record_early_stop()
     assert run.ended_before_restart() is None
 
 
-def test_a_refusal_is_noted_where_a_launcher_could_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_recorded_if_a_launcher_could_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir(tmp_path / "run")
     run.jobs.mkdir(parents=True)
-    run.note_refusal("no data")
+    run.record_refusal("no data")
     assert run.read_status() is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7-0")
-    run.note_refusal("no data")
+    run.record_refusal("no data")
     status = run.read_status() or {}
     assert [status[name] for name in ("state", "resumable", "error")] == ["failed", False, "no data"]
     assert run.ended_before_restart() == "failed"

@@ -128,7 +128,7 @@ def test_a_run_is_as_it_was_where_nothing_could_be_queued(
     assert asked(capsys, "small.yaml", "--gpus-per-node", "0")[0] == 2
     assert not run.exists()
     earlier = RunDir(run)
-    earlier.claim(anew=False)
+    earlier.claim(fresh_start=False)
     earlier.write_status("done", 4, 1, resumable=False)
     earlier.release()
     before = sorted(run.rglob("*"))

@@ -37,8 +37,8 @@ def test_a_run_is_watched_and_stopped(tmp_path: Path, python: Python) -> None:
         return thread
 
     def status() -> dict[str, Any]:
-        told = python("-m", "launch", "status", "runs/a", "--json", cwd=tmp_path)
-        return json.loads(told.stdout) if told.returncode == 0 else {}
+        shown = python("-m", "launch", "status", "runs/a", "--json", cwd=tmp_path)
+        return json.loads(shown.stdout) if shown.returncode == 0 else {}
 
     training = start("train", *train)
     try:

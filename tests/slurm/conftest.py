@@ -1,4 +1,4 @@
-"""The cluster that the tests of this directory share, and where their jobs work."""
+"""The cluster that the tests of this directory share, and a directory for the jobs of each test."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from tests.conftest import Python
 from tests.ranks.killed import ON_MACHINES
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
-# How Slurm knows the processes of a task decides whom it signals: with cgroup, as on most clusters, the task alone.
+# The way in which Slurm tracks processes decides which get a signal: with cgroup, the usual one, only the task.
 TRACKERS = [
-    pytest.param("", id="usual", marks=pytest.mark.slurm),  # cgroup, where this machine has it
+    pytest.param("", id="usual", marks=pytest.mark.slurm),  # cgroup, if this machine has it
     pytest.param("linuxproc", id="linuxproc", marks=pytest.mark.slurm_long),
 ]
 
@@ -28,20 +28,20 @@ def running(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(running: Cluster) -> Iterator[Cluster]:
-    """The running cluster without jobs, and with all its nodes."""
+    """The running cluster; after the test jobs are ended and nodes started."""
     yield running
     running.clear()
 
 
 @pytest.fixture
 def here(cluster: Cluster, request: pytest.FixtureRequest) -> Path:
-    """A directory of the test that all nodes see."""
+    """A directory of the test that all nodes share."""
     return Path(tempfile.mkdtemp(prefix=f"{request.function.__name__}-", dir=cluster.work))
 
 
 @pytest.fixture(scope="session")
 def undisturbed(python: Python, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """The directory of a run on so many ranks that nothing has happened to, and that no Slurm has started."""
+    """Return the directory of an undisturbed run without Slurm on a number of ranks; train it on the first call."""
     there = tmp_path_factory.mktemp("undisturbed")
     (there / "small.yaml").write_text(ON_MACHINES)
 

@@ -1,4 +1,4 @@
-"""The cluster of the tests is one."""
+"""The cluster of the tests works."""
 
 from tests.slurm.cluster import Cluster
 

@@ -1,4 +1,4 @@
-"""A sweep as a job array on a real Slurm, and what `status`, `logs` and `cancel` say of its tasks."""
+"""A sweep as a job array on a real Slurm, with `status`, `logs` and `cancel` for its tasks."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def test_trials_of_a_sweep_are_stopped_and_go_on(
     assert dist_train(*SWEEP).returncode == 2  # one array at a time
     assert lines_with(dist_train("status", "run.sweep"), "running") == 2
 
-    # The number of an array's last task is that of the whole array: only this task is to be queued again.
+    # The last task of an array has the id of the whole array; only this task must be requeued.
     cluster.slurm("scancel", "--signal=USR2", f"{job}_1")
     cluster.wait(f"{job}_1", "PENDING")
     assert cluster.job(f"{job}_0")["JobState"] == "RUNNING"

@@ -1,4 +1,4 @@
-"""Trainings as jobs of a real Slurm: whatever happens to one, it ends with the bits of an undisturbed run."""
+"""Trainings as jobs of a real Slurm: after any fault the run ends with the bits of an undisturbed run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +10,10 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.training import EVERY, Training
 
 Undisturbed = Callable[[int], Path]
-PAUSE = 0.25  # seconds between two steps of a start that is about to be hit
+PAUSE = 0.25  # seconds between two steps, so that a fault hits the run
 
 
-def assert_as_if_nothing_had_happened(run: Path, undisturbed: Path) -> None:
+def assert_undisturbed(run: Path, undisturbed: Path) -> None:
     assert_same_bits(run, undisturbed)
     assert_every_sample_once(run)
     assert_all_whole(run, at_least=0)
@@ -29,7 +29,7 @@ def test_two_nodes_train_as_one_machine(
     training.submit("--nodes=2", nproc_per_node=str(ranks), launch=launch)
     training.finish()
     assert [start.restart for start in training.starts()] == [0]
-    assert_as_if_nothing_had_happened(training.run, undisturbed(2 * ranks))
+    assert_undisturbed(training.run, undisturbed(2 * ranks))
 
 
 def test_tasks_of_an_array_train_apart(cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
@@ -37,54 +37,54 @@ def test_tasks_of_an_array_train_apart(cluster: Cluster, here: Path, undisturbed
     training.submit("--array=0-1", settings=(f"run.dir={here}/run-%a",), nproc_per_node="2")
     for task in (0, 1):
         cluster.wait(f"{training.job}_{task}", "COMPLETED")
-        assert_as_if_nothing_had_happened(here / f"run-{task}", undisturbed(2))
+        assert_undisturbed(here / f"run-{task}", undisturbed(2))
 
 
 class TestAnnounced:
-    """A stop that is told beforehand costs no step that was finished before it."""
+    """An announced stop repeats no finished step."""
 
     def test_a_signal_before_the_time_limit(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
-        # Slurm looks every 30 s for signals that are due, and sends one that far too early: here 15 to 45 s from now.
+        # Slurm checks every 30 s and sends a signal up to that much early: here 15 to 45 s from now.
         training = Training(cluster, here, pause=0.8)
-        training.submit("--nodes=2", "--time=1", "--signal=USR2@15", settings=rarely_saved(here))
-        self.is_stopped_and_goes_on(training)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        training.submit("--nodes=2", "--time=1", "--signal=USR2@15", settings=save_only_on_stops(here))
+        self.assert_stops_and_resumes(training)
+        assert_undisturbed(training.run, undisturbed(2))
 
     def test_requeue(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
         training = Training(cluster, here, PAUSE)
-        training.submit("--nodes=2", settings=rarely_saved(here))
+        training.submit("--nodes=2", settings=save_only_on_stops(here))
         training.wait_for_step(5)
         cluster.slurm("scontrol", "requeue", training.job)
-        self.is_stopped_and_goes_on(training)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        self.assert_stops_and_resumes(training)
+        assert_undisturbed(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
     def test_the_time_limit(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
-        """Without a signal before, there are KillWait's five seconds; such a job is over, and the next one goes on."""
+        """Without a signal before, KillWait gives five seconds; the job ends, and the next one resumes."""
         training = Training(cluster, here, pause=1.5)
-        training.submit("--nodes=2", "--time=1", "--signal=USR2@0", settings=rarely_saved(here))
+        training.submit("--nodes=2", "--time=1", "--signal=USR2@0", settings=save_only_on_stops(here))
         training.wait_for_step(5)
         cluster.wait(training.job, "TIMEOUT")
         stopped = training.newest()
         assert 0 < training.step() <= stopped
         training.pause(0)
-        training.submit("--nodes=2", settings=rarely_saved(here))
+        training.submit("--nodes=2", settings=save_only_on_stops(here))
         training.finish()
         assert [(start.restart, start.step) for start in training.starts()] == [(0, stopped)]
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        assert_undisturbed(training.run, undisturbed(2))
 
     @pytest.mark.parametrize("launch", ["torchrun", pytest.param("srun", marks=pytest.mark.slurm_long)])
     def test_preemption(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, launch: str) -> None:
         training = Training(cluster, here, PAUSE)
         flags = ("--nodes=2", "--nodelist=n1,n2", "--exclusive")
-        training.submit(*flags, "--partition=preempt", settings=rarely_saved(here), launch=launch)
+        training.submit(*flags, "--partition=preempt", settings=save_only_on_stops(here), launch=launch)
         training.wait_for_step(5)
         cluster.submit(*flags, "--partition=debug", "--wrap=sleep 1", "--output=urgent.out", cwd=here)
-        self.is_stopped_and_goes_on(training)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        self.assert_stops_and_resumes(training)
+        assert_undisturbed(training.run, undisturbed(2))
 
     @staticmethod
-    def is_stopped_and_goes_on(training: Training) -> None:
+    def assert_stops_and_resumes(training: Training) -> None:
         reached = 0
 
         def is_stopped() -> bool:
@@ -101,11 +101,11 @@ class TestAnnounced:
 
 
 class TestUnannounced:
-    """A loss that nobody tells of costs no more steps than lie between two checkpoints."""
+    """A loss without notice repeats at most the steps between two checkpoints."""
 
     @pytest.mark.parametrize("node", ["n2", pytest.param("n1", marks=pytest.mark.slurm_long)])
     def test_power_cut(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, node: str) -> None:
-        """Slurm misses the node after a while; the job's script runs on the first one."""
+        """Slurm notices after a while; the script of the job runs on the first node."""
         training = Training(cluster, here, PAUSE)
         training.submit("--nodelist=n1,n2", "--nodes=2")
         reached = self.lose(node, training)
@@ -113,29 +113,29 @@ class TestUnannounced:
             cluster.wait(training.job, "PENDING")
         finally:
             cluster.start(node)
-        self.goes_on(training, reached)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        self.assert_resumes(training, reached)
+        assert_undisturbed(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
     def test_reboot_of_the_first_node(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
-        """The node is back before Slurm has missed it, and does not know the job any more."""
+        """The node is back before Slurm notices, and does not know the job any more."""
         training = Training(cluster, here, PAUSE)
         training.submit("--nodelist=n1,n2", "--nodes=2")
         reached = self.lose("n1", training)
         cluster.start("n1")
-        self.goes_on(training, reached)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        self.assert_resumes(training, reached)
+        assert_undisturbed(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
     @pytest.mark.parametrize("running", [""], ids=["usual"], indirect=True)
     def test_reboot_of_another_node(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
-        """Slurm does not miss its task: torchrun waits for it until `join_timeout`, and srun then until `--wait`."""
+        """Slurm does not notice: torchrun waits until `join_timeout`, then srun until `--wait`."""
         training = Training(cluster, here, PAUSE)
         training.submit("--nodelist=n1,n2", "--nodes=2")
         reached = self.lose("n2", training)
         cluster.start("n2")
-        self.goes_on(training, reached, timeout=300)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        self.assert_resumes(training, reached, timeout=300)
+        assert_undisturbed(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
     def test_a_killed_rank_without_torchrun(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
@@ -145,12 +145,12 @@ class TestUnannounced:
         reached = training.step()
         training.kill_rank(1)
         training.pause(0)
-        self.goes_on(training, reached)
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        self.assert_resumes(training, reached)
+        assert_undisturbed(training.run, undisturbed(2))
 
     @staticmethod
     def lose(node: str, training: Training) -> int:
-        """Cut the power of a node; returns how many steps the training had finished."""
+        """Crash a node; return the number of finished steps."""
         training.wait_for_step(2 * EVERY + 1)
         reached = training.step()
         training.cluster.crash(node)
@@ -158,8 +158,8 @@ class TestUnannounced:
         return reached
 
     @staticmethod
-    def goes_on(training: Training, reached: int, timeout: float = 120) -> None:
-        """It is done by a second start that repeats no more than lies between two checkpoints."""
+    def assert_resumes(training: Training, reached: int, timeout: float = 120) -> None:
+        """Assert that a second start finishes the run and repeats at most the steps between two checkpoints."""
         training.finish(timeout)
         first, second = training.starts()
         assert (first.restart, first.step, second.restart) == (0, 0, 1)
@@ -176,9 +176,9 @@ class TestUnannounced:
         assert [start.restart for start in training.starts()] == [0]
         assert (training.status()["restarts"], training.status()["attempt"]) == (1, 2)
         assert training.status()["started_step"] >= reached - EVERY
-        assert_as_if_nothing_had_happened(training.run, undisturbed(2))
+        assert_undisturbed(training.run, undisturbed(2))
 
 
-def rarely_saved(here: Path) -> tuple[str, ...]:
-    """Settings by which the only checkpoint before the end is that of a stop."""
+def save_only_on_stops(here: Path) -> tuple[str, ...]:
+    """Return settings with which only a stop saves a checkpoint before the end."""
     return (f"run.dir={here / 'run'}", "checkpoint.every_steps=1000")

@@ -1,4 +1,4 @@
-"""A training that runs as a job, at a pace at which it can be hit where a test wants, and how it is judged."""
+"""A training as a Slurm job, slowed down so that a test can hit it at a chosen step."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.ranks.killed import ON_MACHINES, newest
 from tests.slurm.cluster import Cluster
 
 SCRIPT = ROOT / "slurm" / "train.sbatch"
-# The jobs' Python: it pauses between the steps of a training.
+# The Python of the jobs: it pauses between training steps.
 PYTHON = f"""#!/usr/bin/env bash
 arguments=()
 for each; do
@@ -29,7 +29,7 @@ EVERY = 4
 
 
 class Training:
-    """The settings of `tests.ranks.killed`, trained by a job in `directory/run`."""
+    """A job that trains the settings of `tests.ranks.killed` in `directory/run`."""
 
     def __init__(self, cluster: Cluster, directory: Path, pause: float = 0) -> None:
         """`pause`: seconds between two steps."""
@@ -43,11 +43,11 @@ class Training:
         self.job = ""
 
     def pause(self, seconds: float) -> None:
-        """Let it pause for so long between two steps."""
+        """Set the pause between two steps."""
         write_whole(self._pause, str(seconds))
 
     def submit(self, *flags: str, settings: tuple[str, ...] = (), **variables: str) -> None:
-        """Submit the script by hand, with flags for sbatch and `DIST_TRAIN_` variables."""
+        """Submit the script with flags of sbatch and `DIST_TRAIN_` variables."""
         self.job = self.cluster.submit(
             "--cpus-per-task=2",
             "--output=slurm-%j.out",
@@ -66,39 +66,39 @@ class Training:
         )
 
     def step(self) -> int:
-        """Steps that the furthest rank of this job has finished, as its last sign of life says."""
+        """Return the number of steps that the furthest rank has finished."""
         beats = read_heartbeats(self.run / "diagnostics").values()
         return max((beat.step for beat in beats if beat.phase != "start"), default=0)
 
     def wait_for_step(self, step: int) -> None:
-        """Wait until the training has got there."""
+        """Wait until the training has reached a step."""
         self.cluster.wait_for(lambda: self.step() >= step, self.job)
 
     def starts(self) -> list[JobStart]:
-        """The starts of the job, the first one first."""
+        """Return the starts of the job, the oldest first."""
         return [start for start in read_starts(RunDir(self.run)) if start.job_id == self.job]
 
     def finish(self, timeout: float = 120) -> None:
-        """Wait for the end of the job, and of the training."""
+        """Wait until the job is completed and the run is done."""
         self.cluster.wait(self.job, "COMPLETED", timeout=timeout)
-        assert self.status()["state"] == "done", self.cluster.story(self.job)
+        assert self.status()["state"] == "done", self.cluster.report(self.job)
 
     def status(self) -> dict[str, Any]:
-        """What `status.json` says."""
+        """Return the content of `status.json`."""
         return RunDir(self.run).read_status() or {}
 
     def kill_rank(self, rank: int) -> None:
-        """SIGKILL, as by the kernel for want of memory."""
+        """Send SIGKILL to a rank."""
         for pid in self._processes(f"RANK={rank}"):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def newest(self) -> int:
-        """Step of the newest checkpoint."""
+        """Return the step of the newest checkpoint."""
         return newest(self.run)
 
     def _processes(self, variable: str) -> list[int]:
-        """Processes of the job, on whatever node, that have a variable of this value."""
+        """Return the processes of the job, on any node, that have an environment variable."""
         marks = {variable.encode(), f"SLURM_JOB_ID={self.job}".encode(), f"SLURM_CONF={self.cluster.conf}".encode()}
         found = []
         for place in Path("/proc").glob("[0-9]*"):

@@ -7,5 +7,5 @@ from launch import cli
 
 def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
     code = cli.main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    output = capsys.readouterr()
+    return code, output.out + output.err

@@ -1,4 +1,4 @@
-"""Leave the files of runs, jobs and sweeps, as training would."""
+"""Write the files of runs, jobs and sweeps without training."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ WHEN = "2030-01-01T10:00:00+00:00"
 
 
 def leave_run(path: str | Path, state: str = "done", step: int = 7, accuracy: float | None = None, **more: Any) -> Path:
-    """A directory as a run of 10 steps leaves it that has logged its step 8."""
+    """Write the directory of a run of 10 steps that has logged step 8."""
     run = RunDir(path)
     run.logs.mkdir(parents=True)
     run.lock.touch()

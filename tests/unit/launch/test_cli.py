@@ -1,4 +1,4 @@
-"""The command `dist-train`: it answers at once, checks settings before anything starts, and imports no torch."""
+"""The command `dist-train`: fast answers, checks before anything starts, and no import of torch."""
 
 import ast
 import importlib
@@ -65,7 +65,7 @@ def test_help_lists_the_commands_and_the_exit_codes(python: Python) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "COMMAND"),
         (["trian"], "'trian'"),
@@ -83,10 +83,10 @@ def test_help_lists_the_commands_and_the_exit_codes(python: Python) -> None:
     ],
 )
 def test_a_fault_ends_with_code_2_and_a_message(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert cli.main(arguments) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ranks", ["1", "2", "auto"])

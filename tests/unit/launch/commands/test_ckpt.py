@@ -1,4 +1,4 @@
-"""`dist-train ckpt` on checkpoints that nothing has trained."""
+"""`dist-train ckpt` on written checkpoints, without training."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ def leave_checkpoints(run: Path, *steps: int) -> Store:
 
 def test_ckpt_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = leave_checkpoints(tmp_path, 1, 2, 3)
-    code, said = run_command(capsys, "ckpt", "ls", tmp_path)
-    assert (code, len(said.splitlines()), "latest" in said.splitlines()[2]) == (0, 3, True)
+    code, output = run_command(capsys, "ckpt", "ls", tmp_path)
+    assert (code, len(output.splitlines()), "latest" in output.splitlines()[2]) == (0, 3, True)
     assert run_command(capsys, "ckpt", "verify", tmp_path)[0] == 0
     (store.place(3) / "model.pt").write_bytes(b"wEights")
-    code, said = run_command(capsys, "ckpt", "verify", tmp_path)
-    assert (code, "is damaged, its SHA-256" in said) == (1, True)
-    code, said = run_command(capsys, "ckpt", "prune", tmp_path)
-    assert (code, "kept 2; removed 1" in said) == (0, True)
+    code, output = run_command(capsys, "ckpt", "verify", tmp_path)
+    assert (code, "is damaged, its SHA-256" in output) == (1, True)
+    code, output = run_command(capsys, "ckpt", "prune", tmp_path)
+    assert (code, "kept 2; removed 1" in output) == (0, True)
     assert store.steps() == [2]
     assert (store.directory / "latest").readlink() == Path("step_00000002")
 
@@ -33,8 +33,8 @@ def test_prune_keeps_what_is_left_where_nothing_is_whole(tmp_path: Path, capsys:
     store = leave_checkpoints(tmp_path, 1, 2)
     for step in (1, 2):
         (store.place(step) / "manifest.json").write_text("[]")
-    code, said = run_command(capsys, "ckpt", "prune", tmp_path)
-    assert (code, "all checkpoints are damaged; nothing was removed" in said) == (2, True)
+    code, output = run_command(capsys, "ckpt", "prune", tmp_path)
+    assert (code, "all checkpoints are damaged; nothing was removed" in output) == (2, True)
     assert store.steps() == [1, 2]
 
 
@@ -48,5 +48,5 @@ def test_prune_keeps_what_is_left_where_nothing_is_whole(tmp_path: Path, capsys:
 )
 def test_ckpt_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     action, *more = arguments
-    code, said = run_command(capsys, "ckpt", action, tmp_path, *more)
-    assert (code, message in said) == (2, True)
+    code, output = run_command(capsys, "ckpt", action, tmp_path, *more)
+    assert (code, message in output) == (2, True)

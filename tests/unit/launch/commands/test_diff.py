@@ -1,4 +1,4 @@
-"""`dist-train diff` on ledgers that nothing has trained."""
+"""`dist-train diff` on written ledgers, without training."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, same = leave_ledger(tmp_path / "a"), leave_ledger(tmp_path / "b")
     other, short = leave_ledger(tmp_path / "c", loss=2.0), leave_ledger(tmp_path / "d", steps=2)
     assert run_command(capsys, "diff", first, same) == (0, f"{first} and {same} agree in all 3 steps\n")
-    code, said = run_command(capsys, "diff", first, other)
-    assert (code, "differ at step 1, in forward: loss 1 (" in said) == (1, True)
-    code, said = run_command(capsys, "diff", first, short)
-    assert (code, "agree in 2 steps; step 3: only the first has this step" in said) == (1, True)
+    code, output = run_command(capsys, "diff", first, other)
+    assert (code, "differ at step 1, in forward: loss 1 (" in output) == (1, True)
+    code, output = run_command(capsys, "diff", first, short)
+    assert (code, "agree in 2 steps; step 3: only the first has this step" in output) == (1, True)
 
 
 def test_diff_of_no_steps_is_no_agreement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, empty = leave_ledger(tmp_path / "a"), leave_ledger(tmp_path / "b", steps=0)
-    code, said = run_command(capsys, "diff", empty, empty)
-    assert (code, "has no steps yet" in said) == (2, True)
-    code, said = run_command(capsys, "diff", first, tmp_path / "none")
-    assert (code, "can't be read: No such file" in said) == (2, True)
+    code, output = run_command(capsys, "diff", empty, empty)
+    assert (code, "has no steps yet" in output) == (2, True)
+    code, output = run_command(capsys, "diff", first, tmp_path / "none")
+    assert (code, "can't be read: No such file" in output) == (2, True)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("runs_dir")
 
 
 @pytest.mark.parametrize(
-    ("state", "more", "said"),
+    ("state", "more", "message"),
     [
         ("running", {}, "running at step 8 of 10 (1,280 samples/s, ETA 0:00:00)"),
         ("running", {"total_steps": 200_008}, "ETA 2:46:40)"),
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.usefixtures("runs_dir")
         ("preempted", {"total_steps": None}, "preempted at step 8, resumable"),
     ],
 )
-def test_a_run(capsys: pytest.CaptureFixture[str], state: str, more: dict[str, Any], said: str) -> None:
+def test_a_run(capsys: pytest.CaptureFixture[str], state: str, more: dict[str, Any], message: str) -> None:
     leave_run("runs/a", state, accuracy=0.9725, **more)
     code, output = run_command(capsys, "status", "runs/a")
     assert code == 0
     assert output.startswith("runs/a: ")
-    assert said in output
+    assert message in output
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +85,8 @@ def test_a_sweep_by_its_scores(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_no_run_is_refused(capsys: pytest.CaptureFixture[str], what: str) -> None:
     Path("runs/none").mkdir()
     for command in ("status", "logs", "cancel"):
-        code, said = run_command(capsys, command, what)
-        assert (code, f"{what}: is not a run" in said) == (2, True)
+        code, output = run_command(capsys, command, what)
+        assert (code, f"{what}: is not a run" in output) == (2, True)
 
 
 def test_a_name_is_told_from_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,14 +97,14 @@ def test_a_name_is_told_from_a_directory(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"state": 3, "step": 4}', '{"state": "done", "step": "x"}'])
 def test_a_damaged_status_is_none(capsys: pytest.CaptureFixture[str], damaged: str) -> None:
     RunDir(leave_run("runs/a")).status.write_text(damaged)
-    code, said = run_command(capsys, "status", "runs/a")
-    assert (code, "unknown at step 8: its status.json can't be read" in said) == (0, True)
+    code, output = run_command(capsys, "status", "runs/a")
+    assert (code, "unknown at step 8: its status.json can't be read" in output) == (0, True)
 
 
 def test_a_job_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for job in ("99", "99_1"):
-        code, said = run_command(capsys, "status", job)
-        assert (code, f"job {job}: no run in runs/ belongs to it, and there is no Slurm on this machine" in said) == (
+        code, output = run_command(capsys, "status", job)
+        assert (code, f"job {job}: no run in runs/ belongs to it, and there is no Slurm on this machine" in output) == (
             2,
             True,
         )
@@ -112,5 +112,5 @@ def test_a_job_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_submitted_job_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     leave_job(Path("runs/a"), 1, "11")
-    code, said = run_command(capsys, "status", "runs/a")
-    assert (code, "unknown at step 0: it has a job, and Slurm is not available here" in said) == (0, True)
+    code, output = run_command(capsys, "status", "runs/a")
+    assert (code, "unknown at step 0: it has a job, and Slurm is not available here" in output) == (0, True)

@@ -1,4 +1,4 @@
-"""`dist-train submit`: what it asks of Slurm, held by golden files, and what it refuses before anything is queued."""
+"""`dist-train submit`: the call of sbatch, held by golden files, and refusals before anything is queued."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RENEW = "DIST_TRAIN_RENEW_GOLDEN"
-"""Variable under which the golden files are written anew; look at what changes before you commit it."""
+"""Variable that rewrites the golden files; check the changes before you commit them."""
 CONFIG = """
 data: {name: synthetic, num_train: 64, num_test: 16, global_batch: 32}
 model: {name: mnist_cnn}
@@ -45,8 +45,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = cli.main(["submit", *arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_a_dry_run_prints_the_line_and_the_script(
     here: Path, capsys: pytest.CaptureFixture[str], name: str, arguments: list[str]
 ) -> None:
     at = arguments.index("--") if "--" in arguments else len(arguments)
-    code, said, errors = asked(capsys, *arguments[:at], "--dry-run", *arguments[at:])
+    code, output, errors = asked(capsys, *arguments[:at], "--dry-run", *arguments[at:])
     assert (code, errors) == (0, "")
-    line, script = said.split("\n\n", 1)
+    line, script = output.split("\n\n", 1)
     assert script == (ROOT / "slurm" / "train.sbatch").read_text()
     golden = GOLDEN / f"submit_{name}.txt"
     if RENEW in os.environ:
@@ -75,7 +75,7 @@ def test_a_dry_run_prints_the_line_and_the_script(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["none.yaml", "--gpus-per-node", "0"], "none.yaml: cannot be read: No such file or directory"),
         (["small.yaml", "--gpus-per-node", "0", "optim.lrr=1"], "optim.lrr is not a setting. Did you mean optim.lr?"),
@@ -91,11 +91,11 @@ def test_a_dry_run_prints_the_line_and_the_script(
     ],
 )
 def test_what_would_fail_is_refused_here(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.setenv("PATH", str(here))
     code, _, errors = asked(capsys, *arguments)
-    assert (code, said in errors, "Traceback" in errors) == (2, True, False), errors
+    assert (code, message in errors, "Traceback" in errors) == (2, True, False), errors
     assert not (here / "runs").exists()
 
 
@@ -105,10 +105,10 @@ def test_nothing_goes_to_sbatch_where_there_is_none(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("here")
-def test_a_time_limit_that_leaves_nothing_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_short_time_limit_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
     for time, is_short in (("4", True), ("0:05:00", False)):
-        code, said, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--dry-run", "--time", time)
-        assert (code, f"--time {time}: the job is stopped 120 s before the limit" in said) == (0, is_short)
+        code, output, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--dry-run", "--time", time)
+        assert (code, f"--time {time}: the job is stopped 120 s before the limit" in output) == (0, is_short)
 
 
 @pytest.mark.parametrize("flag", ["--array=0-3", "--output=x", "-Jname", "-a", "--export=NONE", "-M", "--wrap=true"])
@@ -121,7 +121,7 @@ def test_flags_that_a_submission_has_itself_are_refused(capsys: pytest.CaptureFi
 def test_a_run_is_as_it_was_where_nothing_could_be_queued(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sbatch can be asked, and is gone when the job is to be queued."""
+    """sbatch answers the check, but is missing when the job is submitted."""
     monkeypatch.setattr("launch.slurm.submission.check_submission", lambda *_: None)
     monkeypatch.setenv("PATH", str(here))
     run = here / "runs" / "small"
@@ -132,6 +132,16 @@ def test_a_run_is_as_it_was_where_nothing_could_be_queued(
     earlier.write_status("done", 4, 1, resumable=False)
     earlier.release()
     before = sorted(run.rglob("*"))
-    code, said, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "run.resume=never")
-    assert (code, "the earlier run is runs/small again" in said) == (2, True)
+    code, output, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "run.resume=never")
+    assert (code, "the earlier run is runs/small again" in output) == (2, True)
     assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("directory", ["/sys/run", "small.yaml/run"])
+@pytest.mark.usefixtures("here")
+def test_a_run_directory_that_can_not_be_written_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    monkeypatch.setattr("launch.slurm.submission.check_submission", lambda *_: None)
+    code, _, errors = asked(capsys, "small.yaml", "--gpus-per-node", "0", f"run.dir={directory}")
+    assert (code, directory in errors, "can't be written" in errors) == (2, True, True)

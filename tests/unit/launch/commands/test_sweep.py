@@ -20,7 +20,7 @@ SLURM = ("--slurm", "--gpus-per-node", 0)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--nodes", 2], "--nodes: only for Slurm jobs; add --slurm"),
         (["--cpus-per-task", 2, "--local"], "--cpus-per-task: only for Slurm jobs"),
@@ -35,17 +35,17 @@ SLURM = ("--slurm", "--gpus-per-node", 0)
     ],
 )
 def test_what_can_t_be_is_refused_before_anything_is_written(
-    workdir: Path, capsys: pytest.CaptureFixture[str], options: list[Any], said: str
+    workdir: Path, capsys: pytest.CaptureFixture[str], options: list[Any], message: str
 ) -> None:
     code, output = run_command(capsys, "sweep", "small.yaml", "optim.lr=0.1,0.2", *options)
-    assert (code, said in output, "Traceback" in output) == (2, True, False), output
+    assert (code, message in output, "Traceback" in output) == (2, True, False), output
     assert not (workdir / "runs").exists()
 
 
 def test_a_dry_run_here_lists_what_is_left(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leave(begin("optim.lr=0.1,0.2"), 0, "done")
-    code, said = run_command(capsys, "sweep", "small.yaml", "optim.lr=0.1,0.2,0.3", "--dry-run")
-    assert (code, said) == (
+    code, output = run_command(capsys, "sweep", "small.yaml", "optim.lr=0.1,0.2,0.3", "--dry-run")
+    assert (code, output) == (
         0,
         "runs/small.sweep: 3 trials, 2 to be trained\n  1: optim.lr=0.2\n  2: optim.lr=0.3\n",
     )
@@ -58,9 +58,9 @@ def test_a_dry_run_prints_the_line_and_the_script(
     monkeypatch.setattr(sys, "executable", "/venv/bin/python")
     leave(begin("optim.lr=0.1,0.2,0.3"), 1, "done")
     grid = ("optim.lr=0.1,0.2,0.3", "data.global_batch=16,32")
-    code, said = run_command(capsys, "sweep", "small.yaml", *grid, *SLURM, "--max-parallel", 3, "--dry-run")
+    code, output = run_command(capsys, "sweep", "small.yaml", *grid, *SLURM, "--max-parallel", 3, "--dry-run")
     assert code == 0
-    line, script = said.split("\n\n", 1)
+    line, script = output.split("\n\n", 1)
     assert script == (ROOT / "slurm" / "train.sbatch").read_text()
     golden = GOLDEN / "sweep.txt"
     if RENEW in os.environ:
@@ -73,5 +73,5 @@ def test_a_sweep_that_is_done_asks_nobody(capsys: pytest.CaptureFixture[str]) ->
     for number in (0, 1):
         leave(sweep, number, "done")
     for options in ((), SLURM):
-        code, said = run_command(capsys, "sweep", "small.yaml", "optim.lr=0.1,0.2", *options)
-        assert (code, "2 trials, 0 to be" in said) == (0, True)
+        code, output = run_command(capsys, "sweep", "small.yaml", "optim.lr=0.1,0.2", *options)
+        assert (code, "2 trials, 0 to be" in output) == (0, True)

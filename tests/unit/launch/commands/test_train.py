@@ -26,7 +26,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_a_signal_waits_for_what_is_started(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would end what has no handler yet with another code than 75."""
+    """Before the handlers are installed it would end the process with another code than 75."""
     started: list[list[str]] = []
     blocked: set[int] = set()
 

@@ -1,4 +1,4 @@
-"""Cores and GPUs of runs that share a machine."""
+"""Cores and GPUs of runs that run in parallel."""
 
 import os
 from pathlib import Path

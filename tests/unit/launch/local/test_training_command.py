@@ -1,4 +1,4 @@
-"""What starts a training on this machine."""
+"""The command and the environment of a training on this machine."""
 
 import os
 import sys

@@ -18,15 +18,15 @@ pytestmark = pytest.mark.usefixtures("runs_dir")
 
 @pytest.mark.parametrize("state", ["done", "preempted", "failed"])
 def test_a_run_that_is_over(capsys: pytest.CaptureFixture[str], state: str) -> None:
-    code, said = run_command(capsys, "cancel", leave_run("runs/a", state), "--wait")
-    assert (code, f"runs/a: has ended: {state} at step 8" in said) == (0, True)
+    code, output = run_command(capsys, "cancel", leave_run("runs/a", state), "--wait")
+    assert (code, f"runs/a: has ended: {state} at step 8" in output) == (0, True)
 
 
 def test_a_run_that_is_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = run_command(capsys, "cancel", leave_run("runs/a", "running"))
-    assert (code, "runs on host elsewhere" in said, "run this command there" in said) == (2, True, True)
-    code, said = run_command(capsys, "cancel", leave_run("runs/b", "running", job_id="12"))
-    assert (code, "`scancel 12` on a login node" in said) == (2, True)
+    code, output = run_command(capsys, "cancel", leave_run("runs/a", "running"))
+    assert (code, "runs on host elsewhere" in output, "run this command there" in output) == (2, True, True)
+    code, output = run_command(capsys, "cancel", leave_run("runs/b", "running", job_id="12"))
+    assert (code, "`scancel 12` on a login node" in output) == (2, True)
 
 
 def test_a_sweep_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,17 +36,17 @@ def test_a_sweep_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_only_the_very_launcher_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    """A process that has got the launcher's number since is left alone."""
+    """A process that has reused the pid of the launcher is left alone."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         stat = read_process_stat(process.pid)
         assert stat is not None
         launcher = f"a run {socket.gethostname()} {process.pid}"
         here = socket.gethostname()
         leave_run("runs/other", "failed", host=here, launcher=f"{launcher} {stat[1] + 1}")
-        code, said = run_command(capsys, "cancel", "runs/other")
-        assert (code, "has ended: failed" in said, process.poll()) == (0, True, None)
+        code, output = run_command(capsys, "cancel", "runs/other")
+        assert (code, "has ended: failed" in output, process.poll()) == (0, True, None)
         leave_run("runs/it", "failed", host=here, launcher=f"{launcher} {stat[1]}")
         assert snapshot.read_run(Path("runs/it")).state == "ending"
-        code, said = run_command(capsys, "cancel", "runs/it")
-        assert (code, f"process {process.pid} is asked to stop" in said) == (0, True)
+        code, output = run_command(capsys, "cancel", "runs/it")
+        assert (code, f"process {process.pid} is asked to stop" in output) == (0, True)
         assert process.wait(30) == -signal.SIGTERM

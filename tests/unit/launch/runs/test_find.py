@@ -14,8 +14,8 @@ def test_the_run_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     leave_start(leave_run("runs/b", job_id="12"), "12", restart=1)
     leave_run("runs/c", job_id="13")
     for job, run in (("11", "runs/a"), ("12", "runs/b"), ("13", "runs/c")):
-        code, said = run_command(capsys, "status", job)
-        assert (code, said.startswith(f"{run}: ")) == (0, True)
+        code, output = run_command(capsys, "status", job)
+        assert (code, output.startswith(f"{run}: ")) == (0, True)
     assert "1 of the job" in run_command(capsys, "status", "12")[1]
 
 

@@ -1,4 +1,4 @@
-"""What a run printed: which file it is, its last lines, and following it across jobs."""
+"""The output of a run: its file, its last lines, and following it across jobs."""
 
 import time
 from collections.abc import Callable
@@ -32,15 +32,15 @@ def test_a_rank_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
     (run / "logs" / "rank_10.log").write_text("of ten\n")
     assert run_command(capfd, "logs", run, "--rank", 10) == (0, "of ten\n")
     for more in ([], ["-f"]):
-        code, said = run_command(capfd, "logs", run, "--rank", 3, *more)
-        assert (code, "rank 3 has no log; there are logs of the ranks 0, 10" in said) == (2, True)
+        code, output = run_command(capfd, "logs", run, "--rank", 3, *more)
+        assert (code, "rank 3 has no log; there are logs of the ranks 0, 10" in output) == (2, True)
 
 
 def test_the_output_of_the_newest_job(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = leave_run("runs/a", job_id="12")
     leave_start(run, "12", tmp_path / "by hand.out")
-    code, said = run_command(capfd, "logs", run)
-    assert (code, "by hand.out: does not exist. The run is done" in said) == (2, True)
+    code, output = run_command(capfd, "logs", run)
+    assert (code, "by hand.out: does not exist. The run is done" in output) == (2, True)
     (tmp_path / "by hand.out").write_text("by hand\n")
     assert run_command(capfd, "logs", run) == (0, "by hand\n")
     assert run_command(capfd, "logs", run, "--rank", 0, "--lines", 1) == (0, "line 29\n")
@@ -56,14 +56,14 @@ def test_a_local_start_after_a_job_counts(capfd: pytest.CaptureFixture[str]) -> 
 
 
 def test_following_a_run_that_is_over_ends(capfd: pytest.CaptureFixture[str]) -> None:
-    code, said = run_command(capfd, "logs", leave_run("runs/a"), "-f")
-    assert (code, said.splitlines()) == (0, [f"line {number}" for number in range(10, 30)])
+    code, output = run_command(capfd, "logs", leave_run("runs/a"), "-f")
+    assert (code, output.splitlines()) == (0, [f"line {number}" for number in range(10, 30)])
 
 
 def test_following_goes_on_where_the_next_job_prints(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What happens meanwhile happens in the pauses."""
+    """The events happen in the pauses of `logs -f`."""
     run = leave_run("runs/a", "running", job_id="12")
     leave_job(run, 1, "12", when="2029-01-01T10:00:00+00:00")
     output, other = run / "jobs" / "slurm-12.out", run / "jobs" / "slurm-13.out"
@@ -81,13 +81,13 @@ def test_following_goes_on_where_the_next_job_prints(
         set_status(run, job_id="13", updated=later)
 
     happen(monkeypatch, begin, begin_next, lambda: set_status(run, state="done"))
-    code, said = run_command(capfd, "logs", run, "-f")
-    assert (code, said.splitlines()[:3]) == (0, ["first", "last", "next"])
-    assert "no output yet" in said
+    code, printed = run_command(capfd, "logs", run, "-f")
+    assert (code, printed.splitlines()[:3]) == (0, ["first", "last", "next"])
+    assert "no output yet" in printed
 
 
 def happen(monkeypatch: pytest.MonkeyPatch, *events: Callable[[], None]) -> None:
-    """One event in each pause of `logs -f`, and a look at the state after each."""
+    """Call one event in each pause of `logs -f`; the state is checked after each pause."""
     left = list(events)
     monkeypatch.setattr(run_output, "POLL_FILES", run_output.POLL_OUTPUT / 2)
     monkeypatch.setattr(run_output, "POLL_SLURM", run_output.POLL_OUTPUT / 2)

@@ -1,4 +1,4 @@
-"""A run's snapshot: its score, and the command that continues it."""
+"""A run's snapshot: its score, and the command that resumes it."""
 
 import json
 

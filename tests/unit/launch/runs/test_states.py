@@ -1,4 +1,4 @@
-"""One state out of what a run's files and Slurm say: every pair that there is."""
+"""The state of a run, for every pair of its own state and that of its Slurm job."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +23,7 @@ def job(state: str) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("said", "slurm", "expected"),
+    ("message", "slurm", "expected"),
     [
         (None, "PENDING", "queued"),
         ("preempted", "PENDING", "queued"),  # it has queued itself again
@@ -34,7 +34,7 @@ def job(state: str) -> Job:
         ("running", "RUNNING", "running"),
         ("running", "SUSPENDED", "running"),
         ("dead", "RUNNING", "starting"),
-        ("failed", "RUNNING", "ending"),  # or its ranks are about to be started anew in place
+        ("failed", "RUNNING", "ending"),  # or its ranks are about to be restarted in place
         ("preempted", "RUNNING", "ending"),  # or it is about to queue itself again
         ("preempted", "COMPLETING", "ending"),
         ("running", "COMPLETING", "ending"),
@@ -60,56 +60,56 @@ def job(state: str) -> Job:
         (None, "TIMEOUT", "timed out"),
     ],
 )
-def test_the_newest_start_was_that_of_the_job(said: str | None, slurm: str, expected: State) -> None:
-    assert determine_state(status(said), job(slurm), SUBMITTED) == expected
+def test_the_newest_start_was_that_of_the_job(message: str | None, slurm: str, expected: State) -> None:
+    assert determine_state(status(message), job(slurm), SUBMITTED) == expected
 
 
 @pytest.mark.parametrize(
     ("slurm", "expected"),
     [("PENDING", "queued"), ("RUNNING", "starting"), ("FAILED", "failed"), ("CANCELLED", "cancelled")],
 )
-@pytest.mark.parametrize("said", ["running", "done", "preempted", "failed"])
+@pytest.mark.parametrize("message", ["running", "done", "preempted", "failed"])
 @pytest.mark.parametrize("earlier_job", ["12", "11", None])
 def test_what_an_earlier_start_has_said_counts_no_more(
-    said: str, earlier_job: str | None, slurm: str, expected: State
+    message: str, earlier_job: str | None, slurm: str, expected: State
 ) -> None:
-    assert determine_state(status(said, earlier_job, EARLIER), job(slurm), SUBMITTED) == expected
+    assert determine_state(status(message, earlier_job, EARLIER), job(slurm), SUBMITTED) == expected
 
 
-@pytest.mark.parametrize("said", ["running", "done", "preempted", "failed", "dead"])
-def test_a_start_by_hand_after_the_job_counts(said: State) -> None:
-    assert determine_state(status(said, None), job("FAILED"), SUBMITTED) == said
-    assert determine_state(status(said, None), None, SUBMITTED, is_gone=True) == said
+@pytest.mark.parametrize("message", ["running", "done", "preempted", "failed", "dead"])
+def test_a_start_by_hand_after_the_job_counts(message: State) -> None:
+    assert determine_state(status(message, None), job("FAILED"), SUBMITTED) == message
+    assert determine_state(status(message, None), None, SUBMITTED, is_gone=True) == message
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [("running", "dead"), ("preempted", "preempted"), ("done", "done"), ("failed", "failed"), (None, "failed")],
 )
-def test_a_job_that_slurm_has_forgotten_is_over(said: str | None, expected: State) -> None:
-    assert determine_state(status(said), None, SUBMITTED, is_gone=True) == expected
+def test_a_job_that_slurm_has_forgotten_is_over(message: str | None, expected: State) -> None:
+    assert determine_state(status(message), None, SUBMITTED, is_gone=True) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [("running", "running"), ("preempted", "preempted"), ("done", "done"), (None, "unknown")]
+    ("message", "expected"), [("running", "running"), ("preempted", "preempted"), ("done", "done"), (None, "unknown")]
 )
-def test_where_slurm_cannot_be_asked_the_files_count(said: str | None, expected: State) -> None:
-    assert determine_state(status(said), None, SUBMITTED) == expected
+def test_where_slurm_cannot_be_asked_the_files_count(message: str | None, expected: State) -> None:
+    assert determine_state(status(message), None, SUBMITTED) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "is_alive", "expected"),
+    ("message", "is_alive", "expected"),
     [
         (None, False, "not begun"),
         (None, True, "starting"),
         ("running", True, "running"),
         ("dead", False, "dead"),
-        ("dead", True, "ending"),  # or lost ranks are about to be started anew in place
+        ("dead", True, "ending"),  # or lost ranks are about to be restarted in place
         ("failed", True, "ending"),
         ("preempted", True, "ending"),
         ("preempted", False, "preempted"),
         ("done", True, "done"),
     ],
 )
-def test_a_run_without_jobs(said: str | None, is_alive: bool, expected: State) -> None:
-    assert determine_state(status(said, None), is_alive=is_alive) == expected
+def test_a_run_without_jobs(message: str | None, is_alive: bool, expected: State) -> None:
+    assert determine_state(status(message, None), is_alive=is_alive) == expected

@@ -1,4 +1,4 @@
-"""What Slurm's refusals mean."""
+"""Explanations of Slurm's refusals."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from launch.slurm import client
 
 
 @pytest.mark.parametrize(
-    ("said", "meaning"),
+    ("message", "meaning"),
     [
         ("sbatch: error: invalid partition specified: x", "no such partition"),
         ("sbatch: error: Batch job submission failed: Requested node configuration is not available", "no such nodes"),
@@ -17,8 +17,8 @@ from launch.slurm import client
         ("sbatch: error: Batch job submission failed: Requested time limit is invalid", "a shorter --time"),
     ],
 )
-def test_a_refusal_is_shown_with_what_it_means(said: str, meaning: str) -> None:
-    """What Slurm has said is its own text, from its source (slurm_errno.c) and from real refusals."""
-    first, second = client.explain_refusal(["sbatch"], said).splitlines()
-    assert first == said
+def test_a_refusal_is_shown_with_what_it_means(message: str, meaning: str) -> None:
+    """The messages are Slurm's own, from its source (slurm_errno.c) and from real refusals."""
+    first, second = client.explain_refusal(["sbatch"], message).splitlines()
+    assert first == message
     assert meaning in second

@@ -1,4 +1,4 @@
-"""What a job's script asks: what a start goes on from, and whether the job is queued again."""
+"""The hooks of a job: from what a start resumes, and whether the job is requeued."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def environ(restart: int, job: str = "7", **more: str) -> dict[str, str]:
 
 
 def trained(step: int, state: str = "preempted", *, resumable: bool = True, job: str = "7") -> None:
-    """What a training leaves that has saved at `step`."""
+    """Leave the files of a training that saved at `step`."""
     if step:
         Store(run().checkpoints).save(step, {"model.pt": b"weights", "training.pt": b"state"}, "ab" * 32)
     attempt = 1 + (run().read_status() or {}).get("attempt", 0)
@@ -97,7 +97,7 @@ def test_a_job_has_a_last_restart() -> None:
         begin(load_config("x.yaml"), environ(2, **few))
 
 
-def test_what_can_t_go_on_is_not_queued_again() -> None:
+def test_what_can_t_resume_is_not_requeued() -> None:
     begun(0)
     trained(10, "failed", resumable=False)
     code, why = end(run(), environ(0))
@@ -126,20 +126,20 @@ def test_a_restart_without_its_checkpoints_does_not_begin_at_zero() -> None:
         begun(2, job="8")
 
 
-def test_a_job_that_was_lost_before_its_first_word_begins() -> None:
-    """`dist-train submit` has left word of it on this disk."""
+def test_a_job_that_was_lost_before_its_first_start_begins() -> None:
+    """`dist-train submit` has written `job.json` on this disk."""
     submitted = {"job_id": "7", "submitted": "2026-11-21T12:00:00+00:00", "command": "dist-train submit x.yaml"}
     (run().jobs / "1").mkdir(parents=True)
     write_whole(run().jobs / "1" / "job.json", json.dumps(submitted))
     assert begun(1) == "auto"
 
 
-def test_a_number_of_restarts_that_is_none_is_told_of_at_once() -> None:
+def test_an_invalid_limit_of_restarts_is_refused_at_the_first_start() -> None:
     with pytest.raises(ConfigError, match="DIST_TRAIN_MAX_RESTARTS is 'many'; it must be a number from 0 up"):
         begin(load_config("x.yaml"), environ(0, DIST_TRAIN_MAX_RESTARTS="many"))
 
 
-def test_a_run_is_moved_aside_once_by_a_job_that_begins_anew() -> None:
+def test_a_job_with_resume_never_moves_the_run_aside_once() -> None:
     begun(0, job="6")
     trained(10, "done", resumable=False, job="6")
     assert begun(0, "run.resume=never") == "auto"

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("partitoin: gpu", r"x\.yaml:1: partitoin is not a setting\. Did you mean partition\?"),
         ("mem: 64", r"x\.yaml:1: mem is 64; it must be text"),
@@ -19,9 +19,9 @@ from tests.conftest import ROOT
         ("environment: {A B: c}", r"x\.yaml:1: environment is .*A B.*a mapping whose keys are text that matches"),
     ],
 )
-def test_a_profile_has_no_faults(tmp_path: Path, text: str, said: str) -> None:
+def test_a_profile_has_no_faults(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_cluster(str(tmp_path / "x.yaml"))
 
 

@@ -22,7 +22,7 @@ def sweep_of(*overrides: str) -> Sweep:
 
 
 def begin(*overrides: str) -> Sweep:
-    """Write down a sweep, as a start does."""
+    """Write the files of a sweep, as its first start does."""
     sweep = sweep_of(*overrides)
     with sweep.claim():
         return sweep

@@ -1,4 +1,4 @@
-"""Grids: what varies, and what a trial's directory is called."""
+"""Grids: which settings vary, their combinations, and the names of trial directories."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_the_last_setting_varies_fastest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ([], "needs a setting with several values"),
         (["optim.lr=0.1", "data.shape=[1,28,28]"], "separated by commas: optim.lr=0.05,0.1,0.2"),
@@ -47,10 +47,10 @@ def test_the_last_setting_varies_fastest() -> None:
         (["optim.lr=0.1,0.2", "run.name=a\nb"], "contains a line break"),
     ],
 )
-def test_what_is_no_grid_is_refused(overrides: list[str], said: str) -> None:
+def test_what_is_no_grid_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Grid.parse(overrides)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_names_of_directories() -> None:

@@ -1,14 +1,11 @@
-"""Sweeps: what is written, which trials are left, and what joins them."""
+"""Sweeps: the files written, unfinished trials, added grids, refusals."""
 
 import json
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from dist_train.errors import ConfigError
-from launch.slurm.resources import Resources, add_resource_arguments
-from launch.slurm.submission import Submission, write_job_files
 from launch.sweeps.sweep_dir import read_trials
 from tests.unit.launch.sweeps.sweep_files import CONFIG, begin, leave, names, sweep_of
 
@@ -65,19 +62,19 @@ def test_another_grid_joins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "config", "said"),
+    ("overrides", "config", "message"),
     [
         (["optim.lr=0.1,0.2", "train.epochs=3"], CONFIG, "  train.epochs: was 2, is now 3"),
         (["optim.lr=0.1,0.2"], CONFIG.replace("mnist_cnn", "lenet"), "  model.name: was mnist_cnn"),
         (["run.seed=1,2"], CONFIG.replace("0.02", "0.03"), "  optim.lr: was 0.02, is now 0.03"),
     ],
 )
-def test_a_sweep_of_other_settings_is_refused(workdir: Path, overrides: list[str], config: str, said: str) -> None:
+def test_a_sweep_of_other_settings_is_refused(workdir: Path, overrides: list[str], config: str, message: str) -> None:
     begin("optim.lr=0.1,0.2")
     (workdir / "small.yaml").write_text(config)
     with pytest.raises(ConfigError) as refused:
         sweep_of(*overrides)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "set another run.name" in str(refused.value)
 
 
@@ -87,13 +84,13 @@ def test_what_means_the_same_goes_on(workdir: Path) -> None:
     assert names(sweep_of("optim.lr=0.1,0.2", "train.epochs=2")) == ["0-lr=0.1", "1-lr=0.2"]
 
 
-def test_all_faults_of_all_trials_are_told_once() -> None:
+def test_each_fault_of_all_trials_is_reported_once() -> None:
     with pytest.raises(ConfigError) as refused:
         sweep_of("optim.lr=0.1,1e-1,fast", "data.global_batch=8,0", "optim.lrr=1")
-    told = str(refused.value).splitlines()
-    assert len(told) == len(set(told))
-    for said in ("optim.lrr is not a setting", "optim.lr is 'fast'", "data.global_batch is 0"):
-        assert sum(said in line for line in told) == 1
+    faults = str(refused.value).splitlines()
+    assert len(faults) == len(set(faults))
+    for message in ("optim.lrr is not a setting", "optim.lr is 'fast'", "data.global_batch is 0"):
+        assert sum(message in line for line in faults) == 1
 
 
 def test_equal_trials_are_refused() -> None:
@@ -101,7 +98,7 @@ def test_equal_trials_are_refused() -> None:
         sweep_of("optim.lr=0.1,1e-1")
 
 
-def test_it_can_t_begin_anew() -> None:
+def test_it_can_t_start_again() -> None:
     with pytest.raises(ConfigError, match=r"To start again, remove runs/small\.sweep"):
         sweep_of("optim.lr=0.1,0.2", "run.resume=never")
 
@@ -126,17 +123,3 @@ def test_a_grid_that_has_joined_meanwhile_is_not_lost() -> None:
     begin("optim.lr=0.1,0.4")
     with pytest.raises(ConfigError, match="trials of another grid were added just now"), late.claim():
         pytest.fail("claimed")
-
-
-def test_a_task_of_an_array_finds_its_settings() -> None:
-    parser = ArgumentParser()
-    add_resource_arguments(parser)
-    resources = Resources.from_options(parser.parse_args(["--gpus-per-node", "0"]))
-    sweep = begin("optim.lr=0.1,0.2", "run.dir=100%a/x")
-    own = {trial.number: sweep.build_overrides(trial) for trial in sweep.trials}
-    submission = Submission(resources, "x", sweep.directory / "jobs" / "1", ("small.yaml",), own)
-    write_job_files(sweep.record.config, submission)
-    task = sweep.directory / "jobs" / "1" / "trials" / "1"
-    assert task.read_text() == "optim.lr=0.2\nrun.dir=100%a/x.sweep/1-lr=0.2\n"
-    assert "--output=100%%a/x.sweep/jobs/slurm-%A_%a.out" in submission.build_command()
-    assert "--array=0,1" in submission.build_command()

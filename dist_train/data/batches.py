@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from dist_train.data.augment import Preprocessing
-from dist_train.data.loader import Reader
+from dist_train.data.loader import ImageLoader
 from dist_train.data.sampler import PLACEHOLDERS, BatchSlice, GlobalBatchSampler
-from dist_train.data.samples import Dataset, InMemoryImages, Samples, sent
+from dist_train.data.samples import Dataset, InMemoryImages, Samples, to_device
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Augment, Data
+from dist_train.system.stop_signals import Stop, StopRequested
 
 EVAL_BATCH = 250
 """Samples in an evaluation batch; constant, so that every world size cuts the split alike."""
@@ -30,6 +31,8 @@ AHEAD = {"cpu": 2**22, "cuda": 2**25}
 The first calls after a step are cold and take several times as long as in a row, so many are made at once: of a CPU as
 much as its last cache holds beside a step's own tensors, of a GPU what keeps it busy for longer than the calls take. A
 larger batch comes alone."""
+STOP_GRACE = 30.0
+"""Seconds that one of several ranks waits for data after a stop was requested; late data lets all finish the step."""
 ALIGNMENT = 512
 """Bytes: where the images of a batch begin in memory, as if they had been allocated for it. Libraries choose their
 method by it, and it must not depend on the step at which a start has begun."""
@@ -87,7 +90,9 @@ class TrainBatches:
     An iterator and a context manager; `close` ends the loader's workers. The global random state is not touched.
 
     Raises (while iterating):
-        DataError: a image cannot be read.
+        DataError: an image cannot be read.
+        StopRequested: a stop was requested while this rank waited for the loader's workers: at once in a single
+            process, after `STOP_GRACE` seconds without data in one of several ranks.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class TrainBatches:
         stop_step: int,
         memory_format: torch.memory_format = torch.contiguous_format,
         shards: int | None = None,
+        stop: Stop | None = None,
     ) -> None:
         """`shards`: of a global batch, a multiple of the ranks; default: one a rank."""
         self._world = world
@@ -118,7 +124,9 @@ class TrainBatches:
             shards=shards,
         )
         self._announced: deque[BatchSlice] = deque()
-        self._reader = _reader(self._samples, self._positions(), dataset, config, world)
+        # Ranks that have data are in the step's reduction already: they would lose the step.
+        stop_after_seconds = STOP_GRACE if world.size > 1 else 0.0
+        self._loader = _open_loader(self._samples, self._positions(), dataset, config, world, stop, stop_after_seconds)
         self._stream = self._batches()
 
     def __iter__(self) -> Self:
@@ -128,7 +136,7 @@ class TrainBatches:
         return next(self._stream)
 
     def _positions(self) -> Iterator[Tensor]:
-        """What the reader is to read, and a note of what it is for: workers read ahead."""
+        """The positions to load; each slice is also queued in `_announced`, because workers read ahead."""
         for part in self._sampler.slices(self._together()):
             self._announced.append(part)
             yield part.positions
@@ -141,7 +149,7 @@ class TrainBatches:
         return max(1, AHEAD[stored] // (floats * torch.get_default_dtype().itemsize))
 
     def _batches(self) -> Iterator[Batch]:
-        for images in self._reader:
+        for images in self._loader:
             yield from self._cut(self._announced.popleft(), images)
 
     def _cut(self, part: BatchSlice, images: Tensor) -> Iterator[Batch]:
@@ -153,8 +161,10 @@ class TrainBatches:
     def _shards(self, part: BatchSlice, images: Tensor) -> Iterator[Shard]:
         """The shards of one batch after another, prepared together."""
         numbers = self._samples.numbers(part.positions)
-        labels = sent(self._samples.labels.index_select(0, part.positions), self._device)
-        prepared = self._preparation.augmented(sent(images, self._device), sent(numbers, self._device), part.epoch)
+        labels = to_device(self._samples.labels.index_select(0, part.positions), self._device)
+        prepared = self._preparation.augmented(
+            to_device(images, self._device), to_device(numbers, self._device), part.epoch
+        )
         sizes = part.sizes * part.steps
         cuts = zip(_aligned(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(part.parts)
@@ -173,7 +183,7 @@ class TrainBatches:
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""
         self._stream = iter(())
-        self._reader.close()
+        self._loader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,20 +200,25 @@ def eval_batches(
     config: Data,
     world: World,
     memory_format: torch.memory_format = torch.contiguous_format,
+    stop: Stop | None = None,
 ) -> Iterator[EvalBatch]:
-    """The batches of this rank, every `world.size`-th of the split; each sample is in one batch of one rank.
+    """Yield the batches of this rank, every `world.size`-th of the split; each sample is in one batch of one rank.
 
     Raises (while iterating):
-        DataError: a image cannot be read.
+        DataError: an image cannot be read.
+        StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
     preparation = Preprocessing(dataset.normalize, Augment(), 0, world.device, memory_format)
     mine = range(world.rank * EVAL_BATCH, len(samples), world.size * EVAL_BATCH)
     batches = (torch.arange(start, min(start + EVAL_BATCH, len(samples))) for start in mine)
-    with _reader(samples, batches, dataset, config, world) as reader:
-        for start, images in zip(mine, reader, strict=True):
+    stop = stop or Stop()
+    with _open_loader(samples, batches, dataset, config, world, stop) as loader:
+        for start, images in zip(mine, loader, strict=True):
+            if stop.reason is not None:
+                raise StopRequested(stop.reason)
             yield EvalBatch(
-                images=preparation.plain(sent(images, world.device)),
-                labels=sent(samples.labels[start : start + EVAL_BATCH], world.device),
+                images=preparation.plain(to_device(images, world.device)),
+                labels=to_device(samples.labels[start : start + EVAL_BATCH], world.device),
                 number=start // EVAL_BATCH,
             )
 
@@ -217,6 +232,15 @@ def _aligned(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
     return map(torch.clone, parts)
 
 
-def _reader(samples: Samples, batches: Iterable[Tensor], dataset: Dataset, config: Data, world: World) -> Reader:
+def _open_loader(
+    samples: Samples,
+    batches: Iterable[Tensor],
+    dataset: Dataset,
+    config: Data,
+    world: World,
+    stop: Stop | None,
+    stop_after_seconds: float = 0.0,
+) -> ImageLoader:
     workers = config.workers if dataset.loader == "workers" else 0
-    return Reader(samples, batches, workers, pin=world.device.type == "cuda")
+    pin = world.device.type == "cuda"
+    return ImageLoader(samples, batches, workers, pin=pin, stop=stop, stop_after_seconds=stop_after_seconds)

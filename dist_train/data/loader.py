@@ -1,8 +1,9 @@
-"""Images of one batch after another, read in this process or ahead of it by worker processes."""
+"""The images of each batch, read in this process or ahead of it by worker processes."""
 
 import atexit
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from types import TracebackType
@@ -16,21 +17,37 @@ from torch.utils.data import Dataset as TorchDataset
 from dist_train.data.samples import Samples
 from dist_train.errors import DataError
 from dist_train.system.process import die_with_parent
+from dist_train.system.stop_signals import Stop, StopRequested
+
+POLL_SECONDS = 0.1
+"""How often a wait for a worker looks at the stop flag."""
 
 
-class Reader:
+class ImageLoader:
     """An iterator of uint8 [B, C, H, W], one for the positions of each batch; a context manager that ends its workers.
 
     Raises (while iterating):
-        DataError: a image cannot be read; also if a worker found it.
+        DataError: an image cannot be read; also if a worker found it.
+        StopRequested: a stop was requested, and the workers have delivered nothing for `stop_after_seconds` since.
     """
 
-    def __init__(self, samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool) -> None:
-        """`batches`: positions, int32 or int64 [B]; `pin`: workers' images come in pinned memory."""
+    def __init__(
+        self,
+        samples: Samples,
+        batches: Iterable[Tensor],
+        workers: int,
+        *,
+        pin: bool,
+        stop: Stop | None = None,
+        stop_after_seconds: float = 0.0,
+    ) -> None:
+        """`batches`: positions, int64 [B]; `pin`: workers' images come in pinned memory."""
+        self._stop = stop or Stop()
+        self._stop_after_seconds = stop_after_seconds
         self._workers: Iterator[Tensor | DataError] | None = None
         self._batches: Iterator[Tensor | DataError] = map(samples.images_at, batches)
         if workers:
-            self._batches = self._workers = _start(samples, batches, workers, pin=pin)
+            self._batches = self._workers = _start_workers(samples, batches, workers, pin=pin)
             # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
             atexit.register(self.close)
 
@@ -38,7 +55,7 @@ class Reader:
         return self
 
     def __next__(self) -> Tensor:
-        found = next(self._batches)
+        found = next(self._batches) if self._workers is None else self._wait_for_workers()
         if isinstance(found, DataError):
             raise found
         return found
@@ -48,7 +65,7 @@ class Reader:
         workers, self._workers, self._batches = self._workers, None, iter(())
         atexit.unregister(self.close)
         if workers is not None:
-            _stop(workers)
+            _stop_workers(workers)
 
     def __enter__(self) -> Self:
         return self
@@ -58,9 +75,23 @@ class Reader:
     ) -> None:
         self.close()
 
+    def _wait_for_workers(self) -> Tensor | DataError:
+        """The next batch; the wait ends `stop_after_seconds` after a poll has seen that a stop is requested."""
+        seen: float | None = None
+        while True:
+            try:
+                return next(self._batches)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out after"):
+                    raise
+            if self._stop.reason is not None:
+                seen = seen or time.monotonic()
+                if time.monotonic() - seen >= self._stop_after_seconds:
+                    raise StopRequested(self._stop.reason)
 
-class _Reported(TorchDataset[Any]):
-    """Samples whose errors are values: torch would raise them anew with a worker's traceback as their text."""
+
+class _SamplesDataset(TorchDataset[Any]):
+    """Samples for torch's DataLoader, with errors as values: torch would raise them with a worker's traceback."""
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
@@ -72,13 +103,16 @@ class _Reported(TorchDataset[Any]):
             return error
 
 
-def _start(samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool) -> Iterator[Tensor | DataError]:
+def _start_workers(
+    samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool
+) -> Iterator[Tensor | DataError]:
     loader: DataLoader[Any] = DataLoader(
-        _Reported(samples),
+        _SamplesDataset(samples),
         batch_sampler=(positions.tolist() for positions in batches),  # a tensor would travel as a file
         num_workers=workers,
-        collate_fn=_as_is,
+        collate_fn=_keep,
         pin_memory=pin,
+        timeout=POLL_SECONDS,  # `next` raises RuntimeError then, and may be called again
         worker_init_fn=partial(_enter_worker, os.getpid()),
         # A fork shares the mapped images; anything else would send a copy to each worker.
         multiprocessing_context="fork",
@@ -88,22 +122,26 @@ def _start(samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bo
     return iter(loader)
 
 
-def _stop(workers: Any) -> None:
-    """End workers and threads of a DataLoader's iterator now: its destructor waits for the frames of an error to go."""
+def _stop_workers(workers: Any) -> None:
+    """End the workers and threads of a DataLoader's iterator now, not when the frames of an error are released."""
     workers._shutdown_workers()
     for queue in workers._index_queues:
         queue._thread.join()
+    for worker in workers._workers:  # torch has waited 5 seconds for each
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
 
 
-def _as_is(found: Any) -> Any:
+def _keep(found: Any) -> Any:
     return found
 
 
 def _enter_worker(rank: int, worker: int) -> None:  # noqa: ARG001
-    """Bind a worker's life to that of the process `rank`.
+    """Let a worker end with the process `rank`, and not by signals to the whole process group.
 
-    Signals that reach the whole process group are for the rank: it finishes its step and then ends its workers. If the
-    rank is killed they end with it, and let go of the run's lock, which a fork shares.
+    A rank that is signalled finishes its step and then ends its workers. If the rank is killed they end with it, and
+    release the run's lock, which a fork shares.
     """
     die_with_parent(rank)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):

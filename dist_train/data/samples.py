@@ -40,8 +40,8 @@ class Images(Protocol):
         """All images in order, uint8 [<=1024, C, H, W] at a time; raises DataError as `take` does."""
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without a wait for a GPU: it reads pinned memory when it comes to it."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device, without waiting for a GPU: the copy is from pinned memory."""
     if device.type == "cpu" or tensor.device == device:
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -69,7 +69,7 @@ class InMemoryImages:
 
     def take(self, indices: Tensor) -> Tensor:
         """The images of these numbers, int32 or int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
-        return self.tensor.index_select(0, sent(indices, self.tensor.device))
+        return self.tensor.index_select(0, to_device(indices, self.tensor.device))
 
     def pieces(self) -> Iterator[Tensor]:
         """All images in order, a piece at a time."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dist_train import __main__, evaluate, train
 from dist_train.checkpoint.store import Store
 from dist_train.data.batches import AHEAD, TrainBatches
-from dist_train.data.loader import _Reported
+from dist_train.data.loader import _SamplesDataset
 from dist_train.diagnostics.recorder import ignore_mark
 from dist_train.distributed import world
 from dist_train.elastic import agent
@@ -221,7 +221,7 @@ MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "data": (TrainBatches, "__next__", in_data),
     "data after a restart": (TrainBatches, "__next__", lost_before),
     "full disk": (train, "train_step", on_a_full_disk),
-    "worker": (_Reported, "__getitems__", in_worker),
+    "worker": (_SamplesDataset, "__getitems__", in_worker),
     "save": (Store, "_write", in_save),
     "joining": (world, "open_world", in_joining),
     "compiling": (Training, "start", in_compiling),

@@ -1,17 +1,20 @@
 """Batches that train or are evaluated: the same bits by every loader and at any number of ranks."""
 
 import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from dist_train.data import Batch, TrainBatches, eval_batches, memory
 from dist_train.data import batches as batches_module
 from dist_train.data.batches import EVAL_BATCH
 from dist_train.distributed.world import World
+from dist_train.system.stop_signals import Stop, StopRequested
 from tests.unit.dist_train.data.files import ALL, SEED, Settings, Trained, flat, opened, trained, write_images
 
 # Python 3.12 and later warn at each fork of a process with threads, which torch always has.
@@ -227,3 +230,30 @@ def test_the_global_random_state_is_left_alone(settings: Settings, root: Path, w
     list(eval_batches(dataset.test, dataset, config, World()))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]
+
+
+def test_a_stop_ends_evaluation_batches(settings: Settings) -> None:
+    """In the process itself too, before the next batch."""
+    config, stop = settings("synthetic", num_test=3 * EVAL_BATCH), Stop()
+    dataset = opened(config)
+    batches = eval_batches(dataset.test, dataset, config, World(), stop=stop)
+    assert next(batches).number == 0
+    stop.reason = "SIGTERM"
+    with pytest.raises(StopRequested, match="SIGTERM"):
+        next(batches)
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(1, 0.0), (3, 30.0)])
+def test_ranks_that_others_wait_for_have_a_grace_time(
+    settings: Settings, size: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def open_loader(*_: object, **options: Any) -> Iterator[Tensor]:
+        given.append(options)
+        return iter(())
+
+    monkeypatch.setattr(batches_module, "ImageLoader", open_loader)
+    config, stop = settings("synthetic"), Stop()
+    TrainBatches(opened(config), config, SEED, World(size=size), 0, 1, stop=stop)
+    assert given == [{"pin": False, "stop": stop, "stop_after_seconds": seconds}]

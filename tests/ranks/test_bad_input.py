@@ -1,6 +1,7 @@
 """Bad input ends with exit code 2 and a message: no traceback, no run directory, and no rank that hangs.
 
-What a file of settings can get wrong is in test_loading, what data can get wrong in test_data; here are whole commands.
+Faults of settings files are tested in tests/unit/dist_train/settings, those of data in tests/unit/dist_train/data; here
+are whole commands.
 """
 
 import json
@@ -55,14 +56,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "said"), CASES, ids=[" ".join(overrides) for overrides, _ in CASES])
-def test_a_command_ends_with_2_and_a_message(directory: Path, python: Python, overrides: list[str], said: str) -> None:
+@pytest.mark.parametrize(("overrides", "message"), CASES, ids=[" ".join(overrides) for overrides, _ in CASES])
+def test_a_command_ends_with_2_and_a_message(
+    directory: Path, python: Python, overrides: list[str], message: str
+) -> None:
     overrides = [f"run.dir={directory / 'run'}", *(override.format(directory) for override in overrides)]
     if any(override.startswith("run.dir") for override in overrides[1:]):
         del overrides[0]
     done = python("-m", "dist_train", str(directory / "config.yaml"), *overrides)
     assert done.returncode == 2, done.stdout + done.stderr
-    assert said.format(directory) in done.stderr
+    assert message.format(directory) in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert len(done.stderr.splitlines()) <= 6
     assert not (directory / "run").exists()
@@ -80,19 +83,19 @@ def test_old_settings_of_a_file_end_with_2_and_their_new_names(directory: Path, 
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"RANK": "0"}, "RANK set, but WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT not"),
         ({"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}, "MASTER_ADDR, MASTER_PORT set, but RANK"),
     ],
 )
 def test_half_set_variables_are_refused_by_name(
-    directory: Path, python: Python, environment: dict[str, str], said: str
+    directory: Path, python: Python, environment: dict[str, str], message: str
 ) -> None:
     run = directory / "run"
     done = python("-m", "dist_train", str(directory / "config.yaml"), f"run.dir={run}", env=environment)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert not run.exists()
 
 
@@ -105,7 +108,7 @@ def test_nccl_without_a_gpu_is_refused(directory: Path, python: Python) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["train.epoch=2"], "train.epoch is not a setting"),
         (["data.name=mnist", "data.download=false", "data.root={}/mnist"], "data.root"),
@@ -114,14 +117,14 @@ def test_nccl_without_a_gpu_is_refused(directory: Path, python: Python) -> None:
     ],
 )
 def test_two_ranks_refuse_together_and_one_says_why(
-    directory: Path, torchrun: Torchrun, overrides: list[str], said: str
+    directory: Path, torchrun: Torchrun, overrides: list[str], message: str
 ) -> None:
     formatted = [override.format(directory) for override in overrides]
     if not formatted[0].startswith("run.dir"):
         formatted.append(f"run.dir={directory / 'run'}")
     done = torchrun(2, "-m", "dist_train", str(directory / "config.yaml"), *formatted, timeout=60)
     assert done.returncode == 1  # torchrun's own
-    assert done.stderr.count(said) == 1
+    assert done.stderr.count(message) == 1
     assert 'dist_train/__main__.py", line' not in done.stderr
     assert not (directory / "run").exists()
 

@@ -93,6 +93,16 @@ def test_each_fault_of_all_trials_is_reported_once() -> None:
         assert sum(message in line for line in faults) == 1
 
 
+def test_old_settings_as_axes_are_refused_with_the_new_names() -> None:
+    with pytest.raises(ConfigError) as refused:
+        begin("log.every=1,2", "data.loader=resident,workers")
+    assert str(refused.value).splitlines() == [
+        "command line: log.every=1: log.every is 1; this setting is now called log.every_steps",
+        "command line: data.loader=resident: data.loader is 'resident'; this value is now called in_memory",
+        "command line: log.every=2: log.every is 2; this setting is now called log.every_steps",
+    ]
+
+
 def test_equal_trials_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"optim\.lr=0\.1 and optim\.lr=1e-1: the same trial"):
         sweep_of("optim.lr=0.1,1e-1")

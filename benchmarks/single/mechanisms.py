@@ -145,6 +145,8 @@ ROWS = (
         throughput_row("in_memory", name, 1, by_setting("data.loader", "in_memory", "workers"), FP32)
         for name in ("mnist", "tutorial", "small")
     ),
+    throughput_row("onednn", "small", 1, by_setting("train.onednn", "auto", "on"), FP32),
+    *(throughput_row("cpu_layers", name, 1, by_program("cpu_layers"), AUTO) for name in ("mnist", "tutorial")),
     throughput_row("batches_ahead", "small", 1, by_program("batches_ahead"), FP32),
     Row(
         "cache", f"first step on {FILES:,} JPEG files of {SIDE}x{SIDE} pixels", "s", measure_start_on_files,

@@ -21,8 +21,16 @@ def prepare_batches_one_by_one() -> None:
     batches.AHEAD["cpu"] = 0
 
 
+def keep_pooling() -> None:
+    """Leave the network's own max-pooling in place."""
+    from dist_train.execution import cpu_layers
+
+    cpu_layers.use_fast_cpu_layers = lambda network: None  # noqa: ARG005
+
+
 WITHOUT: dict[str, Callable[[], None]] = {
     "lazy_dynamo": import_dynamo,
+    "cpu_layers": keep_pooling,
     "batches_ahead": prepare_batches_one_by_one,
 }
 

@@ -1,13 +1,14 @@
-"""The bare step: forward, backward and optimizer step on one fixed batch, and nothing else.
+"""The bare step: forward, backward and optimizer step on one fixed batch, again and again.
 
     python -m benchmarks.compare.programs.bare_step mnist --steps 250 --readings FILE
     torchrun --nproc_per_node=2 -m benchmarks.compare.programs.bare_step mnist --steps 250 --readings FILE \\
         --choices '{"precision": "bf16"}'
     python -m benchmarks.compare.programs.bare_step mnist --steps 50 --operators FILE
 
-Without `--choices` plain fp32 in torch's own format, as a lesson would write it. With them the precision, memory
-format and threads that a run of ours has chosen (`choices` of its `env.json`), its allocator, and the fused update.
-With `--operators` the steps go through the profiler at the end (`Profile`).
+Without `--choices` in plain fp32 and torch's own format, as a lesson writes it. With them in the precision, memory
+format and threads that a run of ours has chosen (`choices` of its `env.json`), with its allocator, its fast layers and
+the fused update.
+With `--operators` the steps are profiled, and FILE gets the `Profile`.
 """
 
 import argparse
@@ -32,6 +33,7 @@ from benchmarks.compare import builders
 from benchmarks.compare.peers.options import Options
 from benchmarks.compare.workloads import WORKLOADS
 from dist_train.execution.auto_settings import use_onednn
+from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.system.cpu import keep_freed_memory
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,11 +44,11 @@ class Profile:
     """Where the time of a step on the CPU goes."""
 
     seconds: float
-    """Of a step without the profiler, the median."""
+    """Median of a step without the profiler."""
     flops: int
-    """Operations of its convolutions and matrix products, as torch counts them."""
+    """Operations of its convolutions and matrix products, counted by torch."""
     operators: dict[str, float]
-    """Seconds a step in each operator of torch, without those that it calls; with the profiler, so somewhat longer."""
+    """Seconds a step in each operator of torch, without the operators it calls; the profiler adds some time."""
 
 
 def main() -> None:
@@ -57,26 +59,26 @@ def main() -> None:
         dist.init_process_group("nccl" if options.device == "cuda" else "gloo")
     if "threads" in choices:
         torch.set_num_threads(choices["threads"])
-    step = stepping(options, choices, options.torch_device())
+    step = build_step(options, choices, options.torch_device())
     if operators is None:
         run(options, step)
     else:
-        operators.write_text(json.dumps(asdict(profiled(step, options.steps))), encoding="utf-8")
+        operators.write_text(json.dumps(asdict(profile_steps(step, options.steps))), encoding="utf-8")
     if options.ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
 
 
 def run(options: Options, step: Callable[[], Tensor]) -> None:
-    """Step after step; rank 0 reads the clock where the others do."""
+    """Run the steps; rank 0 logs at the same steps as the peers."""
     for number in range(1, options.steps + 1):
         loss = step()
         if options.is_logged(number):
-            _tell(options, number, loss)
+            _log(options, number, loss)
 
 
-def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
-    """Make as many steps three times: to warm up, against the clock, and with the profiler."""
+def profile_steps(step: Callable[[], Tensor], steps: int) -> Profile:
+    """Profile some steps, after as many to warm up and as many to time."""
     for _ in range(steps):
         step()
     seconds = []
@@ -93,13 +95,19 @@ def profiled(step: Callable[[], Tensor], steps: int) -> Profile:
     return Profile(statistics.median(seconds), counter.get_total_flops(), operators)
 
 
-def stepping(options: Options, choices: dict[str, Any], device: torch.device) -> Callable[[], Tensor]:
-    """A function that makes a step, always on the same batch, and returns its loss, float []."""
+def build_step(options: Options, choices: dict[str, Any], device: torch.device) -> Callable[[], Tensor]:
+    """A function that runs a step, always on the same batch, and returns its loss, float [].
+
+    Args:
+        choices: of a run of ours; empty for a plain step.
+    """
     memory_format = torch.channels_last if choices.get("channels_last") else torch.contiguous_format
     use_onednn(choices.get("onednn", True))
     network = builders.build_network(options.workload).to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    if choices:
+        use_fast_cpu_layers(network)
     optimizer = builders.build_optimizer(options.workload, network.parameters(), **({"fused": True} if choices else {}))
-    model = _wrapped(network, options, device, as_ours=bool(choices))
+    model = _wrap(network, options, device, as_ours=bool(choices))
     images, labels = builders.random_batch(options.workload, options.batch)
     images, labels = images.to(device, memory_format=memory_format), labels.to(device)
     dtype = TYPES.get(choices.get("precision", ""))
@@ -115,14 +123,14 @@ def stepping(options: Options, choices: dict[str, Any], device: torch.device) ->
     return step
 
 
-def _wrapped(network: nn.Module, options: Options, device: torch.device, as_ours: bool) -> nn.Module:
+def _wrap(network: nn.Module, options: Options, device: torch.device, as_ours: bool) -> nn.Module:
     if options.ranks == 1:
         return network
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=as_ours)
 
 
-def _tell(options: Options, step: int, loss: Tensor) -> None:
+def _log(options: Options, step: int, loss: Tensor) -> None:
     number = loss.item()
     if os.environ.get("RANK", "0") == "0":
         options.log_step(step, number)

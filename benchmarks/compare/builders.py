@@ -1,4 +1,4 @@
-"""What every framework trains alike: the network of a recipe, its optimizer, and torchvision's data for it."""
+"""Build what every framework trains: the network of a recipe, its optimizer, and torchvision's data."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from dist_train.settings.schema import Config, Normalize, StoredData
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-# The statistics that lessons give for the training split, in the unit of images scaled to 0..1.
+# Mean and std of the training split as lessons give them, for images scaled to 0..1.
 STATISTICS = {"mnist": ((0.1307,), (0.3081,)), "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))}
 
 
@@ -24,14 +24,14 @@ def load_settings(workload: Workload) -> Config:
 
 
 def build_network(workload: Workload) -> nn.Module:
-    """The workload's network with the weights of its seed."""
+    """The network of a workload, initialised by its seed."""
     config = load_settings(workload)
     return build_model(config.model, SHAPES[workload.dataset], 10, config.run.seed)
 
 
-def build_optimizer(workload: Workload, weights: Any, **arguments: Any) -> torch.optim.Optimizer:
-    """The workload's SGD over an iterable of weights; `arguments`: more for its constructor."""
-    return torch.optim.SGD(weights, **load_settings(workload).optim.arguments(), **arguments)
+def build_optimizer(workload: Workload, parameters: Any, **arguments: Any) -> torch.optim.Optimizer:
+    """The SGD of a workload; `arguments`: more arguments of its constructor."""
+    return torch.optim.SGD(parameters, **load_settings(workload).optim.arguments(), **arguments)
 
 
 def random_batch(workload: Workload, size: int) -> tuple[Tensor, Tensor]:
@@ -40,7 +40,7 @@ def random_batch(workload: Workload, size: int) -> tuple[Tensor, Tensor]:
 
 
 def open_dataset(workload: Workload, train: bool = True) -> Any:
-    """torchvision's data set in $DIST_TRAIN_DATA, with the transforms that its documentation shows."""
+    """torchvision's data set in $DIST_TRAIN_DATA, with the transforms of torchvision's documentation."""
     from torchvision.datasets import MNIST
 
     from benchmarks.compare.unchecked_cifar10 import UncheckedCIFAR10
@@ -50,7 +50,7 @@ def open_dataset(workload: Workload, train: bool = True) -> Any:
 
 
 def build_transform(workload: Workload, train: bool = True) -> Any:
-    """From a PIL image to a normalised float32 tensor, [C, H, W]; random crop and flip where the recipe has them."""
+    """A transform of PIL images to normalised float32 [C, H, W]; with random crop and flip if the recipe has them."""
     from torchvision import transforms
 
     augment = load_settings(workload).data.augment

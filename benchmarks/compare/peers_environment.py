@@ -1,4 +1,4 @@
-"""The environment that the peers are installed into, so that the project's own stays as it is."""
+"""Install the peers into an environment of their own, `.venv-bench`."""
 
 import subprocess
 import sys
@@ -15,12 +15,12 @@ LOCK = ROOT / "benchmarks" / "compare" / "peers.lock"
 
 
 def peers_python() -> Path:
-    """The Python that has the peers of `peers.lock`, made where it is not there yet.
+    """Python of the environment with the peers of `peers.lock`, which is created on the first call.
 
-    It sees the packages of the Python that runs this, behind its own: torch is the same, and not installed twice.
+    It also sees the packages of the Python that runs this, so that torch is the same and not installed twice.
 
     Raises:
-        UserError: they can't be installed; pip itself has said why.
+        UserError: they cannot be installed; pip has printed why.
     """
     installed = DIRECTORY / "installed.lock"
     if not installed.exists() or installed.read_text(encoding="utf-8") != _wanted():
@@ -29,8 +29,8 @@ def peers_python() -> Path:
             _install()
         except (subprocess.CalledProcessError, OSError) as error:
             raise UserError(
-                f"{DIRECTORY.name}: the peers of {LOCK.relative_to(ROOT)} cannot be installed ({error}); is there a "
-                "network or an index that pip can ask, and room on the disk?"
+                f"{DIRECTORY.name}: the peers of {LOCK.relative_to(ROOT)} cannot be installed ({error}); check the "
+                "network, the package index and the free disk space"
             ) from error
         installed.write_text(_wanted(), encoding="utf-8")
     return PYTHON
@@ -45,7 +45,7 @@ def _install() -> None:
 
 
 def _wanted() -> str:
-    """What has to be installed, and for which Python."""
+    """The packages to install, and the Python they are for."""
     return f"# {sys.prefix} {sys.version}\n{LOCK.read_text(encoding='utf-8')}"
 
 

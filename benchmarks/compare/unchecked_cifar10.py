@@ -1,4 +1,4 @@
-"""torchvision's CIFAR-10 from whatever files are there."""
+"""torchvision's CIFAR-10 without the check of its files."""
 
 from typing import Any, ClassVar
 
@@ -6,7 +6,7 @@ from torchvision.datasets import CIFAR10
 
 
 class UncheckedCIFAR10(CIFAR10):  # type: ignore[misc]
-    """CIFAR-10 whose files may be others than the original, as ours may: only the speed is asked for."""
+    """CIFAR-10 that accepts re-encoded files, as ours does; only the speed matters here."""
 
     meta: ClassVar[dict[str, Any]] = {**CIFAR10.meta, "md5": None}
 

@@ -1,0 +1,1 @@
+"""`make gpu-check`: whether everything runs on this machine's GPU, and how fast."""

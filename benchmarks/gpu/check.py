@@ -1,14 +1,13 @@
-"""Whether all of it runs on this machine's GPU, and how fast.
+"""Check whether everything runs on this machine's GPU, and how fast.
 
     make gpu-check                                  or, with any Python that has torch:
     python3 -m benchmarks.gpu.check [--allow-cpu] [--parts group tests ...] [--minutes 8.5] [--out DIR]
 
-One GPU is enough, and no network is needed. Each part runs in a process of its own and has its share of the time: what
-does not fit is reported as skipped, never as passed. Prints one table and writes it to `benchmarks/results/` as
-`gpu-<date>.md` and `.json`, with all that the parts printed in `gpu-<date>.log`.
+One GPU is enough, and no network is needed. Each part runs in a process of its own with a time limit; what does not fit
+is reported as skipped, never as passed. Prints one table and writes it to `benchmarks/results/` as `gpu-<date>.md` and
+`.json`, with the output of the parts in `gpu-<date>.log`. With `--allow-cpu` and without a GPU it does what a CPU can.
 
-Exit code 0: nothing failed; 1: something did; 2: packages are missing; 3: there is no GPU, and `--allow-cpu`, with
-which a CPU does what it can, was not given.
+Exit code 0: nothing failed; 1: something failed; 2: packages are missing; 3: there is no GPU, and no `--allow-cpu`.
 """
 
 import argparse
@@ -35,22 +34,22 @@ NEEDED = {
     "torch": "torch", "numpy": "numpy", "pydantic": "pydantic", "yaml": "pyyaml", "filelock": "filelock",
     "tqdm": "tqdm", "PIL": "pillow",
 }  # fmt: skip
-"""Modules without which nothing can be checked, and the packages that have them."""
+"""Required modules, and the packages that have them."""
 USEFUL = {"pytest": "pytest", "torchvision": "torchvision", "sklearn": "scikit-learn"}
-"""Those without which a part is skipped or does less, which it says."""
-LOOK = 0.2  # seconds between two looks at a part
+"""Optional modules; without one a part is skipped or does less, and reports it."""
+POLL_SECONDS = 0.2
 LATE = "no time was left"
-LEAST = 10.0  # seconds that a part needs to begin at all
+MIN_SECONDS = 10.0  # a part with less time left does not begin
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the check, done by `benchmarks.gpu.parts` in a process of its own."""
+    """A part of the check, run by `benchmarks.gpu.parts` in a process of its own."""
 
     name: str
     what: str
     seconds: float
-    """Most that it may take."""
+    """Its time limit."""
 
 
 PARTS = (
@@ -63,7 +62,7 @@ PARTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check what was asked for; returns the exit code."""
+    """Run the parts; returns the exit code."""
     started = time.monotonic()
     given = _parse(arguments)
     if missing := missing_packages(NEEDED):
@@ -82,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not facts["gpu"] and not given.allow_cpu:
             _skip_all(parts, facts)
             return 3
-        rows = [row for part in parts for row in check.do(part, "cuda" if facts["gpu"] else "cpu")]
+        rows = [row for part in parts for row in check.run_part(part, "cuda" if facts["gpu"] else "cpu")]
         _write(facts, rows, check.log.read_text(encoding="utf-8", errors="replace"), given.out)
     return 1 if any(row.outcome == "failed" for row in rows) else 0
 
 
 def missing_packages(modules: dict[str, str]) -> list[str]:
-    """The packages whose modules are not there."""
+    """The packages whose modules are missing."""
     return [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
 
 
@@ -96,9 +95,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--allow-cpu", action="store_true", help="without a GPU do what a CPU can")
+    parser.add_argument("--allow-cpu", action="store_true", help="without a GPU, do what a CPU can")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
-    parser.add_argument("--minutes", type=float, default=8.5, help="most that all may take (default: 8.5)")
+    parser.add_argument("--minutes", type=float, default=8.5, help="time limit of all parts (default: 8.5)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args(arguments)
 
@@ -111,12 +110,12 @@ def _skip_all(parts: Sequence[Part], facts: dict[str, Any]) -> None:
 
 
 class Check:
-    """The parts, one after the other, until the time is up."""
+    """Runs the parts one after the other until the deadline."""
 
     def __init__(self, folder: Path, deadline: float) -> None:
         """
         Args:
-            folder: for whatever is written; removed at the end.
+            folder: for temporary files; removed at the end.
             deadline: of `time.monotonic`.
         """
         self._folder, self._deadline = folder, deadline
@@ -124,31 +123,31 @@ class Check:
         self.log.touch()
 
     def facts(self) -> dict[str, Any]:
-        """Versions, driver and GPU; `gpu` is None where there is none. Or a `fault`, and nothing else."""
+        """Versions, driver and GPU; `gpu` is None if there is none. Only a `fault` if torch does not start."""
         file = self._folder / "facts.json"
         if fault := self._run(["facts", "--sheet", str(file)], 120):
             return {"fault": fault}
         found = json.loads(file.read_text(encoding="utf-8"))
         return {**found, "missing": missing_packages(USEFUL)}
 
-    def do(self, part: Part, device: str) -> list[Row]:
-        """Do a part within its time; the rows that it has found, and what became of those that it had planned."""
+    def run_part(self, part: Part, device: str) -> list[Row]:
+        """Run a part within its time limit; returns its rows, planned ones as skipped or failed."""
         sheet = self._folder / f"{part.name}.jsonl"
         left = min(part.seconds, self._deadline - time.monotonic())
         print(f"-- {part.what}", flush=True)
-        if left < LEAST:
-            return [_told(Row(part.name, part.what, "skipped", note=LATE))]
+        if left < MIN_SECONDS:
+            return [_print_row(Row(part.name, part.what, "skipped", note=LATE))]
         ended = self._run([part.name, "--device", device, "--sheet", str(sheet)], left, sheet)
         rows = read_rows(sheet)
         if not rows or (ended and not any(row.outcome == "planned" for row in rows)):
             rows.append(Row(part.name, part.what, "planned"))
-        return [_told(_given_up(row, ended)) if row.outcome == "planned" else row for row in rows]
+        return [_print_row(_close(row, ended)) if row.outcome == "planned" else row for row in rows]
 
     def _run(self, arguments: list[str], seconds: float, sheet: Path | None = None) -> str:
-        """Run `benchmarks.gpu.parts`, and tell of its rows as they come; returns how it ended, nothing if well."""
+        """Run `benchmarks.gpu.parts` and print its rows as they come; returns how it failed, or an empty string."""
         command = [sys.executable, "-m", "benchmarks.gpu.parts", *arguments, "--folder", str(self._folder)]
         deadline = time.monotonic() + seconds
-        told: set[tuple[str, str]] = set()
+        printed: set[tuple[str, str]] = set()
         with self.log.open("a", encoding="utf-8") as log:
             log.write(f"\n== {' '.join(arguments)}\n")
             log.flush()
@@ -158,40 +157,40 @@ class Check:
             )  # fmt: skip
             try:
                 while process.poll() is None and time.monotonic() < deadline:
-                    time.sleep(LOOK)
-                    _tell_new(sheet, told)
+                    time.sleep(POLL_SECONDS)
+                    _print_new(sheet, printed)
             finally:
                 is_late = process.poll() is None
-                end(process)
-        _tell_new(sheet, told)
+                kill(process)
+        _print_new(sheet, printed)
         if is_late:
             return LATE
         return f"the process ended with {process.returncode}: {_last_line(self.log)}" if process.returncode else ""
 
 
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process with all that it has started, also what leads a session of its own, as torchrun's workers do."""
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process and its descendants, also those in sessions of their own, such as torchrun's workers."""
     for pid in sorted(family(process.pid) if process.poll() is None else ()):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):  # one that hangs in a driver does not even end by this
+    with suppress(subprocess.TimeoutExpired):  # a process that hangs in a driver survives SIGKILL
         process.wait(10)
 
 
-def _given_up(row: Row, ended: str) -> Row:
-    """What was planned and never came: skipped if the time was up, else lost with the process."""
+def _close(row: Row, ended: str) -> Row:
+    """A planned row that was not replaced: skipped if the time was up, else failed."""
     is_late = ended == LATE
-    return replace(row, outcome="skipped" if is_late else "failed", note=ended or "it was not done")
+    return replace(row, outcome="skipped" if is_late else "failed", note=ended or "the part ended without it")
 
 
-def _tell_new(sheet: Path | None, told: set[tuple[str, str]]) -> None:
-    """Print the rows that are known by now and not among those `told`, which they are added to."""
+def _print_new(sheet: Path | None, printed: set[tuple[str, str]]) -> None:
+    """Print the finished rows that are not in `printed`, and add them to it."""
     for row in read_rows(sheet) if sheet else []:
-        if row.outcome != "planned" and row.key not in told:
-            told.add(_told(row).key)
+        if row.outcome != "planned" and row.key not in printed:
+            printed.add(_print_row(row).key)
 
 
-def _told(row: Row) -> Row:
+def _print_row(row: Row) -> Row:
     value = "" if row.value is None else f"  {row.value:,.4g} {row.unit}"
     print(f"{row.outcome:<9} {row.part}: {row.name}{value}{f'  ({row.note})' if row.note else ''}", flush=True)
     return row
@@ -203,13 +202,13 @@ def _last_line(path: Path) -> str:
 
 
 def _write(facts: dict[str, Any], rows: Sequence[Row], log: str, out: Path) -> None:
-    """The table on the terminal and in `out`, with the facts and the log beside it."""
+    """Print the table and write it to `out`, with the facts and the log."""
     counts = {outcome: sum(row.outcome == outcome for row in rows) for outcome in ("passed", "measured", "failed")}
     late = sum(row.outcome == "skipped" and row.note == LATE for row in rows)
     others = sum(row.outcome == "skipped" for row in rows) - late
     summary = f"{', '.join(f'{count} {outcome}' for outcome, count in counts.items())}, {others} skipped"
     summary += f", {late} skipped because no time was left"
-    text = f"{_described(facts)}\n\n{markdown(rows)}\n\n{summary}\n"
+    text = f"{_describe(facts)}\n\n{markdown(rows)}\n\n{summary}\n"
     name = f"{'gpu' if facts['gpu'] else 'gpu-check-on-cpu'}-{datetime.date.today().isoformat()}"
     out.mkdir(parents=True, exist_ok=True)
     content = {"facts": facts, "rows": [asdict(row) for row in rows]}
@@ -219,7 +218,7 @@ def _write(facts: dict[str, Any], rows: Sequence[Row], log: str, out: Path) -> N
     print(f"\n{text}\n{out / name}.md")
 
 
-def _described(facts: dict[str, Any]) -> str:
+def _describe(facts: dict[str, Any]) -> str:
     missing = facts.get("missing") or []
     shown = "\n".join(f"- {name}: {value}" for name, value in facts.items() if name != "missing")
     return shown + (f"\n- not installed, so that less was done: {', '.join(missing)}" if missing else "")

@@ -1,4 +1,4 @@
-"""Milliseconds of an all_reduce, and whether it is right; under torchrun.
+"""Time an all_reduce and check its result, under torchrun.
 
 torchrun --nproc_per_node=1 -m benchmarks.gpu.group nccl ANSWER.json
 """
@@ -29,10 +29,10 @@ def main() -> None:
 def _all_reduce(device: torch.device) -> float:
     numbers = torch.ones(2**24, device=device)
     _wait(device)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     dist.all_reduce(numbers)
     _wait(device)
-    took = 1000 * (time.perf_counter() - begun)
+    took = 1000 * (time.perf_counter() - start)
     if not bool((numbers == dist.get_world_size()).all()):
         raise ValueError("the all_reduce has not summed the ones of all ranks")
     return took

@@ -28,7 +28,7 @@ from benchmarks.compare.session import torchrun
 from benchmarks.compare.workloads import WORKLOADS, Workload
 from benchmarks.gpu import speed
 from benchmarks.gpu.rows import Sheet
-from benchmarks.gpu.speed import Place
+from benchmarks.gpu.speed import Setup
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Spread
 from dist_train.distributed.world import open_world
@@ -41,21 +41,21 @@ COMPILED = (
     *(("fp32", workload) for workload in ("small", "mnist", "tutorial", "resnet")),
     *(("tf32", workload) for workload in ("small", "mnist", "tutorial", "resnet")),
 )
-"""What is compiled, the most telling first: the time may not be enough for all."""
+"""What is compiled, the most important first: the time may not be enough for all."""
 UNIT = "samples/s"
 NO_TF32 = "a CPU has no TF32"
 
 
 @dataclass(frozen=True)
-class Part:
-    """Where a part is done, and where its rows go."""
+class PartRun:
+    """A part that is running: its setup, and the sheet of its rows."""
 
-    place: Place
+    setup: Setup
     sheet: Sheet
 
     def measure(self, name: str, measured: Callable[[], Spread], unit: str = UNIT, note: str = "") -> None:
-        """Write down what `measured` gives; or that it failed, with its traceback in the log."""
-        self.place.fresh()
+        """Add the row of a measurement; or that it failed, with its traceback in the log."""
+        self.setup.reset()
         try:
             found = measured()
         except Exception as error:
@@ -64,21 +64,21 @@ class Part:
             self.found(name, found, unit, note)
 
     def found(self, name: str, spread: Spread, unit: str = UNIT, note: str = "") -> None:
-        """Write down a figure, and the memory that was held since `Place.fresh`."""
+        """Add the row of a measurement, with the peak memory since `Setup.reset`."""
         value, low, high, _ = spread
-        memory = self.place.memory()
+        memory = self.setup.memory()
         self.sheet.add(name, "measured", value=value, low=low, high=high, unit=unit, memory=memory, note=note)
 
-    def of(self, name: str) -> "Part":
-        """The same, with rows that belong to another part."""
-        return Part(self.place, Sheet(self.sheet.path, name))
+    def of(self, name: str) -> "PartRun":
+        """The same setup, with rows that belong to another part."""
+        return PartRun(self.setup, Sheet(self.sheet.path, name))
 
     def skipped(self, names: Iterable[str], reason: str) -> None:
         for name in names:
             self.sheet.add(name, "skipped", note=reason)
 
     def failed(self, name: str, error: Exception) -> None:
-        """Write down that something failed, its traceback in the log; or that it was skipped for want of a package."""
+        """Add the row of a failure, its traceback in the log; or of a skip, if a package is missing."""
         if isinstance(error, ModuleNotFoundError):
             self.skipped([name], f"{error.name} is not installed")
             return
@@ -92,22 +92,22 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=("facts", *DEEDS))
+    parser.add_argument("part", choices=("facts", *FUNCTIONS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sheet", type=Path, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=600.0, help="after which it is ended")
+    parser.add_argument("--seconds", type=float, default=600.0, help="time limit of the part")
     given = parser.parse_args()
     if given.part == "facts":
         given.sheet.write_text(json.dumps(facts()), encoding="utf-8")
         return
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
-    place = Place(device, given.folder, 2.5 if given.device == "cuda" else 0.3)
-    DEEDS[given.part](Part(place, Sheet(given.sheet, given.part)))
+    setup = Setup(device, given.folder, 2.5 if given.device == "cuda" else 0.3)
+    FUNCTIONS[given.part](PartRun(setup, Sheet(given.sheet, given.part)))
 
 
 def facts() -> dict[str, Any]:
-    """Versions, driver and GPU; `gpu` is None where torch finds none."""
+    """Versions, driver and GPU; `gpu` is None if torch finds none."""
     found: dict[str, Any] = {"gpu": None, "python": platform.python_version(), "torch": str(torch.__version__)}
     found["CUDA"] = torch.version.cuda or "torch is built without it"
     found["platform"] = platform.platform()
@@ -137,15 +137,15 @@ def _driver() -> str:
     return done.stdout.split("\n")[0].strip()
 
 
-def group(part: Part) -> None:
-    """A collective, and an ordinary run, in a process group that torchrun starts."""
+def group(part: PartRun) -> None:
+    """Run a collective and an ordinary run in a process group of torchrun."""
     collective = "an all_reduce of 64 MiB"
-    digits = "the digits by torchrun" if importlib.util.find_spec("sklearn") else "made images by torchrun"
+    digits = "the digits by torchrun" if importlib.util.find_spec("sklearn") else "synthetic images by torchrun"
     part.sheet.plan([collective, digits])
-    backend = "nccl" if part.place.on_gpu else "gloo"
-    part.measure(collective, lambda: _all_reduce(part.place, backend), "ms", f"{backend}, one rank")
+    backend = "nccl" if part.setup.on_gpu else "gloo"
+    part.measure(collective, lambda: _all_reduce(part.setup, backend), "ms", f"{backend}, one rank")
     try:
-        accuracy = _train_digits(part.place, backend)
+        accuracy = _train_digits(part.setup, backend)
     except Exception as error:
         part.failed(digits, error)
         return
@@ -153,39 +153,39 @@ def group(part: Part) -> None:
     part.sheet.add(digits, outcome, note=f"{backend}, one rank: test accuracy {100 * accuracy:.2f} %")  # type: ignore[arg-type]
 
 
-def _all_reduce(place: Place, backend: str) -> Spread:
-    answer = place.folder / "all_reduce.json"
+def _all_reduce(setup: Setup, backend: str) -> Spread:
+    answer = setup.folder / "all_reduce.json"
     run([*torchrun(sys.executable, 1), "-m", "benchmarks.gpu.group", backend, str(answer)], timeout=60)
     return Spread.of(json.loads(answer.read_text(encoding="utf-8")))
 
 
-def _train_digits(place: Place, backend: str) -> float:
+def _train_digits(setup: Setup, backend: str) -> float:
     """Test accuracy of an ordinary run under torchrun."""
-    directory = place.folder / "digits"
-    made = ["data.name=synthetic", "data.num_train=1442", "data.num_test=355", "data.shape=[1, 8, 8]"]
-    own = [] if importlib.util.find_spec("sklearn") else made
+    directory = setup.folder / "digits"
+    synthetic = ["data.name=synthetic", "data.num_train=1442", "data.num_test=355", "data.shape=[1, 8, 8]"]
+    own = [] if importlib.util.find_spec("sklearn") else synthetic
     config = str(ROOT / "configs" / "digits.yaml")
-    asked = [f"distributed.backend={backend}", f"run.dir={directory}", "train.epochs=10", *speed.tensorboard()]
-    cache = f"data.cache={place.folder / 'cache'}"
+    asked = [f"distributed.backend={backend}", f"run.dir={directory}", "train.epochs=10", *speed.tensorboard_setting()]
+    cache = f"data.cache={setup.folder / 'cache'}"
     run([*torchrun(sys.executable, 1), "-m", "dist_train", config, *asked, cache, *own], timeout=120)
     return float([line for line in read_lines(directory / "metrics.jsonl") if line["kind"] == "eval"][-1]["accuracy"])
 
 
-def tests(part: Part) -> None:
-    """`tests/test_gpu.py`, each test a row."""
+def tests(part: PartRun) -> None:
+    """Run `tests/gpu`, each test a row."""
     if not importlib.util.find_spec("pytest"):
-        part.sheet.add("tests/gpu/test_gpu.py", "skipped", note="pytest is not installed")
+        part.sheet.add("tests/gpu", "skipped", note="pytest is not installed")
         return
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # of others, whose warnings would be errors here
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # warnings of other plugins would be errors here
     import pytest
 
-    base = part.place.folder / "tests"
-    arguments = ["-p", "no:cacheprovider", f"--basetemp={base}", "-q", str(ROOT / "tests" / "gpu" / "test_gpu.py")]
+    base = part.setup.folder / "tests"
+    arguments = ["-p", "no:cacheprovider", f"--basetemp={base}", "-q", str(ROOT / "tests" / "gpu")]
     pytest.main(arguments, plugins=[_Outcomes(part.sheet)])
 
 
 class _Outcomes:
-    """A plugin of pytest that writes a row for each test as soon as it has ended."""
+    """Plugin of pytest that adds a row for each test as soon as it has ended."""
 
     def __init__(self, sheet: Sheet) -> None:
         self._sheet = sheet
@@ -208,78 +208,78 @@ class _Outcomes:
 
 
 def _reason(report: Any) -> str:
-    """The line of a failure that says what was wrong; all of it is in the log."""
+    """The first line of the error; the rest is in the log."""
     lines = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
     first: str = (lines or report.longreprtext.splitlines() or [report.when])[0]
     return first.removeprefix("E").strip()[:300]
 
 
-def throughput(workload: Workload, part: Part) -> None:
-    """Ours in each precision, next to the bare step in the same and to plain PyTorch."""
+def throughput(workload: Workload, part: PartRun) -> None:
+    """Measure ours and the bare step in each precision, and plain PyTorch."""
     names = ["plain fp32", "plain bf16", *(f"{who} {each}" for each in PRECISIONS for who in ("bare", "ours"))]
     part.sheet.plan(names)
-    precisions = PRECISIONS if part.place.on_gpu else ("fp32", "bf16")
+    precisions = PRECISIONS if part.setup.on_gpu else ("fp32", "bf16")
     for precision in precisions:
-        part.measure(f"bare {precision}", partial(speed.bare, workload, part.place, precision))
+        part.measure(f"bare {precision}", partial(speed.bare, workload, part.setup, precision))
         asked = f"train.precision={precision}"
-        part.measure(f"ours {precision}", partial(speed.ours, workload, part.place, asked))
+        part.measure(f"ours {precision}", partial(speed.ours, workload, part.setup, asked))
     part.skipped(
         (f"{who} {each}" for each in PRECISIONS if each not in precisions for who in ("bare", "ours")), NO_TF32
     )
     _plain(workload, part)
 
 
-def _plain(workload: Workload, part: Part) -> None:
-    """Plain PyTorch with its best number of workers, and with autocast and that number."""
-    place = part.place
-    place.fresh()
+def _plain(workload: Workload, part: PartRun) -> None:
+    """Measure plain PyTorch with its best number of workers, in fp32 and bf16."""
+    setup = part.setup
+    setup.reset()
     try:
-        counts = speed.worker_counts() if place.on_gpu else (0,)
-        rates = {workers: speed.plain(workload, place, workers) for workers in counts}
+        counts = speed.worker_counts() if setup.on_gpu else (0,)
+        rates = {workers: speed.plain(workload, setup, workers) for workers in counts}
     except Exception as error:
         for name in ("plain fp32", "plain bf16"):
             part.failed(name, error)
         return
     best = max(rates, key=lambda workers: rates[workers].median)
     part.found("plain fp32", rates[best], note=f"{best} workers; torch's default: convolutions in TF32")
-    bf16 = partial(speed.plain, workload, place, best, torch.bfloat16)
+    bf16 = partial(speed.plain, workload, setup, best, torch.bfloat16)
     part.measure("plain bf16", bf16, note=f"{best} workers, autocast")
 
 
-def checkpoint(part: Part) -> None:
-    """How long a step of ResNet-18 waits for a checkpoint of its weights and momentum, next to plain copies of them."""
-    names = ("the step waits", "the step waits, written before it goes on", "a copy", "a copy to pinned memory")
+def checkpoint(part: PartRun) -> None:
+    """Measure how long a step of ResNet-18 waits for a checkpoint, and plain copies of the same tensors."""
+    names = ("the step waits", "the step waits, asynchronous off", "a copy", "a copy to pinned memory")
     to_disk = "torch.save and fsync"
     part.sheet.plan([*names, to_disk])
-    place, workload = part.place, WORKLOADS["resnet"]
-    part.measure(names[0], partial(_stall, workload, place, "checkpoint.asynchronous=true"), "ms")
-    part.measure(names[1], partial(_stall, workload, place, "checkpoint.asynchronous=false"), "ms")
-    state = _state(workload, place)
+    setup, workload = part.setup, WORKLOADS["resnet"]
+    part.measure(names[0], partial(_stall, workload, setup, "checkpoint.asynchronous=true"), "ms")
+    part.measure(names[1], partial(_stall, workload, setup, "checkpoint.asynchronous=false"), "ms")
+    state = _state(workload, setup)
     megabytes = f"{sum(tensor.nbytes for tensor in state) / 1e6:.0f} MB"
     part.measure(
-        names[2], lambda: _timed(place, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes
+        names[2], lambda: _timed(setup, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes
     )
-    if place.on_gpu:
+    if setup.on_gpu:
         pinned = [torch.empty_like(each, device="cpu", pin_memory=True) for each in state]
         copies = list(zip(pinned, state, strict=True))
         part.measure(
             names[3],
-            lambda: _timed(place, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
+            lambda: _timed(setup, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
             "ms",
         )
     else:
         part.sheet.add(names[3], "skipped", note="on a GPU only")
-    part.measure(to_disk, lambda: _timed(place, lambda: _save(state, place.folder / "state.pt")), "ms")
+    part.measure(to_disk, lambda: _timed(setup, lambda: _save(state, setup.folder / "state.pt")), "ms")
 
 
-def _stall(workload: Workload, place: Place, *overrides: str) -> Spread:
-    """Milliseconds that a step with a save takes more than the median of the others."""
-    every, steps = (50, 310) if place.on_gpu else (2, 9)
+def _stall(workload: Workload, setup: Setup, *overrides: str) -> Spread:
+    """Milliseconds that a saved step takes longer than the median of the others."""
+    every, steps = (50, 310) if setup.on_gpu else (2, 9)
     config = speed.settings(
-        workload, place, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
+        workload, setup, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
         f"train.max_steps={steps}", "checkpoint.keep_last=1", "checkpoint.keep_best=false",
         "log.weights_every_steps=1000000", *overrides,
-        *([] if place.on_gpu else ["data.global_batch=4"]),
+        *([] if setup.on_gpu else ["data.global_batch=4"]),
     )  # fmt: skip
     train(config, open_world(config.distributed, {}))
     lines = [line for line in read_lines(Path(config.run.dir) / "metrics.jsonl") if line["kind"] == "train"]
@@ -289,22 +289,22 @@ def _stall(workload: Workload, place: Place, *overrides: str) -> Spread:
     return Spread.of(1000 * (seconds - usual) for seconds in saved)
 
 
-def _state(workload: Workload, place: Place) -> list[torch.Tensor]:
-    """Weights, statistics and momentum of a network on the device."""
-    network = builders.build_network(workload).to(place.device)
-    momentum = [torch.zeros_like(weight) for weight in network.parameters()]
+def _state(workload: Workload, setup: Setup) -> list[torch.Tensor]:
+    """Parameters, statistics and momentum of a network on the device."""
+    network = builders.build_network(workload).to(setup.device)
+    momentum = [torch.zeros_like(parameter) for parameter in network.parameters()]
     return [*(tensor.detach() for tensor in network.state_dict().values()), *momentum]
 
 
-def _timed(place: Place, do: Callable[[], object], times: int = 5) -> Spread:
-    """Milliseconds; the first time is not counted."""
+def _timed(setup: Setup, do: Callable[[], object], times: int = 5) -> Spread:
+    """Milliseconds of each call; the first is not counted."""
     found = []
     for _ in range(times + 1):
-        place.wait()
-        begun = time.perf_counter()
+        setup.wait()
+        start = time.perf_counter()
         do()
-        place.wait()
-        found.append(1000 * (time.perf_counter() - begun))
+        setup.wait()
+        found.append(1000 * (time.perf_counter() - start))
     return Spread.of(found[1:])
 
 
@@ -315,22 +315,22 @@ def _save(state: Sequence[torch.Tensor], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def compiled(part: Part) -> None:
-    """Ours with the whole step compiled; a row goes to the others of its workload."""
+def compiled(part: PartRun) -> None:
+    """Measure ours with a compiled network; each row belongs to the part of its workload."""
     todo = [(f"ours {precision} compiled", precision, workload) for precision, workload in COMPILED]
     for name, _, workload in todo:
         part.of(workload).sheet.plan([name])
     for name, precision, workload in todo:
         own = part.of(workload)
-        if not part.place.on_gpu:
-            own.sheet.add(name, "skipped", note="only on a GPU; `make bench` has it for a CPU")
+        if not part.setup.on_gpu:
+            own.sheet.add(name, "skipped", note="only on a GPU")
             continue
         torch._dynamo.reset()
         asked = (f"train.precision={precision}", "train.compile=model")
-        own.measure(name, partial(speed.ours, WORKLOADS[workload], part.place, *asked), note="train.compile=model")
+        own.measure(name, partial(speed.ours, WORKLOADS[workload], part.setup, *asked), note="train.compile=model")
 
 
-DEEDS: dict[str, Callable[[Part], None]] = {
+FUNCTIONS: dict[str, Callable[[PartRun], None]] = {
     "group": group,
     "tests": tests,
     **{name: partial(throughput, workload) for name, workload in WORKLOADS.items()},

@@ -1,4 +1,4 @@
-"""What a check of a GPU finds: a row for each thing it looks at, written down as soon as it is known. No torch here."""
+"""Rows of the GPU check, each written as soon as it is known. Does not import torch."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,18 +13,18 @@ Outcome = Literal["planned", "passed", "measured", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was looked at; a planned one waits for the row that takes its place."""
+    """The result of one check; a planned row is replaced by a later one of the same name."""
 
     part: str
     name: str
     outcome: Outcome
     value: float | None = None
-    """The median, of a measured one."""
+    """The median of a measurement."""
     unit: str = ""
     low: float | None = None
     high: float | None = None
     memory: int | None = None
-    """Most bytes of the GPU that torch's tensors held meanwhile."""
+    """Peak bytes of torch's tensors on the GPU."""
     note: str = ""
 
     @property
@@ -33,33 +33,33 @@ class Row:
 
 
 class Sheet:
-    """The rows of a part in a file, a JSON object a line: what a killed part has found is not lost."""
+    """The rows of a part in a file, a JSON object a line, which outlives a killed part."""
 
     def __init__(self, path: Path, part: str) -> None:
         self.path, self._part = path, part
 
     def plan(self, names: Iterable[str]) -> None:
-        """Say what is going to be looked at; what never comes is reported as skipped or failed."""
+        """Add planned rows; those that are not replaced are reported as skipped or failed."""
         for name in names:
             self.add(name, "planned")
 
     def add(self, name: str, outcome: Outcome, **found: Any) -> None:
-        """Write down a row; `found`: its other fields."""
+        """Append a row; `found`: its other fields."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(Row(self._part, name, outcome, **found))) + "\n")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a sheet in the order in which they were planned, each as it was written last."""
+    """The rows of a sheet in the order of their plan, each as it was written last."""
     texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = [Row(**json.loads(text)) for text in texts if text.endswith("}")]  # not what a kill has cut short
+    rows = [Row(**json.loads(text)) for text in texts if text.endswith("}")]  # a kill may cut the last line short
     return list({row.key: row for row in rows}.values())
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """All rows as one table."""
+    """All rows as one table in Markdown."""
     found = {row.key: row for row in rows}
-    head = ("part", "what", "outcome", "median", "spread", "of the bare step", "of plain PyTorch", "memory", "note")
+    head = ("part", "what", "outcome", "median", "range", "of the bare step", "of plain PyTorch", "memory", "note")
     return table(head, [_cells(row, found) for row in rows])
 
 
@@ -75,7 +75,7 @@ def _cells(row: Row, found: dict[tuple[str, str], Row]) -> list[str]:
 
 
 def _share(row: Row, found: dict[tuple[str, str], Row], who: str) -> str:
-    """A rate of ours as a multiple of the bare step's in the same precision, or of plain PyTorch's in fp32."""
+    """Our rate over that of the bare step in the same precision, or of plain PyTorch in fp32."""
     if not row.name.startswith("ours ") or row.value is None:
         return ""
     precision = row.name.split()[1] if who == "bare" else "fp32"

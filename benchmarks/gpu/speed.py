@@ -1,7 +1,7 @@
 """Samples a second of one process, on a GPU or a CPU: ours, plain PyTorch, and the bare step on one fixed batch.
 
-All read the clock after some steps again and again; a number is the median of the rates between two readings. Images
-are random ones in the shapes of the workload: what they show makes no difference to the speed, and no files are needed.
+Each takes the time every few steps; its rate is the median of the rates between two readings. Images are random, in the
+shapes of the workload, so that no files are needed.
 """
 
 import gc
@@ -35,84 +35,84 @@ from dist_train.system.stop_signals import Stop
 from dist_train.train import train
 
 TYPES = {"bf16": torch.bfloat16}
-LEAST = 3
-"""Rates that a median is taken of, at least."""
-NUMBERS = {"mnist": 60_000, "cifar10": 50_000}
+MIN_RATES = 3
+"""Fewest rates that a median is taken of."""
+SIZES = {"mnist": 60_000, "cifar10": 50_000}
 """Images in the training split of each data set."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where and for how long something is measured."""
+class Setup:
+    """Device, folder and duration of a measurement."""
 
     device: torch.device
     folder: Path
     seconds: float
-    """Least that the readings of one measurement cover."""
+    """Shortest time that the readings of one measurement cover."""
 
     @property
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
     def wait(self) -> None:
-        """Wait until the GPU has done all that it was given."""
+        """Wait until the GPU has finished all work; nothing on a CPU."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
     def memory(self) -> int | None:
-        """Most bytes of the GPU that tensors have held since `fresh`; None on a CPU."""
+        """Peak bytes of tensors on the GPU since `reset`; None on a CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self.on_gpu else None
 
-    def fresh(self) -> None:
-        """Let go of what an earlier measurement has left, and count memory anew."""
+    def reset(self) -> None:
+        """Free the memory of earlier measurements, and reset the peak."""
         gc.collect()
-        self.wait()  # it also starts CUDA, without which there is nothing to reset
+        self.wait()  # also initialises CUDA, which the reset needs
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
-def settings(workload: Workload, place: Place, *overrides: str) -> Config:
-    """The recipe of a workload on random images, in a new directory of its own."""
-    number = NUMBERS[workload.dataset] if place.on_gpu else 2048
-    own = [] if place.on_gpu else ["distributed.backend=gloo"]
+def settings(workload: Workload, setup: Setup, *overrides: str) -> Config:
+    """Settings of a workload on random images, with a new run directory."""
+    size = SIZES[workload.dataset] if setup.on_gpu else 2048
+    own = [] if setup.on_gpu else ["distributed.backend=gloo"]
     return load_config(
         ROOT / "configs" / workload.recipe,
         [
             *workload.overrides, "data.name=synthetic", f"data.shape={list(builders.SHAPES[workload.dataset])}",
-            f"data.num_train={number}", "data.num_test=256", f"data.cache={place.folder / 'cache'}",
-            "train.epochs=1000", "eval.every_epochs=0", "log.progress=off", *tensorboard(), *own,
-            f"run.dir={tempfile.mkdtemp(dir=place.folder)}", *overrides,
+            f"data.num_train={size}", "data.num_test=256", f"data.cache={setup.folder / 'cache'}",
+            "train.epochs=1000", "eval.every_epochs=0", "log.progress=off", *tensorboard_setting(), *own,
+            f"run.dir={tempfile.mkdtemp(dir=setup.folder)}", *overrides,
         ],
     )  # fmt: skip
 
 
-def tensorboard() -> list[str]:
-    """The setting that a machine without TensorBoard needs."""
+def tensorboard_setting() -> list[str]:
+    """The setting that a machine without TensorBoard needs, if it has none."""
     return [] if importlib.util.find_spec("tensorboard") else ["log.tensorboard=false"]
 
 
-def ours(workload: Workload, place: Place, *overrides: str) -> Spread:
-    """An ordinary run with its log, ledger and checkpoints, as long as it takes."""
-    config = settings(workload, place, f"log.every_steps={every(workload, place)}", *overrides)
+def ours(workload: Workload, setup: Setup, *overrides: str) -> Spread:
+    """Samples a second of an ordinary run, with its log, ledger and checkpoints."""
+    config = settings(workload, setup, f"log.every_steps={log_every_steps(workload, setup)}", *overrides)
     stop, metrics = Stop(), Path(config.run.dir) / "metrics.jsonl"
-    with _stopped_when(lambda: _are_enough(_read(metrics), place.seconds), stop):
+    with _stopped_when(lambda: _are_enough(_read(metrics), setup.seconds), stop):
         train(config, open_world(config.distributed, {}), stop)
     return _spread(_read(metrics), workload.batch)
 
 
 @contextmanager
 def _stopped_when(is_enough: Callable[[], bool], stop: Stop) -> Iterator[None]:
-    """Ask `stop` once it is enough, from a thread."""
+    """Stop the run from a thread as soon as there are enough readings."""
     ended = threading.Event()
 
-    def look() -> None:
+    def watch() -> None:
         while not ended.wait(0.05):
             if is_enough():
                 stop.reason = "the end of the measurement"
                 return
 
-    thread = threading.Thread(target=look, name="enough")
+    thread = threading.Thread(target=watch, name="enough")
     thread.start()
     try:
         yield
@@ -122,32 +122,32 @@ def _stopped_when(is_enough: Callable[[], bool], stop: Stop) -> Iterator[None]:
 
 
 def _read(metrics: Path) -> list[tuple[int, float]]:
-    """Finished steps and seconds of each line of kind `train`, but for the first: kernels are loaded before it."""
+    """Steps and times of the lines of kind `train`, without the first, before which kernels are loaded."""
     lines = [line for line in read_lines(metrics) if line["kind"] == "train"]
     return [(line["step"], line["time"]) for line in lines[1:]]
 
 
-def plain(workload: Workload, place: Place, workers: int, dtype: torch.dtype | None = None) -> Spread:
-    """The loop of PyTorch's MNIST example over a DataLoader, with torch's own choice of TF32.
+def plain(workload: Workload, setup: Setup, workers: int, dtype: torch.dtype | None = None) -> Spread:
+    """Samples a second of PyTorch's MNIST example over a DataLoader, with torch's defaults for TF32.
 
     Args:
         dtype: of autocast; None: fp32.
     """
     _use_tf32(convolutions=True, products=False)
     loader = DataLoader(
-        Images(workload), workload.batch, shuffle=True, num_workers=workers, pin_memory=place.on_gpu, drop_last=True
+        Images(workload), workload.batch, shuffle=True, num_workers=workers, pin_memory=setup.on_gpu, drop_last=True
     )
-    network = builders.build_network(workload).to(place.device).train()
+    network = builders.build_network(workload).to(setup.device).train()
     optimizer = builders.build_optimizer(workload, network.parameters())
-    pause = every(workload, place)
+    pause = log_every_steps(workload, setup)
     readings: list[tuple[int, float]] = []
     batches = _endless(loader)
     step = 0
-    while not _are_enough(readings[1:], place.seconds):
+    while not _are_enough(readings[1:], setup.seconds):
         data, target = next(batches)
-        data, target = data.to(place.device), target.to(place.device)
+        data, target = data.to(setup.device), target.to(setup.device)
         optimizer.zero_grad()
-        with torch.autocast(place.device.type, dtype, enabled=dtype is not None):
+        with torch.autocast(setup.device.type, dtype, enabled=dtype is not None):
             loss = functional.cross_entropy(network(data), target)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -164,13 +164,13 @@ def _endless(loader: "DataLoader[Any]") -> Iterator[Any]:
 
 
 class Images(TorchDataset[tuple[Tensor, int]]):
-    """Random images, taken and transformed one by one as torchvision's MNIST and CIFAR10 do it."""
+    """Random images, loaded and transformed one by one as in torchvision's MNIST and CIFAR10."""
 
     def __init__(self, workload: Workload) -> None:
         channels, height, width = builders.SHAPES[workload.dataset]
         size = (4096, height, width) if channels == 1 else (4096, height, width, channels)
         self._images = torch.randint(0, 256, size, dtype=torch.uint8).numpy()
-        self._length = NUMBERS[workload.dataset]
+        self._length = SIZES[workload.dataset]
         self._transform = builders.build_transform(workload)
 
     def __len__(self) -> int:
@@ -183,48 +183,48 @@ class Images(TorchDataset[tuple[Tensor, int]]):
         return self._transform(image), index % 10
 
 
-def bare(workload: Workload, place: Place, precision: str) -> Spread:
-    """Forward, backward and fused update on one fixed batch, in the memory format that ours has in this precision."""
+def bare(workload: Workload, setup: Setup, precision: str) -> Spread:
+    """Samples a second of the bare step with a fused update, in the memory format that ours uses in this precision."""
     _use_tf32(convolutions=precision == "tf32", products=precision == "tf32")
-    is_last = not place.on_gpu or precision != "fp32"
-    memory_format = torch.channels_last if is_last else torch.contiguous_format
+    is_channels_last = not setup.on_gpu or precision != "fp32"
+    memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
     network = builders.build_network(workload).train()
-    network = network.to(device=place.device, memory_format=memory_format)  # type: ignore[call-overload]
+    network = network.to(device=setup.device, memory_format=memory_format)  # type: ignore[call-overload]
     optimizer = builders.build_optimizer(workload, network.parameters(), fused=True)
     images, labels = builders.random_batch(workload, workload.batch)
-    images, labels = images.to(place.device, memory_format=memory_format), labels.to(place.device)
+    images, labels = images.to(setup.device, memory_format=memory_format), labels.to(setup.device)
     dtype = TYPES.get(precision)
-    pause = every(workload, place)
+    pause = log_every_steps(workload, setup)
     readings: list[tuple[int, float]] = []
-    while not _are_enough(readings[1:], place.seconds / 2):
+    while not _are_enough(readings[1:], setup.seconds / 2):
         for _ in range(pause):
             optimizer.zero_grad()
-            with torch.autocast(place.device.type, dtype, enabled=dtype is not None):
+            with torch.autocast(setup.device.type, dtype, enabled=dtype is not None):
                 loss = functional.cross_entropy(network(images), labels)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        place.wait()
+        setup.wait()
         readings.append(((len(readings) + 1) * pause, time.perf_counter()))
     return _spread(readings[1:], workload.batch)
 
 
-def every(workload: Workload, place: Place) -> int:
-    """Steps between two readings of the clock."""
-    return max(10, 2 * workload.log_every_steps) if place.on_gpu else (1 if workload.name == "resnet" else 4)
+def log_every_steps(workload: Workload, setup: Setup) -> int:
+    """Steps between two readings."""
+    return max(10, 2 * workload.log_every_steps) if setup.on_gpu else (1 if workload.name == "resnet" else 4)
 
 
 def _use_tf32(convolutions: bool, products: bool) -> None:
-    """By the interface that `dist_train` uses too: torch refuses to answer after a use of both."""
+    """Set TF32 by the interface that `dist_train` uses too; torch raises an error if both are used."""
     torch.backends.cudnn.allow_tf32 = convolutions
     torch.backends.cuda.matmul.allow_tf32 = products
 
 
 def _are_enough(readings: Sequence[tuple[int, float]], seconds: float) -> bool:
-    return len(readings) > LEAST and readings[-1][1] - readings[0][1] >= seconds
+    return len(readings) > MIN_RATES and readings[-1][1] - readings[0][1] >= seconds
 
 
 def _spread(readings: Sequence[tuple[int, float]], batch: int) -> Spread:
-    """Samples a second between each reading and the one before it.
+    """Samples a second between each reading and the one before.
 
     Args:
         readings: finished steps, and seconds.
@@ -234,6 +234,6 @@ def _spread(readings: Sequence[tuple[int, float]], batch: int) -> Spread:
 
 
 def worker_counts() -> tuple[int, ...]:
-    """Numbers of a DataLoader's workers of which plain PyTorch has the best."""
-    there = len(os.sched_getaffinity(0))
-    return tuple(sorted({0, min(4, there), min(8, there)})) if there > 2 else (0, there)
+    """Numbers of DataLoader workers to try for plain PyTorch."""
+    available = len(os.sched_getaffinity(0))
+    return tuple(sorted({0, min(4, available), min(8, available)})) if available > 2 else (0, available)

@@ -1,10 +1,10 @@
-"""What must not grow: memory and time a step over many steps and checkpoints, start and memory over a data set's size.
+"""Check what must not grow: memory and time a step over a long run; start and memory with the size of the data set.
 
     python -m benchmarks.single.growth [--quick] [--measures steps checkpoints start epoch ranks] [--rounds 3]
 
-One process, or two ranks, trains a tiny network on made images of 8x8. Prints a table and writes it to
-`benchmarks/results/growth-<date>.md` and `.json`, with `-quick` or `-part` in the name where it is not all of it, by
-Ctrl-C or a failure too, and none overwrites another.
+One process or two ranks train a tiny network on random images of 8x8 pixels. Prints a table and writes it to
+`benchmarks/results/growth-<date>.md` and `.json`; the name has `-quick` or `-part` if a part is missing, also after
+Ctrl-C or a failure. None overwrites another.
 """
 
 import argparse
@@ -46,35 +46,37 @@ log: {{progress: 'off'}}
 """
 SIZES = {"10 thousand": 10_000, "1 million": 1_000_000, "10 million": 10_000_000}
 FLAT = 1.1
-"""What the last tenth or the largest size may be of the first, where it should be the same."""
+"""The last tenth, or the largest size, may be at most this many times the first."""
 PAUSE = 0.1
-"""Seconds that the start of an epoch may take at any size."""
-ORDERS = 11
-"""Bytes a sample that a rank may have for itself: 8 are two orders in int32, and a third would make it 12."""
+"""Seconds that the first batch of an epoch may take longer than others."""
+BYTES_A_SAMPLE = 1.0
+"""Private memory of a rank that may grow with each sample: an order of the samples in int32 would take 4."""
+NOISE = 16 * 2**20
+"""Bytes by which the memory of two runs differs anyway."""
 STARTED = 600
-"""Steps of a start: more than are prepared together, so that what the first ones put off is seen."""
-SETTLED = 5.0
-"""Seconds that ranks go on training before their memory is looked at: the next epoch's order is drawn meanwhile."""
-PATIENCE = 900.0  # seconds after which a run is given up
+"""Steps of a start: more than are prepared at once, so that delayed work of the first ones shows."""
+TRAINING_SECONDS = 5.0
+"""Seconds that ranks train before their memory is read."""
+RUN_TIMEOUT = 900.0  # seconds
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One number at several places or sizes, and whether it grows as it should."""
+    """One number at several points or sizes, and whether it stays in its limit."""
 
     measure: str
     what: str
     unit: str
     values: dict[str, float]
-    """Medians by place or size."""
+    """Medians by point or size."""
     limit: str
-    """What was to be kept, in words."""
+    """What is allowed, in words."""
     is_kept: bool
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done."""
+    """How much is measured."""
 
     steps: int
     checkpoints: int
@@ -83,10 +85,10 @@ class Scale:
 
 
 def main() -> int:
-    """Measure, and write what was found; returns the exit code, 1 where something could not be measured."""
+    """Measure and write the table; returns the exit code, 1 if a measure failed."""
     given = _parse()
     check_out(given.out)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is being measured ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the measured processes too
     scale = Scale(100_000, 100, SIZES, given.rounds)
     if given.quick:
         scale = Scale(5_000, 20, dict(list(SIZES.items())[:2]), given.rounds)
@@ -98,7 +100,7 @@ def main() -> int:
 
 
 def _measured(names: Sequence[str], scale: Scale) -> tuple[list[Finding], dict[str, str]]:
-    """What is found, and why a measure is missing or not whole; after Ctrl-C what was found before counts."""
+    """The findings, and why a measure is missing or incomplete; Ctrl-C keeps what was found before."""
     findings: list[Finding] = []
     missing = dict.fromkeys(names, NO_TIME)
     with tempfile.TemporaryDirectory(prefix="growth-") as folder, suppress(KeyboardInterrupt):
@@ -128,7 +130,7 @@ def _parse() -> argparse.Namespace:
 
 
 def over_steps(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """Time a step, memory, and bytes a line, in the first tenth of a long run and in the last."""
+    """Time a step, memory, and bytes a line, in the first and the last tenth of a long run."""
     every = scale.steps // 100
     settings = [f"train.max_steps={scale.steps}", f"log.every_steps={every}", "checkpoint.every_steps=1000000"]
     directory, samples = _sampled_run(folder, SIZES["10 thousand"], "steps", settings)
@@ -139,7 +141,7 @@ def over_steps(folder: Path, scale: Scale) -> Iterator[Finding]:
 
 
 def over_checkpoints(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """The same over many checkpoints; each time is of the steps from one to the next, with what they wait for it."""
+    """The same over many checkpoints; each time includes the wait for one checkpoint."""
     every = 25
     steps = every * (scale.checkpoints + 1)
     settings = [f"train.max_steps={steps}", f"log.every_steps={every}", f"checkpoint.every_steps={every}"]
@@ -152,7 +154,7 @@ def over_checkpoints(folder: Path, scale: Scale) -> Iterator[Finding]:
 
 
 def over_sizes(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """From the command to the end of the first step, by the size of a data set that is cached, and the steps after."""
+    """Time from the command to the first step by the size of a cached data set, and the longest of later steps."""
     first: dict[str, list[float]] = {name: [] for name in scale.sizes}
     longest: dict[str, list[float]] = {name: [] for name in scale.sizes}
     for _ in range(scale.rounds):  # in turns
@@ -168,7 +170,7 @@ def over_sizes(folder: Path, scale: Scale) -> Iterator[Finding]:
 
 
 def at_an_epoch(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """How long the first batch of the second epoch takes, where the first has lasted a while, and the memory then."""
+    """How much longer the first batch of the second epoch takes, and the private memory there."""
     values, private = {}, {}
     for name, size in scale.sizes.items():
         found = [_epoch(folder, size) for _ in range(scale.rounds)]
@@ -178,18 +180,18 @@ def at_an_epoch(folder: Path, scale: Scale) -> Iterator[Finding]:
         "epoch", "the first batch of an epoch takes longer than others by", "s", values,
         f"at most {PAUSE} s", max(values.values()) <= PAUSE,
     )  # fmt: skip
-    yield _orders("epoch", "private memory in the second epoch", scale, private)
+    yield _growth_by_size("epoch", "private memory in the second epoch", scale, private)
 
 
 def of_ranks(folder: Path, scale: Scale) -> Iterator[Finding]:
-    """Memory of each of two ranks some seconds after their start, in the largest data set in its first epoch."""
+    """Memory of each of two ranks some seconds after their start."""
     largest: dict[str, Sample] = {}
     for name, size in scale.sizes.items():
         largest[name] = max(_ranks_memory(folder, size), key=lambda sample: sample.private)
     private = {name: sample.private for name, sample in largest.items()}
     in_mib = {name: size / 2**20 for name, size in private.items()}
     yield Finding("ranks", "private memory of a rank, of two", "MiB", in_mib, "", True)
-    yield _orders("ranks", "private memory after the start", scale, private)
+    yield _growth_by_size("ranks", "private memory after the start", scale, private)
     share = {name: sample.share / 2**20 for name, sample in largest.items()}
     yield Finding("ranks", "with its share of what both have", "MiB", share, "", True)
 
@@ -204,23 +206,24 @@ MEASURES: dict[str, Callable[[Path, Scale], Iterator[Finding]]] = {
 
 
 def _flat(measure: str, what: str, unit: str, values: dict[str, float]) -> Finding:
-    """Should be the same everywhere: the last at most `FLAT` times the first."""
+    """A finding that should be the same everywhere: the last at most `FLAT` times the first."""
     first, *_, last = values.values()
     return Finding(measure, what, unit, values, f"the last at most {FLAT} x the first", last <= FLAT * first)
 
 
-def _orders(measure: str, what: str, scale: Scale, private: Mapping[str, float]) -> Finding:
-    """Whether private memory, in bytes by the size of the data set, grows by no more than two orders."""
+def _growth_by_size(measure: str, what: str, scale: Scale, private: Mapping[str, float]) -> Finding:
+    """Whether private memory, in bytes by the size of the data set, grows by no more than `BYTES_A_SAMPLE`."""
     (fewest, low), *_, (most, high) = zip(scale.sizes.values(), private.values(), strict=True)
     a_sample = (high - low) / (most - fewest)
     return Finding(
         measure, f"{what} that grows with the data set", "bytes a sample", {"largest and smallest": a_sample},
-        f"at most {ORDERS}: the orders of two epochs; a image has 64", a_sample <= ORDERS,
+        f"at most {BYTES_A_SAMPLE:g}, or {NOISE >> 20} MiB in all; an image has 64",
+        a_sample <= BYTES_A_SAMPLE or high - low <= NOISE,
     )  # fmt: skip
 
 
 def _tenths(measure: str, what: str, lines: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Iterator[Finding]:
-    """Time a step and memory in the first tenth, but for its first line, and in the last.
+    """Time a step and memory in the first tenth, without its first line, and in the last.
 
     Args:
         lines: of kind `train`, in equal steps.
@@ -247,7 +250,7 @@ def _tenths(measure: str, what: str, lines: Sequence[dict[str, Any]], samples: S
 
 
 def _lengths(measure: str, what: str, path: Path) -> Finding:
-    """Bytes a line, the median: where it is the same, a file grows with its lines and no faster."""
+    """Median bytes a line in the first and the last tenth of a file."""
     lines = path.read_bytes().splitlines()
     count = max(1, len(lines) // 10)
     tenths = {"first tenth": lines[:count], "last tenth": lines[-count:]}
@@ -255,17 +258,17 @@ def _lengths(measure: str, what: str, path: Path) -> Finding:
 
 
 def _config(folder: Path, size: int) -> Path:
-    """The settings of runs on so many images, which lie in the cache then."""
+    """Settings of runs on `size` images, which are put into the cache."""
     path = folder / f"{size}.yaml"
     if not path.exists():
         path.write_text(CONFIG.format(size=size, cache=folder / "cache"), encoding="utf-8")
-        run([sys.executable, "-m", "benchmarks.single.growth_data", "make", str(path)], timeout=PATIENCE)
+        run([sys.executable, "-m", "benchmarks.single.growth_data", "make", str(path)], timeout=RUN_TIMEOUT)
         run([sys.executable, "-m", "dist_train", str(path), "train.max_steps=1", f"run.dir={folder / f'warm-{size}'}"])
     return path
 
 
 def _sampled_run(folder: Path, size: int, name: str, settings: Sequence[str]) -> tuple[Path, list[Sample]]:
-    """An ordinary run of one process to its end; its directory, and its memory meanwhile."""
+    """Run one process to its end; returns its directory and samples of its memory."""
     directory = folder / name
     samples: list[Sample] = []
     command = [sys.executable, "-m", "dist_train", str(_config(folder, size)), f"run.dir={directory}", *settings]
@@ -279,34 +282,34 @@ def _sampled_run(folder: Path, size: int, name: str, settings: Sequence[str]) ->
 
 
 def _start(folder: Path, size: int) -> tuple[float, list[float]]:
-    """When a command was given, and the ends of its steps."""
+    """The time of a command, and the times at which its steps ended."""
     directory = Path(tempfile.mkdtemp(dir=folder))
     config = _config(folder, size)
     asked = [f"train.max_steps={STARTED}", "log.every_steps=1", f"run.dir={directory}"]
-    outcome = run([sys.executable, "-m", "dist_train", str(config), *asked], timeout=PATIENCE)
+    outcome = run([sys.executable, "-m", "dist_train", str(config), *asked], timeout=RUN_TIMEOUT)
     return outcome.started, [float(line["time"]) for line in _trained(directory)]
 
 
 def _epoch(folder: Path, size: int) -> dict[str, float]:
     asked = ["-m", "benchmarks.single.growth_data", "epoch", str(_config(folder, size))]
-    outcome = run([sys.executable, *asked], timeout=PATIENCE)
+    outcome = run([sys.executable, *asked], timeout=RUN_TIMEOUT)
     found: dict[str, float] = json.loads(outcome.output.splitlines()[-1])
     return found
 
 
 def _ranks_memory(folder: Path, size: int) -> list[Sample]:
-    """The memory of each of two ranks some steps after their start."""
+    """The memory of each of two ranks some seconds after their first steps."""
     directory = Path(tempfile.mkdtemp(dir=folder))
     config = _config(folder, size)
     asked = [str(config), f"run.dir={directory}", "log.every_steps=10", "checkpoint.every_steps=1000000"]
     with _running([*torchrun(sys.executable, 2), "-m", "dist_train", *asked]) as process:
         _wait_for(lambda: len(_trained(directory)) >= 20, process)
-        time.sleep(SETTLED)
+        time.sleep(TRAINING_SECONDS)
         ranks = [pid for pid in family(process.pid) if _is_rank(pid)]
         samples = samples_of(ranks)
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)  # what is left after it is killed
+            process.wait(RUN_TIMEOUT)  # what still runs then is killed
     if len(samples) != 2:
         raise FailedError(f"{len(samples)} ranks were found, not 2")
     return samples
@@ -321,16 +324,16 @@ def _is_rank(pid: int) -> bool:
 
 
 def _wait_for(is_there: Callable[[], bool], process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + RUN_TIMEOUT
     while not is_there():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise FailedError("the ranks ended before they had trained")
+            raise FailedError("the ranks ended before they had trained 20 log lines")
         time.sleep(0.2)
 
 
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process with its output thrown away; what is left of it is killed at the end."""
+    """Start a process without output; kill what is left of it at the end."""
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
@@ -346,7 +349,7 @@ def _running(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def _trained(directory: Path) -> list[dict[str, Any]]:
-    """The lines of kind `train` of a run; none where there is no file yet."""
+    """The lines of kind `train` of a run; empty without a file."""
     path = directory / "metrics.jsonl"
     return [line for line in read_lines(path) if line["kind"] == "train"] if path.exists() else []
 
@@ -365,15 +368,15 @@ def _cells(finding: Finding) -> list[str]:
 def _write(
     findings: Sequence[Finding], missing: Mapping[str, str], scale: Scale, about: dict[str, Any], out: Path, kind: str
 ) -> None:
-    """The table on the terminal and in `out`; `kind`: what tells the files from those of a full session of the day."""
+    """Print the table and write it to `out`; `kind` is added to the file name."""
     date = datetime.date.today().isoformat()
-    text = table(("measure", "what", "measured", "to be kept", "kept"), map(_cells, findings))
+    text = table(("measure", "what", "measured", "limit", "kept"), map(_cells, findings))
     head = (
         f"{about['processor']}, {about['cores']} cores, of which others used {about['others']:.1f} at the "
         f"beginning; Python {about['python']}, torch {about['packages']['torch']}; commit {about['commit']}. `start` "
         f"and `epoch` are medians of {scale.rounds} rounds, the others of one run."
     )
-    text += "".join(f"\n\nNot measured, or not all of it: {name}: {why}" for name, why in missing.items())
+    text += "".join(f"\n\nNot measured completely: {name}: {why}" for name, why in missing.items())
     content = {
         "date": date, "about": about, "scale": asdict(scale), "findings": [asdict(each) for each in findings],
         "missing": dict(missing),

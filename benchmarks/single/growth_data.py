@@ -1,7 +1,7 @@
-"""A data set for `benchmarks.single.growth`, and the batches around the start of an epoch, in a process of its own.
+"""Programs of `benchmarks.single.growth`: fill the cache with a data set, and time batches at the start of an epoch.
 
-python -m benchmarks.single.growth_data make CONFIG     puts random images in the cache, which no run has to make then
-python -m benchmarks.single.growth_data epoch CONFIG    prints how long batches took, in seconds, and bytes of memory
+python -m benchmarks.single.growth_data make CONFIG     puts random images into the cache
+python -m benchmarks.single.growth_data epoch CONFIG    prints seconds of batches and bytes of memory
 """
 
 import json
@@ -24,14 +24,11 @@ from dist_train.settings.loader import load_config
 from dist_train.settings.schedule import steps_per_epoch
 from dist_train.settings.schema import Config, SyntheticData
 
-AN_EPOCH = 5.0
-"""Seconds between the start of the stream and the next epoch: a real one of 10 million images takes minutes."""
-
 
 def make(config: Config) -> None:
-    """Cache random images as those of this data set: its own would take tens of bytes a pixel to make."""
+    """Put random images into the cache in place of the synthetic ones, which take tens of bytes a pixel to generate."""
     if not isinstance(config.data, SyntheticData):
-        raise TypeError(f"{config.data.name} is no made data set")
+        raise TypeError(f"{config.data.name} is not synthetic")
     for split in ("train", "test"):
         source = synthetic.find(config.data, split, config.run.seed)
         count = config.data.num_train if split == "train" else config.data.num_test
@@ -46,19 +43,16 @@ def _images(count: int) -> DecodedSplit:
 
 def epoch(config: Config) -> dict[str, float]:
     """Seconds of the first batch of the second epoch, the median of those around it, and private memory there."""
-    batches.AHEAD["cpu"] = 0  # each batch by itself: of a group the first would take the time of all
+    batches.AHEAD["cpu"] = 0  # one batch at a time: else the first of a group takes the time of all
     world = World()
     dataset = open_dataset(config.data, config.run.seed, world)
     steps = steps_per_epoch(len(dataset.train), config.data.global_batch)
     took = []
     with TrainBatches(dataset, config.data, config.run.seed, world, steps - 50, 2 * steps + 1) as stream:
-        for number in range(100):
-            if number == 50:
-                time.sleep(AN_EPOCH)
-            begun = time.perf_counter()
+        for _ in range(100):
+            start = time.perf_counter()
             next(stream)
-            took.append(time.perf_counter() - begun)
-        time.sleep(AN_EPOCH)  # the order of the third is there by then
+            took.append(time.perf_counter() - start)
         (memory,) = samples_of([os.getpid()])
     usual = statistics.median(took[1:50] + took[51:])
     return {"first": took[50], "usual": usual, "private": memory.private}

@@ -1,4 +1,4 @@
-"""How much memory processes have."""
+"""Memory of processes."""
 
 import time
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ class Sample:
     time: float
     resident: int
     private: int
-    """Written by this process, and its alone; pages of files that it has mapped and read are not in it."""
+    """Pages that only this process has, and has written; mapped files that it only reads are not counted."""
     share: int
-    """With its share of the pages that several have."""
+    """Proportional set size: pages that several processes share count in parts."""
 
 
 def samples_of(pids: Sequence[int]) -> list[Sample]:
-    """The memory of those processes that are there, as Linux's `smaps_rollup` has it."""
+    """The memory of the processes that are still running, from Linux's `smaps_rollup`."""
     found = []
     for pid in pids:
         try:

@@ -1,10 +1,10 @@
-"""What holds a step on a CPU: its time by kind of operator, in three formats, beside what the processor can do.
+"""Where the time of a step goes on a CPU: by kind of operator, in three formats, and the processor's own rate.
 
     python -m benchmarks.single.operators [--workloads mnist tutorial small resnet] [--steps 50] [--out DIR]
 
-Of each workload the bare step on one fixed batch (`bare step`) goes through torch's profiler: in plain fp32 in
-torch's own format, as a lesson would write it, and in the formats that our runs choose in fp32 and with `precision:
-auto`. Prints tables and writes them to `benchmarks/results/operators-<machine>-<date>.md`.
+Profiles the bare step of each workload with torch's profiler: in plain fp32 and torch's own format, as a lesson writes
+it, and in the formats that our runs choose in fp32 and with `precision: auto`. Prints tables and writes them to
+`benchmarks/results/operators-<machine>-<date>.md`.
 """
 
 import argparse
@@ -41,15 +41,15 @@ KINDS = {
     "update": ("sgd",),
     "zeros and sums": ("::fill_", "::zero_", "::add", "::sum"),
 }
-"""What the names of operators of each kind have in them; the first that fits counts."""
+"""Parts of operator names by kind; the first match counts."""
 REST = "all else"
 SIDE = 1024
-"""Rows and columns of the matrices whose product tells the processor's rate."""
+"""Rows and columns of the matrices whose product gives the processor's rate."""
 FORMATS = ("plain fp32", *OURS)
 
 
 def main() -> int:
-    """Profile, and write the tables; returns the exit code."""
+    """Profile and write the tables; returns the exit code."""
     parser = Parser(
         prog="python -m benchmarks.single.operators",
         description=__doc__,
@@ -82,13 +82,13 @@ def main() -> int:
 
 
 def _report(about: dict[str, Any], workloads: Iterable[Workload], steps: int) -> Iterator[str]:
-    yield f"# What holds a step, {datetime.date.today().isoformat()}"
+    yield f"# Where the time of a step goes, {datetime.date.today().isoformat()}"
     yield (
         f"{about['processor']}, {about['cores']} cores, {', '.join(about['bf16']) or 'no bf16'}, torch "
         f"{about['packages']['torch']}; commit {about['commit']}. Milliseconds a step of the bare loop, by the "
         "profiler, which makes a short step longer; ours are the formats that our runs choose."
     )
-    rates = {dtype: rate(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
+    rates = {dtype: matrix_product_rate(dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
     fp32, bf16 = rates.values()
     yield (
         f"A product of matrices of {SIDE} x {SIDE} runs at {fp32:,.0f} GFLOP/s in fp32 and at {bf16:,.0f} in bf16, "
@@ -98,11 +98,11 @@ def _report(about: dict[str, Any], workloads: Iterable[Workload], steps: int) ->
         session = Session(Path(folder), "cpu", True, Path(sys.executable))
         for workload in workloads:
             yield f"## {workload.title}"
-            yield compared({name: profile(session, workload, steps, name) for name in FORMATS})
+            yield comparison_table({name: profile_workload(session, workload, steps, name) for name in FORMATS})
 
 
-def profile(session: Session, workload: Workload, steps: int, name: str) -> Profile:
-    """Of the bare step in one of the `FORMATS`; ours is asked for its choices by a run of one step."""
+def profile_workload(session: Session, workload: Workload, steps: int, name: str) -> Profile:
+    """Profile the bare step in one of the `FORMATS`; a run of ours of one step gives its choices."""
     choices: dict[str, Any] = {}
     if name in OURS:
         choices = train(session, workload, 1, "train.max_steps=1", *OURS[name]).choices
@@ -112,8 +112,8 @@ def profile(session: Session, workload: Workload, steps: int, name: str) -> Prof
     return Profile(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def compared(profiles: dict[str, Profile]) -> str:
-    """A table of these profiles side by side, the kinds as rows, and what they come to."""
+def comparison_table(profiles: dict[str, Profile]) -> str:
+    """A table of the profiles side by side: a row for each kind, and the totals."""
     found = [by_kind(profile.operators) for profile in profiles.values()]
     rows = [[kind, *(number(1e3 * each[kind]) for each in found)] for kind in (*KINDS, REST)]
     products = [each["convolutions"] + each["matrix products"] for each in found]
@@ -128,7 +128,7 @@ def compared(profiles: dict[str, Profile]) -> str:
 
 
 def by_kind(operators: dict[str, float]) -> dict[str, float]:
-    """Seconds a step by kind, every kind of `KINDS` and the rest."""
+    """Seconds a step for each of `KINDS` and for the rest."""
     found = dict.fromkeys((*KINDS, REST), 0.0)
     for name, seconds in operators.items():
         kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), REST)
@@ -136,8 +136,8 @@ def by_kind(operators: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def rate(dtype: torch.dtype, turns: int = 20) -> float:
-    """Floating-point operations a second of a large product of matrices, the median of some."""
+def matrix_product_rate(dtype: torch.dtype, turns: int = 20) -> float:
+    """Floating-point operations a second of a large matrix product, the median of some turns."""
     matrix = torch.randn(SIDE, SIDE).to(dtype)
     seconds = []
     for _ in range(turns):

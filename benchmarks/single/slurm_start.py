@@ -2,7 +2,7 @@
 
     python -m benchmarks.single.slurm_start [--pairs 7]
 
-In turn: a bare script under plain `srun torchrun`, and `slurm/train.sbatch`. Prints the medians and their difference.
+Runs a bare script under plain `srun torchrun` and `slurm/train.sbatch` in turns. Prints medians and the difference.
 """
 
 import argparse

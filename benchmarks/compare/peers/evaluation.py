@@ -1,8 +1,8 @@
-"""Evaluate the test split as PyTorch's MNIST example does, several times, with the best number of workers.
+"""Evaluate the test split several times as PyTorch's MNIST example does, with the best number of workers.
 
     python -m benchmarks.compare.peers.evaluation mnist --steps 4 --readings FILE [--autocast bf16]
 
-`--steps` are passes; FILE gets a line with the `seconds` of each pass but the first.
+`--steps` is the number of passes. FILE gets a line with the `seconds` of each pass but the first.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
     model = builders.build_network(options.workload).to(device)
     dataset = builders.open_dataset(options.workload, train=False)
     loaders = [DataLoader(dataset, BATCH, num_workers=count) for count in COUNTS]
-    evaluate(model, loaders[0], options, device)  # what is paid once is nobody's
+    evaluate(model, loaders[0], options, device)  # warm-up
     seconds = [timed(model, loader, options, device) for loader in loaders]
     best = loaders[seconds.index(min(seconds))]
     lines = [json.dumps({"seconds": timed(model, best, options, device)}) + "\n" for _ in range(options.steps - 1)]
@@ -37,15 +37,15 @@ def main() -> None:
 
 def timed(model: nn.Module, loader: "DataLoader[object]", options: Options, device: torch.device) -> float:
     """Seconds of one pass."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     evaluate(model, loader, options, device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def evaluate(
     model: nn.Module, loader: "DataLoader[object]", options: Options, device: torch.device
 ) -> tuple[float, int]:
-    """Mean loss, and how many were right."""
+    """Mean loss and the number of correct predictions."""
     model.eval()
     loss, correct = 0.0, 0
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=options.autocast == "bf16"):

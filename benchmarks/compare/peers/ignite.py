@@ -23,11 +23,11 @@ def training(_: int, options: Options) -> None:
     optimizer = idist.auto_optim(builders.build_optimizer(options.workload, model.parameters()))
     trainer = create_supervised_trainer(model, optimizer, functional.cross_entropy, device=device)
 
-    def tell(engine: Engine) -> None:
+    def log(engine: Engine) -> None:
         if idist.get_rank() == 0 and options.is_logged(engine.state.iteration):
             options.log_step(engine.state.iteration, engine.state.output)
 
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, tell)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, log)
     trainer.run(loader, max_epochs=1, epoch_length=options.steps)
     idist.barrier()
 

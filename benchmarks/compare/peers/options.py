@@ -1,4 +1,4 @@
-"""What a script of `peers` is asked for, and the clock that all of them read."""
+"""The arguments of the scripts in `peers`, and the log lines that all of them write."""
 
 import argparse
 import json
@@ -22,20 +22,21 @@ class Options:
     steps: int
     """Optimizer steps until the script ends."""
     workers: int
-    """Workers of a DataLoader."""
+    """Workers of the DataLoader."""
     autocast: str
     """`no` or `bf16`."""
     device: str
     """`cpu` or `cuda`."""
     ranks: int
-    """How many processes train together."""
+    """Number of processes."""
     quiet: bool
-    """Without what the framework does beside the training by default."""
+    """Turn off what the framework does besides the training by default."""
     readings: Path | None
+    """File that gets a line of JSON for each logged step, with `step` and `time`."""
 
     @property
     def batch(self) -> int:
-        """Samples a rank in one step."""
+        """Samples of a rank in one step."""
         return self.workload.batch // self.ranks
 
     def torch_device(self) -> torch.device:
@@ -47,11 +48,11 @@ class Options:
         return device
 
     def is_logged(self, step: int) -> bool:
-        """Whether the loss is printed and the clock is read after `step` finished steps."""
+        """Whether the loss is logged after `step` finished steps."""
         return step % self.workload.log_every_steps == 0 or step == 1
 
     def log_step(self, step: int, loss: float) -> None:
-        """Print the loss and write down when `step` steps were finished; rank 0 calls this."""
+        """Print the loss and write the time at which `step` steps were finished; for rank 0."""
         print(f"step {step} of {self.steps}  loss {loss:.4f}", flush=True)
         if self.readings:
             with self.readings.open("a", encoding="utf-8") as file:
@@ -59,7 +60,7 @@ class Options:
 
 
 def parse_options() -> Options:
-    """The options that the command line and the launcher's variables give."""
+    """Options from the command line and the launcher's variables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--steps", type=int, required=True)

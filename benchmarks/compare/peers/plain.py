@@ -1,4 +1,4 @@
-"""PyTorch alone: the loop of its MNIST example, and of its DistributedDataParallel tutorial where there are ranks."""
+"""Plain PyTorch: the loop of its MNIST example, on several ranks with its DistributedDataParallel tutorial."""
 
 from typing import Any
 

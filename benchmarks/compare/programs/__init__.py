@@ -1,0 +1,1 @@
+"""Other programs that a session measures; none of them trains a whole run."""

@@ -1,7 +1,8 @@
-"""The least that trains on several ranks: what a start of `dist_train` is held against.
+"""A minimal DDP script, for comparison with the start of `dist_train`.
 
-The layers of PyTorch's MNIST example on a random batch, under a launcher. Rank 0 writes the time of its first step to
-the file of its argument, as a line of JSON.
+    torchrun --nproc_per_node=2 -m benchmarks.compare.programs.bare_start FILE
+
+One step of a small convolutional network on a random batch. Rank 0 writes its time to FILE, as a line of JSON.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""The least that a checkpoint costs: a copy of ResNet-18's weights and momentum, and a plain save to disk.
+"""The least that a checkpoint costs: a copy of ResNet-18's parameters and momentum, and a plain save to disk.
 
     python -m benchmarks.compare.programs.copies FILE DIRECTORY
 
-FILE gets a line a turn with the seconds of each; DIRECTORY is where the save goes.
+FILE gets a line a turn with the seconds of each; the save goes to DIRECTORY.
 """
 
 import json
@@ -26,24 +26,24 @@ TURNS = 6
 def main() -> None:
     network = builders.build_network(WORKLOADS["resnet"])
     optimizer = builders.build_optimizer(WORKLOADS["resnet"], network.parameters())
-    for weight in network.parameters():
-        weight.grad = torch.zeros_like(weight)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     state = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
     tensors = list(tensors_of(state))
-    there = [torch.empty_like(tensor) for tensor in tensors]
-    place = Path(sys.argv[2]) / "plain.pt"
+    buffers = [torch.empty_like(tensor) for tensor in tensors]
+    path = Path(sys.argv[2]) / "plain.pt"
     ways: dict[str, Callable[[], object]] = {
-        "copy": lambda: [old.copy_(new) for old, new in zip(there, tensors, strict=True)],
+        "copy": lambda: [old.copy_(new) for old, new in zip(buffers, tensors, strict=True)],
         "clone": lambda: [tensor.clone() for tensor in tensors],
-        "save": lambda: save(state, place),
+        "save": lambda: save(state, path),
     }
-    turns = [{name: timed(way) for name, way in ways.items()} for _ in range(TURNS)]
+    turns = [{name: time_once(way) for name, way in ways.items()} for _ in range(TURNS)]
     Path(sys.argv[1]).write_text("".join(json.dumps(turn) + "\n" for turn in turns[1:]), encoding="utf-8")
 
 
 def tensors_of(content: Any) -> list[Tensor]:
-    """All tensors in nested dictionaries and lists."""
+    """All tensors of nested dictionaries and lists."""
     if isinstance(content, Tensor):
         return [content.detach()]
     if isinstance(content, dict):
@@ -51,19 +51,19 @@ def tensors_of(content: Any) -> list[Tensor]:
     return [tensor for each in content for tensor in tensors_of(each)] if isinstance(content, list) else []
 
 
-def save(state: dict[str, Any], place: Path) -> None:
-    """`torch.save`, down to the disk."""
-    with place.open("wb") as file:
+def save(state: dict[str, Any], path: Path) -> None:
+    """`torch.save` and fsync."""
+    with path.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def timed(way: Callable[[], object]) -> float:
+def time_once(way: Callable[[], object]) -> float:
     """Seconds of one call."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     way()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Measure how fast images reach a step: this project's batches against torchvision's transforms and a plain loader.
+"""Measure how many images a second reach a step: our batches, and torchvision's transforms with a DataLoader.
 
     python -m benchmarks.compare.programs.data_path [--rounds 5] [--batch 128] [--threads 2] [--json FILE]
 
-CIFAR-sized images, made up for the purpose, with a random crop, a flip and the normalisation; nothing trains. From
-memory: resident images against a dataset of arrays with `torchvision.transforms.v2`, with 0 and 2 workers. From JPEG
-files: the loader `workers` against `ImageFolder`, both with 2 workers. Everybody takes a turn in each round, and ratios
-are taken by round. Needs no network and about a minute.
+Random CIFAR-sized images with crop, flip and normalisation; nothing trains. From memory: our images in memory, and a
+data set of arrays with `torchvision.transforms.v2` and 0 or 2 workers. From JPEG files: our loader `workers`, and
+`ImageFolder`, both with 2 workers. Each is measured once a round, and ratios are taken by round. Needs no network and
+about a minute.
 """
 
 import argparse
@@ -33,16 +33,16 @@ from dist_train.settings.schema import Augment, Data, StoredData, SyntheticData
 
 NORMALIZE = KNOWN["cifar10"]
 AUGMENT = Augment(crop_padding=4, flip=True)
-PICTURES = 8192
+IMAGES = 8192
 FILES = 5120
 SMALL = 4
-"""Images in the small batch, of which a step takes some 1.6 ms."""
+"""Images in the small batch."""
 
 Rate = Callable[[], float]
 
 
 class Arrays(TorchDataset[Any]):
-    """Images as torchvision's CIFAR10 holds them: each becomes a PIL image and goes through the transforms."""
+    """Images as in torchvision's CIFAR10: each becomes a PIL image and goes through the transforms."""
 
     def __init__(self, dataset: Dataset) -> None:
         images = dataset.train.images.take(dataset.train.indices)
@@ -70,17 +70,17 @@ def transform() -> v2.Compose:
 
 
 def main() -> None:
-    """Measure and print; write what was measured if asked to."""
+    """Measure and print; with `--json` write the numbers."""
     options = _parse()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as place:
-        rates = _rates(Path(place), options.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = _rates(Path(folder), options.batch)
         found: dict[str, list[float]] = {name: [] for name in rates}
         for number in range(options.rounds):
             for name, rate in rates.items():
                 found[name].append(rate())
                 print(f"{number + 1}: {name:32s} {found[name][-1]:11,.0f} images/s", flush=True)
-    _tell(found)
+    _print_medians(found)
     if options.json:
         about = {"torch": torch.__version__, "threads": options.threads, "batch": options.batch}
         options.json.write_text(json.dumps({"about": about, "images_per_second": found}, indent=1), encoding="utf-8")
@@ -97,21 +97,21 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _rates(place: Path, batch: int) -> dict[str, Rate]:
-    """What is measured, by name; each gives images a second."""
+def _rates(folder: Path, batch: int) -> dict[str, Rate]:
+    """The measurements by name; each returns images a second."""
     memory = SyntheticData(
-        name="synthetic", root=str(place), cache=str(place / "cache"), shape=(3, 32, 32), num_train=PICTURES,
+        name="synthetic", root=str(folder), cache=str(folder / "cache"), shape=(3, 32, 32), num_train=IMAGES,
         global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
     )  # fmt: skip
     made = open_dataset(memory, 0, World())
     small = memory.model_copy(update={"global_batch": SMALL})
     files = StoredData(
-        name="image_folder", root=str(place / "files"), cache=str(place / "cache"), loader="workers", workers=2,
+        name="image_folder", root=str(folder / "files"), cache=str(folder / "cache"), loader="workers", workers=2,
         global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
     )  # fmt: skip
-    _write(made, place / "files")
+    _write(made, folder / "files")
     read = open_dataset(files, 0, World())
-    folder = ImageFolder(str(place / "files" / "train"), transform())
+    theirs = ImageFolder(str(folder / "files" / "train"), transform())
     return {
         "memory: ours": partial(_ours, made, memory, 300),
         "memory: ours, channels_last": partial(_ours, made, memory, 300, torch.channels_last),
@@ -119,19 +119,19 @@ def _rates(place: Path, batch: int) -> dict[str, Rate]:
         "memory: torchvision, 0 workers": partial(_theirs, Arrays(made), 0, batch, 12),
         "memory: torchvision, 2 workers": partial(_theirs, Arrays(made), 2, batch, 32),
         "files: ours, 2 workers": partial(_ours, read, files, FILES // batch - 1),
-        "files: ImageFolder, 2 workers": partial(_theirs, folder, 2, batch, FILES // batch - 1),
+        "files: ImageFolder, 2 workers": partial(_theirs, theirs, 2, batch, FILES // batch - 1),
     }
 
 
 def _write(dataset: Dataset, root: Path) -> None:
-    """Some of the images as JPEG files in folders of their classes."""
+    """Write some of the images as JPEG files in folders of their classes."""
     for split, samples, count in (("train", dataset.train, FILES), ("test", dataset.test, 10)):
         for name in dataset.classes:
             (root / split / name).mkdir(parents=True)
         images = samples.images.take(samples.indices[:count]).permute(0, 2, 3, 1).numpy()
         for number, (pixels, label) in enumerate(zip(images, samples.labels.tolist(), strict=False)):
             Image.fromarray(pixels).save(root / split / dataset.classes[label] / f"{number}.jpg", quality=90)
-        for name in dataset.classes:  # of the few that are tested a class may lack one
+        for name in dataset.classes:  # a class may have none of the few test images
             Image.fromarray(images[0]).save(root / split / name / "first.jpg")
 
 
@@ -149,15 +149,15 @@ def _theirs(dataset: TorchDataset[Any], workers: int, batch: int, count: int) ->
 
 
 def _rate(batches: Iterable[torch.Tensor], count: int) -> float:
-    """Images a second over `count` batches after the first, which waits for the start of workers."""
+    """Images a second over `count` batches after the first, which waits for the workers to start."""
     stream: Iterator[torch.Tensor] = iter(batches)
     next(stream)
-    began = time.perf_counter()
+    start = time.perf_counter()
     images = sum(len(next(stream)) for _ in range(count))
-    return images / (time.perf_counter() - began)
+    return images / (time.perf_counter() - start)
 
 
-def _tell(found: dict[str, list[float]]) -> None:
+def _print_medians(found: dict[str, list[float]]) -> None:
     for name, rates in found.items():
         low, median, high = min(rates), statistics.median(rates), max(rates)
         print(f"{name:32s} {median:11,.0f} images/s  ({low:,.0f} to {high:,.0f}, n {len(rates)})")

@@ -19,7 +19,7 @@ BLIND = {"CUDA_VISIBLE_DEVICES": ""}  # no GPU, whatever machine this is
 
 
 @pytest.mark.slow
-def test_without_a_gpu_it_says_what_it_skipped_and_exits_with_3(python: Python, tmp_path: Path) -> None:
+def test_without_a_gpu_all_parts_are_skipped_and_the_exit_code_is_3(python: Python, tmp_path: Path) -> None:
     done = python("-m", "benchmarks.gpu.check", "--out", str(tmp_path), env=BLIND)
     assert done.returncode == 3, done.stdout + done.stderr
     for part in PARTS:
@@ -29,7 +29,7 @@ def test_without_a_gpu_it_says_what_it_skipped_and_exits_with_3(python: Python, 
 
 
 @pytest.mark.slow
-def test_a_cpu_does_what_it_can_and_says_what_it_can_t(python: Python, tmp_path: Path) -> None:
+def test_a_cpu_measures_what_it_can_and_reports_the_rest_as_skipped(python: Python, tmp_path: Path) -> None:
     asked = ("--allow-cpu", "--parts", "tests", "mnist", "--out", str(tmp_path))
     done = python("-m", "benchmarks.gpu.check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
@@ -59,13 +59,13 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "lacks no-such-package" in capsys.readouterr().err
 
 
-def test_the_command_needs_nothing_to_say_what_is_missing(python: Python) -> None:
+def test_the_command_imports_none_of_the_packages_it_checks(python: Python) -> None:
     needed = " ".join(check.NEEDED)
     done = python("-c", f"import benchmarks.gpu.check, sys; print([m for m in '{needed}'.split() if m in sys.modules])")
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_parts_find_packages_that_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_keep_the_rest_of_pythonpath(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/opt/packages")
     assert environment()["PYTHONPATH"] == f"{ROOT}{os.pathsep}/opt/packages"
     monkeypatch.delenv("PYTHONPATH")
@@ -73,12 +73,12 @@ def test_parts_find_packages_that_lie_elsewhere(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_part_for_which_no_time_is_left_is_skipped(tmp_path: Path) -> None:
-    rows = Check(tmp_path, time.monotonic() + 1).do(PARTS[0], "cpu")
+    rows = Check(tmp_path, time.monotonic() + 1).run_part(PARTS[0], "cpu")
     assert [(row.outcome, row.note) for row in rows] == [("skipped", "no time was left")]
 
 
-# In place of `python -m benchmarks.gpu.parts`: writes some rows, and ends in a way of its own.
-STAND_IN = """#!{python}
+# Replaces `python -m benchmarks.gpu.parts`: writes some rows, and ends as the test wants it.
+FAKE_PYTHON = """#!{python}
 import sys, time
 from pathlib import Path
 from subprocess import Popen
@@ -96,18 +96,18 @@ sheet.add("first", "passed")
     [
         ("Popen(['sleep', '61.25'], start_new_session=True).wait()", "skipped", "no time was left"),
         ("sys.exit('fallen off the bus')", "failed", "the process ended with 1: fallen off the bus"),
-        ("sheet.plan(['second'])", "failed", "it was not done"),
+        ("sheet.plan(['second'])", "failed", "the part ended without it"),
     ],
 )
-def test_what_a_part_has_not_done_is_not_passed(
+def test_a_planned_row_without_result_is_not_passed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, outcome: str, note: str
 ) -> None:
-    stand_in = tmp_path / "python"
-    stand_in.write_text(STAND_IN.format(python=sys.executable, root=str(ROOT), ending=ending))
-    stand_in.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(stand_in))
-    monkeypatch.setattr(check, "LEAST", 0.0)
-    rows = Check(tmp_path, time.monotonic() + 60).do(Part("group", "a group", 2.0), "cpu")
+    fake = tmp_path / "python"
+    fake.write_text(FAKE_PYTHON.format(python=sys.executable, root=str(ROOT), ending=ending))
+    fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    monkeypatch.setattr(check, "MIN_SECONDS", 0.0)
+    rows = Check(tmp_path, time.monotonic() + 60).run_part(Part("group", "a group", 2.0), "cpu")
     assert [(row.name, row.outcome, row.note) for row in rows] == [("first", "passed", ""), ("second", outcome, note)]
     deadline = time.monotonic() + 5
     while is_running(b"sleep 61.25 "):
@@ -119,7 +119,7 @@ def is_running(command: bytes) -> bool:
     return any(command_of(int(place.name)) == command for place in Path("/proc").iterdir() if place.name.isdecimal())
 
 
-def test_ours_is_held_against_the_same_precision_and_plain_fp32() -> None:
+def test_ours_is_compared_with_the_bare_step_and_plain_fp32() -> None:
     bare, plain = (
         Row("mnist", name, "measured", value) for name, value in (("bare bf16", 400.0), ("plain fp32", 50.0))
     )
@@ -131,7 +131,7 @@ def test_ours_is_held_against_the_same_precision_and_plain_fp32() -> None:
     assert lines[-1].split("|")[6:8] == ["  ", "  "], "the figures of another workload"
 
 
-def test_a_line_that_a_kill_has_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_a_line_that_a_kill_cut_short_is_ignored(tmp_path: Path) -> None:
     sheet = Sheet(tmp_path / "sheet", "group")
     sheet.plan(["a", "b"])
     sheet.add("a", "passed")

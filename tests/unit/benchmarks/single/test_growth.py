@@ -1,4 +1,4 @@
-"""The bench of what must not grow finds what grows."""
+"""The check of growth finds what grows."""
 
 import json
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_memory_of_both_ranks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "SETTLED", 0.0)
+    monkeypatch.setattr(growth, "TRAINING_SECONDS", 0.0)
     found = list(growth.of_ranks(tmp_path, Scale(0, 0, {"small": 320, "larger": 640}, rounds=1)))
     assert [finding.measure for finding in found] == ["ranks"] * 3
     assert all(50 < value < 4000 for value in found[0].values.values()), found
@@ -116,13 +116,13 @@ def test_what_ends_early_does_not_lose_the_rest(
         assert all(f"{name}: {why}" in path.read_text() for name, why in missing.items())
 
 
-@pytest.mark.parametrize(("orders", "kept"), [(2, True), (3, False)])
-def test_an_order_too_many_is_found(orders: int, kept: bool) -> None:
+@pytest.mark.parametrize(("bytes_a_sample", "kept"), [(1, True), (4, False)])
+def test_memory_that_grows_with_samples_is_found(bytes_a_sample: int, kept: bool) -> None:
     scale = Scale(0, 0, {"10 thousand": 10_000, "10 million": 10_000_000}, 1)
-    private = {name: 300e6 + 4 * orders * size for name, size in scale.sizes.items()}
-    finding = growth._orders("epoch", "private memory", scale, private)
+    private = {name: 300e6 + bytes_a_sample * size for name, size in scale.sizes.items()}
+    finding = growth._growth_by_size("epoch", "private memory", scale, private)
     assert finding.is_kept is kept
-    assert list(finding.values.values())[-1] == pytest.approx(4 * orders)
+    assert list(finding.values.values())[-1] == pytest.approx(bytes_a_sample)
 
 
 def test_the_table_and_the_numbers_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The bench of what holds a step counts each operator once, and under the right kind."""
+"""Each operator counts once, and under the right kind."""
 
 import torch
 
@@ -25,10 +25,10 @@ def test_each_operator_counts_under_one_kind() -> None:
     assert found[operators.REST] == 0.0625
 
 
-def test_a_table_says_what_formats_come_to() -> None:
+def test_a_table_compares_formats() -> None:
     slow = Profile(0.004, 10**9, {"aten::mkldnn_convolution": 0.002, "aten::mm": 0.001})
     fast = Profile(0.001, 10**9, {"aten::mkldnn_convolution": 0.0005})
-    table = operators.compared({"plain fp32": slow, "ours": fast})
+    table = operators.comparison_table({"plain fp32": slow, "ours": fast})
     assert "| times as fast as the first | 1.00 | 4.00 |" in table
     assert "| GFLOP/s in convolutions and matrix products | 333 | 2,000 |" in table
 
@@ -41,7 +41,7 @@ def test_a_step_is_profiled() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    found = bare_step.profiled(step, steps=3)
+    found = bare_step.profile_steps(step, steps=3)
     assert found.flops == 3 * 2 * 64**3  # the product, and the gradient of each of its factors
     assert found.operators["aten::mm"] > 0
     assert found.seconds > 0

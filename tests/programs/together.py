@@ -1,13 +1,14 @@
-"""One rank of `test_world`: does what ranks do together, and writes down what came out.
+"""One rank of `test_world`: performs an action and writes its result.
 
-torchrun ... -m tests.programs.together DIRECTORY WHAT
+    torchrun ... -m tests.programs.together DIRECTORY ACTION
+
+ACTION: collectives, refuse or fail.
 """
 
 import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def collectives(world: World) -> dict[str, Any]:
         "main": world.is_main,
         "sum": world.sum_(mine).tolist(),
         "in place": mine.tolist(),
-        "exchanged": world.exchange(torch.tensor([world.rank]), world.rank ^ 1).tolist() if world.size == 2 else [],
+        "exchanged": world.exchange(torch.tensor([world.rank]), 1 - world.rank).tolist() if world.rank < 2 else [],
         "empty": len(world.broadcast_bytes(b"" if world.is_main else None)),
         "text": world.broadcast_bytes(b"from the last" if world.rank == last else None, last).decode(),
         "big": hashlib.sha256(world.broadcast_bytes(big)).hexdigest(),
@@ -44,46 +45,42 @@ def collectives(world: World) -> dict[str, Any]:
     return result
 
 
-def refuse(*ranks: int) -> Callable[[World], dict[str, Any]]:
-    """An agreement in which some ranks refuse, as a command would meet it: the exit code of each rank is noted."""
+def refuse(world: World) -> dict[str, Any]:
+    """An agreement in which ranks 1 and 2 refuse, in a command: the exit code of each rank is recorded."""
+    raised: list[str] = []
 
-    def refused(world: World) -> dict[str, Any]:
-        raised: list[str] = []
+    def command() -> None:
+        try:
+            with world.agreement():
+                if world.rank in (1, 2):
+                    raise (ConfigError if world.rank == 1 else DataError)(f"rank {world} does not like it")
+        except UserError as error:
+            raised.append(type(error).__name__)
+            raise
 
-        def command() -> None:
-            try:
-                with world.agreement():
-                    if world.rank in ranks:
-                        raise (ConfigError, DataError)[ranks.index(world.rank)](f"rank {world} does not like it")
-            except UserError as error:
-                raised.append(type(error).__name__)
-                raise
-
-        code = run_guarded(command)
-        return {"code": code, "raised": raised, "group is open": dist.is_initialized()}
-
-    return refused
+    code = run_guarded(command)
+    return {"code": code, "raised": raised, "group is open": dist.is_initialized()}
 
 
 def fail(world: World) -> dict[str, Any]:
-    """A fault that is nobody's refusal: the others are in the agreement and must not wait for ever."""
+    """An error that is no refusal: the other ranks are in the agreement and must not wait for ever."""
     with world.agreement():
         if world.rank == 1:
             raise ZeroDivisionError("a fault of the program")
     return {}
 
 
-WHAT = {"collectives": collectives, "one": refuse(1), "two": refuse(1, 2), "fail": fail}
+ACTIONS = {"collectives": collectives, "refuse": refuse, "fail": fail}
 
 
 def main() -> int:
     """Write this rank's result, and wait for those of the others: torchrun ends them as soon as one has failed."""
-    directory, what = Path(sys.argv[1]), sys.argv[2]
+    directory, action = Path(sys.argv[1]), sys.argv[2]
     world = open_world(Distributed(backend="gloo"))
-    result = WHAT[what](world)
-    aside = directory / f".{world.rank}"
-    aside.write_text(json.dumps(result))
-    aside.rename(directory / f"{world.rank}.json")
+    result = ACTIONS[action](world)
+    temporary = directory / f".{world.rank}"
+    temporary.write_text(json.dumps(result))
+    temporary.rename(directory / f"{world.rank}.json")
     deadline = time.monotonic() + 30
     while len(list(directory.glob("*.json"))) < world.size and time.monotonic() < deadline:
         time.sleep(0.02)

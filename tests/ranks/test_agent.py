@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.distributed.world import restart_may_hang
 from dist_train.system.stop_signals import PREEMPTED
 from tests.conftest import ROOT, Python, children_of, command_of
 
@@ -327,22 +326,3 @@ def listening(pid: int) -> Iterator[str]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == "0A" and f"socket:[{inode}]" in held:
                 yield local.split(":")[0]
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({}, True),
-        ({"TORCHELASTIC_MAX_RESTARTS": "0"}, False),
-        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, False),
-        ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, False),
-        ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"}, True),
-    ],
-)
-def test_a_torchrun_whose_restart_may_hang_is_recognised(changed: dict[str, str], expected: bool) -> None:
-    environ = {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True", **changed}
-    assert restart_may_hang(environ) is expected
-
-
-def test_a_single_process_has_no_restart_to_hang() -> None:
-    assert not restart_may_hang({})

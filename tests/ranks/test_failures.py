@@ -31,7 +31,6 @@ def misbehave(run: Path, fault: str, rank: int, *overrides: str) -> tuple[list[s
         ("raise", "exception", "ValueError: bad thing"),
         ("kill", "killed", "without an error message"),
         ("sleep", "stalled", "no progress"),
-        ("stop", "stalled", "its process is stopped"),
         ("loader", "loader", "DataLoader worker"),
     ],
 )

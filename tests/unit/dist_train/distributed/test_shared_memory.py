@@ -271,7 +271,7 @@ def sharing(torchrun: Torchrun, directory: Path, ranks: int, refusing: int = -1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3, 4, 10])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_real_ranks_find_one_sum_and_leave_nothing(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
     before = set(Path("/dev/shm").glob("*dist_train*"))  # noqa: S108
     found = sharing(torchrun, tmp_path, ranks)
@@ -286,8 +286,7 @@ def test_real_ranks_find_one_sum_and_leave_nothing(torchrun: Torchrun, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refusing", [0, 2])
-def test_where_one_rank_can_not_share_none_does(torchrun: Torchrun, tmp_path: Path, refusing: int) -> None:
-    found = sharing(torchrun, tmp_path, 3, refusing)
+def test_where_one_rank_can_not_share_none_does(torchrun: Torchrun, tmp_path: Path) -> None:
+    found = sharing(torchrun, tmp_path, 3, refusing=2)
     assert [each["shares"] for each in found] == [False] * 3
     assert [each["left"] for each in found] == [[]] * 3

@@ -1,4 +1,4 @@
-"""Who a process is, and what ranks do together: alone in this process, and under a real torchrun."""
+"""The rank of a process and the collectives: in a world of one, and under a real torchrun."""
 
 import hashlib
 import json
@@ -8,12 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from dist_train.distributed.world import LauncherVariables, World, count_cores, open_world, read_launcher_variables
+from dist_train.distributed.world import (
+    LauncherVariables,
+    World,
+    count_cores,
+    open_world,
+    read_launcher_variables,
+    restart_may_hang,
+)
 from dist_train.errors import ConfigError, WorldError
 from dist_train.settings.schema import Distributed
 from tests.conftest import Torchrun
 
-WHOLE = {
+COMPLETE = {
     "RANK": "3",
     "WORLD_SIZE": "4",
     "LOCAL_RANK": "1",
@@ -23,18 +30,18 @@ WHOLE = {
 }
 
 
-def test_without_variables_there_is_no_place() -> None:
+def test_without_variables_there_is_no_launcher() -> None:
     assert read_launcher_variables({}) is None
     assert read_launcher_variables({"HOME": "/", "OMP_NUM_THREADS": "1"}) is None
 
 
-def test_all_variables_make_a_place() -> None:
-    assert read_launcher_variables(WHOLE) == LauncherVariables(rank=3, size=4, local_rank=1, local_size=2)
+def test_all_variables_are_read() -> None:
+    assert read_launcher_variables(COMPLETE) == LauncherVariables(rank=3, size=4, local_rank=1, local_size=2)
 
 
-@pytest.mark.parametrize("missing", WHOLE)
+@pytest.mark.parametrize("missing", COMPLETE)
 def test_a_missing_variable_is_named(missing: str) -> None:
-    environ = {name: value for name, value in WHOLE.items() if name != missing}
+    environ = {name: value for name, value in COMPLETE.items() if name != missing}
     with pytest.raises(WorldError, match=rf"RANK.* set, but {missing} not\. Start with torchrun"):
         read_launcher_variables(environ)
 
@@ -46,9 +53,9 @@ def test_a_single_variable_names_all_the_others() -> None:
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"])
 @pytest.mark.parametrize("value", ["", "one", "-1", "1.0", "²"])
-def test_what_is_no_number_is_named(name: str, value: str) -> None:
+def test_a_variable_that_is_no_number_is_named(name: str, value: str) -> None:
     with pytest.raises(WorldError, match=rf"environment: {name} is '{value}'; it must be a number"):
-        read_launcher_variables({**WHOLE, name: value})
+        read_launcher_variables({**COMPLETE, name: value})
 
 
 @pytest.mark.parametrize(
@@ -63,10 +70,10 @@ def test_what_is_no_number_is_named(name: str, value: str) -> None:
 )
 def test_contradictions_are_named(changes: dict[str, str], message: str) -> None:
     with pytest.raises(WorldError, match=message):
-        read_launcher_variables({**WHOLE, **changes})
+        read_launcher_variables({**COMPLETE, **changes})
 
 
-def test_a_world_of_one_gets_back_what_it_gave() -> None:
+def test_collectives_of_one_rank_return_their_input() -> None:
     world = open_world(Distributed(backend="gloo"), environ={})
     tensor = torch.tensor([1.0, 2.0])
     assert (world.rank, world.size, world.is_main, str(world)) == (0, 1, True, "0(1)")
@@ -81,7 +88,7 @@ def test_a_world_of_one_gets_back_what_it_gave() -> None:
 
 
 @pytest.mark.parametrize("error", [ConfigError("no"), ZeroDivisionError("no")])
-def test_an_agreement_of_one_lets_errors_through(error: Exception) -> None:
+def test_an_agreement_of_one_rank_raises_its_error(error: Exception) -> None:
     with pytest.raises(type(error), match="no"), World().agreement():
         raise error
 
@@ -103,44 +110,34 @@ def results(directory: Path, ranks: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
-    done = torchrun(ranks, "-m", "tests.programs.together", str(tmp_path), "collectives")
+def test_every_collective_of_three_ranks(torchrun: Torchrun, tmp_path: Path) -> None:
+    done = torchrun(3, "-m", "tests.programs.together", str(tmp_path), "collectives")
     assert done.returncode == 0, done.stderr
-    last = ranks - 1
-    for rank, result in enumerate(results(tmp_path, ranks)):
+    for rank, result in enumerate(results(tmp_path, 3)):
         assert result == {
-            "name": f"{rank}({ranks})",
+            "name": f"{rank}(3)",
             "main": rank == 0,
-            "sum": [sum(range(1, ranks + 1)), 10.0 * ranks],
-            "in place": [sum(range(1, ranks + 1)), 10.0 * ranks],
-            "exchanged": [1 - rank] if ranks == 2 else [],
+            "sum": [1 + 2 + 3, 30.0],
+            "in place": [1 + 2 + 3, 30.0],
+            "exchanged": [[1], [0], []][rank],
             "empty": 0,
             "text": "from the last",
             "big": hashlib.sha256(bytes(range(256)) * 12 * 1024).hexdigest(),
-            "broadcast": [[[last] * 3] * 2, last + 0.5],
+            "broadcast": [[[2] * 3] * 2, 2.5],
         }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_a_refusal_ends_every_rank(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
-    done = torchrun(ranks, "-m", "tests.programs.together", str(tmp_path), "one", timeout=60)
-    assert done.returncode == 1  # torchrun's, whatever its ranks return
-    for rank, result in enumerate(results(tmp_path, ranks)):
+def test_a_refusal_ends_every_rank_and_the_lowest_one_is_printed(torchrun: Torchrun, tmp_path: Path) -> None:
+    """Ranks 1 and 2 of 3 refuse."""
+    done = torchrun(3, "-m", "tests.programs.together", str(tmp_path), "refuse", timeout=60)
+    assert done.returncode == 1  # torchrun's own, whatever its ranks return
+    for rank, result in enumerate(results(tmp_path, 3)):
         raised = "ConfigError" if rank == 1 else "RefusedElsewhereError"
         assert result == {"code": 2, "raised": [raised], "group is open": False}
-    assert done.stderr.count(f"rank 1({ranks}) does not like it") == 1
-    assert 'world.py", line' not in done.stderr  # the traceback of torchrun itself is none of ours
-
-
-@pytest.mark.slow
-def test_of_two_refusals_the_first_rank_s_is_shown(torchrun: Torchrun, tmp_path: Path) -> None:
-    done = torchrun(3, "-m", "tests.programs.together", str(tmp_path), "two", timeout=60)
-    raised = [result["raised"] for result in results(tmp_path, 3)]
-    assert raised == [["RefusedElsewhereError"], ["ConfigError"], ["RefusedElsewhereError"]]
-    assert "rank 1(3) does not like it" in done.stderr
+    assert done.stderr.count("rank 1(3) does not like it") == 1
     assert "rank 2(3)" not in done.stderr
+    assert 'world.py", line' not in done.stderr  # torchrun prints a traceback of its own
 
 
 @pytest.mark.slow
@@ -155,3 +152,22 @@ def test_a_scheduler_may_give_fewer_cores(monkeypatch: pytest.MonkeyPatch) -> No
     for given, expected in (("1", 1), ("100000", there), ("", there), ("0", there), ("many", there)):
         monkeypatch.setenv("DIST_TRAIN_CORES", given)
         assert count_cores() == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, True),
+        ({"TORCHELASTIC_MAX_RESTARTS": "0"}, False),
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, False),
+        ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, False),
+        ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "0"}, True),
+    ],
+)
+def test_a_torchrun_whose_restart_may_hang_is_recognised(changed: dict[str, str], expected: bool) -> None:
+    environ = {"TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True", **changed}
+    assert restart_may_hang(environ) is expected
+
+
+def test_a_single_process_has_no_restart_to_hang() -> None:
+    assert not restart_may_hang({})

@@ -1,8 +1,10 @@
 """Stop a run: it finishes its step, saves a checkpoint and exits, and can be resumed later.
 
-dist-train cancel runs/digits           its Slurm jobs, or its processes on this machine
-dist-train cancel runs/digits --wait    wait until it has stopped
-dist-train cancel runs/lr.sweep         all trials of a sweep
+    dist-train cancel runs/digits           its Slurm jobs, or its processes on this machine
+    dist-train cancel runs/digits --wait    wait until it has stopped
+    dist-train cancel runs/lr.sweep         all trials of a sweep
+
+Slurm jobs are stopped by scancel, processes on this machine by SIGTERM.
 """
 
 import argparse

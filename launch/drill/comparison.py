@@ -18,7 +18,7 @@ def find_difference(run: TrainingProcess, reference: TrainingProcess, *, has_oth
     from dist_train.monitoring.ledger import PHASES, compare
 
     if code := run.wait_for_exit():
-        return f"ended with exit code {code} after {run.starts} starts: {run.output().strip()[-300:]}"
+        return f"ended with exit code {code} after {run.starts} starts: {run.read_output().strip()[-300:]}"
     fields = SAME_ON_ANY_RANKS if has_other_ranks else tuple(PHASES)
     divergence = compare(run.read_ledger(), reference.read_ledger(), fields).divergence
     if divergence:

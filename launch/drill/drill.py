@@ -173,7 +173,7 @@ class Drill:
             try:
                 run.start(self._choose_ranks(tier))
                 if code := run.wait_for_exit():
-                    raise DrillError(f"the run without a fault ended with exit code {code}:\n{run.output()}")
+                    raise DrillError(f"the run without a fault ended with exit code {code}:\n{run.read_output()}")
             finally:
                 run.kill()
             self._references[tier] = (run, time.monotonic() - began)

@@ -120,10 +120,10 @@ def disk_full(run: TrainingProcess, random: Random) -> None:
     pids = [beat.process.pid for beat in read_ranks(run)]
     _limit_files(pids, 512)
     try:
-        wait_for(run, lambda: NOT_SAVED in run.output())
+        wait_for(run, lambda: NOT_SAVED in run.read_output())
         time.sleep(random.uniform(0, 0.5))
     except EndedEarly:
-        if NOT_SAVED not in run.output():
+        if NOT_SAVED not in run.read_output():
             raise
     finally:
         _limit_files(pids, resource.RLIM_INFINITY)

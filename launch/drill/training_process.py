@@ -72,8 +72,8 @@ class TrainingProcess:
                 os.kill(pid, signal.SIGKILL)
         self.wait(None)
 
-    def output(self) -> str:
-        """The output of all starts so far."""
+    def read_output(self) -> str:
+        """Return the output of all starts so far."""
         return "".join(self._lines)
 
     def read_weights_hash(self) -> str | None:

@@ -24,7 +24,7 @@ def test_trials_of_a_sweep_are_stopped_and_go_on(
 ) -> None:
     training = Training(cluster, here, pause=0.2)
     (here / "pausing.yaml").write_text(f"gpus_per_node: 0\npython: {training.python}\n")
-    trials = [here / "run.sweep" / f"{number}-every={number + 1}" for number in (0, 1)]
+    trials = [here / "run.sweep" / f"{number}-every_steps={number + 1}" for number in (0, 1)]
 
     def dist_train(*arguments: str) -> "subprocess.CompletedProcess[str]":
         variables = {"PYTHONPATH": str(ROOT), "DIST_TRAIN_TEST_SLEEP": str(here / "pause")}

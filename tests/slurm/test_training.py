@@ -20,7 +20,13 @@ def assert_undisturbed(run: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "launch"), [(1, "torchrun"), (2, "torchrun"), (2, "srun")], ids=["2x1", "2x2", "2x2-srun"]
+    ("ranks", "launch"),
+    [  # torchrun on two nodes is also in the tests of submit, with two ranks each, and in those of faults, with one
+        pytest.param(1, "torchrun", marks=pytest.mark.slurm_long),
+        pytest.param(2, "torchrun", marks=pytest.mark.slurm_long),
+        (2, "srun"),
+    ],
+    ids=["2x1", "2x2", "2x2-srun"],
 )
 def test_two_nodes_train_as_one_machine(
     cluster: Cluster, here: Path, undisturbed: Undisturbed, ranks: int, launch: str

@@ -22,7 +22,7 @@ class EndedProcess(TrainingProcess):
     def wait_for_exit(self) -> int:
         return self.code
 
-    def output(self) -> str:
+    def read_output(self) -> str:
         return "out of memory"
 
 

@@ -59,7 +59,7 @@ def test_a_run_that_fails_without_a_fault_ends_the_drill(
         def wait_for_exit(self) -> int:
             return 2
 
-        def output(self) -> str:
+        def read_output(self) -> str:
             return "no such directory"
 
         def kill(self) -> None:

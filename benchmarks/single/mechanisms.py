@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.compare.measures import checkpoints, start, throughput
+from benchmarks.compare.measures import checkpoints, evaluation, start, throughput
 from benchmarks.compare.session import Session, train
 from benchmarks.compare.workloads import RESNET, SMALL, TUTORIAL, WORKLOADS
 from benchmarks.machine import about_machine, machine_name
@@ -94,6 +94,16 @@ def throughput_row(mechanism: str, workload: str, ranks: int, variants: dict[str
     return Row(mechanism, what, throughput.UNIT, measure, **variants)
 
 
+def evaluation_row(mechanism: str, workload: str, variants: dict[str, Variant], precision: str) -> Row:
+    """A row of the seconds that an evaluation of the test split takes during a training."""
+
+    def measure(session: Session, variant: Variant) -> Reading:
+        return evaluation.measure_ours(session, WORKLOADS[workload], [precision, *variant.settings], variant.launcher)
+
+    what = f"evaluation of 10,000, {WORKLOADS[workload].title}, {precision.partition('=')[2]}"
+    return Row(mechanism, what, "s", measure, **variants)
+
+
 def measure_start(ranks: int, session: Session, variant: Variant) -> Reading:
     """Seconds to the first step of the MNIST example."""
     return start.measure_ours(session, variant.launcher, variant.flags, ranks)
@@ -146,7 +156,11 @@ ROWS = (
         for name in ("mnist", "tutorial", "small")
     ),
     throughput_row("onednn", "small", 1, by_setting("train.onednn", "auto", "on"), FP32),
-    *(throughput_row("cpu_layers", name, 1, by_program("cpu_layers"), AUTO) for name in ("mnist", "tutorial")),
+    *(
+        throughput_row("cpu_layers", name, 1, by_program("cpu_layers"), precision)
+        for name, precision in (("mnist", AUTO), ("tutorial", AUTO), ("tutorial", FP32))
+    ),
+    *(evaluation_row("cpu_layers", name, by_program("cpu_layers"), FP32) for name in ("mnist", "tutorial")),
     throughput_row("batches_ahead", "small", 1, by_program("batches_ahead"), FP32),
     Row(
         "cache", f"first step on {FILES:,} JPEG files of {SIDE}x{SIDE} pixels", "s", measure_start_on_files,

@@ -35,7 +35,7 @@ def tasks(session: Session, workloads: Sequence[Workload]) -> Iterator[Task]:
         if not session.quick:
             yield Task.of(case(workload.name, "plain bf16"), partial(_plain, session, workload, "bf16"))
         for name, settings in OURS.items():
-            yield Task.of(case(workload.name, name), partial(_ours, session, workload, settings))
+            yield Task.of(case(workload.name, name), partial(measure_ours, session, workload, settings))
 
 
 def _plain(session: Session, workload: Workload, autocast: str) -> Reading:
@@ -45,13 +45,16 @@ def _plain(session: Session, workload: Workload, autocast: str) -> Reading:
     return Reading(statistics.median(line["seconds"] for line in read_lines(readings)), outcome)
 
 
-def _ours(session: Session, workload: Workload, settings: Sequence[str]) -> Reading:
+def measure_ours(
+    session: Session, workload: Workload, settings: Sequence[str], launcher: Sequence[str] = ()
+) -> Reading:
+    """Seconds of an evaluation in our run, the median of all but the first; `launcher`: see `session.train`."""
     schedule = [
         f"data.limit_train={STEPS * workload.batch}", f"train.epochs={PASSES}", "eval.every_epochs=1",
         f"log.every_steps={STEPS}", "data.limit_test=10000",
         "checkpoint.every_steps=1000000", "checkpoint.keep_best=false",
     ]  # fmt: skip
-    ours = train(session, workload, 1, *schedule, *settings)
+    ours = train(session, workload, 1, *schedule, *settings, launcher=launcher)
     return Reading(statistics.median(durations(ours.readings("train"), ours.readings("eval"))[1:]), ours.outcome)
 
 

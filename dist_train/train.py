@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from dist_train.checkpoint import resume
-from dist_train.checkpoint.serialization import Files, Saver
+from dist_train.checkpoint.saver import Saver
+from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import Batch, TrainBatches

@@ -1,4 +1,4 @@
-"""Where a run starts: at zero, or at a checkpoint that rank 0 reads and sends to all."""
+"""Find the checkpoint that a run resumes from; rank 0 reads it and sends it to all ranks."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dist_train.checkpoint import serialization
-from dist_train.checkpoint.serialization import Checkpoint, Files
+from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
 from dist_train.checkpoint.store import Store, find
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
@@ -19,7 +19,7 @@ from dist_train.settings.schema import Config, flatten
 
 _log = logging.getLogger(__name__)
 
-# Another value of these would make another training of it: other data in other batches, other weights.
+# A resumed run can't change these: they select the data, the batches and the network.
 _FIXED = (
     "model",
     "run.seed",
@@ -37,12 +37,12 @@ _FIXED = (
     "data.num_test",
     "optim.name",
 )
-# Where a run lies and how it starts are no settings of the training.
+# These select the directory and the start of a run, not the training.
 _IGNORED = ("run.name", "run.dir", "run.resume")
 
 
 def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files | None:
-    """The content of the checkpoint to go on from, on every rank; None for a start at zero.
+    """Return the files of the checkpoint to resume from, on every rank; None to start at step 0.
 
     Only rank 0 reads, so no disk has to be shared.
 
@@ -52,70 +52,70 @@ def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files
     Raises:
         CheckpointError: `run.resume` leads to no checkpoint, none is whole, or its settings can't be changed so.
     """
-    source: Checkpoint | None = None
+    source: LoadedCheckpoint | None = None
     contents: dict[str, bytes] = {}
     is_own = True
     with world.agreement():
-        source = _source(config, run) if world.is_main and not anew else None
+        source = _find_source(config, run) if world.is_main and not anew else None
         if source:
             contents = source.contents
-            is_own = source.place.parent.resolve() == run.checkpoints.resolve()
-            _check_settings(source.files, config, source.place)
+            is_own = source.path.parent.resolve() == run.checkpoints.resolve()
+            _check_settings(source.files, config, source.path)
     about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
-    sent = json.loads(world.broadcast_bytes(about if world.is_main else None))
-    received = {name: world.broadcast_bytes(contents.get(name)) for name in sent["names"]}
+    header = json.loads(world.broadcast_bytes(about if world.is_main else None))
+    received = {name: world.broadcast_bytes(contents.get(name)) for name in header["names"]}
     if not received:
         return None
     files = source.files if source else serialization.decode_files(received)
-    if not sent["is_own"]:
+    if not header["is_own"]:
         files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
     return files
 
 
-def _source(config: Config, run: RunDir) -> Checkpoint | None:
-    """The checkpoint to go on from. A run that has one of its own never goes back to where it was forked from."""
-    own = _newest_own(run)
+def _find_source(config: Config, run: RunDir) -> LoadedCheckpoint | None:
+    """Load the checkpoint to resume from: the run's newest, else the one that `run.resume` gives."""
+    own = _load_newest(run)
     given = None if config.run.resume in ("auto", "never") else Path(config.run.resume)
     if own is None:
-        return _given(given) if given else None
-    newest = own.place
+        return _load_given(given) if given else None
+    newest = own.path
     if given and given.resolve().parent == run.checkpoints.resolve() and given.resolve() != newest.resolve():
         raise CheckpointError(
-            f"run.resume is {given}, but this run goes on from its newest checkpoint, {newest.name}. To go back, start "
+            f"run.resume is {given}, but this run resumes from its newest checkpoint, {newest.name}. To go back, start "
             f"another run from it: run.name={config.run.name}-2 run.resume={given}"
         )
     if given and given.resolve() != run.path.resolve():
-        _log.info("run.resume=%s is where a run starts; this one goes on from its own %s", given, newest.name)
+        _log.info("run.resume=%s is not used: this run resumes from its own %s", given, newest.name)
     return own
 
 
-def _newest_own(run: RunDir) -> Checkpoint | None:
-    """The run's newest checkpoint that is whole, None where there is none at all.
+def _load_newest(run: RunDir) -> LoadedCheckpoint | None:
+    """Load the run's newest undamaged checkpoint; None if the run has no checkpoints.
 
-    Those that are damaged stay where they are: the run is not claimed yet, and another process may be saving there.
+    Damaged ones stay in place: the run is not claimed yet, and another process may be saving there.
     """
     found, faults = Store(run.checkpoints).newest(serialization.load)
     if faults and found is None:
         raise CheckpointError(
             f"run.dir {run.path}: has checkpoints, and none of them loads:\n"
             + "".join(f"  {error}\n" for error in faults.values())
-            + "Put back whole ones, or start anew with run.resume=never, which moves the old run aside."
+            + "Restore undamaged ones, or start at step 0 with run.resume=never, which moves the old run aside."
         )
     for error in faults.values():
         _log.warning("%s. The checkpoint before it is used", error)
     if found is None and any(Store(run.checkpoints).quarantined.glob("step_*")):
         raise CheckpointError(
-            f"run.dir {run.path}: has only checkpoints that were set aside as damaged, in checkpoints/quarantine. Put "
-            "back a whole one, or start anew with run.resume=never, which moves the old run aside."
+            f"run.dir {run.path}: has only checkpoints that were set aside as damaged, in checkpoints/quarantine. "
+            "Restore an undamaged one, or start at step 0 with run.resume=never, which moves the old run aside."
         )
     return found
 
 
-def _given(path: Path) -> Checkpoint:
+def _load_given(path: Path) -> LoadedCheckpoint:
     try:
         return serialization.load(find(path))
     except DamagedError as error:
-        raise CheckpointError(f"{error}. Set run.resume to a checkpoint that is whole") from error
+        raise CheckpointError(f"{error}. Set run.resume to an undamaged checkpoint") from error
 
 
 def _check_settings(files: Files, config: Config, source: Path) -> None:
@@ -125,8 +125,8 @@ def _check_settings(files: Files, config: Config, source: Path) -> None:
         lines = [f"  {key}: {before} in the checkpoint, {now} now" for key, (before, now) in values.items()]
         raise CheckpointError(
             f"{source}: was trained with other settings, which a resumed run can't change:\n" + "\n".join(lines) + "\n"
-            "Set them back, give the run another name (run.name=...), or start it anew (run.resume=never, which moves "
-            "the old one aside)."
+            "Set them back, give the run another name (run.name=...), or start it at step 0 "
+            "(run.resume=never, which moves the old one aside)."
         )
 
 
@@ -158,7 +158,7 @@ def set_aside_damaged(run: RunDir, step: int) -> None:
         if later == step:
             return
         try:
-            serialization.load(own.place(later))
+            serialization.load(own.path(later))
         except DamagedError as error:
             _quarantine(own, later, str(error))
         else:
@@ -170,9 +170,9 @@ def set_aside_damaged(run: RunDir, step: int) -> None:
 
 def _quarantine(own: Store, step: int, reason: str) -> None:
     try:
-        _log.warning("%s is now %s", own.place(step), own.quarantine(step, reason))
+        _log.warning("%s is now %s", own.path(step), own.quarantine(step, reason))
     except OSError as error:
-        _log.warning("%s: can't be moved to quarantine: %s", own.place(step), error.strerror)
+        _log.warning("%s: can't be moved to quarantine: %s", own.path(step), error.strerror)
 
 
 def choices(files: Files | None) -> dict[str, Any] | None:
@@ -188,8 +188,14 @@ def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
 def other_bits(files: Files, config: Config, made: Choices, world: World) -> list[str]:
     """What the bits of the result depend on and has changed since the checkpoint was written."""
     before, now = files["training.pt"]["machine"], _machine(config, made, world)
-    # What a checkpoint does not say was not thought of when it was written, and has not changed for all we know.
-    return [f"{key} {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
+    # A key that the checkpoint lacks is newer than the checkpoint; its value is taken as unchanged.
+    changed = [f"{key} {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
+    if "sampler" not in before:
+        changed.append(
+            "the checkpoint is of an earlier version with another order of samples and other optimizer kernels, so the "
+            "rest of this epoch may repeat or miss samples"
+        )
+    return changed
 
 
 def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
@@ -206,6 +212,7 @@ def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
         "compile": config.train.compile,
         "compile_mode": config.train.compile_mode,
         "compression": "none" if made.shared_memory else config.distributed.compression,
-        # Of two ranks too: the sums are the same then, but they lie elsewhere, by which norm and update round.
+        # With two ranks too: equal sums at other addresses, by which the norm and the update round.
         "shared_memory": made.shared_memory if config.shards is None else None,
+        "sampler": "feistel",
     }

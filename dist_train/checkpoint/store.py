@@ -32,8 +32,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What one checkpoint holds, as its manifest says it was written."""
+class StoredCheckpoint:
+    """The content of a checkpoint, verified by its manifest."""
 
     step: int
     weights_sha256: str
@@ -41,8 +41,8 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of a list of checkpoints."""
+class CheckpointInfo:
+    """Step, size, time, links and state of one checkpoint."""
 
     step: int
     bytes: int
@@ -50,7 +50,7 @@ class Entry:
     """When it was written, in seconds since 1970."""
     links: tuple[str, ...]
     fault: str | None
-    """What is wrong with it; None where it was found whole or was not verified."""
+    """What is damaged; None if nothing is, or if it was not verified."""
 
 
 class Store:
@@ -60,26 +60,26 @@ class Store:
         self.directory = directory
         self.quarantined = directory / "quarantine"
 
-    def place(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, or would."""
+    def path(self, step: int) -> Path:
+        """The directory of the checkpoint of a step, whether it exists or not."""
         return self.directory / f"step_{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, rising; none of them verified."""
+        """The steps of all checkpoints, ascending; none of them verified."""
         if not self.directory.is_dir():
             return []
         names = [_NAME.fullmatch(entry.name) for entry in self.directory.iterdir()]
         return sorted(int(name[1]) for name in names if name and _is_directory(self.directory / name[0]))
 
     def newest(self, load: Callable[[Path], _T]) -> tuple[_T | None, dict[int, DamagedError]]:
-        """What `load` makes of the newest checkpoint that it does not find damaged, and the faults of those after it.
+        """Load the newest undamaged checkpoint; return it and the errors of the damaged ones after it.
 
-        Anything else that `load` raises ends the search: another checkpoint would not mend it.
+        Other errors of `load` end the search: an older checkpoint would have them too.
         """
         faults: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
             try:
-                return load(self.place(step)), faults
+                return load(self.path(step)), faults
             except DamagedError as error:
                 faults[step] = error
         return None, faults
@@ -92,7 +92,7 @@ class Store:
         link: str | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> Path:
-        """Write the checkpoint of `step` and point `latest` (and `link`) at it; a whole one that is there is kept.
+        """Write the checkpoint of `step` and point `latest` and `link` at it; an undamaged one that exists is kept.
 
         Args:
             files: content of each file by its name; `model.pt` and `training.pt` among them.
@@ -100,84 +100,84 @@ class Store:
             check: called right before the checkpoint gets its name; what it raises ends the save.
 
         Raises:
-            OSError: the disk is full, read-only or broken. What was there before stays, and nothing half written.
+            OSError: the disk is full, read-only or broken. Earlier checkpoints stay, and no incomplete one.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self._clear()
         if not self._is_saved(step):
             self._write(step, files, weights_sha256, check)
         for name in ("latest", *([link] if link else [])):
-            _point(self.directory / name, self.place(step).name)
+            _point(self.directory / name, self.path(step).name)
         _sync(self.directory)
-        return self.place(step)
+        return self.path(step)
 
     def prune(self, keep_last: int) -> None:
-        """Remove all but the newest `keep_last`, what the links lead to, and what a killed save has left behind.
+        """Remove all but the newest `keep_last` and the linked ones, and the leftovers of a killed save.
 
         Raises:
-            OSError: the disk takes no change. A checkpoint that could not be removed wholly has a hidden name by then.
+            OSError: the disk cannot be written. A checkpoint that is removed in part has a hidden name.
         """
-        kept = {self.place(step) for step in self.steps()[-keep_last:]}
+        kept = {self.path(step) for step in self.steps()[-keep_last:]}
         linked = {link.resolve(strict=True) for link in self._links() if link.exists()}
         for step in self.steps():
-            place = self.place(step)
-            if place not in kept and place.resolve(strict=True) not in linked:
+            path = self.path(step)
+            if path not in kept and path.resolve(strict=True) not in linked:
                 # A kill in the middle of the removal must not leave what looks like a checkpoint.
-                place.rename(place.with_name(f".{place.name}.old"))
+                path.rename(path.with_name(f".{path.name}.old"))
         self._clear()
 
     def mend_links(self, best_step: int | None) -> None:
-        """Let `latest` and `best` lead where a kill after a save kept them from leading; a newer best stays.
+        """Repair `latest` and `best` after a crash between a save and its links; a newer best stays.
 
-        A link to a checkpoint that is gone, as one in quarantine is, goes too.
+        A link to a checkpoint that no longer exists is removed.
         """
         for link in self._links():
             if not link.exists():
                 link.unlink()
         steps = self.steps()
         for name, step in (("latest", steps[-1] if steps else None), ("best", best_step)):
-            if step in steps and _led_to(self.directory / name) < step:
-                _point(self.directory / name, self.place(step).name)
+            if step in steps and _linked_step(self.directory / name) < step:
+                _point(self.directory / name, self.path(step).name)
 
     def quarantine(self, step: int, reason: str) -> Path:
         """Move a damaged checkpoint to `quarantine/`, to a free name, with the reason in its `reason.txt`.
 
         Raises:
-            OSError: the disk takes no change.
+            OSError: the disk cannot be written.
         """
         self.quarantined.mkdir(exist_ok=True)
-        place, number = self.quarantined / self.place(step).name, 1
-        while place.exists():
+        path, number = self.quarantined / self.path(step).name, 1
+        while path.exists():
             number += 1
-            place = self.quarantined / f"{self.place(step).name}-{number}"
-        self.place(step).rename(place)
+            path = self.quarantined / f"{self.path(step).name}-{number}"
+        self.path(step).rename(path)
         _sync(self.directory)
-        _write_synced(place / "reason.txt", f"{reason}\n".encode())
+        _write_synced(path / "reason.txt", f"{reason}\n".encode())
         _sync(self.quarantined)
-        return place
+        return path
 
-    def entries(self, verify: bool) -> list[Entry]:
-        """All checkpoints, the oldest first; with `verify` every byte of them is read."""
-        links = {link.name: _led_to(link) for link in self._links()}
+    def entries(self, verify: bool) -> list[CheckpointInfo]:
+        """Describe all checkpoints, the oldest first; `verify` reads every byte."""
+        links = {link.name: _linked_step(link) for link in self._links()}
         return [self._entry(step, links, verify) for step in self.steps()]
 
-    def _entry(self, step: int, links: dict[str, int], verify: bool) -> Entry:
-        place = self.place(step)
-        files = [path.stat() for path in place.iterdir()]
-        return Entry(
+    def _entry(self, step: int, links: dict[str, int], verify: bool) -> CheckpointInfo:
+        path = self.path(step)
+        files = [file.stat() for file in path.iterdir()]
+        return CheckpointInfo(
             step=step,
             bytes=sum(file.st_size for file in files),
-            time=max((file.st_mtime for file in files), default=place.stat().st_mtime),
-            links=tuple(sorted(name for name, led_to in links.items() if led_to == step)),
-            fault=fault(place) if verify else None,
+            time=max((file.st_mtime for file in files), default=path.stat().st_mtime),
+            links=tuple(sorted(name for name, linked in links.items() if linked == step)),
+            fault=fault(path) if verify else None,
         )
 
     def _links(self) -> list[Path]:
-        """The links by which users and evaluations find a checkpoint."""
+        """The links to checkpoints, such as `latest` and `best`."""
         return [path for path in self.directory.glob("[!.]*") if path.is_symlink()]
 
     def _clear(self) -> None:
-        """Remove what a save or a removal that was cut short has left, under its hidden names, as far as it goes."""
+        """Remove the hidden leftovers of interrupted saves and removals, as far as possible."""
         for entry in list(self.directory.glob(".*")):
             if entry.is_symlink():
                 entry.unlink()
@@ -185,21 +185,21 @@ class Store:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def _is_saved(self, step: int) -> bool:
-        """Whether a whole checkpoint of `step` is there; what is damaged is moved out of the way."""
-        if not _is_directory(self.place(step)):
+        """Whether an undamaged checkpoint of `step` exists; a damaged one is quarantined."""
+        if not _is_directory(self.path(step)):
             return False
-        reason = fault(self.place(step))
+        reason = fault(self.path(step))
         if reason:
             _log.warning("%s; set aside as %s", reason, self.quarantine(step, reason))
         return not reason
 
     def _write(self, step: int, files: Mapping[str, bytes], weights_sha256: str, check: Callable[[], None]) -> None:
         self._check_space(sum(len(content) for content in files.values()))
-        aside = self.directory / f".{self.place(step).name}.{os.getpid()}"
+        aside = self.directory / f".{self.path(step).name}.{os.getpid()}"
         try:
             _write_directory(aside, step, files, weights_sha256)
             check()
-            aside.rename(self.place(step))
+            aside.rename(self.path(step))
         except Exception:
             shutil.rmtree(aside, ignore_errors=True)  # on a full disk others wait for the space
             raise
@@ -207,34 +207,34 @@ class Store:
 
     def _check_space(self, needed: int) -> None:
         usage = shutil.disk_usage(self.directory)
-        if usage.total and usage.free < needed + RESERVE:  # some network file systems know no numbers
+        if usage.total and usage.free < needed + RESERVE:  # some network file systems report no sizes
             raise OSError(
                 errno.ENOSPC,
-                f"the checkpoint takes {needed / 1e6:,.1f} MB and {RESERVE / 1e6:,.1f} MB are to stay free, but "
-                f"{usage.free / 1e6:,.1f} MB are",
+                f"the checkpoint takes {needed / 1e6:,.1f} MB and {RESERVE / 1e6:,.1f} MB have to stay free, but only "
+                f"{usage.free / 1e6:,.1f} MB are free",
                 str(self.directory),
             )
 
 
 def find(path: Path) -> Path:
-    """The checkpoint that a user means: its directory, or the newest of a run or of a `checkpoints/`.
+    """Find a checkpoint: a checkpoint's directory, or the newest of a run or of a `checkpoints/`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     for directory in (path, path / "checkpoints"):
         if (directory / "manifest.json").exists() or (_NAME.fullmatch(directory.name) and directory.is_dir()):
             return directory
         if newest := Store(directory).steps():
-            return Store(directory).place(newest[-1])
+            return Store(directory).path(newest[-1])
     raise CheckpointError(f"{path}: no checkpoint there; give a run's directory or one of its checkpoints/step_*")
 
 
-def read(checkpoint: Path) -> Stored:
-    """The content of a checkpoint, every file checked against the manifest, and the manifest against the name.
+def read(checkpoint: Path) -> StoredCheckpoint:
+    """Read a checkpoint; verify each file by the manifest, and the manifest by the directory's name.
 
     Raises:
-        DamagedError: a file is missing or is not what was written.
+        DamagedError: a file is missing or differs from what was written.
     """
     try:
         step, weights_sha256, about = _manifest(checkpoint)
@@ -248,11 +248,11 @@ def read(checkpoint: Path) -> Stored:
     named = _NAME.fullmatch(checkpoint.resolve().name)
     if named and int(named[1]) != step:
         raise DamagedError(f"{checkpoint}: does not load: its manifest is of step {step}")
-    return Stored(step, weights_sha256, files)
+    return StoredCheckpoint(step, weights_sha256, files)
 
 
 def fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, None where it is what was written."""
+    """Describe the damage of a checkpoint; None if there is none."""
     try:
         read(checkpoint)
     except DamagedError as error:
@@ -298,7 +298,7 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """Make the names in a directory survive a power cut."""
+    """Sync a directory, so that its names survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -313,8 +313,8 @@ def _point(link: Path, target: str) -> None:
     aside.replace(link)
 
 
-def _led_to(link: Path) -> int:
-    """The step of the checkpoint that a link leads to, -1 where it leads to none."""
+def _linked_step(link: Path) -> int:
+    """The step of the checkpoint that a link leads to; -1 if there is none."""
     name = _NAME.fullmatch(str(link.readlink())) if link.is_symlink() and link.exists() else None
     return int(name[1]) if name else -1
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from launch.arguments import number_from
 
 if TYPE_CHECKING:
-    from dist_train.checkpoint.store import Entry, Store
+    from dist_train.checkpoint.store import CheckpointInfo, Store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def _prune(store: "Store", keep_last: int) -> int:
     return 0
 
 
-def _format_row(entry: "Entry", is_verified: bool) -> str:
+def _format_row(entry: "CheckpointInfo", is_verified: bool) -> str:
     when = datetime.fromtimestamp(entry.time).astimezone().isoformat(" ", timespec="seconds")
     links = f"  {' '.join(entry.links)}" if entry.links else ""
     result = f"  {entry.fault or 'whole'}" if is_verified else ""

@@ -159,7 +159,7 @@ def _kill_with_two_checkpoints(run: TrainingProcess, random: Random) -> Path:
     wait_for(run, lambda: len(store.steps()) > 1)
     kill_all(run, random)
     run.wait(GRACE)
-    return random.choice(sorted(path for path in store.place(store.steps()[-1]).iterdir() if path.stat().st_size))
+    return random.choice(sorted(path for path in store.path(store.steps()[-1]).iterdir() if path.stat().st_size))
 
 
 def _limit_files(pids: list[int], size: int) -> None:

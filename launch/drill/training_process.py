@@ -79,7 +79,7 @@ class TrainingProcess:
     def read_weights_hash(self) -> str | None:
         """Verify the newest checkpoint and return the SHA-256 of its weights; None without a checkpoint."""
         store = Store(self.directory.checkpoints)
-        return read(store.place(store.steps()[-1])).weights_sha256 if store.steps() else None
+        return read(store.path(store.steps()[-1])).weights_sha256 if store.steps() else None
 
     def read_ledger(self) -> list[ledger.Line]:
         return ledger.read(self.directory.ledger)

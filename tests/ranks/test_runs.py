@@ -250,7 +250,7 @@ class TestResume:
         older = finished[0] / "checkpoints" / "step_00000018"
         done = python(*command(directory, finished[0].name, f"run.resume={older}"))
         assert done.returncode == 2
-        assert "goes on from its newest checkpoint, step_00000020" in done.stderr
+        assert "resumes from its newest checkpoint, step_00000020" in done.stderr
 
     def test_two_ranks_start_from_a_checkpoint_of_another(
         self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
@@ -306,7 +306,7 @@ class TestFullDisk:
     def test_a_run_goes_on_and_saves_when_there_is_room(self, directory: Path, python: Python) -> None:
         done = self.run(directory, python, "full", 4, 18)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("was not saved: No space left on device. The run goes on") >= 7
+        assert done.stdout.count("was not saved: No space left on device. The run continues") >= 7
         assert (directory / "full" / "checkpoints" / "latest").readlink().name == "step_00000020"
 
     def test_a_last_save_that_fails_fails_the_run(self, directory: Path, python: Python) -> None:

@@ -227,7 +227,7 @@ def test_numbers_that_are_none_end_the_run(runs: Runs, ranks: int, at: str, over
     assert state(runs[name])[:2] == ("failed", False)
     store = Store(runs[name] / "checkpoints")
     assert store.steps() == [3, 4][: len(store.steps())] != []
-    assert all(not_finite(load(store.place(step)).files["model.pt"]) == [] for step in store.steps())
+    assert all(not_finite(load(store.path(step)).files["model.pt"]) == [] for step in store.steps())
     assert runs.start(ranks, name, *overrides).returncode == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dist_train.checkpoint import resume
-from dist_train.checkpoint.serialization import Saver
+from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.store import Store
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
@@ -96,7 +96,7 @@ def test_a_damaged_checkpoint_of_another_run_is_refused_and_stays(tmp_path: Path
     (other.checkpoints / "step_00000002" / "model.pt").write_bytes(b"")
     before = sorted(other.path.rglob("*"))
     forked = configured(tmp_path, f"run.resume={other.path}")
-    with pytest.raises(CheckpointError, match=r"step_00000002/model\.pt: is damaged.*Set run\.resume to"):
+    with pytest.raises(CheckpointError, match=r"step_00000002/model\.pt: is damaged.*Set run\.resume to an undamaged"):
         resume.load(forked, RunDir(tmp_path / "run"), World())
     assert sorted(other.path.rglob("*")) == before
 
@@ -137,3 +137,14 @@ def test_what_a_checkpoint_could_not_know_of_is_not_told_of(tmp_path: Path) -> N
     files = {"training.pt": resume.about(config, choices, world)}
     del files["training.pt"]["machine"]["shared_memory"]
     assert resume.other_bits(files, config, choices, world) == []
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_once(tmp_path: Path) -> None:
+    """Its order of samples was another; the next checkpoint has the key."""
+    config, world = configured(tmp_path), World()
+    choices = started(config).choices
+    files = {"training.pt": resume.about(config, choices, world)}
+    assert resume.other_bits(files, config, choices, world) == []
+    del files["training.pt"]["machine"]["sampler"]
+    (line,) = resume.other_bits(files, config, choices, world)
+    assert "the rest of this epoch may repeat or miss samples" in line

@@ -1,11 +1,8 @@
-"""What a checkpoint holds: the tensors that were saved, and nothing that runs; and the thread that writes it."""
+"""What a checkpoint holds: the tensors that were saved, and nothing that runs."""
 
-import errno
 import json
-import logging
 import os
 import pickle
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,10 @@ import torch
 from torch import nn
 
 from dist_train.checkpoint import serialization
-from dist_train.checkpoint.serialization import NEEDED, Saver
+from dist_train.checkpoint.saver import Saver
+from dist_train.checkpoint.serialization import NEEDED
 from dist_train.checkpoint.store import Store
-from dist_train.errors import CheckpointError, ConfigError, DamagedError
+from dist_train.errors import CheckpointError, DamagedError
 
 
 def content(step: int) -> dict[str, dict[str, Any]]:
@@ -34,12 +32,12 @@ def save(directory: Path, *steps: int, files: dict[str, dict[str, Any]] | None =
     with Saver(Store(directory), keep_last=9, asynchronous=False) as saver:
         for step in steps:
             saver.save(step, files or content(step))
-    return Store(directory).place(steps[-1])
+    return Store(directory).path(steps[-1])
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     loaded = serialization.load(save(tmp_path, 1200))
-    assert loaded.place == tmp_path / "step_00001200"
+    assert loaded.path == tmp_path / "step_00001200"
     assert set(loaded.contents) == set(loaded.files) == {"model.pt", "training.pt"}
     for name, tensor in content(1200)["model.pt"].items():
         assert torch.equal(loaded.files["model.pt"][name], tensor)
@@ -87,111 +85,6 @@ def test_a_checkpoint_of_another_program_is_refused_and_not_damaged(tmp_path: Pa
     with pytest.raises(CheckpointError, match=f"^{place}: training\\.pt: lacks window; another program") as caught:
         serialization.load(place)
     assert not isinstance(caught.value, DamagedError)
-
-
-class TestSaver:
-    def test_saves_go_on_in_a_thread_until_they_are_waited_for(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        may_go, real = threading.Event(), os.fsync
-        told: list[str] = []
-
-        def fsync(descriptor: int) -> None:
-            told.append(threading.current_thread().name)
-            assert may_go.wait(10)
-            real(descriptor)
-
-        monkeypatch.setattr(os, "fsync", fsync)
-        with Saver(Store(tmp_path), keep_last=2, asynchronous=True) as saver:
-            saver.save(1, content(1))
-            assert Store(tmp_path).steps() == []
-            may_go.set()
-            saver.wait()
-            assert Store(tmp_path).steps() == [1]
-            saver.save(2, content(2), "best")
-            saver.save(3, content(3))
-            assert Store(tmp_path).steps() in ([1, 2], [2, 3])
-            saver.finish()
-        assert set(told) == {"checkpoint_0"}
-        assert serialization.load(tmp_path / "best").files["training.pt"]["step"] == 2
-        assert Store(tmp_path).steps() == [2, 3]
-
-    def test_without_a_thread_a_save_is_done_when_it_returns(self, tmp_path: Path) -> None:
-        before = threading.active_count()
-        with Saver(Store(tmp_path), keep_last=1, asynchronous=False) as saver:
-            for step in (1, 2):
-                saver.save(step, content(step))
-                assert Store(tmp_path).steps() == [step]
-                assert threading.active_count() == before
-
-    @pytest.mark.parametrize("asynchronous", [True, False])
-    def test_a_full_disk_is_told_of_and_the_next_save_tries_again(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asynchronous: bool
-    ) -> None:
-        with Saver(Store(tmp_path), keep_last=3, asynchronous=asynchronous) as saver:
-            saver.save(1, content(1))
-            saver.wait()
-            with monkeypatch.context() as patch:
-                patch.setattr(os, "write", full)
-                saver.save(2, content(2))
-                saver.wait()
-            assert saver.last_failed == f"{tmp_path / 'step_00000002'}: was not saved: No space left on device"
-            assert [record.levelno for record in caplog.records] == [logging.WARNING]
-            assert "step_00000002: was not saved: No space left on device. The run goes on" in caplog.text
-            assert saver.finish() == saver.last_failed
-            saver.save(3, content(3))
-            assert saver.finish() is None
-        assert Store(tmp_path).steps() == [1, 3]
-
-    def test_weights_that_are_not_finite_are_not_saved(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        broken = content(2)
-        broken["model.pt"]["conv1.weight"][0, :2] = torch.tensor([float("nan"), float("inf")])
-        with Saver(Store(tmp_path), keep_last=3, asynchronous=True) as saver:
-            saver.save(1, content(1))
-            saver.save(2, broken)
-            assert "model.pt has values that are not finite: conv1.weight (2 of 6)" in str(saver.finish())
-        assert "was not saved" in caplog.text
-        assert Store(tmp_path).steps() == [1]
-
-    @pytest.mark.parametrize("then", ["save", "wait", "finish", "close"])
-    def test_a_fault_that_is_not_the_disk_s_ends_the_run(self, tmp_path: Path, then: str) -> None:
-        def check() -> None:
-            raise ConfigError("taken over")
-
-        saver = Saver(Store(tmp_path), keep_last=3, asynchronous=True, check=check)
-        saver.save(1, content(1))
-        with pytest.raises(ConfigError, match="taken over"):
-            getattr(saver, then)(*([2, content(2)] if then == "save" else []))
-        saver.close()
-        assert Store(tmp_path).steps() == []
-
-    def test_what_ended_the_run_is_not_hidden_by_a_later_fault(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        def check() -> None:
-            raise ConfigError("taken over")
-
-        def fail() -> None:
-            with Saver(Store(tmp_path), keep_last=3, asynchronous=True, check=check) as saver:
-                saver.save(1, content(1))
-                raise ZeroDivisionError
-
-        with pytest.raises(ZeroDivisionError):
-            fail()
-        assert "the last save failed too: taken over" in caplog.text
-
-    def test_a_removal_that_fails_is_told_of_and_fails_no_save(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.setattr(Store, "prune", full)
-        with Saver(Store(tmp_path), keep_last=1, asynchronous=True) as saver:
-            saver.save(1, content(1))
-            saver.finish()
-        assert "old checkpoints can't be removed: No space left on device" in caplog.text
-
-
-def full(*_: Any) -> int:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class TestLoadWeights:

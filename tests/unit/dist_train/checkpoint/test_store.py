@@ -196,7 +196,9 @@ def test_a_save_is_refused_before_the_disk_is_full(tmp_path: Path, monkeypatch: 
         if fits:
             save(tmp_path, 2)
         else:
-            with pytest.raises(OSError, match=r"takes 0\.0 MB and 16\.8 MB are to stay free, but 16\.8 MB are"):
+            with pytest.raises(
+                OSError, match=r"takes 0\.0 MB and 16\.8 MB have to stay free, but only 16\.8 MB are free"
+            ):
                 save(tmp_path, 3)
     assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
 

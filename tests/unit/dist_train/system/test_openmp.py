@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_train.checkpoint.serialization import NEEDED, Saver
+from dist_train.checkpoint.saver import Saver
+from dist_train.checkpoint.serialization import NEEDED
 from dist_train.checkpoint.store import Store
 
 TASKS = Path("/proc/self/task")

@@ -20,7 +20,7 @@ def test_ckpt_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.CaptureFi
     code, output = run_command(capsys, "ckpt", "ls", tmp_path)
     assert (code, len(output.splitlines()), "latest" in output.splitlines()[2]) == (0, 3, True)
     assert run_command(capsys, "ckpt", "verify", tmp_path)[0] == 0
-    (store.place(3) / "model.pt").write_bytes(b"wEights")
+    (store.path(3) / "model.pt").write_bytes(b"wEights")
     code, output = run_command(capsys, "ckpt", "verify", tmp_path)
     assert (code, "is damaged, its SHA-256" in output) == (1, True)
     code, output = run_command(capsys, "ckpt", "prune", tmp_path)
@@ -32,7 +32,7 @@ def test_ckpt_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.CaptureFi
 def test_prune_keeps_what_is_left_where_nothing_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = leave_checkpoints(tmp_path, 1, 2)
     for step in (1, 2):
-        (store.place(step) / "manifest.json").write_text("[]")
+        (store.path(step) / "manifest.json").write_text("[]")
     code, output = run_command(capsys, "ckpt", "prune", tmp_path)
     assert (code, "all checkpoints are damaged; nothing was removed" in output) == (2, True)
     assert store.steps() == [1, 2]

@@ -1,0 +1,109 @@
+"""Saves the checkpoints of a run, by default in a thread while the training continues."""
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+from dist_train.checkpoint.serialization import encode, not_finite, shorten, weights_sha256
+from dist_train.checkpoint.store import Store
+from dist_train.system.openmp import use_one_thread
+
+_log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Writes a run's checkpoints, by default in a thread while the training continues; a context manager.
+
+    If the disk fails, a warning is logged and the run continues with the checkpoints saved before. Any other error of a
+    save is raised by the next call. Only rank 0 saves.
+    """
+
+    def __init__(
+        self, target: Store, *, keep_last: int, asynchronous: bool, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """
+        Args:
+            keep_last: number of the newest checkpoints to keep.
+            check: called right before a checkpoint gets its name; raises if another process has taken over the run.
+        """
+        self.last_failed: str | None = None
+        """Why the last finished save failed; None if it succeeded."""
+        self._store, self._keep_last, self._check = target, keep_last, check
+        self._thread = ThreadPoolExecutor(1, "checkpoint", use_one_thread) if asynchronous else None
+        self._running: Future[None] | None = None
+
+    def mend_links(self, best_step: int | None) -> None:
+        """Repair the links `latest` and `best` after a crash between a save and its links."""
+        try:
+            self._store.mend_links(best_step)
+        except OSError as error:
+            _log.warning("%s: links can't be repaired: %s", self._store.directory, error.strerror or error)
+
+    def save(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None = None) -> None:
+        """Save the checkpoint of `step`, and point the links `latest` and `link` at it.
+
+        Args:
+            files: content of each file by its name: plain types, and tensors on the CPU that no longer change.
+        """
+        self.wait()
+        if self._thread:
+            self._running = self._thread.submit(self._save, step, files, link)
+        else:
+            self._save(step, files, link)
+
+    def wait(self) -> None:
+        """Wait until the current save is on disk; raise its error."""
+        running, self._running = self._running, None
+        if running:
+            running.result()
+
+    def finish(self) -> str | None:
+        """Wait for the last save; return why it failed, None if it succeeded."""
+        self.wait()
+        return self.last_failed
+
+    def close(self) -> None:
+        """Wait for the last save, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            if self._thread:
+                self._thread.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception as later:
+            if error is None:
+                raise
+            _log.warning("the last save failed too: %s", later)  # the run ends by the earlier error
+
+    def _save(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None) -> None:
+        self.last_failed = self._write(step, files, link)
+        if self.last_failed:
+            _log.warning("%s. The run continues; earlier checkpoints stay", self.last_failed)
+            return
+        try:
+            self._store.prune(self._keep_last)
+        except OSError as error:
+            _log.warning("%s: old checkpoints can't be removed: %s", self._store.directory, error.strerror or error)
+
+    def _write(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None) -> str | None:
+        """Write a checkpoint; return why it was not written, None if it was."""
+        path = self._store.path(step)
+        for name in set(files) - {"training.pt"}:
+            if broken := not_finite(files[name]):
+                return f"{path}: was not saved: {name} has values that are not finite: {shorten(broken)}"
+        encoded = {name: encode(content) for name, content in files.items()}
+        try:
+            self._store.save(step, encoded, weights_sha256(files["model.pt"]), link, self._check)
+        except OSError as error:
+            return f"{path}: was not saved: {error.strerror or error}"
+        return None

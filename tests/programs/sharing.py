@@ -1,4 +1,4 @@
-"""One rank of `test_shared_memory`: adds up in shared memory and through Gloo, and writes down what came out.
+"""One rank of `test_shared_memory`: sums in shared memory and through Gloo, and writes the results.
 
     torchrun ... -m tests.programs.sharing DIRECTORY
 
@@ -25,17 +25,17 @@ SIZES = (3, 70_001, 700_001)
 
 
 def sums(memory: SharedMemory, world: World) -> dict[str, Any]:
-    found = hashlib.sha256(), hashlib.sha256()
+    digests = hashlib.sha256(), hashlib.sha256()
     distance = 0.0
     for turn in range(12):
         generator = torch.Generator().manual_seed(world.size * turn + world.rank)
         own = torch.randn(SIZES[turn % len(SIZES)], generator=generator)
         shared, gloo = own.clone(), world.sum_(own.mul(1 / world.size))
         memory.sum_(shared, 1 / world.size)
-        for digest, tensor in zip(found, (shared, gloo), strict=True):
+        for digest, tensor in zip(digests, (shared, gloo), strict=True):
             digest.update(tensor.numpy().tobytes())
         distance = max(distance, _distance(shared, gloo))
-    return {"bits": found[0].hexdigest(), "bits of gloo": found[1].hexdigest(), "distance to gloo": distance}
+    return {"bits": digests[0].hexdigest(), "bits of gloo": digests[1].hexdigest(), "distance to gloo": distance}
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Sums over ranks in memory that they share: by threads in this process, and by real ranks."""
+"""Sums over ranks in shared memory: by threads of this process, and by real ranks."""
 
 import errno
 import json
@@ -20,36 +20,38 @@ from torch import Tensor
 from torch.distributed import DistNetworkError
 
 from dist_train.diagnostics.failure import classify
-from dist_train.distributed import shared_memory as room
+from dist_train.distributed import shared_memory
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Distributed
 from dist_train.system.process import read_process_stat
 from tests.conftest import Torchrun
 
-CHUNK = room._CHUNK_BYTES // 4  # numbers of float32
+CHUNK = shared_memory._CHUNK_BYTES // 4  # numbers of float32
 
 
 @pytest.fixture
 def ranks() -> Callable[..., list[SharedMemory]]:
-    """Ranks of this very process, each with a mapping of its own."""
+    """Ranks in this process, each with its own mapping of the memory."""
 
-    def opened(size: int, timeout: float = 30.0) -> list[SharedMemory]:
-        descriptor = room._create_memory(size)
+    def open_ranks(size: int, timeout: float = 30.0) -> list[SharedMemory]:
+        descriptor = shared_memory._create_memory(size)
         try:
-            memories = [room._map_memory([room._current_process()] * size, descriptor) for _ in range(size)]
+            memories = [
+                shared_memory._map_memory([shared_memory._current_process()] * size, descriptor) for _ in range(size)
+            ]
         finally:
             os.close(descriptor)
         return [
-            SharedMemory(memory, [room._current_process()] * size, rank, timeout)
+            SharedMemory(memory, [shared_memory._current_process()] * size, rank, timeout)
             for rank, memory in enumerate(memories)
             if memory is not None
         ]
 
-    return opened
+    return open_ranks
 
 
-def together(ranks: list[SharedMemory], act: Callable[[int, SharedMemory], Any]) -> list[Any]:
+def run_together(ranks: list[SharedMemory], act: Callable[[int, SharedMemory], Any]) -> list[Any]:
     """What `act` returns on each rank."""
     with ThreadPoolExecutor(len(ranks)) as pool:
         return list(pool.map(act, range(len(ranks)), ranks))
@@ -70,29 +72,29 @@ def numbers(size: int, count: int, dtype: torch.dtype = torch.float32) -> list[T
 
 @pytest.mark.parametrize("size", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("count", [1, 5, 1000, CHUNK, 2 * CHUNK + 3])
-def test_every_rank_finds_the_sum_of_a_fixed_tree(
+def test_every_rank_gets_the_sum_of_a_fixed_tree(
     ranks: Callable[..., list[SharedMemory]], size: int, count: int
 ) -> None:
     own = numbers(size, count)
     expected = tree([part * (1 / size) for part in own])
     found = [part.clone() for part in own]
-    together(ranks(size), lambda rank, memory: memory.sum_(found[rank], 1 / size))
+    run_together(ranks(size), lambda rank, memory: memory.sum_(found[rank], 1 / size))
     for rank in range(size):
         assert torch.equal(found[rank], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_a_sum_is_of_any_floating_type(ranks: Callable[..., list[SharedMemory]], dtype: torch.dtype) -> None:
+def test_sums_of_other_floating_point_types(ranks: Callable[..., list[SharedMemory]], dtype: torch.dtype) -> None:
     own = [(part * 100).to(dtype) for part in numbers(3, 3000)]
     found = [part.clone() for part in own]
-    together(ranks(3), lambda rank, memory: memory.sum_(found[rank]))
+    run_together(ranks(3), lambda rank, memory: memory.sum_(found[rank]))
     for rank in range(3):
         assert torch.equal(found[rank], tree(own))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_no_rank_writes_where_another_one_still_reads(ranks: Callable[..., list[SharedMemory]], size: int) -> None:
-    """Ranks that are late in turn, at sums of changing lengths."""
+def test_no_rank_overwrites_what_another_still_reads(ranks: Callable[..., list[SharedMemory]], size: int) -> None:
+    """The ranks are late in turn, and the sums change their lengths."""
     turns = 150
 
     def act(rank: int, memory: SharedMemory) -> list[bool]:
@@ -105,11 +107,11 @@ def test_no_rank_writes_where_another_one_still_reads(ranks: Callable[..., list[
             found.append(bool((flat == size * turn + size * (size - 1) / 2).all()))
         return found
 
-    for found in together(ranks(size), act):
+    for found in run_together(ranks(size), act):
         assert found == [True] * turns
 
 
-def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_it_is_allowed(
+def test_the_wait_for_a_rank_times_out(
     ranks: Callable[..., list[SharedMemory]],
 ) -> None:
     with pytest.raises(DistNetworkError, match=r"timed out waiting 0\.1 s for rank 1\(2\)") as raised:
@@ -118,13 +120,15 @@ def test_a_rank_that_does_not_come_is_waited_for_no_longer_than_it_is_allowed(
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_rank_that_has_gone_is_noticed(ranks: Callable[..., list[SharedMemory]], size: int) -> None:
+def test_the_wait_for_a_rank_ends_when_its_process_has_exited(
+    ranks: Callable[..., list[SharedMemory]], size: int
+) -> None:
     memory = ranks(size)[0]
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
     stat = read_process_stat(other.pid)
     assert stat is not None
-    memory._processes[size - 1] = room._Process(other.pid, stat[1])
-    for alive in range(1, size - 1):  # the others are there, and wait as well
+    memory._processes[size - 1] = shared_memory._Process(other.pid, stat[1])
+    for alive in range(1, size - 1):  # the other ranks are there, and wait as well
         memory._post(memory._incoming[alive])
     ending = threading.Timer(0.2, other.communicate, ("\n",))
     ending.start()
@@ -135,11 +139,11 @@ def test_a_rank_that_has_gone_is_noticed(ranks: Callable[..., list[SharedMemory]
 
 
 class InterruptedByTestError(Exception):
-    """What a handler of a signal may raise."""
+    """What a signal handler may raise."""
 
 
-def test_signals_are_heard_while_a_rank_waits(ranks: Callable[..., list[SharedMemory]]) -> None:
-    """One that is only noted changes nothing; one whose handler raises ends the wait."""
+def test_signal_handlers_run_while_a_rank_waits(ranks: Callable[..., list[SharedMemory]]) -> None:
+    """A handler that returns changes nothing; one that raises ends the wait."""
     here, late = ranks(2)
     noted: list[int] = []
 
@@ -170,7 +174,7 @@ def test_signals_are_heard_while_a_rank_waits(ranks: Callable[..., list[SharedMe
 
 
 def test_other_threads_run_while_a_rank_waits(ranks: Callable[..., list[SharedMemory]]) -> None:
-    """The watchdog and the thread that saves must not wait for Python's lock."""
+    """The watchdog and the saving thread must not wait for the GIL."""
     memory = ranks(2, timeout=1.5)[0]
     turns: list[float] = []
 
@@ -185,10 +189,10 @@ def test_other_threads_run_while_a_rank_waits(ranks: Callable[..., list[SharedMe
         memory.sum_(torch.zeros(3))
     done.set()
     thread.join()
-    assert len(turns) > 5  # of some 300, where nobody else takes the cores
+    assert len(turns) > 5  # about 300 on idle cores
 
 
-# Where it is opened.
+# Opening the memory.
 
 
 @pytest.mark.parametrize(
@@ -200,15 +204,15 @@ def test_other_threads_run_while_a_rank_waits(ranks: Callable[..., list[SharedMe
         ("auto", World(size=2, local_size=2, device=torch.device("cuda"))),
     ],
 )
-def test_it_is_for_several_ranks_of_one_machine_on_cpu(
+def test_it_is_not_used_for_one_rank_several_machines_or_gpus(
     setting: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "_create_memory", lambda _: pytest.fail("memory was made"))
+    monkeypatch.setattr(shared_memory, "_create_memory", lambda _: pytest.fail("memory was created"))
     assert open_shared_memory(Distributed(shared_memory=setting), world) is None
 
 
-def test_a_rank_that_can_not_be_seen_shares_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The second rank has no process here, as in another container."""
+def test_no_memory_is_shared_with_a_rank_that_can_not_be_seen(caplog: pytest.LogCaptureFixture) -> None:
+    """The process of the second rank is not visible here, as in another container."""
     descriptors = open_descriptors()
     caplog.set_level("INFO")
     assert open_shared_memory(Distributed(), World(size=2, local_size=2, backend=None)) is None
@@ -218,7 +222,7 @@ def test_a_rank_that_can_not_be_seen_shares_nothing(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("name", ["memfd_create", "posix_fallocate"])
-def test_without_room_or_support_there_is_none(
+def test_there_is_no_memory_without_space_or_support(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     def full(*_: object) -> int:
@@ -227,32 +231,34 @@ def test_without_room_or_support_there_is_none(
     caplog.set_level("INFO")
     descriptors = open_descriptors()
     monkeypatch.setattr(os, name, full)
-    assert room._create_memory(2) == -1
+    assert shared_memory._create_memory(2) == -1
     monkeypatch.delattr(os, "memfd_create")
-    assert room._create_memory(2) == -1
+    assert shared_memory._create_memory(2) == -1
     assert "No space left on device" in caplog.text
     assert "memfd_create" in caplog.text
     assert open_descriptors() == descriptors
 
 
-@pytest.mark.parametrize("content", [b"", b"\1" * room._memory_size(2)])
-def test_what_is_not_the_first_rank_s_memory_is_not_taken(content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"\1" * shared_memory._memory_size(2)])
+def test_other_memory_than_the_first_rank_s_is_rejected(content: bytes) -> None:
     descriptor = os.memfd_create("other")
     try:
         os.write(descriptor, content)
-        assert room._map_memory([room._current_process()] * 2, descriptor) is None
+        assert shared_memory._map_memory([shared_memory._current_process()] * 2, descriptor) is None
     finally:
         os.close(descriptor)
-    assert room._map_memory([room._current_process()] * 2, descriptor) is None  # nothing has this number now
+    assert (
+        shared_memory._map_memory([shared_memory._current_process()] * 2, descriptor) is None
+    )  # the descriptor is closed
 
 
 def test_the_parts_of_the_memory_do_not_overlap() -> None:
     for size in (2, 3, 8, 64):
-        places = [room._semaphore_offset(one, other, size) for one in range(size) for other in range(size)]
-        assert len(set(places)) == size**2
-        assert min(places) >= room._OWNER.size
-        assert max(places) + 32 <= room._slots_offset(size)  # sizeof(sem_t)
-        assert room._slots_offset(size) % mmap.PAGESIZE == 0
+        offsets = [shared_memory._semaphore_offset(one, other, size) for one in range(size) for other in range(size)]
+        assert len(set(offsets)) == size**2
+        assert min(offsets) >= shared_memory._OWNER.size
+        assert max(offsets) + 32 <= shared_memory._slots_offset(size)  # sizeof(sem_t)
+        assert shared_memory._slots_offset(size) % mmap.PAGESIZE == 0
 
 
 def open_descriptors() -> set[str]:
@@ -263,7 +269,7 @@ def open_descriptors() -> set[str]:
 
 
 def sharing(torchrun: Torchrun, directory: Path, ranks: int, refusing: int = -1) -> list[dict[str, Any]]:
-    """What each rank of `tests/programs/sharing.py` has found."""
+    """The result of each rank of `tests/programs/sharing.py`."""
     env = {"DIST_TRAIN_TEST_REFUSES": str(refusing), "OMP_NUM_THREADS": "1"}
     done = torchrun(ranks, "-m", "tests.programs.sharing", str(directory), env=env, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -272,7 +278,7 @@ def sharing(torchrun: Torchrun, directory: Path, ranks: int, refusing: int = -1)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_real_ranks_find_one_sum_and_leave_nothing(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
+def test_real_ranks_get_the_same_bits_and_leave_no_memory(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
     before = set(Path("/dev/shm").glob("*dist_train*"))  # noqa: S108
     found = sharing(torchrun, tmp_path, ranks)
     for each in found:
@@ -286,7 +292,7 @@ def test_real_ranks_find_one_sum_and_leave_nothing(torchrun: Torchrun, tmp_path:
 
 
 @pytest.mark.slow
-def test_where_one_rank_can_not_share_none_does(torchrun: Torchrun, tmp_path: Path) -> None:
+def test_if_one_rank_can_not_map_the_memory_none_uses_it(torchrun: Torchrun, tmp_path: Path) -> None:
     found = sharing(torchrun, tmp_path, 3, refusing=2)
     assert [each["shares"] for each in found] == [False] * 3
     assert [each["left"] for each in found] == [[]] * 3

@@ -1,4 +1,4 @@
-"""Log lines: rank 0's on the terminal, warnings of the others with their rank, all in the file of their own rank."""
+"""Log lines: those of rank 0 and all warnings on the terminal, and all lines of each rank in its own file."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ from dist_train.distributed.world import World
 from dist_train.monitoring.console import log_to_file, log_to_terminal
 from dist_train.system.stop_signals import StopRequested
 
-ROOM = logging.getLogger("dist_train.some.room")
+LOGGER = logging.getLogger("dist_train.some.module")
 
 
 @pytest.fixture(autouse=True)
@@ -26,31 +26,31 @@ def logging_as_before() -> Iterator[None]:
     root.handlers, root.level, root.propagate = before
 
 
-def say() -> None:
-    ROOM.debug("too much")
-    ROOM.info("a line of %d words", 5)
-    ROOM.warning("take care")
+def log_lines() -> None:
+    LOGGER.debug("too much")
+    LOGGER.info("a line of %d words", 5)
+    LOGGER.warning("take care")
 
 
-def test_rank_0_speaks() -> None:
+def test_rank_0_prints_its_lines() -> None:
     stream = io.StringIO()
     log_to_terminal(World(rank=0, size=4), stream)
-    say()
+    log_lines()
     assert stream.getvalue() == "a line of 5 words\nwarning: take care\n"
 
 
-def test_other_ranks_only_warn() -> None:
+def test_other_ranks_print_only_warnings() -> None:
     stream = io.StringIO()
     log_to_terminal(World(rank=2, size=4), stream)
-    say()
+    log_lines()
     assert stream.getvalue() == "warning: rank 2(4): take care\n"
 
 
-def test_a_second_start_in_a_process_says_nothing_twice() -> None:
+def test_a_second_start_in_a_process_prints_nothing_twice() -> None:
     stream = io.StringIO()
     for _ in range(2):
         log_to_terminal(World(), stream)
-    say()
+    log_lines()
     assert stream.getvalue().count("take care") == 1
 
 
@@ -60,10 +60,10 @@ def levels(written: str) -> list[str]:
 
 def test_the_file_has_all_lines_also_those_from_before_it(tmp_path: Path) -> None:
     log_to_terminal(World(), io.StringIO())
-    say()
+    log_lines()
     with log_to_file(tmp_path, World(), step=7):
-        say()
-    say()
+        log_lines()
+    log_lines()
     written = (tmp_path / "rank_0.log").read_text()
     assert levels(written) == ["INFO", "WARNING", "INFO", "INFO", "WARNING", "INFO"]
     assert f"rank 0(1) starts at step 7 on cpu: host {socket.gethostname()}, pid {os.getpid()}\n" in written
@@ -73,8 +73,8 @@ def test_the_file_has_all_lines_also_those_from_before_it(tmp_path: Path) -> Non
 def test_each_rank_has_a_file_and_the_terminal_shows_no_more_of_it(tmp_path: Path) -> None:
     stream, world = io.StringIO(), World(rank=2, size=4)
     log_to_terminal(world, stream)
-    with log_to_file(tmp_path / "logs", world, step=0) as log:  # on another host nobody has made the directory
-        ROOM.info("only for the file")
+    with log_to_file(tmp_path / "logs", world, step=0) as log:  # on another host the directory does not exist
+        LOGGER.info("only for the file")
         log.outcome = "stopped by SIGTERM"
     log.close()  # as logging does once more
     log.note("too late")
@@ -85,42 +85,42 @@ def test_each_rank_has_a_file_and_the_terminal_shows_no_more_of_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "ending"),
     [
         (StopRequested("the other ranks have left"), "leaves: the other ranks have left\n"),
         (ValueError("no such thing"), "ValueError: no such thing\n"),
         (KeyboardInterrupt(), "KeyboardInterrupt\n"),
     ],
 )
-def test_a_rank_that_ends_by_an_exception_leaves_its_traceback(tmp_path: Path, error: BaseException, said: str) -> None:
+def test_a_rank_that_ends_by_an_exception_leaves_its_traceback(
+    tmp_path: Path, error: BaseException, ending: str
+) -> None:
     log_to_terminal(World(rank=1, size=2), io.StringIO())
     with pytest.raises(type(error)), log_to_file(tmp_path, World(rank=1, size=2), step=0):
         raise error
     written = (tmp_path / "rank_1.log").read_text()
-    assert written.endswith(said)
+    assert written.endswith(ending)
     assert ("Traceback (most recent call last):" in written) == (type(error) is not StopRequested)
 
 
-def test_a_rank_without_a_disk_trains_on_and_the_first_does_not(tmp_path: Path) -> None:
+def test_rank_0_needs_its_log_file_and_the_others_do_not(tmp_path: Path) -> None:
     (tmp_path / "logs").touch()
     stream = io.StringIO()
     log_to_terminal(World(rank=1, size=2), stream)
     with log_to_file(tmp_path / "logs", World(rank=1, size=2), step=0):
-        say()
+        log_lines()
     assert "rank_1.log: can't be written: " in stream.getvalue()
     with pytest.raises(OSError, match="logs"), log_to_file(tmp_path / "logs", World(), step=0):
         pass
 
 
-def test_a_reader_that_has_gone_stops_the_lines_and_not_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class Gone(io.StringIO):
+def test_a_closed_terminal_ends_the_lines_and_not_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class ClosedStream(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError(text)
 
-    log_to_terminal(World(), Gone())
+    log_to_terminal(World(), ClosedStream())
     with log_to_file(tmp_path, World(), step=0):
-        say()
+        log_lines()
     assert levels((tmp_path / "rank_0.log").read_text()) == ["INFO", "INFO", "WARNING", "INFO"]
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""The ledger: what a line says, what a resume cuts, and where two runs part."""
+"""The ledger: its lines, what a resume removes, and the first difference between two runs."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ Lines = list[dict[str, Any]]
 
 def lines(steps: int = 5, weights_every_steps: int = 2, **changes: dict[int, Any]) -> Lines:
     """A ledger, with some fields changed at some steps: `loss={3: 9.0}`."""
-    made: Lines = []
+    ledger: Lines = []
     for step in range(1, steps + 1):
         line = {
             "step": step,
@@ -26,8 +26,8 @@ def lines(steps: int = 5, weights_every_steps: int = 2, **changes: dict[int, Any
         }
         if step % weights_every_steps == 0:
             line["weights"] = "ab" * 32
-        made.append({**line, **{field: at[step] for field, at in changes.items() if step in at}})
-    return made
+        ledger.append({**line, **{field: at[step] for field, at in changes.items() if step in at}})
+    return ledger
 
 
 def test_a_line_holds_the_bits_of_a_step(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_line_holds_the_bits_of_a_step(tmp_path: Path) -> None:
     assert "weights" not in first
 
 
-def test_a_resume_cuts_the_lines_beyond_its_step_and_half_a_line(tmp_path: Path) -> None:
+def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines(5)) + '{"step": 6, "samp')
     ledger = Ledger(path, 3)
@@ -58,7 +58,7 @@ def test_a_resume_cuts_the_lines_beyond_its_step_and_half_a_line(tmp_path: Path)
     assert len(path.read_text().splitlines()) == 4
 
 
-def test_lines_come_in_blocks_and_at_once_when_asked(tmp_path: Path) -> None:
+def test_lines_are_written_in_blocks_and_by_a_flush(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path, 0)
     for step in range(1, 70):
@@ -83,14 +83,14 @@ def test_equal_ledgers_agree() -> None:
         ({"weights": {2: "ef" * 32}, "loss": {3: float_to_hex(7.0)}}, 2, "update"),
     ],
 )
-def test_the_first_step_and_phase_in_which_two_runs_part(changes: Any, step: int, phase: str) -> None:
+def test_the_first_step_and_phase_in_which_two_runs_differ(changes: Any, step: int, phase: str) -> None:
     found = compare(lines(), lines(**changes))
     assert found.divergence is not None
     assert (found.steps, found.divergence.step, found.divergence.phase) == (step - 1, step, phase)
     assert compare(lines(**changes), lines()).divergence is not None
 
 
-def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pass_alone() -> None:
+def test_a_different_loss_after_weights_without_a_hash_may_come_from_the_update() -> None:
     before_hashed = compare(lines(), lines(loss={3: float_to_hex(7.0)})).divergence
     unhashed = compare(lines(), lines(loss={4: float_to_hex(7.0)})).divergence
     assert before_hashed is not None
@@ -99,7 +99,7 @@ def test_a_loss_after_weights_that_nobody_hashed_is_not_blamed_on_the_forward_pa
     assert "or in the update of step 3" in unhashed.description
 
 
-def test_what_one_of_them_did_not_measure_is_no_difference() -> None:
+def test_a_field_that_one_run_did_not_measure_is_no_difference() -> None:
     other = lines(weights_every_steps=3, grad_norm=dict.fromkeys(range(1, 6)))
     assert compare(lines(), other) == Comparison(5, None)
 

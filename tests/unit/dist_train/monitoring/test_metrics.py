@@ -1,4 +1,4 @@
-"""Numbers on their way out: the window of losses, metrics.jsonl, TensorBoard's curves, and the progress bar."""
+"""Metrics: the window of losses, metrics.jsonl, TensorBoard's curves, and the progress bar."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from dist_train.settings.schema import Log
 
 
 class Clock:
-    """`time.perf_counter` as a test wants it."""
+    """A `time.perf_counter` that a test sets."""
 
     now = 100.0
 
@@ -47,7 +47,7 @@ def line(step: int, kind: str = "train") -> dict[str, Any]:
     return {"kind": kind, "step": step, "epoch": 0, "loss": 1.0 / step, **values, "time": 1000.0 + step}
 
 
-def test_a_window_has_the_mean_loss_of_a_sample_and_starts_anew(clock: Clock) -> None:
+def test_a_window_has_the_mean_loss_per_sample_and_is_reset_by_a_read(clock: Clock) -> None:
     window = LossWindow()
     window.add(6.0, 4)
     window.add(3.0, 2)
@@ -59,7 +59,7 @@ def test_a_window_has_the_mean_loss_of_a_sample_and_starts_anew(clock: Clock) ->
     assert window.overall == 16 / 3
 
 
-def test_evaluation_and_saving_take_none_of_the_window_s_time(clock: Clock) -> None:
+def test_evaluations_and_saves_do_not_count_as_time_of_a_window(clock: Clock) -> None:
     window = LossWindow()
     assert window.overall is None
     clock.now += 50  # before the first step
@@ -72,7 +72,7 @@ def test_evaluation_and_saving_take_none_of_the_window_s_time(clock: Clock) -> N
     assert window.read()[1] == 2.0
 
 
-def test_a_saved_window_goes_on_with_the_same_bits() -> None:
+def test_a_saved_window_continues_with_the_same_bits() -> None:
     losses = (torch.rand(20, generator=torch.Generator().manual_seed(0)) / 3).tolist()
     undisturbed, saved, resumed = (LossWindow() for _ in range(3))
     for loss in losses[:7]:
@@ -96,7 +96,7 @@ def test_samples_from_before_a_resume_are_not_in_its_rate(clock: Clock) -> None:
     assert window.read() == (0.5, 2.0)
 
 
-def test_lines_are_written_through_at_once(tmp_path: Path) -> None:
+def test_lines_are_written_at_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path, [])
     file.write(line(1))
@@ -104,7 +104,7 @@ def test_lines_are_written_through_at_once(tmp_path: Path) -> None:
     file.close()
 
 
-def test_a_resume_cuts_lines_beyond_its_step_and_half_a_line(tmp_path: Path) -> None:
+def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     written = [line(1), line(2), line(2, "eval"), line(3)]
     path.write_text("".join(json.dumps(one) + "\n" for one in written) + json.dumps(line(4))[:-9])
@@ -125,7 +125,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_curves_are_made_anew_without_overlap(tmp_path: Path) -> None:
+def test_curves_are_rewritten_without_overlap(tmp_path: Path) -> None:
     first = Curves(tmp_path, [])
     for step in (1, 2, 3):
         first.write(line(step))

@@ -1,7 +1,7 @@
-"""Train as `python -m dist_train` does, or with `--nproc` as its agent, and write down what a rank has imported.
+"""Train as `python -m dist_train` does, or with `--nproc` as its agent, and write the modules that a rank has imported.
 
-DIST_TRAIN_TEST_IMPORTS: a directory, for `begun.R.json` and `stepped.R.json`: the modules that rank R has when it is
-about to train, and after its first step.
+DIST_TRAIN_TEST_IMPORTS: a directory for `begun.R.json` and `stepped.R.json`: the modules of rank R before it trains,
+and after its first step.
 """
 
 import json

@@ -113,7 +113,7 @@ def run_rounds(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: flo
                 break
             if len(reasons[task.cases[0]]) < MAX_FAILURES:
                 try:
-                    records += _measured(task, number, tries)
+                    records += _measure(task, number, tries)
                 except FailedError as error:
                     for case in task.cases:
                         reasons[case].append(str(error))
@@ -125,7 +125,7 @@ def run_rounds(tasks: Sequence[Task], rounds: int, tries: int = 1, deadline: flo
     return RoundsResult(records, missing, is_cut)
 
 
-def _measured(task: Task, number: int, tries: int) -> list[Record]:
+def _measure(task: Task, number: int, tries: int) -> list[Record]:
     found: list[list[Record]] = []
     while len(found) < tries:
         if tries > 1:
@@ -184,7 +184,7 @@ def records_of(records: Iterable[Record], case: Case) -> list[Record]:
     return [record for record in mine if not record.is_disturbed] or mine
 
 
-def paired(records: Iterable[Record], one: Case, other: Case) -> list[tuple[float, float]]:
+def pair_values(records: Iterable[Record], one: Case, other: Case) -> list[tuple[float, float]]:
     """The values of two cases by round; undisturbed pairs, or all if every one was disturbed."""
     records = list(records)
     first = {record.round: record for record in records if record.case == one}
@@ -196,5 +196,5 @@ def paired(records: Iterable[Record], one: Case, other: Case) -> list[tuple[floa
 
 def ratio(records: Iterable[Record], above: Case, below: Case) -> Spread | None:
     """`above` divided by `below`, by round; None if no round has both."""
-    pairs = paired(records, above, below)
+    pairs = pair_values(records, above, below)
     return Spread.of(one / other for one, other in pairs) if pairs else None

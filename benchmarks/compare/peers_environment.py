@@ -23,7 +23,7 @@ def peers_python() -> Path:
         UserError: they cannot be installed; pip has printed why.
     """
     installed = DIRECTORY / "installed.lock"
-    if not installed.exists() or installed.read_text(encoding="utf-8") != _wanted():
+    if not installed.exists() or installed.read_text(encoding="utf-8") != _requirements():
         print(f"installing the peers into {DIRECTORY.name}", file=sys.stderr, flush=True)
         try:
             _install()
@@ -32,7 +32,7 @@ def peers_python() -> Path:
                 f"{DIRECTORY.name}: the peers of {LOCK.relative_to(ROOT)} cannot be installed ({error}); check the "
                 "network, the package index and the free disk space"
             ) from error
-        installed.write_text(_wanted(), encoding="utf-8")
+        installed.write_text(_requirements(), encoding="utf-8")
     return PYTHON
 
 
@@ -44,7 +44,7 @@ def _install() -> None:
     subprocess.run(pip, check=True)
 
 
-def _wanted() -> str:
+def _requirements() -> str:
     """The packages to install, and the Python they are for."""
     return f"# {sys.prefix} {sys.version}\n{LOCK.read_text(encoding='utf-8')}"
 

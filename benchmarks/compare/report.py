@@ -143,11 +143,11 @@ def _workload_row(records: Sequence[Record], workload: str, ranks: int) -> list[
 
 def runs_table(records: Sequence[Record]) -> str:
     """Costs of a run besides its steps: others and ours, a row for each measure that has numbers."""
-    rows = [(title, _listed(records, others), _listed(records, ours)) for title, others, ours in RUN_COSTS]
+    rows = [(title, _list_medians(records, others), _list_medians(records, ours)) for title, others, ours in RUN_COSTS]
     return table(("what", "others", "ours"), [row for row in rows if all(row)])
 
 
-def _listed(records: Sequence[Record], cases: Iterable[Case]) -> str:
+def _list_medians(records: Sequence[Record], cases: Iterable[Case]) -> str:
     measured = [(case, _median(records, case)) for case in cases]
     return "; ".join(f"{case.name} {value} {case.unit}" for case, value in measured if value)
 

@@ -89,7 +89,7 @@ def train(
     directory = directory or session.path(f"ours-{workload.name}")
     checkout = session.checkout
     begin = launcher or [*python_or_torchrun(sys.executable, ranks), "-m", "dist_train"]
-    overrides = overridden(own_settings(session, workload), [f"run.dir={directory}", *settings])
+    overrides = merge_settings(own_settings(session, workload), [f"run.dir={directory}", *settings])
     command = [*begin, str(checkout.root / "configs" / workload.recipe), *map(checkout.translate, overrides), *flags]
     return OurRun(run(command, root=checkout.root), directory)
 
@@ -103,7 +103,7 @@ def own_settings(session: Session, workload: Workload) -> list[str]:
     ]  # fmt: skip
 
 
-def overridden(settings: Sequence[str], by: Sequence[str]) -> list[str]:
+def merge_settings(settings: Sequence[str], by: Sequence[str]) -> list[str]:
     """The `key=value` of both, each key once; those of `by` win."""
     return list({setting.partition("=")[0]: setting for setting in (*settings, *by)}.values())
 

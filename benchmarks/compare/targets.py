@@ -46,11 +46,11 @@ def best_in_bf16(records: Sequence[Record], workload: str, ranks: int) -> Case |
 def over_best(above: Case, others: Sequence[Case]) -> Measured:
     """A case divided by the fastest of others."""
 
-    def measured(records: Sequence[Record]) -> Spread | None:
+    def compute(records: Sequence[Record]) -> Spread | None:
         best = best_of(records, others)
         return ratio(records, above, best) if best else None
 
-    return measured
+    return compute
 
 
 def over_best_peer(workload: str, ranks: int, name: str) -> Measured:
@@ -87,11 +87,11 @@ def over_bare_step_in_a_round(workload: str, ranks: int, name: str) -> Measured:
 def by_itself(case: Case) -> Measured:
     """The readings of a case that is a comparison already."""
 
-    def measured(records: Sequence[Record]) -> Spread | None:
+    def compute(records: Sequence[Record]) -> Spread | None:
         mine = records_of(records, case)
         return Spread.of(record.value for record in mine) if mine else None
 
-    return measured
+    return compute
 
 
 PEER_TARGETS = (

@@ -220,8 +220,8 @@ def _write(facts: dict[str, Any], rows: Sequence[Row], log: str, out: Path) -> N
 
 def _describe(facts: dict[str, Any]) -> str:
     missing = facts.get("missing") or []
-    shown = "\n".join(f"- {name}: {value}" for name, value in facts.items() if name != "missing")
-    return shown + (f"\n- not installed, so that less was done: {', '.join(missing)}" if missing else "")
+    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items() if name != "missing")
+    return listed + (f"\n- not installed, and not checked: {', '.join(missing)}" if missing else "")
 
 
 if __name__ == "__main__":

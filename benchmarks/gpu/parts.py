@@ -59,11 +59,11 @@ class PartRun:
         try:
             found = measured()
         except Exception as error:
-            self.failed(name, error)
+            self.add_failed(name, error)
         else:
-            self.found(name, found, unit, note)
+            self.add_measured(name, found, unit, note)
 
-    def found(self, name: str, spread: Spread, unit: str = UNIT, note: str = "") -> None:
+    def add_measured(self, name: str, spread: Spread, unit: str = UNIT, note: str = "") -> None:
         """Add the row of a measurement, with the peak memory since `Setup.reset`."""
         value, low, high, _ = spread
         memory = self.setup.memory()
@@ -73,14 +73,14 @@ class PartRun:
         """The same setup, with rows that belong to another part."""
         return PartRun(self.setup, Sheet(self.sheet.path, name))
 
-    def skipped(self, names: Iterable[str], reason: str) -> None:
+    def add_skipped(self, names: Iterable[str], reason: str) -> None:
         for name in names:
             self.sheet.add(name, "skipped", note=reason)
 
-    def failed(self, name: str, error: Exception) -> None:
+    def add_failed(self, name: str, error: Exception) -> None:
         """Add the row of a failure, its traceback in the log; or of a skip, if a package is missing."""
         if isinstance(error, ModuleNotFoundError):
-            self.skipped([name], f"{error.name} is not installed")
+            self.add_skipped([name], f"{error.name} is not installed")
             return
         traceback.print_exc()
         self.sheet.add(name, "failed", note=(str(error).strip() or repr(error)).splitlines()[-1][:300])
@@ -137,7 +137,7 @@ def _driver() -> str:
     return done.stdout.split("\n")[0].strip()
 
 
-def group(part: PartRun) -> None:
+def run_group(part: PartRun) -> None:
     """Run a collective and an ordinary run in a process group of torchrun."""
     collective = "an all_reduce of 64 MiB"
     digits = "the digits by torchrun" if importlib.util.find_spec("sklearn") else "synthetic images by torchrun"
@@ -147,7 +147,7 @@ def group(part: PartRun) -> None:
     try:
         accuracy = _train_digits(part.setup, backend)
     except Exception as error:
-        part.failed(digits, error)
+        part.add_failed(digits, error)
         return
     outcome = "passed" if accuracy >= 0.97 else "failed"
     part.sheet.add(digits, outcome, note=f"{backend}, one rank: test accuracy {100 * accuracy:.2f} %")  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ def _train_digits(setup: Setup, backend: str) -> float:
     return float([line for line in read_lines(directory / "metrics.jsonl") if line["kind"] == "eval"][-1]["accuracy"])
 
 
-def tests(part: PartRun) -> None:
+def run_tests(part: PartRun) -> None:
     """Run `tests/gpu`, each test a row."""
     if not importlib.util.find_spec("pytest"):
         part.sheet.add("tests/gpu", "skipped", note="pytest is not installed")
@@ -214,16 +214,16 @@ def _reason(report: Any) -> str:
     return first.removeprefix("E").strip()[:300]
 
 
-def throughput(workload: Workload, part: PartRun) -> None:
+def measure_throughput(workload: Workload, part: PartRun) -> None:
     """Measure ours and the bare step in each precision, and plain PyTorch."""
     names = ["plain fp32", "plain bf16", *(f"{who} {each}" for each in PRECISIONS for who in ("bare", "ours"))]
     part.sheet.plan(names)
     precisions = PRECISIONS if part.setup.on_gpu else ("fp32", "bf16")
     for precision in precisions:
-        part.measure(f"bare {precision}", partial(speed.bare, workload, part.setup, precision))
+        part.measure(f"bare {precision}", partial(speed.measure_bare, workload, part.setup, precision))
         asked = f"train.precision={precision}"
-        part.measure(f"ours {precision}", partial(speed.ours, workload, part.setup, asked))
-    part.skipped(
+        part.measure(f"ours {precision}", partial(speed.measure_ours, workload, part.setup, asked))
+    part.add_skipped(
         (f"{who} {each}" for each in PRECISIONS if each not in precisions for who in ("bare", "ours")), NO_TF32
     )
     _plain(workload, part)
@@ -235,18 +235,18 @@ def _plain(workload: Workload, part: PartRun) -> None:
     setup.reset()
     try:
         counts = speed.worker_counts() if setup.on_gpu else (0,)
-        rates = {workers: speed.plain(workload, setup, workers) for workers in counts}
+        rates = {workers: speed.measure_plain(workload, setup, workers) for workers in counts}
     except Exception as error:
         for name in ("plain fp32", "plain bf16"):
-            part.failed(name, error)
+            part.add_failed(name, error)
         return
     best = max(rates, key=lambda workers: rates[workers].median)
-    part.found("plain fp32", rates[best], note=f"{best} workers; torch's default: convolutions in TF32")
-    bf16 = partial(speed.plain, workload, setup, best, torch.bfloat16)
+    part.add_measured("plain fp32", rates[best], note=f"{best} workers; torch's default: convolutions in TF32")
+    bf16 = partial(speed.measure_plain, workload, setup, best, torch.bfloat16)
     part.measure("plain bf16", bf16, note=f"{best} workers, autocast")
 
 
-def checkpoint(part: PartRun) -> None:
+def measure_checkpoint(part: PartRun) -> None:
     """Measure how long a step of ResNet-18 waits for a checkpoint, and plain copies of the same tensors."""
     names = ("the step waits", "the step waits, asynchronous off", "a copy", "a copy to pinned memory")
     to_disk = "torch.save and fsync"
@@ -256,26 +256,24 @@ def checkpoint(part: PartRun) -> None:
     part.measure(names[1], partial(_stall, workload, setup, "checkpoint.asynchronous=false"), "ms")
     state = _state(workload, setup)
     megabytes = f"{sum(tensor.nbytes for tensor in state) / 1e6:.0f} MB"
-    part.measure(
-        names[2], lambda: _timed(setup, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes
-    )
+    part.measure(names[2], lambda: _time(setup, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes)
     if setup.on_gpu:
         pinned = [torch.empty_like(each, device="cpu", pin_memory=True) for each in state]
         copies = list(zip(pinned, state, strict=True))
         part.measure(
             names[3],
-            lambda: _timed(setup, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
+            lambda: _time(setup, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
             "ms",
         )
     else:
         part.sheet.add(names[3], "skipped", note="on a GPU only")
-    part.measure(to_disk, lambda: _timed(setup, lambda: _save(state, setup.folder / "state.pt")), "ms")
+    part.measure(to_disk, lambda: _time(setup, lambda: _save(state, setup.folder / "state.pt")), "ms")
 
 
 def _stall(workload: Workload, setup: Setup, *overrides: str) -> Spread:
     """Milliseconds that a saved step takes longer than the median of the others."""
     every, steps = (50, 310) if setup.on_gpu else (2, 9)
-    config = speed.settings(
+    config = speed.load_settings(
         workload, setup, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
         f"train.max_steps={steps}", "checkpoint.keep_last=1", "checkpoint.keep_best=false",
         "log.weights_every_steps=1000000", *overrides,
@@ -296,7 +294,7 @@ def _state(workload: Workload, setup: Setup) -> list[torch.Tensor]:
     return [*(tensor.detach() for tensor in network.state_dict().values()), *momentum]
 
 
-def _timed(setup: Setup, do: Callable[[], object], times: int = 5) -> Spread:
+def _time(setup: Setup, do: Callable[[], object], times: int = 5) -> Spread:
     """Milliseconds of each call; the first is not counted."""
     found = []
     for _ in range(times + 1):
@@ -315,7 +313,7 @@ def _save(state: Sequence[torch.Tensor], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def compiled(part: PartRun) -> None:
+def measure_compiled(part: PartRun) -> None:
     """Measure ours with a compiled network; each row belongs to the part of its workload."""
     todo = [(f"ours {precision} compiled", precision, workload) for precision, workload in COMPILED]
     for name, _, workload in todo:
@@ -327,15 +325,17 @@ def compiled(part: PartRun) -> None:
             continue
         torch._dynamo.reset()
         asked = (f"train.precision={precision}", "train.compile=model")
-        own.measure(name, partial(speed.ours, WORKLOADS[workload], part.setup, *asked), note="train.compile=model")
+        own.measure(
+            name, partial(speed.measure_ours, WORKLOADS[workload], part.setup, *asked), note="train.compile=model"
+        )
 
 
 FUNCTIONS: dict[str, Callable[[PartRun], None]] = {
-    "group": group,
-    "tests": tests,
-    **{name: partial(throughput, workload) for name, workload in WORKLOADS.items()},
-    "checkpoint": checkpoint,
-    "compiled": compiled,
+    "group": run_group,
+    "tests": run_tests,
+    **{name: partial(measure_throughput, workload) for name, workload in WORKLOADS.items()},
+    "checkpoint": measure_checkpoint,
+    "compiled": measure_compiled,
 }
 
 if __name__ == "__main__":

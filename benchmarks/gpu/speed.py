@@ -72,7 +72,7 @@ class Setup:
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
-def settings(workload: Workload, setup: Setup, *overrides: str) -> Config:
+def load_settings(workload: Workload, setup: Setup, *overrides: str) -> Config:
     """Settings of a workload on random images, with a new run directory."""
     size = SIZES[workload.dataset] if setup.on_gpu else 2048
     own = [] if setup.on_gpu else ["distributed.backend=gloo"]
@@ -92,17 +92,17 @@ def tensorboard_setting() -> list[str]:
     return [] if importlib.util.find_spec("tensorboard") else ["log.tensorboard=false"]
 
 
-def ours(workload: Workload, setup: Setup, *overrides: str) -> Spread:
+def measure_ours(workload: Workload, setup: Setup, *overrides: str) -> Spread:
     """Samples a second of an ordinary run, with its log, ledger and checkpoints."""
-    config = settings(workload, setup, f"log.every_steps={log_every_steps(workload, setup)}", *overrides)
+    config = load_settings(workload, setup, f"log.every_steps={log_every_steps(workload, setup)}", *overrides)
     stop, metrics = Stop(), Path(config.run.dir) / "metrics.jsonl"
-    with _stopped_when(lambda: _are_enough(_read(metrics), setup.seconds), stop):
+    with _stop_when(lambda: _are_enough(_read(metrics), setup.seconds), stop):
         train(config, open_world(config.distributed, {}), stop)
     return _spread(_read(metrics), workload.batch)
 
 
 @contextmanager
-def _stopped_when(is_enough: Callable[[], bool], stop: Stop) -> Iterator[None]:
+def _stop_when(is_enough: Callable[[], bool], stop: Stop) -> Iterator[None]:
     """Stop the run from a thread as soon as there are enough readings."""
     ended = threading.Event()
 
@@ -127,7 +127,7 @@ def _read(metrics: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["time"]) for line in lines[1:]]
 
 
-def plain(workload: Workload, setup: Setup, workers: int, dtype: torch.dtype | None = None) -> Spread:
+def measure_plain(workload: Workload, setup: Setup, workers: int, dtype: torch.dtype | None = None) -> Spread:
     """Samples a second of PyTorch's MNIST example over a DataLoader, with torch's defaults for TF32.
 
     Args:
@@ -183,7 +183,7 @@ class Images(TorchDataset[tuple[Tensor, int]]):
         return self._transform(image), index % 10
 
 
-def bare(workload: Workload, setup: Setup, precision: str) -> Spread:
+def measure_bare(workload: Workload, setup: Setup, precision: str) -> Spread:
     """Samples a second of the bare step with a fused update, in the memory format that ours uses in this precision."""
     _use_tf32(convolutions=precision == "tf32", products=precision == "tf32")
     is_channels_last = not setup.on_gpu or precision != "fp32"

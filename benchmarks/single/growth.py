@@ -93,13 +93,13 @@ def main() -> int:
     if given.quick:
         scale = Scale(5_000, 20, dict(list(SIZES.items())[:2]), given.rounds)
     about = {**about_machine(), "others": others_now()}
-    findings, missing = _measured(given.measures or list(MEASURES), scale)
+    findings, missing = _measure_all(given.measures or list(MEASURES), scale)
     kind = ("-quick" if given.quick else "") + ("-part" if given.measures or missing else "")
     _write(findings, missing, scale, about, given.out, kind)
     return 1 if any(reason != NO_TIME for reason in missing.values()) else 0
 
 
-def _measured(names: Sequence[str], scale: Scale) -> tuple[list[Finding], dict[str, str]]:
+def _measure_all(names: Sequence[str], scale: Scale) -> tuple[list[Finding], dict[str, str]]:
     """The findings, and why a measure is missing or incomplete; Ctrl-C keeps what was found before."""
     findings: list[Finding] = []
     missing = dict.fromkeys(names, NO_TIME)
@@ -134,7 +134,7 @@ def over_steps(folder: Path, scale: Scale) -> Iterator[Finding]:
     every = scale.steps // 100
     settings = [f"train.max_steps={scale.steps}", f"log.every_steps={every}", "checkpoint.every_steps=1000000"]
     directory, samples = _sampled_run(folder, SIZES["10 thousand"], "steps", settings)
-    lines = _trained(directory)
+    lines = _train_lines(directory)
     yield from _tenths("steps", f"{scale.steps:,} steps", lines, samples)
     yield _lengths("steps", "a line of metrics.jsonl", directory / "metrics.jsonl")
     yield _lengths("steps", "a line of ledger.jsonl", directory / "ledger.jsonl")
@@ -146,7 +146,7 @@ def over_checkpoints(folder: Path, scale: Scale) -> Iterator[Finding]:
     steps = every * (scale.checkpoints + 1)
     settings = [f"train.max_steps={steps}", f"log.every_steps={every}", f"checkpoint.every_steps={every}"]
     directory, samples = _sampled_run(folder, SIZES["10 thousand"], "checkpoints", settings)
-    yield from _tenths("checkpoints", f"{scale.checkpoints} checkpoints", _trained(directory), samples)
+    yield from _tenths("checkpoints", f"{scale.checkpoints} checkpoints", _train_lines(directory), samples)
     there = len(list((directory / "checkpoints").glob("step_*")))
     yield Finding(
         "checkpoints", "kept at the end", "", {"all": there}, "at most 4: the newest three and the best", there <= 4
@@ -287,7 +287,7 @@ def _start(folder: Path, size: int) -> tuple[float, list[float]]:
     config = _config(folder, size)
     asked = [f"train.max_steps={STARTED}", "log.every_steps=1", f"run.dir={directory}"]
     outcome = run([sys.executable, "-m", "dist_train", str(config), *asked], timeout=RUN_TIMEOUT)
-    return outcome.started, [float(line["time"]) for line in _trained(directory)]
+    return outcome.started, [float(line["time"]) for line in _train_lines(directory)]
 
 
 def _epoch(folder: Path, size: int) -> dict[str, float]:
@@ -303,7 +303,7 @@ def _ranks_memory(folder: Path, size: int) -> list[Sample]:
     config = _config(folder, size)
     asked = [str(config), f"run.dir={directory}", "log.every_steps=10", "checkpoint.every_steps=1000000"]
     with _running([*torchrun(sys.executable, 2), "-m", "dist_train", *asked]) as process:
-        _wait_for(lambda: len(_trained(directory)) >= 20, process)
+        _wait_for(lambda: len(_train_lines(directory)) >= 20, process)
         time.sleep(TRAINING_SECONDS)
         ranks = [pid for pid in family(process.pid) if _is_rank(pid)]
         samples = samples_of(ranks)
@@ -348,7 +348,7 @@ def _running(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait()
 
 
-def _trained(directory: Path) -> list[dict[str, Any]]:
+def _train_lines(directory: Path) -> list[dict[str, Any]]:
     """The lines of kind `train` of a run; empty without a file."""
     path = directory / "metrics.jsonl"
     return [line for line in read_lines(path) if line["kind"] == "train"] if path.exists() else []

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from benchmarks.compare.session import OurRun, Session, overridden, own_settings, run_and_read, torchrun, train
+from benchmarks.compare.session import OurRun, Session, merge_settings, own_settings, run_and_read, torchrun, train
 from benchmarks.compare.workloads import MNIST as WORKLOAD
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Case, Reading, Task
@@ -87,7 +87,7 @@ def import_tasks(session: Session) -> Iterator[Task]:
 
 def _imports(session: Session) -> list[Reading]:
     command = [sys.executable, "-X", "importtime", "-m", "dist_train", str(ROOT / "configs" / WORKLOAD.recipe)]
-    settings = overridden(own_settings(session, WORKLOAD), [*ONE_STEP, f"run.dir={session.path('imports')}"])
+    settings = merge_settings(own_settings(session, WORKLOAD), [*ONE_STEP, f"run.dir={session.path('imports')}"])
     outcome = run([*command, *settings])
     seconds = by_package(outcome.output)
     return [Reading(value, outcome) for value in (sum(seconds.values()), *(seconds.get(p, 0.0) for p in PACKAGES[1:]))]

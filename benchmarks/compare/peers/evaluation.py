@@ -28,14 +28,14 @@ def main() -> None:
     dataset = builders.open_dataset(options.workload, train=False)
     loaders = [DataLoader(dataset, BATCH, num_workers=count) for count in COUNTS]
     evaluate(model, loaders[0], options, device)  # warm-up
-    seconds = [timed(model, loader, options, device) for loader in loaders]
+    seconds = [time_pass(model, loader, options, device) for loader in loaders]
     best = loaders[seconds.index(min(seconds))]
-    lines = [json.dumps({"seconds": timed(model, best, options, device)}) + "\n" for _ in range(options.steps - 1)]
+    lines = [json.dumps({"seconds": time_pass(model, best, options, device)}) + "\n" for _ in range(options.steps - 1)]
     if options.readings:
         options.readings.write_text("".join(lines), encoding="utf-8")
 
 
-def timed(model: nn.Module, loader: "DataLoader[object]", options: Options, device: torch.device) -> float:
+def time_pass(model: nn.Module, loader: "DataLoader[object]", options: Options, device: torch.device) -> float:
     """Seconds of one pass."""
     start = time.perf_counter()
     evaluate(model, loader, options, device)

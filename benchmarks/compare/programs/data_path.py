@@ -103,21 +103,21 @@ def _rates(folder: Path, batch: int) -> dict[str, Rate]:
         name="synthetic", root=str(folder), cache=str(folder / "cache"), shape=(3, 32, 32), num_train=IMAGES,
         global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
     )  # fmt: skip
-    made = open_dataset(memory, 0, World())
+    synthetic = open_dataset(memory, 0, World())
     small = memory.model_copy(update={"global_batch": SMALL})
     files = StoredData(
         name="image_folder", root=str(folder / "files"), cache=str(folder / "cache"), loader="workers", workers=2,
         global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
     )  # fmt: skip
-    _write(made, folder / "files")
+    _write(synthetic, folder / "files")
     read = open_dataset(files, 0, World())
     theirs = ImageFolder(str(folder / "files" / "train"), transform())
     return {
-        "memory: ours": partial(_ours, made, memory, 300),
-        "memory: ours, channels_last": partial(_ours, made, memory, 300, torch.channels_last),
-        f"memory: ours, batch {SMALL}": partial(_ours, made, small, 3000),
-        "memory: torchvision, 0 workers": partial(_theirs, Arrays(made), 0, batch, 12),
-        "memory: torchvision, 2 workers": partial(_theirs, Arrays(made), 2, batch, 32),
+        "memory: ours": partial(_ours, synthetic, memory, 300),
+        "memory: ours, channels_last": partial(_ours, synthetic, memory, 300, torch.channels_last),
+        f"memory: ours, batch {SMALL}": partial(_ours, synthetic, small, 3000),
+        "memory: torchvision, 0 workers": partial(_theirs, Arrays(synthetic), 0, batch, 12),
+        "memory: torchvision, 2 workers": partial(_theirs, Arrays(synthetic), 2, batch, 32),
         "files: ours, 2 workers": partial(_ours, read, files, FILES // batch - 1),
         "files: ImageFolder, 2 workers": partial(_theirs, theirs, 2, batch, FILES // batch - 1),
     }

@@ -25,8 +25,8 @@ def test_memory_includes_child_processes() -> None:
 
 
 def test_a_failure_has_the_end_of_the_output() -> None:
-    with pytest.raises(FailedError, match="exit code 3\nno such thing"):
-        run([sys.executable, "-c", "import sys; print('no such thing'); sys.exit(3)"])
+    with pytest.raises(FailedError, match="exit code 3\nno such file"):
+        run([sys.executable, "-c", "import sys; print('no such file'); sys.exit(3)"])
 
 
 def test_a_timeout_kills_the_command_and_its_children(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare import builders
-from benchmarks.compare.session import overridden, own_settings, run_and_read
+from benchmarks.compare.session import merge_settings, own_settings, run_and_read
 from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.processes import FailedError
 from dist_train.settings.loader import load_config
@@ -25,7 +25,9 @@ def test_readings_count_if_the_command_fails_after_the_last(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_our_settings_are_valid(name: str, tmp_path: Path) -> None:
-    ours = overridden(own_settings(make_session(tmp_path), WORKLOADS[name]), ["log.every_steps=1", "train.max_steps=1"])
+    ours = merge_settings(
+        own_settings(make_session(tmp_path), WORKLOADS[name]), ["log.every_steps=1", "train.max_steps=1"]
+    )
     config = load_config(builders.CONFIGS / WORKLOADS[name].recipe, ours)
     assert config.log.every_steps == 1
     assert config.log.ledger
@@ -33,4 +35,4 @@ def test_our_settings_are_valid(name: str, tmp_path: Path) -> None:
 
 
 def test_an_override_is_given_once() -> None:
-    assert overridden(["a=1", "b=2"], ["a=3", "c=4"]) == ["a=3", "b=2", "c=4"]
+    assert merge_settings(["a=1", "b=2"], ["a=3", "c=4"]) == ["a=3", "b=2", "c=4"]

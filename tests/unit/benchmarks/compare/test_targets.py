@@ -69,7 +69,7 @@ def test_a_target_without_measurement_is_not_reached() -> None:
 
 
 def test_every_case_of_a_target_is_measured(tmp_path: Path) -> None:
-    """A target whose names nobody measures would stay empty for ever: with a number in all cases, none is empty."""
+    """A target of a case that no task measures would stay empty."""
     full = replace(make_session(tmp_path), quick=False)
     workloads = list(WORKLOADS.values())
     tasks = [

@@ -24,4 +24,4 @@ def test_a_window_begins_and_ends_at_log_lines_within_an_epoch(name: str, quick:
     first, last = workload.window(quick)
     assert 0 < first < last <= {"mnist": 60_000, "cifar10": 50_000}[workload.dataset] // workload.batch
     assert first % workload.log_every_steps == last % workload.log_every_steps == 0
-    assert (last - first) // 2 >= 1, "a checkpoint has to lie between"
+    assert (last - first) // 2 >= 1, "a checkpoint has to be saved between"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare.session import overridden, own_settings
+from benchmarks.compare.session import merge_settings, own_settings
 from benchmarks.compare.workloads import WORKLOADS
 from benchmarks.processes import ROOT
 from benchmarks.rounds import RoundsResult
@@ -40,7 +40,7 @@ def test_a_gain_is_how_many_times_as_fast_it_is(unit: str, gain: float) -> None:
 def test_the_settings_of_a_row_are_valid_and_differ(row: Row, tmp_path: Path) -> None:
     own = own_settings(make_session(tmp_path), WORKLOADS["mnist"])
     configs = [
-        load_config(ROOT / "configs" / "mnist_example.yaml", overridden(own, variant.settings))
+        load_config(ROOT / "configs" / "mnist_example.yaml", merge_settings(own, variant.settings))
         for variant in (row.on, row.off)
     ]
     assert configs[0] != configs[1] or row.on.launcher != row.off.launcher or row.mechanism == "cache"

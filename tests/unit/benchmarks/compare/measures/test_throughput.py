@@ -51,7 +51,7 @@ def test_each_peer_has_the_workers_that_are_best_in_its_precision(
 
 @pytest.mark.slow
 def test_ours_and_the_bare_step_are_measured(tmp_path: Path) -> None:
-    """On made images, so that no files are needed; the bare step in the format that ours has chosen."""
+    """Synthetic images need no files; the bare step in the format that ours has chosen."""
     mine = make_session(tmp_path)
     workload = replace(
         WORKLOADS["mnist"],

@@ -3,9 +3,9 @@
     dist-train train configs/digits.yaml                              on all GPUs, or one process on the CPU
     dist-train train configs/digits.yaml --nproc 2 --max-restarts 3 optim.lr=0.1
 
-On several machines, start on each, with its number from 0 as RANK and the first machine as HOST:
+On several machines, run torchrun on each; N is the number of the machine, HOST the machine with number 0:
 
-    torchrun --nnodes=2 --node-rank=RANK --master-addr=HOST --master-port=29500 --nproc-per-node=4 -m dist_train CONFIG
+    torchrun --nnodes=2 --node-rank=N --master-addr=HOST --master-port=PORT --nproc-per-node=4 -m dist_train CONFIG
 """
 
 import argparse

@@ -33,7 +33,7 @@ def make(config: Config) -> None:
         source = synthetic.find(config.data, split, config.run.seed)
         count = config.data.num_train if split == "train" else config.data.num_test
         cheap = replace(source, read=partial(_images, count))
-        cache.open_contents(cache.entry_of(config.data, split, cheap), cheap, verify=False)
+        cache.open_split(cache.locate_entry(config.data, split, cheap), cheap, verify=False)
 
 
 def _images(count: int) -> DecodedSplit:

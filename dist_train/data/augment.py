@@ -29,20 +29,20 @@ class Preprocessing:
         self._augment = augment
         self._seed = seed
         self._memory_format = memory_format
-        self._scale, self._shift = _constants(normalize, device)
+        self._scale, self._shift = _compute_constants(normalize, device)
 
-    def plain(self, images: Tensor) -> Tensor:
+    def normalize_images(self, images: Tensor) -> Tensor:
         """Normalised and not augmented."""
         scale, shift = self._scale, self._shift
         if self._memory_format == torch.channels_last:
-            scale, shift = (_along_a_row(constant, images.shape[3]) for constant in (scale, shift))
+            scale, shift = (_expand_along_row(constant, images.shape[3]) for constant in (scale, shift))
         # Two operations: a fused one rounds differently in the vector and the scalar part of its loop, and then a
         # image's bits would depend on the batch it is in.
-        return _floats(images, scale.dtype, self._memory_format).mul_(scale).add_(shift)
+        return _to_floats(images, scale.dtype, self._memory_format).mul_(scale).add_(shift)
 
-    def augmented(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def augment_images(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Augmented as the samples of these numbers, int64 [B] on the device of the images, are in this epoch."""
-        images = self.plain(crop_and_flip(images, self._augment, self._seed, epoch, indices))
+        images = self.normalize_images(crop_and_flip(images, self._augment, self._seed, epoch, indices))
         if self._augment.cutout:
             cut_out_(images, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
         return images
@@ -60,9 +60,9 @@ def crop_and_flip(images: Tensor, augment: Augment, seed: int, epoch: int, indic
     row, column, flip = seeds.random_bits(seed, ("crop-row", "crop-column", "flip"), epoch, indices)
     if augment.crop_padding:
         places = 2 * augment.crop_padding + 1
-        images = _windows(images, augment.crop_padding, row % places, column % places)
+        images = _cut_windows(images, augment.crop_padding, row % places, column % places)
     if augment.flip:
-        images = _mirrored(images, flip % 2)
+        images = _mirror(images, flip % 2)
     return images
 
 
@@ -83,8 +83,8 @@ def cut_out_(
     channels, height, width = images.shape[1:]
     row, column = seeds.random_bits(seed, ("cutout-row", "cutout-column"), epoch, indices)
     bits = _INTEGER[images.element_size()]
-    rows = _outside(row % height, side, height).to(bits).neg_()
-    columns = _outside(column % width, side, width).to(bits).neg_()
+    rows = _mask_outside(row % height, side, height).to(bits).neg_()
+    columns = _mask_outside(column % width, side, width).to(bits).neg_()
     # Bits, all set where a number stays: filling by a mask of booleans takes six times as long.
     places = images.view(bits)
     if memory_format == torch.channels_last:
@@ -95,7 +95,7 @@ def cut_out_(
         places.bitwise_and_((rows[:, :, None] | columns[:, None, :])[:, None])
 
 
-def _windows(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
+def _cut_windows(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     """Of each image, padded with zeros, the window of its size that begins at (top, left), int64 [B]."""
     count, channels, height, width = images.shape
     padded = functional.pad(images, (padding, padding, padding, padding))
@@ -107,14 +107,14 @@ def _windows(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     return windows.index_select(0, first + top * of_row + left)
 
 
-def _mirrored(images: Tensor, flip: Tensor) -> Tensor:
+def _mirror(images: Tensor, flip: Tensor) -> Tensor:
     """The images, of which those are mirrored whose `flip`, int64 [B], is 1 and not 0."""
     chosen = flip.neg().to(torch.uint8)[:, None, None, None]
     # a ^ ((a ^ b) & mask) is a choice between a and b at the speed of memory; `where` reads single bytes.
     return images.flip(3).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)
 
 
-def _floats(images: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
+def _to_floats(images: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
     if memory_format == torch.contiguous_format:
         return images.to(dtype)
     floats = torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=memory_format)
@@ -124,18 +124,18 @@ def _floats(images: Tensor, dtype: torch.dtype, memory_format: torch.memory_form
     return floats
 
 
-def _along_a_row(constant: Tensor, width: int) -> Tensor:
+def _expand_along_row(constant: Tensor, width: int) -> Tensor:
     """[C, 1, 1] -> [1, C, 1, W] in channels_last: what it is combined with is walked in rows, not in single pixels."""
     return constant.expand(1, -1, 1, width).contiguous(memory_format=torch.channels_last)
 
 
-def _outside(centre: Tensor, side: int, length: int) -> Tensor:
+def _mask_outside(centre: Tensor, side: int, length: int) -> Tensor:
     """bool [B, length]: all but the `side` pixels around each centre, int64 [B]."""
     offset = torch.arange(length, device=centre.device) - centre[:, None] + side // 2
     return (offset < 0) | (offset >= side)
 
 
-def _constants(normalize: Normalize, device: torch.device) -> tuple[Tensor, Tensor]:
+def _compute_constants(normalize: Normalize, device: torch.device) -> tuple[Tensor, Tensor]:
     """Factor and summand, [C, 1, 1], that make (x / 255 - mean) / std of x; rounded once, from float64."""
     mean = torch.tensor(normalize.mean, dtype=torch.float64)[:, None, None]
     std = torch.tensor(normalize.std, dtype=torch.float64)[:, None, None]

@@ -112,7 +112,7 @@ class TrainBatches:
         self._shape = dataset.shape
         self._samples = dataset.train
         self._device = world.device
-        self._preparation = Preprocessing(dataset.normalize, config.augment, seed, world.device, memory_format)
+        self._preprocessing = Preprocessing(dataset.normalize, config.augment, seed, world.device, memory_format)
         self._sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,
@@ -123,7 +123,7 @@ class TrainBatches:
             stop_step=stop_step,
             shards=shards,
         )
-        self._announced: deque[BatchSlice] = deque()
+        self._pending: deque[BatchSlice] = deque()
         # Ranks that have data are in the step's reduction already: they would lose the step.
         stop_after_seconds = STOP_GRACE if world.size > 1 else 0.0
         self._loader = _open_loader(self._samples, self._positions(), dataset, config, world, stop, stop_after_seconds)
@@ -136,12 +136,12 @@ class TrainBatches:
         return next(self._stream)
 
     def _positions(self) -> Iterator[Tensor]:
-        """The positions to load; each slice is also queued in `_announced`, because workers read ahead."""
-        for part in self._sampler.slices(self._together()):
-            self._announced.append(part)
+        """The positions to load; each slice is also queued in `_pending`, because workers read ahead."""
+        for part in self._sampler.slices(self._count_batches_together()):
+            self._pending.append(part)
             yield part.positions
 
-    def _together(self) -> int:
+    def _count_batches_together(self) -> int:
         """How many batches are prepared at a time."""
         images = self._samples.images
         stored = images.tensor.device.type if isinstance(images, InMemoryImages) else "cpu"
@@ -150,7 +150,7 @@ class TrainBatches:
 
     def _batches(self) -> Iterator[Batch]:
         for images in self._loader:
-            yield from self._cut(self._announced.popleft(), images)
+            yield from self._cut(self._pending.popleft(), images)
 
     def _cut(self, part: BatchSlice, images: Tensor) -> Iterator[Batch]:
         shards = self._shards(part, images)
@@ -162,11 +162,11 @@ class TrainBatches:
         """The shards of one batch after another, prepared together."""
         numbers = self._samples.numbers(part.positions)
         labels = to_device(self._samples.labels.index_select(0, part.positions), self._device)
-        prepared = self._preparation.augmented(
+        prepared = self._preprocessing.augment_images(
             to_device(images, self._device), to_device(numbers, self._device), part.epoch
         )
         sizes = part.sizes * part.steps
-        cuts = zip(_aligned(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
+        cuts = zip(_align(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(part.parts)
         for (number, share), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
             its_images, its_labels, indices = cut
@@ -217,13 +217,13 @@ def eval_batches(
             if stop.reason is not None:
                 raise StopRequested(stop.reason)
             yield EvalBatch(
-                images=preparation.plain(to_device(images, world.device)),
+                images=preparation.normalize_images(to_device(images, world.device)),
                 labels=to_device(samples.labels[start : start + EVAL_BATCH], world.device),
                 number=start // EVAL_BATCH,
             )
 
 
-def _aligned(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+def _align(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
     """The images of one shard after another; parts of the tensor, or copies where those would not be aligned."""
     parts = torch.split(images, sizes)
     each = images.element_size() * math.prod(images.shape[1:])

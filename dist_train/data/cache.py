@@ -49,7 +49,7 @@ _log = logging.getLogger("dist_train.data")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Where the cache keeps one split."""
 
     name: str
@@ -68,11 +68,11 @@ class Entry:
             yield
 
 
-def entry_of(config: Data, split: str, source: SplitSource) -> Entry:
+def locate_entry(config: Data, split: str, source: SplitSource) -> CacheEntry:
     """The place of a split in the cache, whether it is there or not."""
     identity = [FORMAT, config.name, split, config.resize, source.identity]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    return Entry(config.name, Path(config.cache) / f"{config.name}-{split}-{key}")
+    return CacheEntry(config.name, Path(config.cache) / f"{config.name}-{split}-{key}")
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def lock(cache: Path, name: str) -> Iterator[None]:
         DataError: the cache cannot be written.
     """
     file = filelock.FileLock(cache / f"{name}.lock")
-    with _writing(cache):
+    with _report_write_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         try:
             held = file.acquire(timeout=PATIENCE)
@@ -94,7 +94,7 @@ def lock(cache: Path, name: str) -> Iterator[None]:
         yield
 
 
-def open_contents(entry: Entry, source: SplitSource, *, verify: bool) -> LazySplit:
+def open_split(entry: CacheEntry, source: SplitSource, *, verify: bool) -> LazySplit:
     """The split in memory, from the cache; decoded and stored there before, where it is not.
 
     Args:
@@ -107,25 +107,25 @@ def open_contents(entry: Entry, source: SplitSource, *, verify: bool) -> LazySpl
     if contents is None:
         with entry.lock():
             contents = _load(entry.directory) or _store(entry.directory, source.read)
-    elif verify and not _is_known(entry.directory):
-        _check(entry, source)
+    elif verify and not _is_verified(entry.directory):
+        _verify(entry, source)
     return contents
 
 
-def _check(entry: Entry, source: SplitSource) -> None:
+def _verify(entry: CacheEntry, source: SplitSource) -> None:
     """Read all images, mend them if need be, and note that they are whole."""
     directory = entry.directory
     time.sleep(TICK)
-    identities = _identities(directory)  # before they are read: a change meanwhile is not noted as whole
-    if not _intact(directory):
+    identities = _read_identities(directory)  # before they are read: a change meanwhile is not noted as whole
+    if not _is_intact(directory):
         with entry.lock():
-            _mend(directory, source.read)
-    elif _intact(directory, "labels.i64"):
+            _repair(directory, source.read)
+    elif _is_intact(directory, "labels.i64"):
         with contextlib.suppress(DataError), entry.lock():  # a cache that can't be written is read at each start
             _write_json(directory / "checked.json", identities)
 
 
-def remembered(entry: Entry, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def load_statistics(entry: CacheEntry, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The statistics of a split, computed by one process of the machine if nobody has yet.
 
     Raises:
@@ -144,11 +144,11 @@ def _load(directory: Path) -> LazySplit | None:
     if meta is None:
         return None
     images, labels = directory / "images.u8", directory / "labels.i64"
-    if not _has_size(images, meta["count"] * _pixels(meta)):
-        _warn_of(images)
+    if not _has_size(images, meta["count"] * _count_pixels(meta)):
+        _warn_damaged(images)
         return None
-    if not _has_size(labels, meta["count"] * 8) or not (_is_known(directory) or _intact(directory, labels.name)):
-        _warn_of(labels)
+    if not _has_size(labels, meta["count"] * 8) or not (_is_verified(directory) or _is_intact(directory, labels.name)):
+        _warn_damaged(labels)
         return None
     return _map(directory, meta)
 
@@ -159,17 +159,17 @@ def _has_size(path: Path, size: int) -> bool:
 
 def _map(directory: Path, meta: dict[str, Any]) -> LazySplit:
     count, shape = meta["count"], meta["shape"]
-    images = _mapped(directory / "images.u8", count * _pixels(meta)).view(count, *shape)
+    images = _map_bytes(directory / "images.u8", count * _count_pixels(meta)).view(count, *shape)
     labels = torch.from_file(str(directory / "labels.i64"), shared=False, size=count, dtype=torch.int64)
     return LazySplit(InMemoryImages(images), labels, tuple(meta["classes"]))
 
 
-def _pixels(meta: dict[str, Any]) -> int:
+def _count_pixels(meta: dict[str, Any]) -> int:
     channels, height, width = meta["shape"]
     return int(channels * height * width)
 
 
-def _mapped(path: Path, size: int, *, shared: bool = False) -> Tensor:
+def _map_bytes(path: Path, size: int, *, shared: bool = False) -> Tensor:
     """The bytes of a file as uint8 [size]; what is written to them reaches the file only if they are `shared`."""
     return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
 
@@ -182,7 +182,7 @@ def _store(directory: Path, read: Callable[[], DecodedSplit]) -> LazySplit:
     _log.info("decoding %s", directory.name)
     decoded = read()
     aside, old = directory.with_name(f".{directory.name}.new"), directory.with_name(f".{directory.name}.old")
-    with _writing(directory.parent):
+    with _report_write_errors(directory.parent):
         for left_over in (aside, old):
             shutil.rmtree(left_over, ignore_errors=True)
         try:
@@ -203,52 +203,52 @@ def _write(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
     for name, tensor in zip(FILES, (decoded.images, decoded.labels), strict=True):
         (directory / name).write_bytes(tensor.contiguous().numpy().data)  # numpy's `tofile` doesn't say why it fails
     meta = _write_meta(directory, decoded)
-    _note(directory)
+    _record_identities(directory)
     return meta
 
 
-def _mend(directory: Path, read: Callable[[], DecodedSplit]) -> None:
+def _repair(directory: Path, read: Callable[[], DecodedSplit]) -> None:
     """Decode the split again and write its images over the damaged ones, in place. Needs the lock.
 
     In place because other ranks have mapped the file already: they see it mended, and take no image from it before
     all ranks have opened the data set, this one among them.
     """
-    if _intact(directory):
+    if _is_intact(directory):
         return
-    _warn_of(directory / "images.u8")
+    _warn_damaged(directory / "images.u8")
     decoded = read()
-    with _writing(directory.parent):
-        _mapped(directory / "images.u8", decoded.images.numel(), shared=True).copy_(decoded.images.flatten())
+    with _report_write_errors(directory.parent):
+        _map_bytes(directory / "images.u8", decoded.images.numel(), shared=True).copy_(decoded.images.flatten())
         _write_meta(directory, decoded)
-        _note(directory)
+        _record_identities(directory)
 
 
 @functools.cache
-def _warn_of(path: Path) -> None:
+def _warn_damaged(path: Path) -> None:
     """Once a process: what is damaged is looked at again under the lock."""
     _log.warning("%s is damaged and will be made anew", path)
 
 
-def _intact(directory: Path, name: str = "images.u8") -> bool:
+def _is_intact(directory: Path, name: str = "images.u8") -> bool:
     meta = _read_json(directory / "meta.json")
-    return meta is not None and _checksum(directory / name) == meta["sha256"][name]
+    return meta is not None and _hash_file(directory / name) == meta["sha256"][name]
 
 
-def _note(directory: Path) -> None:
+def _record_identities(directory: Path) -> None:
     """Write down what identifies the files, which hold what was just written to them."""
     for name in FILES:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())  # after a power cut they could have their sizes and times, but other bytes
     time.sleep(TICK)
-    _write_json(directory / "checked.json", _identities(directory))
+    _write_json(directory / "checked.json", _read_identities(directory))
 
 
-def _is_known(directory: Path) -> bool:
+def _is_verified(directory: Path) -> bool:
     """Whether the files are those that were last found to be whole. Reads none of them."""
-    return _read_json(directory / "checked.json") == _identities(directory)
+    return _read_json(directory / "checked.json") == _read_identities(directory)
 
 
-def _identities(directory: Path) -> dict[str, Any]:
+def _read_identities(directory: Path) -> dict[str, Any]:
     """Of both files what changes when they are written or copied."""
     found = {name: (directory / name).stat() for name in FILES}
     return {
@@ -256,7 +256,7 @@ def _identities(directory: Path) -> dict[str, Any]:
     }
 
 
-def _checksum(path: Path) -> str:
+def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -266,7 +266,7 @@ def _write_meta(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
         "shape": decoded.images.shape[1:],
         "classes": decoded.classes,
         "count": len(decoded.images),
-        "sha256": {name: _checksum(directory / name) for name in FILES},
+        "sha256": {name: _hash_file(directory / name) for name in FILES},
     }
     return _write_json(directory / "meta.json", meta)
 
@@ -274,8 +274,8 @@ def _write_meta(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Write `content` with its checksum aside, and rename; returns it."""
     aside = path.with_name(f".{path.name}.new")
-    with _writing(path.parent):
-        aside.write_text(json.dumps({"content": content, "sha256": _checksum_of(content)}))
+    with _report_write_errors(path.parent):
+        aside.write_text(json.dumps({"content": content, "sha256": _hash_json(content)}))
         aside.replace(path)
     return content
 
@@ -285,22 +285,22 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_bytes())
         content: dict[str, Any] = found["content"]
-        if found["sha256"] == _checksum_of(content):
+        if found["sha256"] == _hash_json(content):
             return content
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    _warn_of(path)
+    _warn_damaged(path)
     return None
 
 
-def _checksum_of(content: dict[str, Any]) -> str:
+def _hash_json(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def _writing(directory: Path) -> Iterator[None]:
+def _report_write_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How much memory there is for images."""
+"""Memory available to this process, and on a GPU."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,12 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def host_bytes() -> int:
-    """Memory that this process could still take, within the limit of its container or batch job if it has one."""
+    """Bytes that this process can still allocate, within the limits of its container or batch job."""
     return min([_available(), *_limits()])
 
 
 def device_bytes(device: torch.device) -> int:
-    """Free memory of a GPU."""
+    """Free bytes of a GPU."""
     return torch.cuda.mem_get_info(device)[0]
 
 

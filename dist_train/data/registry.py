@@ -1,4 +1,4 @@
-"""From the settings to an open data set."""
+"""Open the data set that the settings name; the table of data sets."""
 
 import importlib
 import logging
@@ -28,7 +28,7 @@ MODULES = {
     "image_folder": "image_folder",
     "synthetic": "synthetic",
 }
-"""Data set -> module of `datasets`, imported on use for its `find(config, split, seed) -> Source`."""
+"""Data set -> module of `datasets`, imported on use, with `find(config, split, seed) -> SplitSource`."""
 
 Loader = Literal["in_memory", "workers"]
 
@@ -36,12 +36,12 @@ _log = logging.getLogger("dist_train.data")
 
 
 def open_dataset(config: Data, seed: int, world: World) -> Dataset:
-    """Find the data, download and decode them if this machine has not yet, and choose the samples of each split.
+    """Find, download and decode the data once per machine, and choose the samples of each split.
 
-    Contains no collective: the ranks of a machine wait for each other by a lock of files.
+    Runs no collective: the ranks of a machine wait for each other by a file lock.
 
     Args:
-        seed: of the validation split, and of synthetic images.
+        seed: seed of the validation split and of synthetic images.
 
     Raises:
         DataError: files that are missing or damaged, or data that do not fit the settings.
@@ -54,25 +54,25 @@ def open_dataset(config: Data, seed: int, world: World) -> Dataset:
         ) from error
 
 
-def module_of(config: Data) -> ModuleType:
-    """The module of this package that finds and reads the data set, imported now."""
+def import_module_of(config: Data) -> ModuleType:
+    """Import the module that finds and reads the data set."""
     return importlib.import_module(f"dist_train.data.datasets.{MODULES[config.name]}")
 
 
 def _open(config: Data, seed: int, world: World) -> Dataset:
-    module = module_of(config)
+    module = import_module_of(config)
     sources: dict[str, SplitSource] = {split: module.find(config, split, seed) for split in ("train", "test")}
-    loader, contents = _read(config, sources, world)
+    loader, contents = _open_splits(config, sources, world)
     _check_shapes(config, contents)
-    normalize = _normalize(config, sources["train"], contents["train"])
+    normalize = _choose_normalization(config, sources["train"], contents["train"])
     if loader == "in_memory":
-        contents = _on_device(contents, world.device)
+        contents = _move_to_device(contents, world.device)
     train, test = contents["train"], contents["test"]
-    chosen, held_out = _chosen(len(train.labels), config, seed)
+    chosen, held_out = _choose_samples(len(train.labels), config, seed)
     return Dataset(
-        train=_samples("train", train, chosen),
-        validation=None if held_out is None else _samples("validation", train, held_out),
-        test=_samples("test", test, _evenly(len(test.labels), config.limit_test)),
+        train=_select_samples("train", train, chosen),
+        validation=None if held_out is None else _select_samples("validation", train, held_out),
+        test=_select_samples("test", test, _space_evenly(len(test.labels), config.limit_test)),
         shape=train.images.shape,
         classes=train.classes,
         normalize=normalize,
@@ -80,37 +80,37 @@ def _open(config: Data, seed: int, world: World) -> Dataset:
     )
 
 
-def _read(config: Data, sources: dict[str, SplitSource], world: World) -> tuple[Loader, dict[str, LazySplit]]:
-    """Both splits, decoded as far as the loader wants them, and that loader."""
-    contents = {split: source.lazy or _cached(config, split, source, world) for split, source in sources.items()}
-    loader = _loader(config, contents)
+def _open_splits(config: Data, sources: dict[str, SplitSource], world: World) -> tuple[Loader, dict[str, LazySplit]]:
+    """Choose the loader and open both splits, decoded if the loader is in memory."""
+    contents = {split: source.lazy or _open_cached(config, split, source, world) for split, source in sources.items()}
+    loader = _choose_loader(config, contents)
     if loader == "in_memory":
         for split, source in sources.items():
             if source.lazy:
-                contents[split] = _cached(config, split, source, world)
+                contents[split] = _open_cached(config, split, source, world)
     return loader, contents
 
 
-def _cached(config: Data, split: str, source: SplitSource, world: World) -> LazySplit:
-    return cache.open_contents(cache.entry_of(config, split, source), source, verify=world.local_rank == 0)
+def _open_cached(config: Data, split: str, source: SplitSource, world: World) -> LazySplit:
+    return cache.open_split(cache.locate_entry(config, split, source), source, verify=world.local_rank == 0)
 
 
-def _loader(config: Data, contents: dict[str, LazySplit]) -> Loader:
+def _choose_loader(config: Data, contents: dict[str, LazySplit]) -> Loader:
     if config.loader != "auto":
         return config.loader
-    size, available = _bytes(contents), memory.host_bytes()
+    size, available = _count_bytes(contents), memory.host_bytes()
     loader: Loader = "in_memory" if size <= available // 2 else "workers"
     _log.info("data.loader auto is %s: %.2f GB of images, %.1f GB of memory", loader, size / 1e9, available / 1e9)
     return loader
 
 
-def _bytes(contents: dict[str, LazySplit]) -> int:
+def _count_bytes(contents: dict[str, LazySplit]) -> int:
     return sum(len(found.labels) * math.prod(found.images.shape) for found in contents.values())
 
 
-def _on_device(contents: dict[str, LazySplit], device: torch.device) -> dict[str, LazySplit]:
-    """The same with the images on the GPU, if there is one and they leave most of its memory to the training."""
-    if device.type == "cpu" or _bytes(contents) >= memory.device_bytes(device) // 4:
+def _move_to_device(contents: dict[str, LazySplit], device: torch.device) -> dict[str, LazySplit]:
+    """Copy the images to a GPU, if they take less than a quarter of its free memory."""
+    if device.type == "cpu" or _count_bytes(contents) >= memory.device_bytes(device) // 4:
         return contents
     moved = {}
     for split, found in contents.items():
@@ -131,7 +131,7 @@ def _check_shapes(config: Data, contents: dict[str, LazySplit]) -> None:
         )
 
 
-def _normalize(config: Data, source: SplitSource, train: LazySplit) -> Normalize:
+def _choose_normalization(config: Data, source: SplitSource, train: LazySplit) -> Normalize:
     channels = train.images.shape[0]
     if isinstance(config.normalize, Normalize):
         for key, numbers in config.normalize:
@@ -143,33 +143,35 @@ def _normalize(config: Data, source: SplitSource, train: LazySplit) -> Normalize
         return config.normalize
     if config.name in statistics.KNOWN:
         return statistics.KNOWN[config.name]
-    entry = cache.entry_of(config, "train", source)
-    found = cache.remembered(entry, lambda: statistics.computed(train.images))
+    entry = cache.locate_entry(config, "train", source)
+    found = cache.load_statistics(entry, lambda: statistics.compute(train.images))
     return Normalize(mean=tuple(found["mean"]), std=tuple(found["std"]))
 
 
-def _samples(split: Literal["train", "validation", "test"], contents: LazySplit, chosen: Tensor | None) -> Samples:
+def _select_samples(
+    split: Literal["train", "validation", "test"], contents: LazySplit, chosen: Tensor | None
+) -> Samples:
     labels = contents.labels if chosen is None else contents.labels[chosen]
     return Samples(split, chosen, labels, contents.images)
 
 
-def _evenly(count: int, limit: int | None) -> Tensor | None:
-    """int64 [limit]: numbers below `count`, evenly spaced; None for all of them."""
+def _space_evenly(count: int, limit: int | None) -> Tensor | None:
+    """Choose `limit` evenly spaced numbers below `count`: int64 [limit], None for all of them."""
     if limit is None or limit >= count:
         return None
     return torch.arange(limit) * count // limit
 
 
-def _chosen(count: int, config: Data, seed: int) -> tuple[Tensor | None, Tensor | None]:
-    """What of `count` samples is trained on, None for all, and what is held out for validation, None for nothing."""
-    chosen = _evenly(count, config.limit_train)
+def _choose_samples(count: int, config: Data, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """Choose the training samples (None for all) and the validation samples (None for none) of `count`."""
+    chosen = _space_evenly(count, config.limit_train)
     if config.validation == 0:
         return chosen, None
     return _split_off(torch.arange(count) if chosen is None else chosen, config.validation, seed)
 
 
 def _split_off(indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """What is left to train on, and the `fraction` that is held out for validation; both in ascending order."""
+    """Split off a random `fraction` for validation; return training and validation samples, each ascending."""
     held_out = max(1, math.floor(fraction * len(indices) + 0.5))
     if held_out >= len(indices):
         raise DataError(

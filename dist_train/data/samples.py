@@ -1,4 +1,4 @@
-"""What a data set is once it is open: images, labels, and which of them belong to a split."""
+"""An open data set: its images and labels, and which of them belong to each split."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ Shape = tuple[int, int, int]
 
 
 class Images(Protocol):
-    """The images of one split of the files, by their number in it, all of one shape."""
+    """The images of one split of the files, by number, all of one shape."""
 
     @property
     def shape(self) -> Shape:
         """Channels, height and width of each image."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of images."""
 
     def take(self, indices: Tensor) -> Tensor:
-        """The images of these numbers.
+        """Read the images of these numbers.
 
         Args:
-            indices: int32 or int64 [B].
+            indices: int64 [B].
 
         Returns:
             uint8 [B, C, H, W].
 
         Raises:
-            DataError: a file does not hold a image of the common shape.
+            DataError: a file does not hold an image of the common shape.
         """
 
     def pieces(self) -> Iterator[Tensor]:
@@ -48,7 +48,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 PIECE = 1024
-"""Images that are handled at a time where all of them are."""
+"""Images per piece where all images are read in order."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class InMemoryImages:
         return len(self.tensor)
 
     def take(self, indices: Tensor) -> Tensor:
-        """The images of these numbers, int32 or int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
+        """The images of these numbers, int64 [B], as uint8 [B, C, H, W] on the device of the tensor."""
         return self.tensor.index_select(0, to_device(indices, self.tensor.device))
 
     def pieces(self) -> Iterator[Tensor]:
@@ -82,9 +82,8 @@ class Samples:
 
     split: Literal["train", "validation", "test"]
     chosen: Tensor | None
-    """int64 [N], ascending: numbers of the samples in the split of the files; None where all of it is used, so that
-    no rank holds millions of numbers that count up. Samples of `validation` are numbered in the training split, from
-    which they were taken."""
+    """int64 [N], ascending: numbers of the samples in the split of the files; None if all are used, to save the memory.
+    Samples of `validation` are numbered in the training split."""
     labels: Tensor
     """int64 [N], in the order of the samples."""
     images: Images
@@ -95,13 +94,13 @@ class Samples:
 
     @property
     def indices(self) -> Tensor:
-        """int64 [N]: numbers of all samples in the split of the files; made anew at each call where all are used."""
+        """int64 [N]: numbers of all samples in the split of the files; a new tensor at each call if all are used."""
         return torch.arange(len(self)) if self.chosen is None else self.chosen
 
     def numbers(self, positions: Tensor) -> Tensor:
-        """int64 [B]: numbers, in the split of the files, of the samples at these positions, int32 or int64 [B].
+        """Numbers, in the split of the files, of the samples at these positions: int64 [B] -> int64 [B].
 
-        Random augmentation is keyed by them.
+        Random augmentation is keyed by these numbers.
         """
         return positions.to(torch.int64) if self.chosen is None else self.chosen.index_select(0, positions)
 
@@ -118,10 +117,10 @@ class Dataset:
     validation: Samples | None
     test: Samples
     shape: Shape
-    """Channels, height and width of a image as the model gets it."""
+    """Channels, height and width of an image as the model gets it."""
     classes: tuple[str, ...]
     """Names of the classes, in the order of the labels."""
     normalize: Normalize
     """The mean and std in use, one number a channel."""
     loader: Literal["in_memory", "workers"]
-    """What `data.loader` comes to on this machine."""
+    """The loader that `data.loader` selects on this machine."""

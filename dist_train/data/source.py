@@ -1,4 +1,4 @@
-"""What a data set's module hands over: a split that was found, and how to read it."""
+"""Splits as the modules of data sets return them: found, lazily readable, or decoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from dist_train.errors import DataError
 
 @dataclass(frozen=True)
 class LazySplit:
-    """A split of the files: its images, their labels and the names of the classes."""
+    """A split whose images are read when they are taken."""
 
     images: Images
     labels: Tensor
@@ -24,7 +24,7 @@ class LazySplit:
 
 @dataclass(frozen=True)
 class DecodedSplit:
-    """The same as it comes out of a file, whole."""
+    """A split with all images in memory."""
 
     images: Tensor
     """uint8 [N, C, H, W]."""
@@ -35,24 +35,24 @@ class DecodedSplit:
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A split that is there and not yet read."""
+    """A split whose files were found and not yet read."""
 
     identity: tuple[object, ...]
-    """Everything that the decoded images depend on, beside the settings; JSON can hold it."""
+    """What the decoded images depend on besides the settings; serializable as JSON."""
     read: Callable[[], DecodedSplit]
-    """Decodes all of it; raises DataError."""
+    """Decodes the whole split; raises DataError."""
     lazy: LazySplit | None = None
-    """The split with images that are decoded as they are taken; None where one file holds many."""
+    """The split with images decoded on demand; None if one file holds many images."""
 
 
 def stamp(paths: list[Path], root: Path) -> tuple[object, ...]:
-    """Names below `root`, sizes and times of files: what changes when they do. Reads none of them."""
+    """List the names below `root`, sizes and times of files, to notice changes without reading the files."""
     found = [(path, path.stat()) for path in paths]
     return tuple([path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns] for path, status in found)
 
 
 def check_labels(labels: Tensor, classes: tuple[str, ...], where: str) -> None:
-    """Refuse labels that are no numbers of classes, and splits without samples, by the name of the files `where`."""
+    """Raise DataError if there are no samples, or a label is not the number of a class; `where` names the files."""
     if len(labels) == 0:
         raise DataError(f"{where}: holds no samples")
     low, high = int(labels.min()), int(labels.max())
@@ -63,14 +63,14 @@ def check_labels(labels: Tensor, classes: tuple[str, ...], where: str) -> None:
         )
 
 
-def resized(images: Tensor, side: int | None) -> Tensor:
+def resize(images: Tensor, side: int | None) -> Tensor:
     """Scale the shorter side to `side` pixels and cut the middle square; None changes nothing.
 
     Args:
         images: uint8 [N, C, H, W].
 
     Returns:
-        uint8 [N, C, side, side], bilinear with antialiasing. A image's result is its own, whatever N.
+        uint8 [N, C, side, side], bilinear with antialiasing. An image's result does not depend on the others.
     """
     if side is None:
         return images

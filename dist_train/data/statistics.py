@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel: known for the well-known sets, computed exactly for others."""
+"""Mean and standard deviation of each channel: known for the well-known sets, compute exactly for others."""
 
 import math
 from typing import Any
@@ -16,30 +16,30 @@ KNOWN = {
     "cifar10": Normalize(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     "cifar100": Normalize(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
 }
-"""Of the training splits, as everybody states them."""
+"""Of the training splits, as commonly published."""
 
 Histogram = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def computed(images: Images) -> dict[str, list[float]]:
-    """`mean` and `std` of each channel over all images, in the unit of images scaled to 0..1; raises DataError.
+def compute(images: Images) -> dict[str, list[float]]:
+    """Compute `mean` and `std` of each channel over all images, scaled to 0..1; raises DataError.
 
-    From counts of the 256 values, in integers, so that neither the order nor the number of the images costs a bit.
+    From integer counts of the 256 values, so that the result is exact for any order and number of images.
     """
     counts = np.zeros((images.shape[0], 256), dtype=np.int64)
     for piece in images.pieces():
-        counts += _histogram(piece)
-    moments = [_moments(channel.tolist()) for channel in counts]
+        counts += _count_values(piece)
+    moments = [_compute_moments(channel.tolist()) for channel in counts]
     return {"mean": [mean for mean, _ in moments], "std": [std for _, std in moments]}
 
 
-def _histogram(images: Tensor) -> Histogram:
-    """How often each channel of uint8 [N, C, H, W] has each value: int64 [C, 256]."""
+def _count_values(images: Tensor) -> Histogram:
+    """Count the values in each channel: uint8 [N, C, H, W] -> int64 [C, 256]."""
     channels = images.transpose(0, 1).flatten(1).numpy()
     return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
 
-def _moments(counts: list[int]) -> tuple[float, float]:
+def _compute_moments(counts: list[int]) -> tuple[float, float]:
     number = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))

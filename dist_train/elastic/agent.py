@@ -57,7 +57,7 @@ def _import_modules(config: "Config") -> None:
     from dist_train.data import registry
     from dist_train.models import find_model
 
-    registry.module_of(config.data)
+    registry.import_module_of(config.data)
     find_model(config.model.name)
     if config.train.compile != "off":
         import torch._dynamo  # noqa: F401

@@ -138,6 +138,6 @@ def test_images_are_prepared_where_they_are(
         assert normalize != "auto"
         preparation = Preprocessing(normalize, config.data.augment, 0, GPU, memory_format)
         images = torch.zeros(32, 3, 28, 28, dtype=torch.uint8, device=GPU)
-        prepared = preparation.augmented(images, torch.arange(32, device=GPU), epoch=0)
+        prepared = preparation.augment_images(images, torch.arange(32, device=GPU), epoch=0)
     assert (prepared.device, prepared.shape) == (GPU, (32, 3, 28, 28))
     assert prepared.is_contiguous(memory_format=memory_format)

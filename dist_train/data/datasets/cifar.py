@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_train.data.datasets.download import Files, require
-from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resized, stamp
+from dist_train.data.datasets.download import DataFiles, require
+from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resize, stamp
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -36,9 +36,9 @@ class Layout:
     classes: str
 
     @property
-    def files(self) -> Files:
+    def files(self) -> DataFiles:
         """All files of the set."""
-        return Files(self.loader, self.folder, (*self.batches["train"], *self.batches["test"], self.meta))
+        return DataFiles(self.loader, self.folder, (*self.batches["train"], *self.batches["test"], self.meta))
 
 
 LAYOUTS = {
@@ -75,7 +75,7 @@ def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> Decode
     batches = [_batch(path, layout, classes) for path in paths]
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     _warn_of_others(layout, paths)
-    return DecodedSplit(resized(images, config.resize), labels, classes)
+    return DecodedSplit(resize(images, config.resize), labels, classes)
 
 
 def _batch(path: Path, layout: Layout, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:

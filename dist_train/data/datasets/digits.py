@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dist_train.data.source import DecodedSplit, SplitSource, resized
+from dist_train.data.source import DecodedSplit, SplitSource, resize
 from dist_train.settings.schema import Data
 
 SIDE = 28
@@ -25,7 +25,7 @@ def _read(config: Data, split: str) -> DecodedSplit:
     chosen = _in_test(labels) if split == "test" else ~_in_test(labels)
     # 0 to 16 in the source
     small = torch.from_numpy(digits.images)[:, None].mul(255 / 16).round().to(torch.uint8)
-    images = resized(resized(small[chosen], SIDE), config.resize)
+    images = resize(resize(small[chosen], SIDE), config.resize)
     return DecodedSplit(images, labels[chosen], tuple(str(name) for name in digits.target_names))
 
 

@@ -26,7 +26,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """torchvision's IMG_EXTENSIONS."""
-LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or another ending of a image)"
+LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or another ending of an image)"
 
 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001

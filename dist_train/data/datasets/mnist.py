@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from dist_train.data.datasets.download import Files, require
-from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resized, stamp
+from dist_train.data.datasets.download import DataFiles, require
+from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resize, stamp
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -20,7 +20,7 @@ NAMES = tuple(f"{prefix}-{kind}-ubyte" for prefix in PREFIXES.values() for kind 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """The files of one split; raises DataError where they are missing."""
     loader = LOADERS[config.name]
-    folder = require(Files(loader, f"{loader}/raw", NAMES), config)
+    folder = require(DataFiles(loader, f"{loader}/raw", NAMES), config)
     paths = [folder / name for name in NAMES if name.startswith(PREFIXES[split])]
     identity = (stamp(paths, folder), config.resize and torch.__version__)
     return SplitSource(identity, partial(_read, config, split, paths))
@@ -36,7 +36,7 @@ def _read(config: Data, split: str, paths: list[Path]) -> DecodedSplit:
     loaded = getattr(datasets, LOADERS[config.name])(config.root, train=split == "train")
     classes = tuple(loaded.classes)
     check_labels(loaded.targets, classes, str(paths[1]))
-    return DecodedSplit(resized(loaded.data[:, None], config.resize), loaded.targets, classes)
+    return DecodedSplit(resize(loaded.data[:, None], config.resize), loaded.targets, classes)
 
 
 def _check(path: Path, dimensions: int) -> int:

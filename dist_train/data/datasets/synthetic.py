@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from dist_train import seeds
-from dist_train.data.source import DecodedSplit, SplitSource, resized
+from dist_train.data.source import DecodedSplit, SplitSource, resize
 from dist_train.settings.schema import Data, SyntheticData
 
 COARSE = 4
@@ -32,5 +32,5 @@ def _read(config: SyntheticData, split: str, count: int, seed: int) -> DecodedSp
     noise = torch.randn(count, *config.shape, generator=generator) * NOISE
     images = ((patterns[labels] + noise) * 255).round_().clamp_(0, 255).to(torch.uint8)
     return DecodedSplit(
-        resized(images, config.resize), labels, tuple(str(number) for number in range(config.num_classes))
+        resize(images, config.resize), labels, tuple(str(number) for number in range(config.num_classes))
     )

@@ -133,7 +133,7 @@ def cut_short(path: Path) -> None:
 
 
 def assert_known(dataset: Dataset, name: str, tolerance: float) -> None:
-    computed = statistics.computed(dataset.train.images)
+    computed = statistics.compute(dataset.train.images)
     known = statistics.KNOWN[name]
     np.testing.assert_allclose(computed["mean"], known.mean, atol=tolerance)
     np.testing.assert_allclose(computed["std"], known.std, atol=tolerance)

@@ -79,7 +79,7 @@ def test_what_is_prepared_together_changes_no_bit(
         world = World(rank=rank, size=size)
         stream = TrainBatches(dataset, config, SEED, world, start, stop, memory_format, shards if shards > 1 else None)
         with stream:
-            assert stream._together() == max(1, together)
+            assert stream._count_batches_together() == max(1, together)
             return list(stream)
 
     stop = 3 * -(-18 // global_batch)

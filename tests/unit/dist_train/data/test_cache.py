@@ -99,13 +99,13 @@ def contents(dataset: Dataset) -> tuple[Tensor, Tensor]:
 def read_whole(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files of the cache that are read to compare them with their checksum, as it happens."""
     found: list[Path] = []
-    original = cache_module._checksum
+    original = cache_module._hash_file
 
     def noted(path: Path) -> str:
         found.append(path)
         return original(path)
 
-    monkeypatch.setattr(cache_module, "_checksum", noted)
+    monkeypatch.setattr(cache_module, "_hash_file", noted)
     return found
 
 

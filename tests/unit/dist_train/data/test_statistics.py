@@ -19,5 +19,5 @@ def test_statistics_are_those_of_the_whole_train_split(settings: Settings, root:
 
 
 def test_a_constant_channel_is_not_divided_by_zero() -> None:
-    found = statistics.computed(InMemoryImages(torch.full((5, 1, 2, 2), 51, dtype=torch.uint8)))
+    found = statistics.compute(InMemoryImages(torch.full((5, 1, 2, 2), 51, dtype=torch.uint8)))
     assert found == {"mean": [0.2], "std": [1.0]}

@@ -1,8 +1,8 @@
-"""Randomness as a function, never a state.
+"""Seeds and random bits as functions of (seed, purpose, position); no random state is kept.
 
-Every random number of a run is a function of the run's seed, of what it is for, and of where in the run it is used:
-the order of samples of (seed, epoch), an augmentation of (seed, epoch, sample index), dropout of (seed, step, shard).
-Nothing random has to be saved, the number of loader workers changes nothing, and to resume is to go on at a step.
+Each random number of a run is a function of the run's seed, its purpose and its position in the run: the order of
+samples of (seed, epoch), an augmentation of (seed, epoch, sample index), dropout of (seed, step, shard). So no
+random state is saved, the number of loader workers changes nothing, and a run resumes at any step.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ _MASK_64 = 2**64 - 1
 
 
 def derive(seed: int, purpose: str, *where: int) -> int:
-    """A seed in [0, 2**63) for one purpose at one place, e.g. `derive(0, "order", epoch)`.
+    """Derive a seed in [0, 2**63) for one purpose and position, e.g. `derive(0, "step", step, shard)`.
 
     BLAKE2b of the parts, so that neighbouring seeds, epochs or steps share nothing.
     """
@@ -24,22 +24,22 @@ def derive(seed: int, purpose: str, *where: int) -> int:
 
 
 def generator(seed: int, purpose: str, *where: int) -> torch.Generator:
-    """A CPU generator in the state that belongs to one purpose at one place."""
+    """Create a CPU generator for one purpose and position."""
     return torch.Generator().manual_seed(derive(seed, purpose, *where))
 
 
 def random_bits(seed: int, purposes: Sequence[str], epoch: int, indices: Tensor) -> Tensor:
-    """Uniform random integers in [0, 2**31), one for each purpose and sample index, the same on every device.
+    """Return uniform random integers in [0, 2**31) for each purpose and index, the same on every device.
 
     Args:
-        indices: int64 [N], numbers of samples in their split.
+        indices: int64 [N], e.g. numbers of samples in their split.
 
     Returns:
         int64 [P, N] on the device of `indices`: the upper bits of splitmix64 (Steele, Lea and Flood, "Fast splittable
-        pseudorandom number generators", OOPSLA 2014) at the position `index` of a stream keyed by the rest. A sample's
-        number depends on nothing but its own index, so a batch may be cut anywhere.
+        pseudorandom number generators", OOPSLA 2014) at the position `index` of a stream keyed by the rest. An
+        index's number does not depend on the other indices.
     """
-    # All purposes in one go: of a small batch, the calls cost more than the numbers.
+    # All purposes at once: for a small batch, the calls cost more than the numbers.
     positions = indices * _signed(0x9E3779B97F4A7C15)
     z = torch.stack([positions + _signed(derive(seed, purpose, epoch) << 1) for purpose in purposes])
     z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -48,7 +48,7 @@ def random_bits(seed: int, purposes: Sequence[str], epoch: int, indices: Tensor)
 
 
 def seed_step(seed: int, step: int, shard: int, device: torch.device) -> None:
-    """Put torch's global generator of `device` in the state for one shard of one step (dropout draws from it)."""
+    """Seed torch's global generator of `device` for one shard of one step; dropout draws from it."""
     value = derive(seed, "step", step, shard)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(value)
@@ -57,7 +57,7 @@ def seed_step(seed: int, step: int, shard: int, device: torch.device) -> None:
 
 
 def _signed(value: int) -> int:
-    """The int64 with the same 64 bits; products of int64 tensors wrap, as the method wants."""
+    """Return the int64 with the same 64 bits; products of int64 tensors wrap."""
     value &= _MASK_64
     return value - 2**64 if value >= 2**63 else value
 

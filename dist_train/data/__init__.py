@@ -1,11 +1,11 @@
 """Images and labels: from files to batches on the device.
 
-    open_dataset     finds, downloads and decodes once a machine (cache), and says what there is: a Dataset
+    open_dataset     find, download and decode a data set once per machine (`cache`); returns a Dataset
     TrainBatches     the batches of this rank, all epochs in one stream, from any step on
-    eval_batches     batches cut alike at every world size and dealt out whole
+    eval_batches     the evaluation batches of this rank, the same batches at every world size
 
-A module for each kind of data set (`mnist`, `cifar`, `digits`, `image_folder`, `synthetic`) finds its files and reads
-them; `opening` holds the table. What a batch holds is a function of the settings, the seed and the step.
+A module in `datasets/` for each kind of data set (`mnist`, `cifar`, `digits`, `image_folder`, `synthetic`) finds its
+files and reads them; `registry` holds the table. A batch is a function of the settings, the seed and the step.
 """
 
 from dist_train.data.batches import Batch, EvalBatch, TrainBatches, eval_batches

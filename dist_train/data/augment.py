@@ -1,7 +1,7 @@
-"""From stored images to what the model gets: crop, flip, normalise, cut out, many images at a time, on the device.
+"""Crop, flip, normalise and cut out many images at a time, on the device.
 
-Each random choice is a function of (seed, epoch, sample index), and each operation treats each number by itself, so
-that neither the cut of the batches nor the number of ranks or workers changes a bit. Nothing here waits for a GPU.
+Each random choice is a function of (seed, epoch, sample index), and each operation is elementwise or per image, so that
+the batch size and the number of ranks or workers change no bit. Nothing here waits for a GPU.
 """
 
 import torch
@@ -12,7 +12,7 @@ from dist_train import seeds
 from dist_train.settings.schema import Augment, Normalize
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers of as many bytes as a float."""
+"""Integer dtypes by the bytes of a float."""
 
 
 class Preprocessing:
@@ -32,7 +32,7 @@ class Preprocessing:
         self._scale, self._shift = _compute_constants(normalize, device)
 
     def normalize_images(self, images: Tensor) -> Tensor:
-        """Normalised and not augmented."""
+        """Normalise without augmentation."""
         scale, shift = self._scale, self._shift
         if self._memory_format == torch.channels_last:
             scale, shift = (_expand_along_row(constant, images.shape[3]) for constant in (scale, shift))
@@ -41,7 +41,7 @@ class Preprocessing:
         return _to_floats(images, scale.dtype, self._memory_format).mul_(scale).add_(shift)
 
     def augment_images(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
-        """Augmented as the samples of these numbers, int64 [B] on the device of the images, are in this epoch."""
+        """Augment and normalise; `indices`, int64 [B] on the device of the images, key the random choices."""
         images = self.normalize_images(crop_and_flip(images, self._augment, self._seed, epoch, indices))
         if self._augment.cutout:
             cut_out_(images, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
@@ -59,8 +59,8 @@ def crop_and_flip(images: Tensor, augment: Augment, seed: int, epoch: int, indic
         return images
     row, column, flip = seeds.random_bits(seed, ("crop-row", "crop-column", "flip"), epoch, indices)
     if augment.crop_padding:
-        places = 2 * augment.crop_padding + 1
-        images = _cut_windows(images, augment.crop_padding, row % places, column % places)
+        offsets = 2 * augment.crop_padding + 1
+        images = _cut_windows(images, augment.crop_padding, row % offsets, column % offsets)
     if augment.flip:
         images = _mirror(images, flip % 2)
     return images
@@ -86,29 +86,29 @@ def cut_out_(
     rows = _mask_outside(row % height, side, height).to(bits).neg_()
     columns = _mask_outside(column % width, side, width).to(bits).neg_()
     # Bits, all set where a number stays: filling by a mask of booleans takes six times as long.
-    places = images.view(bits)
+    pixels = images.view(bits)
     if memory_format == torch.channels_last:
         # By rows of memory, in which the channels lie side by side: torch would walk it pixel by pixel.
         columns = columns[:, :, None].expand(-1, -1, channels).flatten(1)
-        places.permute(0, 2, 3, 1).flatten(2).bitwise_and_(rows[:, :, None] | columns[:, None, :])
+        pixels.permute(0, 2, 3, 1).flatten(2).bitwise_and_(rows[:, :, None] | columns[:, None, :])
     else:
-        places.bitwise_and_((rows[:, :, None] | columns[:, None, :])[:, None])
+        pixels.bitwise_and_((rows[:, :, None] | columns[:, None, :])[:, None])
 
 
 def _cut_windows(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
-    """Of each image, padded with zeros, the window of its size that begins at (top, left), int64 [B]."""
+    """Pad each image with zeros and cut the window of its size at (top, left), int64 [B]."""
     count, channels, height, width = images.shape
     padded = functional.pad(images, (padding, padding, padding, padding))
     of_image, of_channel, of_row, _ = padded.stride()
-    # Every window of every image, by the place of its first pixel in memory: copied as whole rows.
-    places = padded.numel() - (channels - 1) * of_channel - (height - 1) * of_row - width + 1
-    windows = padded.as_strided((places, channels, height, width), (1, of_channel, of_row, 1))
+    # Every window of every image, by the offset of its first pixel in memory: copied as whole rows.
+    offsets = padded.numel() - (channels - 1) * of_channel - (height - 1) * of_row - width + 1
+    windows = padded.as_strided((offsets, channels, height, width), (1, of_channel, of_row, 1))
     first = torch.arange(count, device=images.device) * of_image
     return windows.index_select(0, first + top * of_row + left)
 
 
 def _mirror(images: Tensor, flip: Tensor) -> Tensor:
-    """The images, of which those are mirrored whose `flip`, int64 [B], is 1 and not 0."""
+    """Mirror the images whose `flip`, int64 [B], is 1; it is 0 for the others."""
     chosen = flip.neg().to(torch.uint8)[:, None, None, None]
     # a ^ ((a ^ b) & mask) is a choice between a and b at the speed of memory; `where` reads single bytes.
     return images.flip(3).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)
@@ -125,18 +125,18 @@ def _to_floats(images: Tensor, dtype: torch.dtype, memory_format: torch.memory_f
 
 
 def _expand_along_row(constant: Tensor, width: int) -> Tensor:
-    """[C, 1, 1] -> [1, C, 1, W] in channels_last: what it is combined with is walked in rows, not in single pixels."""
+    """[C, 1, 1] -> [1, C, 1, W] in channels_last, so that torch works on rows and not on single pixels."""
     return constant.expand(1, -1, 1, width).contiguous(memory_format=torch.channels_last)
 
 
 def _mask_outside(centre: Tensor, side: int, length: int) -> Tensor:
-    """bool [B, length]: all but the `side` pixels around each centre, int64 [B]."""
+    """Mask all but the `side` pixels around each centre: int64 [B] -> bool [B, length]."""
     offset = torch.arange(length, device=centre.device) - centre[:, None] + side // 2
     return (offset < 0) | (offset >= side)
 
 
 def _compute_constants(normalize: Normalize, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Factor and summand, [C, 1, 1], that make (x / 255 - mean) / std of x; rounded once, from float64."""
+    """Scale and shift, [C, 1, 1], for (x / 255 - mean) / std; rounded once, from float64."""
     mean = torch.tensor(normalize.mean, dtype=torch.float64)[:, None, None]
     std = torch.tensor(normalize.std, dtype=torch.float64)[:, None, None]
     dtype = torch.get_default_dtype()

@@ -1,8 +1,7 @@
-"""Batches on the device: the stream that trains, and the pieces that are evaluated.
+"""Training and evaluation batches on the device.
 
-Small batches are prepared several at a time, and each is a part of what was prepared: of a batch of four images, the
-calls cost ten times as much as the images. Augmentation and normalisation treat each image by itself, so that this
-changes no bit.
+Small batches are prepared several at a time and then split: with four images, the calls cost ten times as much as the
+images. Augmentation and normalisation work on each image separately, so that this changes no bit.
 """
 
 import math
@@ -25,32 +24,32 @@ from dist_train.settings.schema import Augment, Data
 from dist_train.system.stop_signals import Stop, StopRequested
 
 EVAL_BATCH = 250
-"""Samples in an evaluation batch; constant, so that every world size cuts the split alike."""
+"""Samples in an evaluation batch; constant, so that the batches are the same at every world size."""
 AHEAD = {"cpu": 2**22, "cuda": 2**25}
-"""Bytes of prepared images up to which batches are prepared together, by the device on which the stored ones lie.
-The first calls after a step are cold and take several times as long as in a row, so many are made at once: of a CPU as
-much as its last cache holds beside a step's own tensors, of a GPU what keeps it busy for longer than the calls take. A
-larger batch comes alone."""
+"""Bytes of prepared images up to which batches are prepared together, by the device of the stored images.
+The first calls after a step are cold and take several times as long as later ones, so many are made at once: as much as
+a CPU's last-level cache holds beside a step's tensors, or keeps a GPU busy for longer than the calls take. A larger
+batch is prepared alone."""
 STOP_GRACE = 30.0
 """Seconds that one of several ranks waits for data after a stop was requested; late data lets all finish the step."""
 ALIGNMENT = 512
-"""Bytes: where the images of a batch begin in memory, as if they had been allocated for it. Libraries choose their
-method by it, and it must not depend on the step at which a start has begun."""
+"""Alignment in bytes of the images of each batch, as of a new allocation. Libraries choose their kernels by it, and it
+must not depend on the step at which a process started."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What one rank, real or virtual, trains on in one step."""
+    """The samples of one rank, real or virtual, in one step."""
 
     images: Tensor
     """Float of torch's default dtype, [B, C, H, W], augmented and normalised, on the rank's device."""
     labels: Tensor
     """int64 [B], on the rank's device."""
     share: int
-    """Samples of this rank that count: B, or 0 for a stand-in, which must weigh nothing. A rank without samples still
-    takes part in the backward pass and needs a batch that BatchNorm accepts."""
+    """Samples that count: B, or 0 for placeholders, which must have weight 0. A rank without samples takes part in the
+    backward pass and needs a batch that BatchNorm accepts."""
     number: int
-    """Its number among the shards of the global batch, from 0: the rank's, if each rank has one."""
+    """Number of the shard in the global batch, from 0: the rank, if each rank has one shard."""
     indices: Tensor
     """int64 [share], on the CPU: numbers of the samples in the files' training split."""
 
@@ -63,7 +62,7 @@ class Batch:
     count: int
     """Samples in the whole global batch."""
     step: int
-    """Number of the step that takes it, from 0."""
+    """Number of its step, from 0."""
     epoch: int
     """Number of the pass over the training samples, from 0."""
     samples: Tensor
@@ -74,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """Some samples to evaluate."""
+    """Consecutive samples to evaluate."""
 
     images: Tensor
     """Float of torch's default dtype, [B, C, H, W], normalised, on the rank's device."""
@@ -142,7 +141,7 @@ class TrainBatches:
             yield part.positions
 
     def _count_batches_together(self) -> int:
-        """How many batches are prepared at a time."""
+        """Number of batches that are prepared at a time."""
         images = self._samples.images
         stored = images.tensor.device.type if isinstance(images, InMemoryImages) else "cpu"
         floats = math.prod(self._shape) * self._sampler.largest_slice
@@ -159,7 +158,7 @@ class TrainBatches:
             yield Batch(tuple(islice(shards, len(part.parts))), part.count, step, part.epoch, whole)
 
     def _shards(self, part: BatchSlice, images: Tensor) -> Iterator[Shard]:
-        """The shards of one batch after another, prepared together."""
+        """Yield the shards of all batches of a slice, prepared together."""
         numbers = self._samples.numbers(part.positions)
         labels = to_device(self._samples.labels.index_select(0, part.positions), self._device)
         prepared = self._preprocessing.augment_images(
@@ -169,8 +168,8 @@ class TrainBatches:
         cuts = zip(_align(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(part.parts)
         for (number, share), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
-            its_images, its_labels, indices = cut
-            yield Shard(its_images, its_labels, share, number, indices if share else indices[:0])
+            shard_images, shard_labels, indices = cut
+            yield Shard(shard_images, shard_labels, share, number, indices if share else indices[:0])
 
     def stand_in(self, step: int) -> Batch:
         """A batch that weighs nothing, for a rank that stops while it waits for the data of `step`."""
@@ -224,7 +223,7 @@ def eval_batches(
 
 
 def _align(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
-    """The images of one shard after another; parts of the tensor, or copies where those would not be aligned."""
+    """Split images by shard: views, or copies where a view would not be aligned."""
     parts = torch.split(images, sizes)
     each = images.element_size() * math.prod(images.shape[1:])
     if len(parts) == 1 or all(size * each % ALIGNMENT == 0 for size in set(sizes)):

@@ -1,17 +1,17 @@
-"""What was decoded or computed once a machine, kept under `data.cache` and checked before it is used.
+"""Decoded images and their statistics, stored once per machine under `data.cache` and verified before use.
 
     <name>-<split>-<key>/images.u8       uint8 [N, C, H, W], raw
                          labels.i64        int64 [N], raw
                          meta.json         shape, classes, count, checksums of both
-                         checked.json      sizes, times and inodes that both had when they were last compared with them
+                         checked.json      sizes, times and inodes of both when they were last verified
     <name>-<split>-<key>.statistics.json   mean and std of each channel
     <name>.lock                            held while something is downloaded, decoded or computed
 
-The key is a hash of everything that the images depend on, of the files their names, sizes and times, so changed files
-are another entry; one that was changed and has its old size and time is not noticed. An entry is written aside and
-renamed; a reader needs no lock. Images are mapped: the ranks of a machine share the pages. A file that has the size,
-times and inode under which it was compared with its checksum is not read again for that: a start takes as long with ten
-million images as with ten. In a cache that was copied all files are other ones, and each is read once.
+The key is a hash of all that the images depend on, with the names, sizes and times of the files, so changed files make
+another entry; a changed file of the same size and time is not noticed. An entry is written under another name and then
+renamed, so readers need no lock. Images are memory-mapped: the ranks of a machine share the pages. A file with the
+size, times and inode of its last verification is not read again to verify it: a start takes as long with ten million
+images as with ten. After a cache was copied, each file is verified once.
 """
 
 import contextlib
@@ -39,37 +39,37 @@ from dist_train.settings.schema import Data
 
 FILES = ("images.u8", "labels.i64")
 FORMAT = 2
-"""Raised whenever a change of the program changes what an entry would hold."""
+"""Version of the entries; incremented when the program would write other content."""
 PATIENCE = 5.0
-"""Seconds after which a process says that it waits for another."""
+"""Seconds after which a process logs that it waits for another."""
 TICK = 0.02
-"""Seconds; by the clock of a file system, what is written later than this is written at another time."""
+"""Seconds after which a file system gives a write another time."""
 
 _log = logging.getLogger("dist_train.data")
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Where the cache keeps one split."""
+    """The files of one split in the cache."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     directory: Path
 
     @property
     def statistics(self) -> Path:
-        """File of the statistics of the split."""
+        """Path of the statistics."""
         return self.directory.with_name(f"{self.directory.name}.statistics.json")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only process of the machine that prepares this data set; raises DataError as `lock` does."""
+        """Hold the lock of the data set; raises DataError as `lock` does."""
         with lock(self.directory.parent, self.name):
             yield
 
 
 def locate_entry(config: Data, split: str, source: SplitSource) -> CacheEntry:
-    """The place of a split in the cache, whether it is there or not."""
+    """Return the cache entry of a split, whether it exists or not."""
     identity = [FORMAT, config.name, split, config.resize, source.identity]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return CacheEntry(config.name, Path(config.cache) / f"{config.name}-{split}-{key}")
@@ -77,7 +77,7 @@ def locate_entry(config: Data, split: str, source: SplitSource) -> CacheEntry:
 
 @contextmanager
 def lock(cache: Path, name: str) -> Iterator[None]:
-    """Hold the lock of the data set `name`; says so where that takes some seconds.
+    """Hold the lock of the data set `name`; log a wait of some seconds.
 
     Raises:
         DataError: the cache cannot be written.
@@ -95,10 +95,10 @@ def lock(cache: Path, name: str) -> Iterator[None]:
 
 
 def open_split(entry: CacheEntry, source: SplitSource, *, verify: bool) -> LazySplit:
-    """The split in memory, from the cache; decoded and stored there before, where it is not.
+    """Map a split from the cache; decode and store it first if it is not there.
 
     Args:
-        verify: see to it that the images are those that were stored, which one rank of a machine has to do.
+        verify: verify the images, and repair them if damaged; one rank of a machine has to.
 
     Raises:
         DataError: the files cannot be decoded, or the cache cannot be written.
@@ -113,10 +113,10 @@ def open_split(entry: CacheEntry, source: SplitSource, *, verify: bool) -> LazyS
 
 
 def _verify(entry: CacheEntry, source: SplitSource) -> None:
-    """Read all images, mend them if need be, and note that they are whole."""
+    """Read and verify all images, repair them if damaged, and record the result."""
     directory = entry.directory
     time.sleep(TICK)
-    identities = _read_identities(directory)  # before they are read: a change meanwhile is not noted as whole
+    identities = _read_identities(directory)  # before they are read: a change meanwhile is not recorded as verified
     if not _is_intact(directory):
         with entry.lock():
             _repair(directory, source.read)
@@ -126,7 +126,7 @@ def _verify(entry: CacheEntry, source: SplitSource) -> None:
 
 
 def load_statistics(entry: CacheEntry, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The statistics of a split, computed by one process of the machine if nobody has yet.
+    """Load the statistics of a split; one process of the machine computes them first if they are missing.
 
     Raises:
         DataError: `compute` does, or the cache cannot be written.
@@ -139,7 +139,7 @@ def load_statistics(entry: CacheEntry, compute: Callable[[], dict[str, Any]]) ->
 
 
 def _load(directory: Path) -> LazySplit | None:
-    """The entry, mapped; None where it is missing, incomplete or its labels are damaged."""
+    """Map the entry; None if it is missing or incomplete, or its labels are damaged."""
     meta = _read_json(directory / "meta.json")
     if meta is None:
         return None
@@ -170,14 +170,14 @@ def _count_pixels(meta: dict[str, Any]) -> int:
 
 
 def _map_bytes(path: Path, size: int, *, shared: bool = False) -> Tensor:
-    """The bytes of a file as uint8 [size]; what is written to them reaches the file only if they are `shared`."""
+    """Map a file as uint8 [size]; writes reach the file only if `shared`."""
     return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
 
 
 def _store(directory: Path, read: Callable[[], DecodedSplit]) -> LazySplit:
-    """Decode the split and write its entry aside, then put it in place of whatever is there. Needs the lock.
+    """Decode the split, write its entry under another name and rename it. Needs the lock.
 
-    What can't be written whole is removed: on a disk that is full it would take the last of the room.
+    An incomplete entry is removed: it would fill a disk that is nearly full.
     """
     _log.info("decoding %s", directory.name)
     decoded = read()
@@ -198,7 +198,7 @@ def _store(directory: Path, read: Callable[[], DecodedSplit]) -> LazySplit:
 
 
 def _write(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
-    """Write an entry into a directory of its own; returns its meta.json."""
+    """Write an entry into a new directory; return its meta.json."""
     directory.mkdir()
     for name, tensor in zip(FILES, (decoded.images, decoded.labels), strict=True):
         (directory / name).write_bytes(tensor.contiguous().numpy().data)  # numpy's `tofile` doesn't say why it fails
@@ -208,10 +208,10 @@ def _write(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
 
 
 def _repair(directory: Path, read: Callable[[], DecodedSplit]) -> None:
-    """Decode the split again and write its images over the damaged ones, in place. Needs the lock.
+    """Decode the split again and overwrite its damaged images in place. Needs the lock.
 
-    In place because other ranks have mapped the file already: they see it mended, and take no image from it before
-    all ranks have opened the data set, this one among them.
+    In place, because other ranks have mapped the file already: they see the repaired images, and read none before all
+    ranks, this one included, have opened the data set.
     """
     if _is_intact(directory):
         return
@@ -225,8 +225,8 @@ def _repair(directory: Path, read: Callable[[], DecodedSplit]) -> None:
 
 @functools.cache
 def _warn_damaged(path: Path) -> None:
-    """Once a process: what is damaged is looked at again under the lock."""
-    _log.warning("%s is damaged and will be made anew", path)
+    """Warn once per process: a damaged file is read again under the lock."""
+    _log.warning("%s is damaged and will be written again", path)
 
 
 def _is_intact(directory: Path, name: str = "images.u8") -> bool:
@@ -235,7 +235,7 @@ def _is_intact(directory: Path, name: str = "images.u8") -> bool:
 
 
 def _record_identities(directory: Path) -> None:
-    """Write down what identifies the files, which hold what was just written to them."""
+    """Record the identities of files that were just written."""
     for name in FILES:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())  # after a power cut they could have their sizes and times, but other bytes
@@ -244,12 +244,12 @@ def _record_identities(directory: Path) -> None:
 
 
 def _is_verified(directory: Path) -> bool:
-    """Whether the files are those that were last found to be whole. Reads none of them."""
+    """Whether the files are unchanged since they were last verified; reads none of them."""
     return _read_json(directory / "checked.json") == _read_identities(directory)
 
 
 def _read_identities(directory: Path) -> dict[str, Any]:
-    """Of both files what changes when they are written or copied."""
+    """Size, times and inode of both files, which change when they are written or copied."""
     found = {name: (directory / name).stat() for name in FILES}
     return {
         name: [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino] for name, status in found.items()
@@ -272,7 +272,7 @@ def _write_meta(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Write `content` with its checksum aside, and rename; returns it."""
+    """Write `content` with its checksum under another name, and rename; return it."""
     aside = path.with_name(f".{path.name}.new")
     with _report_write_errors(path.parent):
         aside.write_text(json.dumps({"content": content, "sha256": _hash_json(content)}))
@@ -281,7 +281,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """What `_write_json` has written; None where it is missing or damaged."""
+    """Read what `_write_json` wrote; None if it is missing or damaged."""
     try:
         found = json.loads(path.read_bytes())
         content: dict[str, Any] = found["content"]

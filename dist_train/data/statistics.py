@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each channel: known for the well-known sets, compute exactly for others."""
+"""Mean and standard deviation of each channel: published ones, or computed exactly."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""DataFiles that a data set needs: there, or downloaded, or refused with where they belong."""
+"""Find the files of a data set, download them, or report where they belong."""
 
 import logging
 import shutil
@@ -22,7 +22,7 @@ _log = logging.getLogger("dist_train.data")
 
 @dataclass(frozen=True)
 class DataFiles:
-    """DataFiles of a data set that torchvision can download."""
+    """Files of a data set that torchvision can download."""
 
     loader: str
     """Class in `torchvision.datasets`."""

@@ -74,7 +74,7 @@ def flip_a_byte(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut_short, Path.unlink])
 @pytest.mark.parametrize("name", ["images.u8", "labels.i64", "meta.json"])
-def test_a_damaged_entry_is_made_anew(
+def test_a_damaged_entry_is_written_again(
     settings: Settings, root: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     write_idx(root)
@@ -87,7 +87,7 @@ def test_a_damaged_entry_is_made_anew(
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     is_missing = (name, damage) == ("meta.json", Path.unlink)  # without it the entry counts as missing
-    assert warned == ([] if is_missing else [f"{target} is damaged and will be made anew"])
+    assert warned == ([] if is_missing else [f"{target} is damaged and will be written again"])
     assert sorted(path.name for path in Path(config.cache).iterdir() if path.name.startswith(".")) == []
 
 
@@ -183,7 +183,7 @@ def test_an_entry_in_a_cache_that_cannot_be_written_is_read_at_each_start(
         assert {path.name for path in read_whole} == {"images.u8", "labels.i64"}
 
 
-def test_damage_is_mended_under_ranks_that_have_opened_it(settings: Settings, root: Path) -> None:
+def test_damage_is_repaired_under_ranks_that_have_opened_it(settings: Settings, root: Path) -> None:
     """Only local rank 0 compares the images with their checksum."""
     write_idx(root)
     config = settings("mnist")
@@ -195,7 +195,7 @@ def test_damage_is_mended_under_ranks_that_have_opened_it(settings: Settings, ro
     assert torch.equal(contents(other)[0], expected)
 
 
-def test_damaged_statistics_are_computed_anew(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_statistics_are_computed_again(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     config = settings("digits")
     expected = opened(config).normalize
     (statistics_file,) = Path(config.cache).glob("*.statistics.json")

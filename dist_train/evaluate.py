@@ -9,13 +9,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.store import find
@@ -23,7 +20,7 @@ from dist_train.data import Dataset, Samples, open_dataset
 from dist_train.data.batches import EvalBatch, eval_batches
 from dist_train.distributed.world import World, open_world
 from dist_train.errors import CheckpointError, ConfigError
-from dist_train.execution.auto_settings import Choices, apply_to_process, use_onednn
+from dist_train.execution.auto_settings import AutoSettings, apply_to_process, use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
@@ -32,44 +29,7 @@ from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Data
 from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one pass has counted."""
-
-    split: str
-    loss: float
-    """Mean cross-entropy a sample, without label smoothing."""
-    correct: tuple[int, ...]
-    """Samples of each class whose class had the highest logit."""
-    count: tuple[int, ...]
-    """Samples of each class."""
-    classes: tuple[str, ...]
-
-    @property
-    def accuracy(self) -> float:
-        return sum(self.correct) / sum(self.count)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a line of `metrics.jsonl` has it; `per_class` leaves out classes without a sample."""
-        rows = zip(self.classes, self.correct, self.count, strict=True)
-        return {
-            "split": self.split,
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "correct": sum(self.correct),
-            "count": sum(self.count),
-            "per_class": {
-                name: {"accuracy": correct / count, "correct": correct, "count": count}
-                for name, correct, count in rows
-                if count
-            },
-        }
-
-    def __str__(self) -> str:
-        right, count = sum(self.correct), sum(self.count)
-        return f"{self.split} accuracy {100 * self.accuracy:.2f} % ({right} of {count}), loss {self.loss:.4f}"
+from dist_train.tasks.classification import Evaluation, EvaluationCounts
 
 
 def evaluate(
@@ -77,53 +37,41 @@ def evaluate(
     samples: Samples,
     dataset: Dataset,
     config: Data,
-    choices: Choices,
+    settings: AutoSettings,
     world: World,
     stop: Stop | None = None,
     mark: Callable[[], None] = lambda: None,
-) -> Evaluation:
-    """Evaluate the plain `network` (no DDP around it) in evaluation mode, and leave it in training mode.
+) -> Evaluation | None:
+    """Evaluate `network` on all `samples` in evaluation mode; return None if a rank was asked to stop meanwhile.
 
-    The batches are cut the same way at every number of ranks and dealt out whole, so that a near tie falls the same
-    way, and each loss lands in a place of its own before they are added in a fixed order.
+    The batches are cut alike at every number of ranks and each goes to one rank, so that a near tie falls the same way.
 
     Args:
+        network: the plain module, without DDP; it is in training mode afterwards.
         stop: whether this process is asked to stop.
-        mark: called at each batch, to show that the evaluation goes on.
-
-    Raises:
-        StopRequested: on every rank, if one was asked to stop meanwhile.
+        mark: called at each batch, to show progress.
     """
-    classes = len(dataset.classes)
-    correct, count = (torch.zeros(classes, dtype=torch.int64, device=world.device) for _ in range(2))
-    stops = torch.zeros((), dtype=torch.int64, device=world.device)
-    losses = torch.zeros(len(samples), dtype=torch.float64, device=world.device)
+    counts = EvaluationCounts(dataset.classes, len(samples), world.device)
+    stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
+    stop = stop or Stop()
     network.eval()
-    use_onednn(True)  # the batches are large whatever the training's are
-    batches = eval_batches(samples, dataset, config, world, choices.memory_format)
+    use_onednn(True)  # evaluation batches are large even if those of the training are small
+    batches = eval_batches(samples, dataset, config, world, settings.memory_format)
     try:
-        for batch in _awaited(batches, stop or Stop()):
+        for batch in _until_stopped(batches, stop):
             mark()
-            logits = _logits(network, batch.images, choices, world)
-            losses[batch.number] = functional.cross_entropy(logits, batch.labels, reduction="sum")
-            right = logits.argmax(dim=1) == batch.labels
-            # A mask, and `bincount`, would wait for a GPU to say how many there are.
-            correct.index_add_(0, batch.labels, right.to(correct.dtype))
-            count.index_add_(0, batch.labels, torch.ones_like(batch.labels))
+            counts.add(batch.number, _logits(network, batch.images, settings, world), batch.labels)
     except StopRequested:
-        stops += 1  # the others learn it below
+        stop_requests += 1
     network.train()
-    use_onednn(choices.onednn)
-    for tensor in (stops, correct, count, losses):
+    use_onednn(settings.onednn)
+    for tensor in (stop_requests, *counts.tensors()):
         world.sum_(tensor)
-    if stops:
-        raise StopRequested
-    loss = losses.sum().item() / len(samples)
-    return Evaluation(samples.split, loss, tuple(correct.tolist()), tuple(count.tolist()), dataset.classes)
+    return None if stop_requests else counts.result(samples.split)
 
 
-def _awaited(batches: Iterator[EvalBatch], stop: Stop) -> Iterator[EvalBatch]:
-    """The batches; raises StopRequested if this process is asked to stop, also while it waits for one."""
+def _until_stopped(batches: Iterator[EvalBatch], stop: Stop) -> Iterator[EvalBatch]:
+    """Yield the batches; raise StopRequested if this process is asked to stop, also while it waits for one."""
     while True:
         with stop.waiting():
             batch = next(batches, None)
@@ -133,11 +81,11 @@ def _awaited(batches: Iterator[EvalBatch], stop: Stop) -> Iterator[EvalBatch]:
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, images: Tensor, choices: Choices, world: World) -> Tensor:
+def _logits(network: nn.Module, images: Tensor, settings: AutoSettings, world: World) -> Tensor:
     """Logits in at least fp32, so that a tie of low precision is a tie in every sum."""
-    if choices.autocast_dtype is None:
+    if settings.autocast_dtype is None:
         return network(images)  # type: ignore[no-any-return]
-    with torch.autocast(world.device.type, choices.autocast_dtype):
+    with torch.autocast(world.device.type, settings.autocast_dtype):
         return network(images).float()  # type: ignore[no-any-return]
 
 
@@ -155,17 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = find(_checkpoint_path(run, options.checkpoint))
         files = serialization.load(place).files
         training = files["training.pt"]
-        choices = Choices.from_dict(training["choices"])
+        settings = AutoSettings.from_dict(training["choices"])
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
         serialization.load_weights(network, files[name], name)
-    apply_to_process(choices, config.run.deterministic, world.device)
-    network.to(device=world.device, memory_format=choices.memory_format)  # type: ignore[call-overload]
+    apply_to_process(settings, config.run.deterministic, world.device)
+    network.to(device=world.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
     use_fast_cpu_layers(network)
-    evaluation = evaluate(network, samples, dataset, config.data, choices, world)
-    if world.is_main:
+    evaluation = evaluate(network, samples, dataset, config.data, settings, world)
+    if world.is_main and evaluation:
         _print(run, place, training["step"], evaluation, options.json)
     world.close()
 

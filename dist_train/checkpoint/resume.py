@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +12,7 @@ from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
 from dist_train.checkpoint.store import Store, find
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
-from dist_train.execution.auto_settings import Choices
+from dist_train.execution.auto_settings import AutoSettings
 from dist_train.run_dir import RunDir
 from dist_train.settings.renames import translate_settings
 from dist_train.settings.schema import Config, flatten
@@ -130,9 +130,21 @@ def _check_settings(files: Files, config: Config, source: Path) -> None:
         )
 
 
-def changed_settings(files: Files, config: Config) -> list[str]:
-    """The settings that differ from those of the checkpoint, each with its two values."""
-    return [f"{key}: {before} -> {now}" for key, (before, now) in _changed(files, config).items()]
+class Changes(NamedTuple):
+    """What has changed since the checkpoint that a run continues from."""
+
+    settings: list[str]
+    """Settings with their two values."""
+    bits: list[str]
+    """What the bits of the result depend on."""
+
+
+def describe_changes(files: Files | None, config: Config, settings: AutoSettings, world: World) -> Changes:
+    """Compare a run with the checkpoint it continues from, None for a start at zero."""
+    if files is None:
+        return Changes([], [])
+    changed = [f"{key}: {before} -> {now}" for key, (before, now) in _changed(files, config).items()]
+    return Changes(changed, _changed_bits(files, config, settings, world))
 
 
 def _changed(files: Files, config: Config) -> dict[str, tuple[str, str]]:
@@ -175,17 +187,17 @@ def _quarantine(own: Store, step: int, reason: str) -> None:
         _log.warning("%s: can't be moved to quarantine: %s", own.path(step), error.strerror)
 
 
-def choices(files: Files | None) -> dict[str, Any] | None:
-    """What the checkpoint has chosen where the settings say `auto`."""
+def auto_settings(files: Files | None) -> dict[str, Any] | None:
+    """What the checkpoint has decided where the settings say `auto`."""
     return dict(files["training.pt"]["choices"]) if files else None
 
 
-def about(config: Config, made: Choices, world: World) -> dict[str, Any]:
+def about(config: Config, made: AutoSettings, world: World) -> dict[str, Any]:
     """What a checkpoint says of the run that wrote it, for `load` to compare with the run that reads it."""
     return {"settings": config.model_dump(), "choices": made.to_dict(), "machine": _machine(config, made, world)}
 
 
-def other_bits(files: Files, config: Config, made: Choices, world: World) -> list[str]:
+def _changed_bits(files: Files, config: Config, made: AutoSettings, world: World) -> list[str]:
     """What the bits of the result depend on and has changed since the checkpoint was written."""
     before, now = files["training.pt"]["machine"], _machine(config, made, world)
     # A key that the checkpoint lacks is newer than the checkpoint; its value is taken as unchanged.
@@ -198,7 +210,7 @@ def other_bits(files: Files, config: Config, made: Choices, world: World) -> lis
     return changed
 
 
-def _machine(config: Config, made: Choices, world: World) -> dict[str, Any]:
+def _machine(config: Config, made: AutoSettings, world: World) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -1,9 +1,9 @@
-"""Eager training without torch's compiler, whose import takes as long as torch's own.
+"""Keep torch's compiler out of a training that compiles nothing: its import takes as long as torch's own.
 
-torch 2.11 to 2.15 imports `torch._dynamo` for processes that compile nothing, always to hear that it has no part: at
-the first call of a function that it must not trace (an optimizer's constructor, DDP's forward pass), for the mode that
-DDP's constructor asks for, and at each step of an optimizer, to break a graph that nobody draws (`optim.update_of` goes
-without). A torch that looks different imports it as ever, and so does whoever asks for more than these.
+torch 2.11 to 2.15 imports `torch._dynamo` in eager mode only to learn that it has no part: at the first call of a
+function that must not be traced (an optimizer's constructor, DDP's forward pass), for the mode that DDP's constructor
+asks for, and at each step of an optimizer (`optim.unwrapped_step` avoids that). A torch that looks different imports it
+as usual, and so does whoever asks for more than these.
 """
 
 import importlib
@@ -25,23 +25,23 @@ _NOT_TRACED = (
 )
 # As torch.autograd.backward calls it.
 _run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
-# What `torch._dynamo.utils` answers to DDP unless somebody has imported it and set another mode.
+# What `torch._dynamo.utils` answers to DDP unless another mode was set.
 _DDP_MODE = "ddp_optimizer"
 
 
-def leave_dynamo_out() -> None:
-    """Let torch do without its compiler in this process, unless somebody has imported it before."""
+def defer_dynamo_import() -> None:
+    """Let torch run without importing its compiler in this process, unless it is imported already."""
     if "torch._dynamo" in sys.modules:
         return
     for owner, name in _NOT_TRACED:
-        function = inspect.unwrap(getattr(owner, name, leave_dynamo_out))
-        function.__dict__.setdefault("__dynamo_disable", function)  # where `torch._compile` keeps what it has made
-    utils = _Unloaded("torch._dynamo.utils", get_optimize_ddp_mode=lambda: _DDP_MODE)
-    torch._dynamo = _Unloaded("torch._dynamo", utils=utils)  # type: ignore[assignment]
+        function = inspect.unwrap(getattr(owner, name, defer_dynamo_import))
+        function.__dict__.setdefault("__dynamo_disable", function)  # where `torch._compile` keeps its wrapper
+    utils = _LazyModule("torch._dynamo.utils", get_optimize_ddp_mode=lambda: _DDP_MODE)
+    torch._dynamo = _LazyModule("torch._dynamo", utils=utils)  # type: ignore[assignment]
 
 
-class _Unloaded:
-    """A module that is imported when something else is asked of it than what is `known`."""
+class _LazyModule:
+    """A module that is imported when it is asked for an attribute other than the `known` ones."""
 
     def __init__(self, name: str, **known: object) -> None:
         self._name = name
@@ -52,7 +52,7 @@ class _Unloaded:
 
 
 def backward(loss: Tensor, gradient: Tensor) -> None:
-    """`loss.backward(gradient)`, both float [], without the look at their shapes, for which torch imports sympy."""
+    """Call `loss.backward(gradient)`, both float [], without the shape check for which torch imports sympy."""
     if _run_backward is None:
         loss.backward(gradient)  # type: ignore[no-untyped-call]
     else:

@@ -81,7 +81,7 @@ class Schedule:
     def is_logged(self, step: int) -> bool:
         return step % self.log_every == 0 or step == self.total_steps
 
-    def is_told(self, step: int) -> bool:
+    def needs_results(self, step: int) -> bool:
         """Whether all numbers of this step have to be known before the next."""
         return self.is_logged(step) or self.is_saved(step) or self.is_evaluated(step) or self.is_hashed(step)
 
@@ -96,20 +96,3 @@ class Schedule:
     def is_evaluated(self, step: int) -> bool:
         """Whether held-out data are due while training, before the evaluation at the end, which every run has."""
         return self.evaluate_every is not None and step % self.evaluate_every == 0 and step < self.total_steps
-
-    def together(self, step: int, most: int) -> int:
-        """How many steps are made in one call after `step`: `most`, or 1.
-
-        A function of the step, so that a resumed run makes the same calls; nothing is due between the steps of one, and
-        their batches are of one size. The first step of all stands alone.
-        """
-        epoch = step - step % self.steps_per_epoch
-        whole = epoch + self.num_train // self.global_batch  # the last batch of an epoch may be smaller
-        if step == 0 or step >= whole:
-            return 1
-        periods = [
-            each for each in (self.log_every, self.save_every, self.evaluate_every, self.weights_every_steps) if each
-        ]
-        begin = max(epoch, *(step - step % each for each in periods))
-        end = min(whole, self.total_steps, *(step - step % each + each for each in periods))
-        return most if (step - begin) % most == 0 and step + most <= end else 1

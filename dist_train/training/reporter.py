@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: lines, metrics, status and the summary. Rank 0 reports; the others are silent."""
+"""What rank 0 prints and writes of a run: log lines, metrics, status and a summary."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from dist_train import __version__
+from dist_train.checkpoint.resume import Changes
 from dist_train.checkpoint.serialization import weights_sha256
 from dist_train.data import Dataset
 from dist_train.distributed.world import World
 from dist_train.errors import NonFiniteError, UserError
-from dist_train.evaluate import Evaluation
-from dist_train.execution.auto_settings import Choices
+from dist_train.execution.auto_settings import AutoSettings
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
@@ -27,173 +27,173 @@ from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import StopRequested
-from dist_train.training.state import Training
+from dist_train.tasks.classification import Evaluation
+from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResult
 
 _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """The report of a rank that is not the first: nothing but how it leaves, in its own log."""
+    """The reporter of a rank that is not the first: it writes how the rank leaves, to its own log."""
 
     def __init__(self, log: RankLog) -> None:
-        self._own = log
+        self._log = log
 
-    def moved_aside(self, earlier: Path) -> None: ...
+    def report_start(self, moved_aside: Path | None, changes: Changes) -> None: ...
 
-    def resumed(self, settings: list[str], bits: list[str]) -> None: ...
+    def count_step(self) -> None: ...
 
-    def stepped(self, count: int) -> None: ...
+    def write_train_line(self, step: int, lr: float, loss: float, samples_per_second: float) -> None: ...
 
-    def trained(self, step: int, lr: float, loss: float, samples_per_second: float) -> None: ...
+    def write_evaluation(self, step: int, evaluation: Evaluation) -> None: ...
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None: ...
+    def record_step(self, result: StepResult) -> None: ...
 
-    def learned(self, fact: StepResult) -> None: ...
+    def prepare_save(self) -> None: ...
 
-    def saving(self) -> None: ...
+    def sync_ledger(self) -> None: ...
 
-    def sync(self) -> None: ...
+    def find_test(self, step: int) -> dict[str, Any] | None: ...
 
-    def stopped(self, reason: str | None) -> None:
-        """The rank leaves because a rank was asked to; None: another one was."""
-        self._own.outcome = f"stopped by {reason or 'another rank'}"
+    def report_nothing_left(self, test: dict[str, Any]) -> None: ...
 
-    def left_early(self) -> None:
-        """A stop before the first step; called from a thread of its own."""
-        self._own.note("leaves: asked to stop before the first step")
+    def report_done(self, test: Evaluation) -> None: ...
 
-    def failed(self) -> None:
-        """The run can't go on, and the process is about to be ended; called from a thread of its own."""
-        self._own.note("leaves: the run can't go on, `dist-train postmortem` says why")
+    def report_stop(self, reason: str | None) -> None:
+        """Report a stop by `reason`; None: another rank was asked to stop."""
+        self._log.outcome = f"stopped by {reason or 'another rank'}"
 
-    def tested(self, step: int) -> dict[str, Any] | None: ...
+    def report_early_stop(self) -> None:
+        """Report a stop before the first step; called from another thread."""
+        self._log.note("leaves: asked to stop before the first step")
 
-    def nothing_left(self, test: dict[str, Any]) -> None: ...
-
-    def done(self, test: Evaluation) -> None: ...
+    def report_failure(self) -> None:
+        """Report that the run can't continue and the process is about to end; called from another thread."""
+        self._log.note("leaves: the run can't go on, `dist-train postmortem` says why")
 
 
 class MainReporter(Reporter):
-    """The report of rank 0: to the terminal, `metrics.jsonl`, `tb/` and `status.json`."""
+    """The reporter of rank 0: to the terminal, `metrics.jsonl`, `ledger.jsonl`, `tb/` and `status.json`."""
 
-    def __init__(self, log: RankLog, config: Config, run: RunDir, training: Training, plan: Schedule) -> None:
+    def __init__(self, log: RankLog, config: Config, run: RunDir, state: TrainState, schedule: Schedule) -> None:
         super().__init__(log)
-        self._run, self._plan, self._training = run, plan, training
+        self._run, self._schedule, self._state = run, schedule, state
         self._name = config.run.name
-        self.state: State = "running"
-        self._started_step = training.step
-        self._is_status_new = False
+        self.run_state: State = "running"
+        self._started_step = state.step
+        self._is_status_current = False
         """Whether nothing has happened since `status.json` was written."""
         self._metrics = Metrics(
-            run.metrics, run.curves, config.log, training.step, plan.total_steps, training.evaluated_step
+            run.metrics, run.curves, config.log, state.step, schedule.total_steps, state.evaluated_step
         )
-        self._ledger = Ledger(run.ledger, training.step) if config.log.ledger else None
-        self._tells_steps = not (shows_progress_bar(config.log.progress) and sys.stdout.isatty())
+        self._ledger = Ledger(run.ledger, state.step) if config.log.ledger else None
+        self._prints_steps = not (shows_progress_bar(config.log.progress) and sys.stdout.isatty())
 
-    def status(self, state: State, resumable: bool) -> None:
-        self.state = state
-        step = self._training.step
-        self._is_status_new = self._run.write_status(
-            state,
+    def write_status(self, run_state: State, resumable: bool) -> None:
+        self.run_state = run_state
+        step = self._state.step
+        self._is_status_current = self._run.write_status(
+            run_state,
             step,
-            self._plan.epoch(step),
+            self._schedule.epoch(step),
             resumable=resumable,
-            total_steps=self._plan.total_steps,
+            total_steps=self._schedule.total_steps,
             started_step=self._started_step,
         )
 
-    def moved_aside(self, earlier: Path) -> None:
-        _log.info("the earlier run %s is now %s", self._run.path, earlier)
-
-    def resumed(self, settings: list[str], bits: list[str]) -> None:
-        """Say which settings have changed since the checkpoint, and warn of what has and may change bits."""
-        for setting in settings:
+    def report_start(self, moved_aside: Path | None, changes: Changes) -> None:
+        """Print where an earlier run was moved, and what has changed since the checkpoint."""
+        if moved_aside:
+            _log.info("the earlier run %s is now %s", self._run.path, moved_aside)
+        for setting in changes.settings:
             _log.info("setting changed: %s", setting)
-        if bits:
-            _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(bits))
+        if changes.bits:
+            _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes.bits))
 
-    def stepped(self, count: int) -> None:
-        self._is_status_new = False
-        self._metrics.step(count)
+    def count_step(self) -> None:
+        self._is_status_current = False
+        self._metrics.step(1)
 
-    def trained(self, step: int, lr: float, loss: float, samples_per_second: float) -> None:
-        """A line of kind `train`; `samples_per_second` over all ranks, evaluation and saving left out."""
-        epoch = self._plan.epoch(step)
+    def write_train_line(self, step: int, lr: float, loss: float, samples_per_second: float) -> None:
+        """Write a line of kind `train`; `samples_per_second` over all ranks, without evaluations and saves."""
+        epoch = self._schedule.epoch(step)
         self._metrics.write(
             "train", step=step, epoch=epoch, loss=loss, lr=lr, samples_per_second=round(samples_per_second, 1)
         )
-        self.status("running", resumable=True)
-        if self._tells_steps:
+        self.write_status("running", resumable=True)
+        if self._prints_steps:
             _log.info(
                 "step %d of %d  loss %.4f  lr %.3g  %s samples/s",
-                step, self._plan.total_steps, loss, lr, f"{samples_per_second:,.0f}",
+                step, self._schedule.total_steps, loss, lr, f"{samples_per_second:,.0f}",
             )  # fmt: skip
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        self._is_status_new = False
-        self._metrics.write("eval", step=step, epoch=self._plan.epoch(step), **evaluation.to_dict())
+    def write_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Write a line of kind `eval`."""
+        self._is_status_current = False
+        self._metrics.write("eval", step=step, epoch=self._schedule.epoch(step), **evaluation.to_dict())
         _log.info("step %d  %s", step, evaluation)
 
-    def learned(self, fact: StepResult) -> None:
-        """The ledger's line of a step."""
+    def record_step(self, result: StepResult) -> None:
+        """Write the ledger's line of a step."""
         if self._ledger:
-            weights = weights_sha256(self._training.network.state_dict()) if self._plan.is_hashed(fact.step) else None
-            loss = fact.loss_sum / len(fact.samples)
-            self._ledger.add(fact.step, fact.samples.numpy().data, loss, fact.grad_norm, fact.lr, weights)
+            is_hashed = self._schedule.is_hashed(result.step)
+            weights = weights_sha256(self._state.network.state_dict()) if is_hashed else None
+            loss = result.loss_sum / len(result.samples)
+            self._ledger.add(result.step, result.samples.numpy().data, loss, result.grad_norm, result.lr, weights)
 
-    def saving(self) -> None:
-        """Hand over what the ledger holds back: a checkpoint is never ahead of it; and say how far the run is."""
+    def prepare_save(self) -> None:
+        """Write the ledger's buffered lines, so that no checkpoint is ahead of them, and the status."""
         if self._ledger:
             self._ledger.flush()
-        if not self._is_status_new:  # a file takes a tenth of what a step waits for a checkpoint of ResNet-18
-            self.status("running", resumable=True)
+        if not self._is_status_current:  # a file takes a tenth of what a step waits for a checkpoint of ResNet-18
+            self.write_status("running", resumable=True)
 
-    def sync(self) -> None:
+    def sync_ledger(self) -> None:
         """Make the ledger survive a power cut; called from the thread that saves."""
         if self._ledger:
             self._ledger.sync()
 
-    def failed(self) -> None:
-        self.status("failed", resumable=True)
-        super().failed()
+    def report_failure(self) -> None:
+        self.write_status("failed", resumable=True)
+        super().report_failure()
 
-    def left_early(self) -> None:
-        self.status("preempted", resumable=True)
-        super().left_early()
+    def report_early_stop(self) -> None:
+        self.write_status("preempted", resumable=True)
+        super().report_early_stop()
 
-    def stopped(self, reason: str | None) -> None:
-        super().stopped(reason)
-        self.status("preempted", resumable=True)
+    def report_stop(self, reason: str | None) -> None:
+        super().report_stop(reason)
+        self.write_status("preempted", resumable=True)
         _log.info(
             "%s: stopped by %s after %s and saved; the same command goes on",
-            self._name, reason or "another rank", _how_far(self._training.step, self._plan),
+            self._name, reason or "another rank", _describe_progress(self._state.step, self._schedule),
         )  # fmt: skip
 
-    def tested(self, step: int) -> dict[str, Any] | None:
-        """The line of the test evaluation at `step` that an earlier start has left."""
+    def find_test(self, step: int) -> dict[str, Any] | None:
+        """Return the line of the test evaluation at `step` that an earlier start has written."""
         return find_test_line(self._metrics.earlier, step)
 
-    def nothing_left(self, test: dict[str, Any]) -> None:
+    def report_nothing_left(self, test: dict[str, Any]) -> None:
         _log.info(
             "%s: nothing left to do: finished at %s: %s accuracy %.2f %% (%d of %d). More epochs: "
-            "train.epochs=...; start anew: run.resume=never",
-            self._name, _how_far(self._training.step, self._plan),
+            "train.epochs=...; start again from zero: run.resume=never",
+            self._name, _describe_progress(self._state.step, self._schedule),
             test["split"], 100 * test["accuracy"], test["correct"], test["count"],
         )  # fmt: skip
-        self._where()
+        self._print_paths()
 
-    def done(self, test: Evaluation) -> None:
-        """The summary."""
-        step, window = self._training.step, self._training.window
-        _log.info("%s: done, %d steps, %d epochs", self._name, step, self._plan.epoch(step))
+    def report_done(self, test: Evaluation) -> None:
+        """Print the summary."""
+        step, window = self._state.step, self._state.window
+        _log.info("%s: done, %d steps, %d epochs", self._name, step, self._schedule.epoch(step))
         _log.info("%s", test)
-        _log.info("per class: %s", _per_class(test))
+        _log.info("per class: %s", _list_classes(test))
         if window.overall:
             _log.info("%s samples/s while training", f"{window.overall:,.0f}")
-        self._where()
+        self._print_paths()
 
-    def _where(self) -> None:
+    def _print_paths(self) -> None:
         _log.info("run:      %s", self._run.path)
         if self._run.curves.exists():
             _log.info("curves:   tensorboard --logdir %s", self._run.curves)
@@ -206,107 +206,108 @@ class MainReporter(Reporter):
 
 
 @contextmanager
-def open_report(
-    config: Config, run: RunDir, dataset: Dataset, training: Training, plan: Schedule, world: World, allocator: str
+def open_reporter(
+    config: Config, run: RunDir, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, allocator: str
 ) -> Iterator[Reporter]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
-    with log_to_file(run.logs, world, training.step) as log:
+    with log_to_file(run.logs, world, state.step) as log:
         if not world.is_main:
             yield Reporter(log)
             return
         write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-        write_whole(run.environment, json.dumps(_environment(world, training, allocator), indent=2) + "\n")
-        report = MainReporter(log, config, run, training, plan)
-        _introduce(config, dataset, training, plan, world, allocator)
-        report.status("running", resumable=True)
-        with _told(report, training, run):
-            yield report
+        write_whole(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
+        reporter = MainReporter(log, config, run, state, schedule)
+        _print_introduction(config, dataset, state, schedule, world, allocator)
+        reporter.write_status("running", resumable=True)
+        with _record_ending(reporter, state, run):
+            yield reporter
 
 
 @contextmanager
-def _told(report: MainReporter, training: Training, run: RunDir) -> Iterator[None]:
-    """Write down in `status.json` how the run has ended, and let go of its directory."""
+def _record_ending(reporter: MainReporter, state: TrainState, run: RunDir) -> Iterator[None]:
+    """Write to `status.json` how the run has ended, and release its directory."""
     try:
         yield
-        if report.state == "running":
-            report.status("done", resumable=False)
+        if reporter.run_state == "running":
+            reporter.write_status("done", resumable=False)
     except StopRequested:
-        report.status("preempted", resumable=True)
+        reporter.write_status("preempted", resumable=True)
         raise
     except BaseException as error:
-        report.status("failed", resumable=not isinstance(error, UserError | NonFiniteError))
+        reporter.write_status("failed", resumable=not isinstance(error, UserError | NonFiniteError))
         if isinstance(error, KeyboardInterrupt):
-            _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", training.step)
+            _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", state.step)
         raise
     finally:
-        report.close()
+        reporter.close()
         run.release()
 
 
-def _introduce(
-    config: Config, dataset: Dataset, training: Training, plan: Schedule, world: World, allocator: str
+def _print_introduction(
+    config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, allocator: str
 ) -> None:
-    """Say what is about to run, with every number that was derived and every choice that was made."""
-    weights = sum(weight.numel() for weight in training.network.parameters())
+    """Print what is about to run, with every number that was derived and every `auto` that was decided."""
+    parameters = sum(parameter.numel() for parameter in state.network.parameters())
     _log.info(
-        "%s: %s (%s weights) on %s: %s training samples of %s, %d classes",
-        config.run.name, config.model.name, f"{weights:,}", config.data.name, f"{plan.num_train:,}",
+        "%s: %s (%s parameters) on %s: %s training samples of %s, %d classes",
+        config.run.name, config.model.name, f"{parameters:,}", config.data.name, f"{schedule.num_train:,}",
         "x".join(map(str, dataset.shape)), len(dataset.classes),
     )  # fmt: skip
     _log.info(
         "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s",
-        world.size, world.device.type, plan.global_batch, plan.largest_pass(world.size), training.choices,
+        world.size, world.device.type, schedule.global_batch, schedule.largest_pass(world.size), state.settings,
     )  # fmt: skip
     if world.size > 1:
-        _log.info("gradients go between ranks through %s", _way(config, training.choices, world))
-    _log.info("memory: %s", allocator)
-    start = "goes on at" if training.step else "starts at"
-    _log.info("%s %s; %d an epoch", start, _how_far(training.step, plan), plan.steps_per_epoch)
+        _log.info("gradients go between ranks through %s", _describe_reduction(config, state.settings, world))
+    _log.info("%s", allocator)
+    start = "continues at" if state.step else "starts at"
+    _log.info("%s %s; %d an epoch", start, _describe_progress(state.step, schedule), schedule.steps_per_epoch)
 
 
-def _how_far(step: int, plan: Schedule) -> str:
-    """A run may be past its end, where the end was moved to an earlier step."""
-    is_past = step > plan.total_steps
-    return f"step {step}" + (f", past the {plan.total_steps} asked for" if is_past else f" of {plan.total_steps}")
+def _describe_progress(step: int, schedule: Schedule) -> str:
+    """`step 3 of 10`; a run may be past its end, if the end was moved to an earlier step."""
+    is_past = step > schedule.total_steps
+    end = f", past the {schedule.total_steps} asked for" if is_past else f" of {schedule.total_steps}"
+    return f"step {step}{end}"
 
 
-def _way(config: Config, choices: Choices, world: World) -> str:
+def _describe_reduction(config: Config, settings: AutoSettings, world: World) -> str:
     """How gradients go between ranks, and in which type."""
     compression = config.distributed.compression
-    if not choices.shared_memory:
+    if not settings.shared_memory:
         return str(world.backend) if compression == "none" else f"{world.backend}, as {compression}"
     return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
 
 
-def _environment(world: World, training: Training, allocator: str) -> dict[str, Any]:
-    """Versions and devices; of the process's environment nothing, since it may hold secrets."""
+def _describe_environment(world: World, state: TrainState, allocator: str) -> dict[str, Any]:
+    """Versions and devices; no environment variables, since they may hold secrets."""
     packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
     return {
         "dist_train": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {"torch": str(torch.__version__), **{name: _version(name) for name in packages}},
+        "packages": {"torch": str(torch.__version__), **{name: _find_version(name) for name in packages}},
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "backend": world.backend,
         "world_size": world.size,
-        "choices": training.choices.to_dict(),
+        "choices": state.settings.to_dict(),
         "host": {"allocator": allocator},
     }
 
 
-def _version(package: str) -> str | None:
-    """None where it is not installed: without its work a run does without it."""
+def _find_version(package: str) -> str | None:
+    """The version of a package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _per_class(evaluation: Evaluation, most: int = 20) -> str:
+def _list_classes(evaluation: Evaluation, most: int = 20) -> str:
     """The classes and their accuracies; of many classes only the worst."""
     rows = [(row["accuracy"], name) for name, row in evaluation.to_dict()["per_class"].items()]
-    shown = sorted(rows)[:most] if len(rows) > most else rows
-    text = ", ".join(f"{name} {100 * accuracy:.1f} %" for accuracy, name in shown)
+    listed = sorted(rows)[:most] if len(rows) > most else rows
+    text = ", ".join(f"{name} {100 * accuracy:.1f} %" for accuracy, name in listed)
     return text if len(rows) <= most else f"{text} (the worst {most} of {len(rows)})"

@@ -1,7 +1,6 @@
-"""What the host learns of each step, and when."""
+"""Per-step scalars on the host, copied with a delay on GPUs to avoid a sync."""
 
 from collections import deque
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ LAG = 2
 
 
 class StepResult(NamedTuple):
-    """One finished step, as every rank knows it."""
+    """One finished step, the same on every rank."""
 
     step: int
     """Finished optimizer steps, this one included."""
@@ -21,53 +20,48 @@ class StepResult(NamedTuple):
     """int64 [count], numbers of the samples in the files' training split."""
     loss_sum: float
     """Sum of the losses over the global batch."""
-    stops: float
-    """How many ranks want to stop."""
+    stop_requests: float
+    """How many ranks request a stop."""
     grad_norm: float | None
 
 
 class StepResults:
-    """Gives the numbers of a step back on the host: at once on a CPU, on a GPU `LAG` steps later.
+    """Returns the scalars of each step on the host: at once on a CPU, `LAG` steps later on a GPU.
 
-    So that no step waits for a GPU; and that all ranks know the same at the same step, which they need to stop
-    together.
+    So no step waits for a GPU, and all ranks know the same at the same step, which they need to stop together.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._waiting: deque[tuple[StepResult, Tensor, torch.cuda.Event]] = deque()
+        self._pending: deque[tuple[StepResult, Tensor, torch.cuda.Event]] = deque()
 
-    def add(
-        self, step: int, lr: float, samples: Tensor, note: Tensor, grad_norm: Tensor | None
-    ) -> Iterator[StepResult]:
-        """Take the numbers of a step; gives those that are known now.
+    def add(self, step: int, lr: float, samples: Tensor, scalars: Tensor, grad_norm: Tensor | None) -> list[StepResult]:
+        """Take the scalars of a step, and return the results that are available now.
 
         Args:
-            note: float [3], of `parallel`.
+            scalars: float [2], as `distributed.reduction` returns them.
             grad_norm: float [], or None.
         """
         if self._on_gpu:
-            self._send(StepResult(step, lr, samples, 0.0, 0.0, None), note, grad_norm)
-            while len(self._waiting) > LAG:
-                yield self._receive()
-            return
-        loss_sum, stops, _ = note.tolist()
-        yield StepResult(step, lr, samples, loss_sum, stops, None if grad_norm is None else grad_norm.item())
+            self._start_copy(StepResult(step, lr, samples, 0.0, 0.0, None), scalars, grad_norm)
+            return [self._finish_copy() for _ in range(len(self._pending) - LAG)]
+        loss_sum, stop_requests = scalars.tolist()
+        norm = None if grad_norm is None else grad_norm.item()
+        return [StepResult(step, lr, samples, loss_sum, stop_requests, norm)]
 
-    def rest(self) -> Iterator[StepResult]:
-        """Wait for all that is not known yet; every rank has to call this after the same step."""
-        while self._waiting:
-            yield self._receive()
+    def flush(self) -> list[StepResult]:
+        """Wait for all results that are pending; every rank has to call this after the same step."""
+        return [self._finish_copy() for _ in range(len(self._pending))]
 
-    def _send(self, fact: StepResult, note: Tensor, grad_norm: Tensor | None) -> None:
-        numbers = note if grad_norm is None else torch.cat((note, grad_norm.to(note.dtype).view(1)))
+    def _start_copy(self, result: StepResult, scalars: Tensor, grad_norm: Tensor | None) -> None:
+        numbers = scalars if grad_norm is None else torch.cat((scalars, grad_norm.to(scalars.dtype).view(1)))
         on_host = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        self._waiting.append((fact, on_host, done))
+        self._pending.append((result, on_host, done))
 
-    def _receive(self) -> StepResult:
-        fact, on_host, done = self._waiting.popleft()
+    def _finish_copy(self) -> StepResult:
+        result, on_host, done = self._pending.popleft()
         done.synchronize()
-        loss_sum, stops, _, *norm = on_host.tolist()
-        return fact._replace(loss_sum=loss_sum, stops=stops, grad_norm=norm[0] if norm else None)
+        loss_sum, stop_requests, *norm = on_host.tolist()
+        return result._replace(loss_sum=loss_sum, stop_requests=stop_requests, grad_norm=norm[0] if norm else None)

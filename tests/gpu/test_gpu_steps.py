@@ -16,13 +16,15 @@ from dist_train import train
 from dist_train.data import open_dataset
 from dist_train.data.augment import Preprocessing
 from dist_train.data.batches import Batch, TrainBatches
-from dist_train.distributed import reduction
+from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.world import World
-from dist_train.execution.auto_settings import Convolutions, choose
+from dist_train.execution.auto_settings import Convolutions, decide
 from dist_train.models import build_model
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
-from dist_train.training.state import Training
+from dist_train.training import state as state_module
+from dist_train.training.state import TrainState
 
 # Torch says so once, where the average copies the network.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
@@ -69,9 +71,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     def fused(*tensors: Any, **_: Any) -> None:
         assert {each.device for group in tensors for each in group} == {GPU}
 
-    monkeypatch.setattr(reduction, "place_model", place)
-    for module in ("train", "training.state"):
-        monkeypatch.setattr(f"dist_train.{module}.seed_step", lambda *_: None)
+    monkeypatch.setattr(state_module, "move_network", place)
+    monkeypatch.setattr(train, "seed_step", lambda *_: None)
     monkeypatch.setattr(Tensor, "backward", backward)
     monkeypatch.setattr(train, "backward", backward)
     monkeypatch.setattr(torch, "_fused_sgd_", fused)
@@ -113,19 +114,19 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
     world = World(device=GPU)
     dataset = open_dataset(config.data, config.run.seed, World())
     network = build_model(config.model, dataset.shape, 10, config.run.seed)
-    choices = choose(config.train, config.distributed, world, Convolutions(10**6, 64, 64), None, config.shards)
-    with TrainBatches(dataset, config.data, 0, World(), 0, 3, choices.memory_format, config.shards) as stream:
+    settings = decide(config.train, config.distributed, world, Convolutions(10**6, 64, 64), None, config.shards)
+    with TrainBatches(dataset, config.data, 0, World(), 0, 3, settings.memory_format, config.shards) as stream:
         batches = list(stream)
     with fakes:
-        training = Training(config, network, choices, world)
-        fakes.weights = list(training.network.parameters())  # type: ignore[attr-defined]
-        training.start(32, dataset.shape)
+        state = TrainState(config, network, settings, world)
+        fakes.weights = list(state.network.parameters())  # type: ignore[attr-defined]
+        kind = ShardedTreeReduction if config.shards else SingleProcess
+        reduction: SingleProcess = kind(state.network, state.network, world)
         for batch in batches:
-            training.set_lr(0.1)
-            note = train.train_step(training, on_gpu(batch, fakes))
-            assert note is not None
-            assert training.grad_norm is not None
-            assert (note.device, note.shape, training.grad_norm.device) == (GPU, (3,), GPU)
+            state.set_lr(0.1)
+            scalars, grad_norm = train.train_step(state, reduction, on_gpu(batch, fakes), config)
+            assert grad_norm is not None
+            assert (scalars.device, scalars.shape, grad_norm.device) == (GPU, (2,), GPU)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -1,20 +1,19 @@
 """`python -m dist_train` in which the last rank fails in its third step."""
 
+import os
 from typing import Any
-
-from torch import Tensor
 
 from dist_train import train
 from dist_train.__main__ import start
-from dist_train.diagnostics.recorder import ignore_mark
 
 _step = train.train_step
 
 
-def failing_step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
-    if batch.step == 2 and training.world.rank == training.world.size - 1:
-        raise ZeroDivisionError(f"rank {training.world.rank} fails on purpose")
-    return _step(training, batch, stop, mark)
+def failing_step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if batch.step == 2 and rank == size - 1:
+        raise ZeroDivisionError(f"rank {rank} fails on purpose")
+    return _step(state, reduction, batch, *others, **named)
 
 
 if __name__ == "__main__":

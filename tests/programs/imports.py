@@ -28,12 +28,12 @@ def noting(main: Any) -> Any:
 
         step = train.train_step
 
-        def train_step(*given: Any) -> Any:
-            done = step(*given)
+        def train_step(*given: Any, **named: Any) -> Any:
+            done = step(*given, **named)
             note("stepped")
             return done
 
-        train.train_step = train_step  # type: ignore[assignment]
+        train.train_step = train_step
         return main(*given)
 
     return noted

@@ -11,11 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from dist_train import train
 from dist_train.__main__ import start
-from dist_train.diagnostics.recorder import ignore_mark
 from dist_train.errors import NonFiniteError
 
 _STEP = 3
@@ -23,12 +20,12 @@ _FOR_EVER = 1000  # seconds
 _step = train.train_step
 
 
-def misbehaving_step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
+def misbehaving_step(state: Any, reduction: Any, batch: Any, config: Any, **named: Any) -> Any:
     wanted = int(os.environ["DIST_TRAIN_TEST_RANK"])
-    if batch.step == _STEP and wanted in (training.world.rank, -1):
-        mark("forward", batch.step)
+    if batch.step == _STEP and wanted in (int(os.environ.get("RANK", "0")), -1):
+        named["mark"]("forward", batch.step)
         FAULTS[os.environ["DIST_TRAIN_TEST_FAULT"]]()
-    return _step(training, batch, stop, mark)
+    return _step(state, reduction, batch, config, **named)
 
 
 def _raise() -> None:
@@ -60,5 +57,5 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    train.train_step = misbehaving_step
+    train.train_step = misbehaving_step  # type: ignore[assignment]
     start()

@@ -5,11 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dist_train import train
 from dist_train.__main__ import start
-from dist_train.diagnostics.recorder import ignore_mark
 
 _step = train.train_step
 
@@ -20,9 +17,9 @@ def pause() -> float:
     return float(Path(value).read_text() if Path(value).is_file() else value)
 
 
-def slow_step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
+def slow_step(*arguments: Any, **named: Any) -> Any:
     time.sleep(pause())
-    return _step(training, batch, stop, mark)
+    return _step(*arguments, **named)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,10 @@ from dist_train import __main__, evaluate, train
 from dist_train.checkpoint.store import Store
 from dist_train.data.batches import AHEAD, TrainBatches
 from dist_train.data.loader import _SamplesDataset
-from dist_train.diagnostics.recorder import ignore_mark
 from dist_train.distributed import world
 from dist_train.elastic import agent
 from dist_train.system.exit import leave, run_guarded
-from dist_train.training.state import Training
+from dist_train.training import setup
 
 FOR_EVER = 1000  # seconds
 TROUBLE: dict[str, Any] = json.loads(os.environ.get("DIST_TRAIN_TEST_TROUBLE", "{}"))
@@ -48,11 +47,11 @@ def send_soon() -> None:
     threading.Timer(0.5, send).start()
 
 
-def in_step(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
+def in_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             send()
-        return original(training, batch, stop, mark)
+        return original(state, reduction, batch, *others, **named)
 
     return step
 
@@ -122,14 +121,14 @@ def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:
     return read
 
 
-def on_a_full_disk(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def on_a_full_disk(original: Callable[..., Any]) -> Callable[..., Any]:
     """A stop after which no file takes more than some bytes."""
 
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
+    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             send()
-        return original(training, batch, stop, mark)
+        return original(state, reduction, batch, *others, **named)
 
     return step
 
@@ -159,35 +158,35 @@ def in_joining(original: Callable[..., Any]) -> Callable[..., Any]:
     return join
 
 
-def in_compiling(original: Callable[..., None]) -> Callable[..., None]:
+def in_compiling(original: Callable[..., Any]) -> Callable[..., Any]:
     """In C, where no handler of Python runs."""
 
-    def start(*arguments: Any) -> None:
+    def start(*arguments: Any) -> Any:
         if is_mine():
             send_soon()
             while True:
                 ctypes.CDLL(None).sleep(FOR_EVER)
-        original(*arguments)
+        return original(*arguments)
 
     return start
 
 
-def nan_images(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+def nan_images(original: Callable[..., Any]) -> Callable[..., Any]:
     """In the first of a rank's samples, so that of several passes only the first is spoiled."""
 
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
+    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             batch.shards[0].images[:1] = math.nan
-        return original(training, batch, stop, mark)
+        return original(state, reduction, batch, *others, **named)
 
     return step
 
 
-def nan_gradient(original: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    def step(training: Any, batch: Any, stop: bool = False, mark: Any = ignore_mark) -> Tensor | None:
+def nan_gradient(original: Callable[..., Any]) -> Callable[..., Any]:
+    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
-            next(training.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
-        return original(training, batch, stop, mark)
+            next(state.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
+        return original(state, reduction, batch, *others, **named)
 
     return step
 
@@ -224,10 +223,10 @@ MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "worker": (_SamplesDataset, "__getitems__", in_worker),
     "save": (Store, "_write", in_save),
     "joining": (world, "open_world", in_joining),
-    "compiling": (Training, "start", in_compiling),
+    "compiling": (setup, "_build_reduction", in_compiling),
     "nan images": (train, "train_step", nan_images),
     "nan gradient": (train, "train_step", nan_gradient),
-    "unused": (train, "build_model", unused),
+    "unused": (setup, "build_model", unused),
 }
 
 
@@ -237,7 +236,7 @@ def replace(owner: Any, name: str, what: Callable[..., Any]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    replace(train, "build_model", normalised)
+    replace(setup, "build_model", normalised)
     if TROUBLE:
         replace(*MOMENTS[TROUBLE["at"]])
     if "--nproc" in sys.argv:

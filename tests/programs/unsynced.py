@@ -18,7 +18,7 @@ from dist_train.train import train
 from dist_train.training.reporter import MainReporter
 
 WARM = 4
-_stepped = MainReporter.stepped
+_count_step = MainReporter.count_step
 _watched: list[int] = []
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     config = load_config(name, overrides)
     world = open_world(config.distributed if config.distributed.backend == "gloo" else Distributed())
     assert_it_would_raise()
-    MainReporter.stepped = stepped  # type: ignore[method-assign]
+    MainReporter.count_step = count_step  # type: ignore[method-assign]
     train(config, world)
     print(f"watched {len(_watched)} steps")
     world.close()
@@ -45,11 +45,11 @@ def assert_it_would_raise() -> None:
     raise AssertionError("a read of one number was no synchronisation")
 
 
-def stepped(self: MainReporter, count: int) -> None:
-    """In place of `MainReporter.stepped`, which is called after each step, before what is due after it."""
-    _stepped(self, count)
-    step, plan = self._training.step, self._plan
-    is_watched = step >= WARM and not plan.is_told(step) and not plan.is_told(step + 1)
+def count_step(self: MainReporter) -> None:
+    """In place of `MainReporter.count_step`, which is called after each step, before what is due after it."""
+    _count_step(self)
+    step, schedule = self._state.step, self._schedule
+    is_watched = step >= WARM and not schedule.needs_results(step) and not schedule.needs_results(step + 1)
     torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
     if is_watched:
         _watched.append(step + 1)

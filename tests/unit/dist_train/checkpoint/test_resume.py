@@ -17,18 +17,18 @@ from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
 from dist_train.run_dir import RunDir
 from dist_train.settings.schema import Config
-from tests.unit.dist_train.training.test_state import configured, started
+from tests.unit.dist_train.stepper import Stepper, configure
 
 
 def save(config: Config, run: RunDir, *steps: int) -> None:
-    training = started(config)
+    training = Stepper(config).state
     with Saver(Store(run.checkpoints), keep_last=9, asynchronous=False) as saver:
         for training.step in steps:
-            saver.save(training.step, training.files(1, resume.about(config, training.choices, training.world)))
+            saver.save(training.step, training.checkpoint_files(1, resume.about(config, training.settings, World())))
 
 
 def test_a_checkpoint_that_came_meanwhile_is_not_overlooked(tmp_path: Path) -> None:
-    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    config, run = configure(tmp_path), RunDir(tmp_path / "run")
     resume.set_aside_damaged(run, step=0)
     save(config, run, 4)
     resume.set_aside_damaged(run, step=4)
@@ -58,7 +58,7 @@ def crafted(place: Path, mark: Path) -> None:
 def test_damaged_checkpoints_are_passed_over_and_set_aside_once_the_run_is_claimed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    config, run = configure(tmp_path), RunDir(tmp_path / "run")
     save(config, run, 1, 2, 3)
     (run.checkpoints / "step_00000003" / "training.pt").write_bytes(b"")
     crafted(run.checkpoints / "step_00000002", tmp_path / "it ran")
@@ -79,7 +79,7 @@ def test_damaged_checkpoints_are_passed_over_and_set_aside_once_the_run_is_claim
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_at_zero(tmp_path: Path) -> None:
-    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    config, run = configure(tmp_path), RunDir(tmp_path / "run")
     save(config, run, 1, 2)
     for step in (1, 2):
         (run.checkpoints / f"step_0000000{step}" / "manifest.json").unlink()
@@ -91,25 +91,25 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_at_zero(tmp_path
 
 
 def test_a_damaged_checkpoint_of_another_run_is_refused_and_stays(tmp_path: Path) -> None:
-    config, other = configured(tmp_path), RunDir(tmp_path / "other")
+    config, other = configure(tmp_path), RunDir(tmp_path / "other")
     save(config, other, 1, 2)
     (other.checkpoints / "step_00000002" / "model.pt").write_bytes(b"")
     before = sorted(other.path.rglob("*"))
-    forked = configured(tmp_path, f"run.resume={other.path}")
+    forked = configure(tmp_path, f"run.resume={other.path}")
     with pytest.raises(CheckpointError, match=r"step_00000002/model\.pt: is damaged.*Set run\.resume to an undamaged"):
         resume.load(forked, RunDir(tmp_path / "run"), World())
     assert sorted(other.path.rglob("*")) == before
 
 
 def test_other_settings_are_a_refusal_and_no_damage(tmp_path: Path) -> None:
-    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    config, run = configure(tmp_path), RunDir(tmp_path / "run")
     save(config, run, 1, 2)
     with pytest.raises(CheckpointError, match=r"step_00000002: was trained with other settings"):
-        resume.load(configured(tmp_path, "run.seed=7"), run, World())
+        resume.load(configure(tmp_path, "run.seed=7"), run, World())
 
 
 def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(tmp_path: Path) -> None:
-    config, run = configured(tmp_path), RunDir(tmp_path / "run")
+    config, run = configure(tmp_path), RunDir(tmp_path / "run")
     save(config, run, 1)
     Store(run.checkpoints).quarantine(1, "damaged")
     with pytest.raises(CheckpointError, match=r"has only checkpoints that were set aside.*run\.resume=never"):
@@ -124,27 +124,27 @@ def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(t
     ],
 )
 def test_sums_in_another_order_are_told_of(tmp_path: Path, ranks: int, overrides: list[str], told: list[str]) -> None:
-    config, world = configured(tmp_path, *overrides), World(size=ranks, local_size=ranks)
-    now = started(config).choices
+    config, world = configure(tmp_path, *overrides), World(size=ranks, local_size=ranks)
+    now = Stepper(config).state.settings
     files = {"training.pt": resume.about(config, replace(now, shared_memory=True), world)}
-    assert resume.other_bits(files, config, now, world) == told
-    assert resume.other_bits(files, config, replace(now, shared_memory=True), world) == []
+    assert resume._changed_bits(files, config, now, world) == told
+    assert resume._changed_bits(files, config, replace(now, shared_memory=True), world) == []
 
 
 def test_what_a_checkpoint_could_not_know_of_is_not_told_of(tmp_path: Path) -> None:
-    config, world = configured(tmp_path), World(size=4, local_size=4)
-    choices = started(config).choices
+    config, world = configure(tmp_path), World(size=4, local_size=4)
+    choices = Stepper(config).state.settings
     files = {"training.pt": resume.about(config, choices, world)}
     del files["training.pt"]["machine"]["shared_memory"]
-    assert resume.other_bits(files, config, choices, world) == []
+    assert resume._changed_bits(files, config, choices, world) == []
 
 
 def test_a_checkpoint_of_an_earlier_version_is_named_once(tmp_path: Path) -> None:
     """Its order of samples was another; the next checkpoint has the key."""
-    config, world = configured(tmp_path), World()
-    choices = started(config).choices
+    config, world = configure(tmp_path), World()
+    choices = Stepper(config).state.settings
     files = {"training.pt": resume.about(config, choices, world)}
-    assert resume.other_bits(files, config, choices, world) == []
+    assert resume._changed_bits(files, config, choices, world) == []
     del files["training.pt"]["machine"]["sampler"]
-    (line,) = resume.other_bits(files, config, choices, world)
+    (line,) = resume._changed_bits(files, config, choices, world)
     assert "the rest of this epoch may repeat or miss samples" in line

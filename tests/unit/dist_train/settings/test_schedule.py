@@ -80,35 +80,3 @@ def test_the_largest_pass_is_of_a_share_or_a_micro_batch(ranks: int, micro_batch
 )
 def test_the_smallest_pass(ranks: int, micro_batch: int | None, max_steps: int | None, fewest: int) -> None:
     assert plan(micro_batch=micro_batch, max_steps=max_steps).smallest_pass(ranks) == fewest
-
-
-PLANS = [
-    {"max_steps": 100, "num_train": 1200, "log": Log(every_steps=1000)},
-    {
-        "max_steps": 300,
-        "num_train": 1210,
-        "log": Log(every_steps=17, weights_every_steps=50),
-        "checkpoint": Checkpoint(every_steps=23),
-    },
-    {"max_steps": 40, "num_train": 20, "log": Log(every_steps=1000)},
-    {"max_steps": 90, "num_train": 900, "log": Log(every_steps=9), "eval": Eval(every_epochs=1)},
-]
-
-
-@pytest.mark.parametrize("settings", PLANS)
-def test_steps_of_one_call_have_one_size_and_nothing_is_due_between_them(settings: dict[str, Any]) -> None:
-    found = plan(epochs=None, **settings)
-    step, groups = 0, []
-    while step < found.total_steps:
-        count = found.together(step, 8)
-        inside = range(step + 1, step + count)
-        assert not any(found.is_told(each) for each in inside)
-        sizes = {min(30, found.num_train - each % found.steps_per_epoch * 30) for each in range(step, step + count)}
-        assert len(sizes) == 1
-        groups.append(count)
-        step += count
-    assert step == found.total_steps
-    assert groups[0] == 1
-    assert set(groups) <= {1, 8}
-    assert (8 in groups) == (found.steps_per_epoch > 1)
-    assert all(found.together(step, 1) == 1 for step in range(found.total_steps))

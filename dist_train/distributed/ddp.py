@@ -1,0 +1,157 @@
+"""The mean gradient over ranks by DistributedDataParallel."""
+
+from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
+
+from dist_train.distributed.buffers import BufferSlots
+from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.shared_memory import SharedMemory
+from dist_train.distributed.world import World
+from dist_train.errors import ConfigError
+
+_ONE_BUCKET_MB = 2**20
+"""More than any model: in shared memory, one reduction a step is fastest."""
+# torch 2.15 renamed the argument and warns about the old name.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
+
+
+class DDPReduction(SingleProcess):
+    """The mean over ranks, which DistributedDataParallel computes during the backward pass.
+
+    The scalars are reduced as the gradient of one more parameter.
+
+    Buffers are not sent at each forward pass: `broadcast_buffers` sends those of rank 0 before they are evaluated or
+    saved. So batch normalisation is DDP's (statistics of a rank's own share, running statistics of rank 0) at no cost
+    a step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: nn.Module,
+        world: World,
+        images: Tensor,
+        memory: SharedMemory | None = None,
+        compression: Literal["none", "bf16"] = "none",
+    ) -> None:
+        """Wrap `model`, and run passes over `images`, [B, C, H, W], that leave no trace.
+
+        Args:
+            memory: where the ranks of one machine add their gradients up, uncompressed; None: through the backend.
+
+        Raises:
+            ConfigError: some parameters of the network take no part in its output.
+        """
+        super().__init__(model, network, world)
+        self.averaged_over = world.size
+        options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
+        if world.device.type == "cuda":
+            options["device_ids"] = [world.device.index]
+        if memory:
+            options["bucket_cap_mb"] = _ONE_BUCKET_MB
+        is_compressed = compression == "bf16" and memory is None
+        extended = _WithScalars(model, world.device, torch.float64 if is_compressed else None)
+        self._scalars = extended.scalars
+        self.model = self._ddp = DistributedDataParallel(extended, **options)
+        if memory:
+            self._ddp.register_comm_hook(memory, _average_in_memory)
+        elif is_compressed:
+            self._ddp.register_comm_hook(None, _average_as_bf16)
+        self._warm_up_buckets(network, images, world)
+
+    def begin(self, stop_requested: bool) -> None:
+        super().begin(stop_requested)
+        self._scalars.grad = None
+
+    def backward_pass(self, is_last: bool) -> AbstractContextManager[Any]:
+        return nullcontext() if is_last else self._ddp.no_sync()
+
+    def record_loss(self, loss: Tensor, has_samples: bool) -> Tensor:
+        self._counted = []  # each pass adds its own loss to the gradient of the scalars
+        loss = super().record_loss(loss, has_samples)
+        scalars, self._stop_requested = self._own_scalars(), False
+        return _WithGradient.apply(loss, self._scalars, scalars.to(self._scalars.dtype))  # type: ignore[no-any-return]
+
+    def finish(self) -> Tensor:
+        return torch.mul(self._scalars.grad, self.averaged_over).to(self._dtype)  # type: ignore[arg-type]
+
+    def _warm_up_buckets(self, network: nn.Module, images: Tensor, world: World) -> None:
+        """Let DDP rebuild its buckets before the first step, by passes without effect.
+
+        DDP orders its buckets after its first backward pass, by when gradients became ready. With three or more ranks
+        the order of a sum changes its bits, so the first step after a resume would differ from the same step of an
+        undisturbed run. With passes before the first step of every start, both have the final buckets.
+        """
+        slots = BufferSlots(network)
+        before = [buffer.detach().clone() for buffer in slots.current()]
+        for _ in range(2):  # the buckets are rebuilt at the start of the second
+            self.begin(stop_requested=False)
+            self.record_loss(self.model(images).sum(), has_samples=True).backward()  # type: ignore[no-untyped-call]
+            with world.agreement():  # every rank finds the same, and one reports it
+                _check_all_used(network)
+        slots.restore(before)
+        self.begin(stop_requested=False)
+
+
+def _check_all_used(network: nn.Module) -> None:
+    """Refuse parameters without a gradient by their names: DDP would wait for them."""
+    named = network.named_parameters()
+    unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+    if unused:
+        raise ConfigError(
+            f"model: {', '.join(unused)} take no part in the output, so that several ranks can't average their "
+            "gradients. Use them in forward(), remove them, or set requires_grad to False"
+        )
+
+
+class _WithScalars(nn.Module):
+    """A network and a parameter of two numbers that no forward pass uses."""
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.scalars = nn.Parameter(torch.zeros(2, dtype=dtype, device=device))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)  # type: ignore[no-any-return]
+
+
+class _WithGradient(torch.autograd.Function):
+    """A loss unchanged, whose backward pass gives `parameter` a gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        ctx.gradient = gradient
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], ctx.gradient, None
+
+
+def _average_in_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+    """The mean over ranks, rounded as DDP does: each rank divides before the sum."""
+    flat = bucket.buffer()
+    memory.sum_(flat, 1 / memory.size)
+    mean: Future[Tensor] = Future()
+    mean.set_result(flat)
+    return mean
+
+
+def _average_as_bf16(_: None, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+    """The mean over ranks sent as bf16; float64 (the scalars, or parameters of that type) is sent as it is."""
+    if bucket.buffer().dtype == torch.float64:
+        return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]
+    return default_hooks.bf16_compress_hook(None, bucket)  # type: ignore[arg-type]

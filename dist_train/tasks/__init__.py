@@ -1,0 +1,1 @@
+"""What is learned: the loss that is trained, and what an evaluation counts."""

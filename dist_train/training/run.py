@@ -1,0 +1,165 @@
+"""A training that is under way: its parts, and what the loop does between two steps."""
+
+import json
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from dist_train.checkpoint.serialization import Saver
+from dist_train.data import Batch, Dataset, Samples, TrainBatches
+from dist_train.diagnostics.recorder import Recorder
+from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.world import World
+from dist_train.errors import NonFiniteError, SaveError
+from dist_train.evaluate import evaluate
+from dist_train.settings.schedule import Schedule
+from dist_train.settings.schema import Config
+from dist_train.system.stop_signals import Stop, StopRequested
+from dist_train.tasks.classification import Evaluation
+from dist_train.training.reporter import Reporter
+from dist_train.training.state import TrainState
+from dist_train.training.step_results import StepResult, StepResults
+
+
+@dataclass
+class TrainingRun:
+    """The parts of a training that `open_training` has opened."""
+
+    config: Config
+    world: World
+    dataset: Dataset
+    schedule: Schedule
+    state: TrainState
+    reduction: SingleProcess
+    batches: TrainBatches
+    step_results: StepResults
+    reporter: Reporter
+    recorder: Recorder
+    saver: Saver
+    stop: Stop
+    about: dict[str, Any]
+    """What each checkpoint says of this run."""
+    has_new_best: bool = False
+    """Whether the newest evaluation is the best so far, and is to be saved for it."""
+
+    def next_batch(self) -> Batch | None:
+        """Return this rank's part of the next global batch; None if a stop was requested while it waited for data.
+
+        Raises:
+            StopRequested: of several ranks, this one waited in vain; the others are in the step already.
+        """
+        self.recorder.mark("data", self.state.step)
+        try:
+            with self.stop.waiting() if self.world.size == 1 else nullcontext():
+                return next(self.batches)
+        except StopRequested:
+            return None
+
+    def process_results(self, results: Iterable[StepResult]) -> bool:
+        """Record the results of finished steps; return whether a rank requests a stop.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm of a step is infinite or NaN.
+        """
+        is_scaled = self.state.scaler is not None  # it finds its factor by gradients that are infinite
+        stop_requested = False
+        for result in results:
+            if not isfinite(result.loss_sum) or not (is_scaled or isfinite(result.grad_norm or 0)):
+                self.state.step = result.step  # on a GPU, others were made after it
+                raise self._non_finite_error(result)
+            self.state.window.add(result.loss_sum, len(result.samples))
+            self.reporter.record_step(result)
+            stop_requested |= result.stop_requests > 0
+        return stop_requested
+
+    def log(self, lr: float) -> None:
+        """Write a line of kind `train`."""
+        self.reporter.write_train_line(self.state.step, lr, *self.state.window.read())
+
+    def is_evaluation_pending(self) -> bool:
+        """Whether an earlier start was stopped in the evaluation that is due after this step."""
+        step = self.state.step
+        return self.schedule.is_evaluated(step) and self.state.evaluated_step != step
+
+    def evaluate(self) -> bool:
+        """Evaluate the split by which the best checkpoint is chosen; return False if a stop was requested."""
+        evaluation = self._evaluate_split(self.dataset.validation or self.dataset.test)
+        if evaluation is None:
+            return False
+        self._compare_with_best(evaluation)
+        return True
+
+    def save(self) -> None:
+        """Save a checkpoint; `best` leads to it if it is the best so far."""
+        with self.state.window.stopped_clock():
+            self.recorder.mark("save", self.state.step)
+            files = self.state.checkpoint_files(self.schedule.steps_per_epoch, self.about)
+            self.reporter.prepare_save()
+            if self.world.is_main:  # last: from here on the saver's thread competes for the interpreter
+                self.saver.save(self.state.step, files, link="best" if self.has_new_best else None)
+            self.has_new_best = False
+
+    def save_and_stop(self) -> bool:
+        """Save, and report that the run was stopped; return False: it is not done."""
+        self.save()
+        self._wait_for_saves()
+        self.reporter.report_stop(self.stop.reason)
+        return False
+
+    def finish(self) -> bool:
+        """Evaluate the test split and save; return whether the run is done, or was stopped meanwhile."""
+        self.batches.close()
+        if earlier := self._read_earlier_test():
+            self.reporter.report_nothing_left(earlier)
+            return True
+        if self.dataset.validation and not self.evaluate():
+            return self.save_and_stop()
+        test = self._evaluate_split(self.dataset.test)
+        if test is None:
+            return self.save_and_stop()
+        if not self.dataset.validation:
+            self._compare_with_best(test)
+        self.save()
+        self._wait_for_saves()
+        self.reporter.report_done(test)
+        return True
+
+    def _evaluate_split(self, samples: Samples) -> Evaluation | None:
+        state = self.state
+        with state.window.stopped_clock():
+            state.broadcast_buffers()
+            evaluation = evaluate(
+                state.evaluated_network, samples, self.dataset, self.config.data, state.settings, self.world, self.stop,
+                mark=lambda: self.recorder.mark("evaluate", state.step),
+            )  # fmt: skip
+            if evaluation:
+                self.reporter.write_evaluation(state.step, evaluation)
+        return evaluation
+
+    def _compare_with_best(self, evaluation: Evaluation) -> None:
+        self.has_new_best = self.state.is_best(evaluation.accuracy) and self.config.checkpoint.keep_best
+        self.state.evaluated_step = self.state.step
+
+    def _read_earlier_test(self) -> dict[str, Any] | None:
+        """The test evaluation of this very step by an earlier start, the same on every rank."""
+        found = json.dumps(self.reporter.find_test(self.state.step)).encode() if self.world.is_main else None
+        return json.loads(self.world.broadcast_bytes(found))  # type: ignore[no-any-return]
+
+    def _wait_for_saves(self) -> None:
+        """Wait until the last checkpoint is on disk, and fail on every rank if it is not."""
+        fault = (self.saver.finish() or "").encode() if self.world.is_main else None
+        if found := self.world.broadcast_bytes(fault).decode():
+            raise SaveError(f"{found}. It was the last one; the same command trains again what it held")
+
+    def _non_finite_error(self, result: StepResult) -> NonFiniteError:
+        # A gradient alone does not show which rank it came from, and on a GPU the newest losses are of a later step.
+        is_unknown = isfinite(result.loss_sum) or self.world.device.type == "cuda"
+        norm = "not measured (log.ledger is false)" if result.grad_norm is None else result.grad_norm
+        return NonFiniteError(
+            f"the loss of step {result.step} is {result.loss_sum / len(result.samples)}, the gradient norm {norm}, at "
+            f"the learning rate {result.lr:g}; samples {result.samples.tolist()}. A smaller optim.lr or a "
+            "train.max_grad_norm may help",
+            is_own=is_unknown or not self.reduction.is_own_loss_finite(),
+        )

@@ -1,0 +1,192 @@
+"""Open everything that a training needs, in an order in which all ranks refuse together and nothing is half written."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dist_train.checkpoint import resume
+from dist_train.checkpoint.serialization import Files, Saver
+from dist_train.checkpoint.store import Store
+from dist_train.data import Dataset, TrainBatches, open_dataset
+from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
+from dist_train.distributed.ddp import DDPReduction
+from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.sharded_tree import ShardedTreeReduction
+from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
+from dist_train.distributed.world import World
+from dist_train.execution.auto_settings import (
+    AutoSettings,
+    Convolutions,
+    apply_to_process,
+    decide,
+    measure_convolutions,
+)
+from dist_train.execution.lazy_dynamo import defer_dynamo_import
+from dist_train.models import build_model, check_passes
+from dist_train.run_dir import RunDir
+from dist_train.seeds import seed_step
+from dist_train.settings.schedule import Schedule, check_ranks
+from dist_train.settings.schema import Config
+from dist_train.system.cpu import keep_freed_memory
+from dist_train.system.stop_signals import Stop
+from dist_train.training.reporter import Reporter, open_reporter
+from dist_train.training.run import TrainingRun
+from dist_train.training.state import TrainState
+from dist_train.training.step_results import StepResults
+
+
+@contextmanager
+def open_training(config: Config, world: World, stop: Stop, command: str) -> Iterator[TrainingRun]:
+    """Open the parts of a training, ready for its next step; close them when the block ends.
+
+    Every rank calls this. Raises as `train` does.
+    """
+    if config.train.compile == "off":
+        defer_dynamo_import()
+    allocator = keep_freed_memory() if config.distributed.allocator == "auto" else "system"
+    directory = RunDir(config.run.dir)
+    # A rank in the place of a lost one continues the run that the lost one has begun.
+    is_fresh_start = config.run.resume == "never" and not directory.was_begun_before_restart()
+    with world.agreement():
+        check_ranks(config, world.size)
+        dataset = open_dataset(config.data, config.run.seed, world)
+        schedule = Schedule.of(config, len(dataset.train))
+        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+        if world.is_main:
+            directory.check_usable(is_fresh_start)
+    checkpoint = resume.load(config, directory, world, is_fresh_start)
+    memory = open_shared_memory(config.distributed, world)
+    settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
+    with world.agreement():
+        deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
+        apply_to_process(settings, deterministic, world.device)
+        state = TrainState(config, network, settings, world, checkpoint)
+        check_passes(state.network, dataset.shape, schedule.smallest_pass(world.size))
+    moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
+    with (
+        open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
+        open_recorder(
+            directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
+        ) as recorder,
+        _open_saver(config, directory, reporter) as saver,
+        _open_batches(config, dataset, state, schedule, world) as batches,
+    ):
+        reporter.report_start(moved_aside, resume.describe_changes(checkpoint, config, settings, world))
+        recorder.call_before_exit(reporter.report_failure)
+        stop.on_early_stop = lambda: _leave_early(reporter, recorder)
+        if world.is_main:
+            saver.mend_links(state.best_step if config.checkpoint.keep_best else None)
+        reduction = _build_reduction(config, state, schedule, dataset.shape, world, memory)
+        stop.begin_steps()
+        world.barrier()  # a rank that was stopped before has left: no other may be in its first step
+        state.window.start_clock()
+        yield TrainingRun(
+            config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
+            saver, stop, about=resume.about(config, settings, world),
+        )  # fmt: skip
+
+
+def _agree_on_auto_settings(
+    config: Config,
+    world: World,
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    checkpoint: Files | None,
+    memory: SharedMemory | None,
+) -> AutoSettings:
+    """Decide on rank 0 and send the decisions to every rank: machines may have other cores and processors."""
+    with world.agreement():
+        convolutions = Convolutions(
+            work=max(measure_convolutions(network, shape), default=0),
+            samples=schedule.largest_pass(world.size),
+            samples_of_one=schedule.largest_pass(1),
+        )
+        stored = resume.auto_settings(checkpoint)
+        can_share = memory is not None
+        own = decide(config.train, config.distributed, world, convolutions, stored, config.shards, can_share=can_share)
+    sent = world.broadcast_bytes(json.dumps(own.to_dict()).encode() if world.is_main else None)
+    return AutoSettings(**json.loads(sent))
+
+
+def _claim_directory(directory: RunDir, is_fresh_start: bool, world: World, step: int) -> tuple[Path | None, int]:
+    """Claim the run's directory for a training that continues at `step`.
+
+    Returns:
+        Where an earlier run was moved, if it was, known to rank 0 only; and the number of this start.
+    """
+    with world.agreement():
+        moved_aside = directory.claim(is_fresh_start) if world.is_main else None
+        if world.is_main:
+            resume.set_aside_damaged(directory, step)
+    attempt = int(world.broadcast_bytes(str(directory.attempt).encode() if world.is_main else None))
+    with world.agreement():
+        if world.local_rank == 0:
+            clear_diagnostics(directory.path)
+    return moved_aside, attempt
+
+
+def _open_saver(config: Config, directory: RunDir, reporter: Reporter) -> Saver:
+    def check() -> None:
+        directory.check_attempt()
+        reporter.sync_ledger()  # no checkpoint is ahead of the ledger, after a power cut either
+
+    return Saver(
+        Store(directory.checkpoints),
+        keep_last=config.checkpoint.keep_last,
+        asynchronous=config.checkpoint.asynchronous,
+        check=check,
+    )
+
+
+def _open_batches(
+    config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World
+) -> TrainBatches:
+    return TrainBatches(
+        dataset,
+        config.data,
+        config.run.seed,
+        world,
+        start_step=state.step,
+        stop_step=schedule.total_steps,
+        memory_format=state.settings.memory_format,
+        shards=config.shards,
+    )
+
+
+def _build_reduction(
+    config: Config,
+    state: TrainState,
+    schedule: Schedule,
+    shape: tuple[int, int, int],
+    world: World,
+    memory: SharedMemory | None,
+) -> SingleProcess:
+    """Compile the network if wanted, and wrap it for this world."""
+    model, network = state.network, state.network
+    memory = memory if state.settings.shared_memory else None
+    if config.train.compile == "model":
+        from dist_train.execution.compile import CompiledModel
+
+        model = CompiledModel(network, config.train.compile_mode, world.device)
+    if config.shards:
+        return ShardedTreeReduction(model, network, world, memory)
+    if world.size == 1:
+        return SingleProcess(model, network, world)
+    # A graph is compiled for the shape of the training's own batches. Without one, two samples are enough: the fewest
+    # that batch normalisation takes.
+    samples = max(2, schedule.largest_pass(world.size)) if config.train.compile == "model" else 2
+    images = torch.zeros(samples, *shape, device=world.device).contiguous(memory_format=state.settings.memory_format)
+    seed_step(config.run.seed, 0, 0, world.device)  # a network may draw which parameters take part in a pass
+    with state.autocast():
+        return DDPReduction(model, network, world, images, memory, config.distributed.compression)
+
+
+def _leave_early(reporter: Reporter, recorder: Recorder) -> None:
+    """Record a stop before the first step; called in a thread, while the main one may be anywhere."""
+    recorder.record_interruption("asked to stop before the first step")
+    reporter.report_early_stop()

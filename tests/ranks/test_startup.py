@@ -93,9 +93,9 @@ def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python)
     program = (
         "import sys, torch\n"
         "from dist_train.settings.schema import Config, section_classes\n"
-        "from dist_train.execution.lazy_dynamo import backward, leave_dynamo_out\n"
-        "from dist_train.optim.optimizer import build_optimizer, update_of\n"
-        "leave_dynamo_out()\n"
+        "from dist_train.execution.lazy_dynamo import backward, defer_dynamo_import\n"
+        "from dist_train.optim.optimizer import build_optimizer, unwrapped_step\n"
+        "defer_dynamo_import()\n"
         "for section in section_classes(Config.model_fields['optim'].annotation):\n"
         "    network = torch.nn.Linear(2, 1)\n"
         "    optimizer = build_optimizer(section(name=section.__name__.lower()), network)\n"
@@ -103,7 +103,7 @@ def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python)
         "        optimizer.zero_grad()\n"
         "        backward(network(torch.ones(1, 2)).sum(), torch.tensor(0.5))\n"
         "        assert network.bias.grad.item() == 0.5\n"
-        "        update_of(optimizer)()\n"
+        "        unwrapped_step(optimizer)()\n"
         "    optimizer.load_state_dict(optimizer.state_dict())\n"
         "    assert not {'torch._dynamo', 'sympy'} & set(sys.modules), section\n"
     )
@@ -113,7 +113,7 @@ def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python)
 
 def test_torch_is_as_it_was_for_whoever_asks_for_its_compiler(python: Python) -> None:
     program = (
-        "import sys, torch\nfrom dist_train.execution.lazy_dynamo import leave_dynamo_out\nleave_dynamo_out()\n"
+        "import sys, torch\nfrom dist_train.execution.lazy_dynamo import defer_dynamo_import\ndefer_dynamo_import()\n"
         "assert 'torch._dynamo' not in sys.modules\n"
         "assert torch._dynamo.utils.get_optimize_ddp_mode() == 'ddp_optimizer'\n"
         "assert 'torch._dynamo' not in sys.modules\n"

@@ -17,7 +17,7 @@ LAYERS = (
     ("a run has a directory", {"run_dir"}),
     ("diagnostics write there how each rank is doing", {"diagnostics"}),
     ("ranks meet in a process group", {"distributed"}),
-    ("the parts of a training, which never import each other", {"data", "execution", "monitoring", "optim"}),
+    ("the parts of a training, which never import each other", {"data", "execution", "monitoring", "optim", "tasks"}),
     ("a checkpoint keeps what the parts choose", {"checkpoint"}),
     ("an evaluation reads a checkpoint", {"evaluate"}),
     ("the state of a training and its reports", {"training"}),

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -52,9 +51,10 @@ class TrainingRun:
         """
         self.recorder.mark("data", self.state.step)
         try:
-            with self.stop.waiting() if self.world.size == 1 else nullcontext():
-                return next(self.batches)
+            return next(self.batches)
         except StopRequested:
+            if self.world.size > 1:
+                raise
             return None
 
     def process_results(self, results: Iterable[StepResult]) -> bool:

@@ -27,6 +27,7 @@ from dist_train.data.batches import AHEAD, TrainBatches
 from dist_train.data.loader import _SamplesDataset
 from dist_train.distributed import world
 from dist_train.elastic import agent
+from dist_train.system import stop_signals
 from dist_train.system.exit import leave, run_guarded
 from dist_train.training import setup
 
@@ -81,30 +82,35 @@ def in_data_of_an_evaluation(original: Callable[..., Any]) -> Callable[..., Any]
 
 
 def in_data(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Data that never come, in the process itself."""
+    """Data that come when a stop has been requested."""
 
     def take(batches: TrainBatches) -> Any:
         TROUBLE["taken"] = TROUBLE.get("taken", -1) + 1
         if TROUBLE["taken"] == TROUBLE["step"] and is_mine():
             send_soon()
-            time.sleep(FOR_EVER)
+            wait_for_stop()
         return original(batches)
 
     return take
 
 
 def lost_before(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A rank is killed once; when the ranks have been started anew, the data never come."""
+    """A rank is killed once; after the restart, its data come when a stop has been requested."""
 
     def take(batches: TrainBatches) -> Any:
         TROUBLE["taken"] = TROUBLE.get("taken", -1) + 1
         if TROUBLE["taken"] == TROUBLE["step"] and is_mine():
             if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
                 os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(FOR_EVER)
+            wait_for_stop()
         return original(batches)
 
     return take
+
+
+def wait_for_stop() -> None:
+    while stop_signals._installed[-1].reason is None:
+        time.sleep(0.05)
 
 
 def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -108,13 +108,13 @@ def whole(runs: Runs) -> Callable[[int], Path]:
 
 # Each start of the run is stopped: where, by which signals, of which of two ranks, and after which step.
 STOPS: list[tuple[dict[str, Any], int]] = [
-    ({"at": "data", "step": 1, "rank": 1, "signals": ["SIGTERM"]}, 1),
+    ({"at": "data", "step": 0, "rank": 1, "signals": ["SIGTERM"]}, 1),
     ({"at": "data of an evaluation", "rank": 1, "signals": ["SIGUSR2"]}, 4),
     ({"at": "evaluation", "step": 5, "rank": 0, "signals": ["SIGTERM"]}, 8),
 ]
 OF_TWO: list[tuple[dict[str, Any], int]] = [
-    ({"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}, 2),
-    ({"at": "step", "step": 2, "rank": 0, "signals": ["SIGUSR2"]}, 3),
+    # The ranks learn it with the gradients of the next step.
+    ({"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}, 3),
 ]
 
 
@@ -152,7 +152,7 @@ def test_a_time_limit_holds_for_starts_in_place_as_well(runs: Runs) -> None:
     done = runs.start(2, "limited", "--max-restarts", "1", "run.time_limit_minutes=0.3", **trouble)
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
     assert "restart 1 of 1" in done.stderr
-    assert state(runs["limited"]) == ("preempted", True, 1)
+    assert state(runs["limited"]) == ("preempted", True, 2)
     assert status(runs["limited"])["restarts"] == 1
 
 
@@ -184,12 +184,12 @@ def test_signals_inside_a_save_leave_it_whole(runs: Runs) -> None:
 
 
 def test_a_stop_that_can_not_be_saved_is_a_failure(runs: Runs, whole: Callable[[int], Path]) -> None:
-    done = runs.start(2, "full", at="full disk", step=4, signals=["SIGTERM"])
+    done = runs.start(2, "full", at="full disk", step=1, signals=["SIGTERM"])
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "step_00000005: was not saved: File too large" in done.stderr
+    assert "step_00000003: was not saved: File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    assert Store(runs["full"] / "checkpoints").steps()[-1] < 5
-    assert state(runs["full"]) == ("failed", True, 5)
+    assert Store(runs["full"] / "checkpoints").steps() == []
+    assert state(runs["full"]) == ("failed", True, 3)
     done = runs.start(2, "full")
     assert done.returncode == 0, done.stderr
     assert_same(runs["full"], whole(2))
@@ -199,7 +199,7 @@ def test_a_launcher_that_starts_stopped_ranks_anew_does_not_train_on(runs: Runs,
     trouble = {"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}
     done = torchrun(2, "--max_restarts=2", *runs.command("anew"), env=variables(trouble), timeout=120)
     assert done.returncode == 1
-    assert state(runs["anew"]) == ("preempted", True, 2)
+    assert state(runs["anew"]) == ("preempted", True, 3)
     assert status(runs["anew"])["attempt"] == 1
 
 

@@ -114,16 +114,14 @@ class TrainingRun:
         if earlier := self._read_earlier_test():
             self.reporter.report_nothing_left(earlier)
             return True
-        if self.dataset.validation and not self.evaluate():
+        splits = [split for split in (self.dataset.validation, self.dataset.test) if split]
+        evaluations = [evaluation for split in splits if (evaluation := self._evaluate_split(split))]
+        if len(evaluations) < len(splits):
             return self.save_and_stop()
-        test = self._evaluate_split(self.dataset.test)
-        if test is None:
-            return self.save_and_stop()
-        if not self.dataset.validation:
-            self._compare_with_best(test)
+        self._compare_with_best(evaluations[0])
         self.save()
         self._wait_for_saves()
-        self.reporter.report_done(test)
+        self.reporter.report_done(evaluations[-1])
         return True
 
     def _evaluate_split(self, samples: Samples) -> Evaluation | None:

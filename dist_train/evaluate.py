@@ -8,7 +8,7 @@ evaluates a run's checkpoint; under torchrun the ranks share the work.
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.store import find
 from dist_train.data import Dataset, Samples, open_dataset
-from dist_train.data.batches import EvalBatch, eval_batches
+from dist_train.data.batches import eval_batches
 from dist_train.distributed.world import World, open_world
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.execution.auto_settings import AutoSettings, apply_to_process, use_onednn
@@ -53,12 +53,10 @@ def evaluate(
     """
     counts = EvaluationCounts(dataset.classes, len(samples), world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
-    stop = stop or Stop()
     network.eval()
     use_onednn(True)  # evaluation batches are large even if those of the training are small
-    batches = eval_batches(samples, dataset, config, world, settings.memory_format)
     try:
-        for batch in _until_stopped(batches, stop):
+        for batch in eval_batches(samples, dataset, config, world, settings.memory_format, stop):
             mark()
             counts.add(batch.number, _logits(network, batch.images, settings, world), batch.labels)
     except StopRequested:
@@ -68,16 +66,6 @@ def evaluate(
     for tensor in (stop_requests, *counts.tensors()):
         world.sum_(tensor)
     return None if stop_requests else counts.result(samples.split)
-
-
-def _until_stopped(batches: Iterator[EvalBatch], stop: Stop) -> Iterator[EvalBatch]:
-    """Yield the batches; raise StopRequested if this process is asked to stop, also while it waits for one."""
-    while True:
-        with stop.waiting():
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
 
 
 @torch.no_grad()

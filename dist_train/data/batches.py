@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dist_train.data.augment import Preprocessing
 from dist_train.data.loader import ImageLoader
-from dist_train.data.sampler import PLACEHOLDERS, BatchSlice, GlobalBatchSampler
+from dist_train.data.sampler import BatchSlice, GlobalBatchSampler
 from dist_train.data.samples import Dataset, InMemoryImages, Samples, to_device
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Augment, Data
@@ -67,8 +67,6 @@ class Batch:
     """Number of the pass over the training samples, from 0."""
     samples: Tensor
     """int64 [count], on the CPU: numbers, in the files' training split, of all samples of the global batch."""
-    void: bool = False
-    """Whether this rank had no data and takes part with a stand-in, so that no rank makes the step."""
 
 
 @dataclass(frozen=True)
@@ -170,14 +168,6 @@ class TrainBatches:
         for (number, share), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
             shard_images, shard_labels, indices = cut
             yield Shard(shard_images, shard_labels, share, number, indices if share else indices[:0])
-
-    def stand_in(self, step: int) -> Batch:
-        """A batch that weighs nothing, for a rank that stops while it waits for the data of `step`."""
-        whole = self._samples.numbers(self._sampler.global_batch_at(step))
-        images = torch.zeros(PLACEHOLDERS, *self._shape, device=self._device)
-        labels = torch.zeros(PLACEHOLDERS, dtype=torch.int64, device=self._device)
-        shard = Shard(images, labels, 0, self._world.rank, torch.empty(0, dtype=torch.int64))
-        return Batch((shard,), len(whole), step, 0, whole, void=True)
 
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from dist_train.checkpoint.serialization import Saver
+from dist_train.checkpoint.saver import Saver
 from dist_train.data import Batch, Dataset, Samples, TrainBatches
 from dist_train.diagnostics.recorder import Recorder
 from dist_train.distributed.reduction import SingleProcess

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dist_train.checkpoint import resume
-from dist_train.checkpoint.serialization import Files, Saver
+from dist_train.checkpoint.saver import Saver
+from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, TrainBatches, open_dataset
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
@@ -73,7 +74,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
         ) as recorder,
         _open_saver(config, directory, reporter) as saver,
-        _open_batches(config, dataset, state, schedule, world) as batches,
+        _open_batches(config, dataset, state, schedule, world, stop) as batches,
     ):
         reporter.report_start(moved_aside, resume.describe_changes(checkpoint, config, settings, world))
         recorder.call_before_exit(reporter.report_failure)
@@ -144,7 +145,7 @@ def _open_saver(config: Config, directory: RunDir, reporter: Reporter) -> Saver:
 
 
 def _open_batches(
-    config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World
+    config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, stop: Stop
 ) -> TrainBatches:
     return TrainBatches(
         dataset,
@@ -155,6 +156,7 @@ def _open_batches(
         stop_step=schedule.total_steps,
         memory_format=state.settings.memory_format,
         shards=config.shards,
+        stop=stop,
     )
 
 

@@ -70,12 +70,12 @@ def in_evaluation(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def in_data_of_an_evaluation(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Data that never come."""
+    """Data that come when a stop has been requested."""
 
     def batches(*arguments: Any) -> Iterator[Any]:
         if is_mine():
             send_soon()
-            time.sleep(FOR_EVER)
+            wait_for_stop()
         yield from original(*arguments)
 
     return batches

@@ -189,7 +189,7 @@ def test_a_stop_that_can_not_be_saved_is_a_failure(runs: Runs, whole: Callable[[
     assert "step_00000003: was not saved: File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert Store(runs["full"] / "checkpoints").steps() == []
-    assert state(runs["full"]) == ("failed", True, 3)
+    assert state(runs["full"])[:2] == ("failed", True)
     done = runs.start(2, "full")
     assert done.returncode == 0, done.stderr
     assert_same(runs["full"], whole(2))

@@ -95,7 +95,7 @@ def test_what_is_prepared_together_changes_no_bit(
 
 
 def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_format) -> None:
-    assert (one.count, one.step, one.epoch, one.void) == (other.count, other.step, other.epoch, other.void)
+    assert (one.count, one.step, one.epoch) == (other.count, other.step, other.epoch)
     assert torch.equal(one.samples, other.samples)
     assert len(one.shards) == len(other.shards)
     for found, expected in zip(one.shards, other.shards, strict=True):

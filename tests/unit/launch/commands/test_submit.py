@@ -80,10 +80,6 @@ def test_a_dry_run_prints_the_line_and_the_script(
         (["none.yaml", "--gpus-per-node", "0"], "none.yaml: cannot be read: No such file or directory"),
         (["small.yaml", "--gpus-per-node", "0", "optim.lrr=1"], "optim.lrr is not a setting. Did you mean optim.lr?"),
         (["small.yaml"], "--gpus-per-node is missing"),
-        (["small.yaml", "--gpus-per-node", "2", "--nproc-per-node", "3"], "each rank needs its own GPU"),
-        (["small.yaml", "--gpus-per-node", "2", "distributed.backend=gloo"], "would leave GPUs idle"),
-        (["small.yaml", "--gpus-per-node", "0", "distributed.backend=nccl"], "which needs GPUs"),
-        (["small.yaml", "--nodes", "9", "--gpus-per-node", "4"], "data.global_batch is 32, less than the 36 ranks"),
         (["small.yaml", "--gpus-per-node", "3", "run.reproducible=bitwise"], "which 3 ranks can't share equally"),
         (["small.yaml", "--gpus-per-node", "0", "--time", "soon"], "--time: is 'soon'; it must be like 2:00:00"),
         (["small.yaml", "--profile", "nowhere"], "configs/clusters/nowhere.yaml does not exist; profiles in"),
@@ -102,20 +98,6 @@ def test_what_would_fail_is_refused_here(
 def test_nothing_goes_to_sbatch_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["diff", "a", "b", "--", "--nice"]) == 2
     assert "takes no arguments after --; given: --nice" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("here")
-def test_a_short_time_limit_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    for time, is_short in (("4", True), ("0:05:00", False)):
-        code, output, _ = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--dry-run", "--time", time)
-        assert (code, f"--time {time}: the job is stopped 120 s before the limit" in output) == (0, is_short)
-
-
-@pytest.mark.parametrize("flag", ["--array=0-3", "--output=x", "-Jname", "-a", "--export=NONE", "-M", "--wrap=true"])
-@pytest.mark.usefixtures("here")
-def test_flags_that_a_submission_has_itself_are_refused(capsys: pytest.CaptureFixture[str], flag: str) -> None:
-    code, _, errors = asked(capsys, "small.yaml", "--gpus-per-node", "0", "--", flag)
-    assert (code, errors.startswith(f"{flag}: can't be passed to sbatch")) == (2, True)
 
 
 def test_a_run_is_as_it_was_where_nothing_could_be_queued(

@@ -26,7 +26,7 @@ _log = logging.getLogger("dist_train.data")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a set's parts are: names of files, and of keys in them."""
+    """The names of a data set's files, and of the keys in them."""
 
     loader: str
     folder: str
@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def files(self) -> DataFiles:
-        """All files of the set."""
+        """All files of the data set."""
         return DataFiles(self.loader, self.folder, (*self.batches["train"], *self.batches["test"], self.meta))
 
 
@@ -62,7 +62,7 @@ LAYOUTS = {
 
 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
-    """The files of one split; raises DataError where they are missing."""
+    """Find the files of one split; raises DataError if they are missing."""
     layout = LAYOUTS[config.name]
     folder = require(layout.files, config)
     paths = [folder / name for name in layout.batches[split]]
@@ -71,40 +71,40 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
 
 
 def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> DecodedSplit:
-    classes = _classes(meta, layout)
-    batches = [_batch(path, layout, classes) for path in paths]
+    classes = _read_classes(meta, layout)
+    batches = [_read_batch(path, layout, classes) for path in paths]
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    _warn_of_others(layout, paths)
+    _warn_if_not_original(layout, paths)
     return DecodedSplit(resize(images, config.resize), labels, classes)
 
 
-def _batch(path: Path, layout: Layout, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Images, uint8 [N, 3, 32, 32], and labels, int64 [N], of one file."""
-    content = _unpickled(path)
+def _read_batch(path: Path, layout: Layout, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Read images, uint8 [N, 3, 32, 32], and labels, int64 [N], from one file."""
+    content = _unpickle(path)
     data, numbers = content.get("data"), content.get(layout.labels)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-        raise _damage(path, "its `data` are no rows of 3072 bytes")
+        raise _damage_error(path, "its `data` are no rows of 3072 bytes")
     if not isinstance(numbers, list) or len(numbers) != len(data) or not all(type(label) is int for label in numbers):
-        raise _damage(path, f"its `{layout.labels}` are no list of {len(data)} numbers")
+        raise _damage_error(path, f"its `{layout.labels}` are no list of {len(data)} numbers")
     labels = torch.tensor(numbers, dtype=torch.int64)
     check_labels(labels, classes, str(path))
     return torch.from_numpy(data).view(-1, *SHAPE), labels
 
 
-def _classes(path: Path, layout: Layout) -> tuple[str, ...]:
-    names = _unpickled(path).get(layout.classes)
+def _read_classes(path: Path, layout: Layout) -> tuple[str, ...]:
+    names = _unpickle(path).get(layout.classes)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _damage(path, f"its `{layout.classes}` are no list of names")
+        raise _damage_error(path, f"its `{layout.classes}` are no list of names")
     return tuple(names)
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
+def _unpickle(path: Path) -> dict[str, Any]:
     try:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
-        raise _damage(path, f"it is no readable pickle: {error}") from error
+        raise _damage_error(path, f"it is no readable pickle: {error}") from error
     if not isinstance(content, dict):
-        raise _damage(path, "it holds no dictionary")
+        raise _damage_error(path, "it holds no dictionary")
     return content
 
 
@@ -114,14 +114,14 @@ _ARRAY_PARTS: dict[str, Any] = {
     "ndarray": np.ndarray,
     "dtype": np.dtype,
 }
-"""All that the pickle of an array of bytes names, whatever the protocol."""
+"""All names in the pickle of an array of bytes, in any protocol."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain values only: a file of data must not be able to run code."""
+    """Unpickles numpy arrays and plain values only, so that a file of data cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What builds an array, in whatever module the numpy that wrote the file had it; refuses all else."""
+        """Return what builds an array, from any numpy module; refuse everything else."""
         if module.split(".")[0] == "numpy" and name in _ARRAY_PARTS:
             return _ARRAY_PARTS[name]
         if (module, name) == ("_codecs", "encode"):  # bytes, in protocol 2
@@ -129,23 +129,23 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of data")
 
 
-def _damage(path: Path, what: str) -> DataError:
+def _damage_error(path: Path, what: str) -> DataError:
     return DataError(
         f"{path}: {what}. The file is damaged: delete it, and let data.download fetch it again, or put the original "
         "there"
     )
 
 
-def _warn_of_others(layout: Layout, paths: list[Path]) -> None:
-    """Say so where the files parse but are not those that everybody else's figures were measured on."""
+def _warn_if_not_original(layout: Layout, paths: list[Path]) -> None:
+    """Warn if the files are not the original ones, with which published figures were measured."""
     from torchvision import datasets
 
     loader = getattr(datasets, layout.loader)
     original = dict([*loader.train_list, *loader.test_list])
-    if any(_md5(path) != original[path.name] for path in paths):
+    if any(_hash_md5(path) != original[path.name] for path in paths):
         _log.warning("%s: these are not the original %s files", paths[0].parent, layout.loader)
 
 
-def _md5(path: Path) -> str:
+def _hash_md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -9,11 +9,11 @@ from dist_train.settings.schema import Data
 SIDE = 28
 """Pixels of the enlarged images, like MNIST's."""
 EVERY = 5
-"""Of each class, every this many-th sample is a test sample."""
+"""One in so many samples of each class is a test sample."""
 
 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
-    """One split; always there."""
+    """Describe one split; no files are needed."""
     return SplitSource((torch.__version__,), lambda: _read(config, split))
 
 
@@ -22,15 +22,15 @@ def _read(config: Data, split: str) -> DecodedSplit:
 
     digits = load_digits()
     labels = torch.from_numpy(digits.target).to(torch.int64)
-    chosen = _in_test(labels) if split == "test" else ~_in_test(labels)
+    chosen = _mark_test_samples(labels) if split == "test" else ~_mark_test_samples(labels)
     # 0 to 16 in the source
     small = torch.from_numpy(digits.images)[:, None].mul(255 / 16).round().to(torch.uint8)
     images = resize(resize(small[chosen], SIDE), config.resize)
     return DecodedSplit(images, labels[chosen], tuple(str(name) for name in digits.target_names))
 
 
-def _in_test(labels: Tensor) -> Tensor:
-    """bool [N]: every fifth sample of each class, so that both splits hold the classes alike, whatever the seed."""
+def _mark_test_samples(labels: Tensor) -> Tensor:
+    """Mark every fifth sample of each class, bool [N], so that both splits have the same class balance at any seed."""
     of_class = torch.nn.functional.one_hot(labels)
     nth = of_class.cumsum(0)[torch.arange(len(labels)), labels]
     return nth % EVERY == 0

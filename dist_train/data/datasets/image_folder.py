@@ -30,12 +30,12 @@ LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or ano
 
 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
-    """The listing of one split; raises DataError where the folders are not as they should be."""
+    """List the files of one split; raises DataError if the folders are not as `LAYOUT` says."""
     root = Path(config.root)
-    classes = _classes(root / split)
+    classes = _list_classes(root / split)
     if split == "test":
-        _check_same(root, _classes(root / "train"), classes)
-    listing = [_images_in(root / split / name) for name in classes]
+        _check_same(root, _list_classes(root / "train"), classes)
+    listing = [_list_images(root / split / name) for name in classes]
     counts = torch.tensor([len(found) for found in listing])
     labels = torch.arange(len(classes)).repeat_interleave(counts)
     found = [file for of_class in listing for file in of_class]
@@ -46,14 +46,14 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are decoded when they are taken, always RGB."""
+    """Images that are decoded on demand, always RGB."""
 
     paths: tuple[str, ...]
     resize: int | None
 
     @cached_property
     def shape(self) -> Shape:
-        """Channels, height and width: those of the first image, which all others have to share."""
+        """Channels, height and width of the first image, which all others must have too."""
         channels, height, width = _decode(self.paths[0], self.resize).shape
         return channels, height, width
 
@@ -62,25 +62,25 @@ class ImageFiles:
 
     def take(self, indices: Tensor) -> Tensor:
         """Decode the images of these numbers, int64 [B], to uint8 [B, 3, H, W]; raises DataError."""
-        return self._stacked(self._image(self.paths[index]) for index in indices.tolist())
+        return self._stack(self._read_image(self.paths[index]) for index in indices.tolist())
 
     def pieces(self) -> Iterator[Tensor]:
-        """All images in order, a piece at a time, decoded on all cores; a terminal sees how far it is."""
-        with ThreadPoolExecutor(count_cores()) as pool, _bar(len(self.paths)) as bar:
+        """Decode all images in order, a piece at a time, on all cores, with a progress bar on a terminal."""
+        with ThreadPoolExecutor(count_cores()) as pool, _open_progress_bar(len(self.paths)) as bar:
             for start in range(0, len(self.paths), PIECE):
-                images = pool.map(self._image, self.paths[start : start + PIECE])
-                yield self._stacked(_counted(images, bar))
+                images = pool.map(self._read_image, self.paths[start : start + PIECE])
+                yield self._stack(_count_progress(images, bar))
 
-    def _image(self, path: str) -> Pixels:
+    def _read_image(self, path: str) -> Pixels:
         pixels = _decode(path, self.resize)
         if pixels.shape != self.shape:
             raise DataError(
-                f"{path} is {_size(pixels.shape)} and {self.paths[0]} is {_size(self.shape)} pixels (width x height); "
-                "set data.resize to bring all images to one size"
+                f"{path} is {_format_size(pixels.shape)} and {self.paths[0]} is {_format_size(self.shape)} pixels "
+                "(width x height); set data.resize to bring all images to one size"
             )
         return pixels
 
-    def _stacked(self, images: Iterator[Pixels]) -> Tensor:
+    def _stack(self, images: Iterator[Pixels]) -> Tensor:
         found = list(images)
         return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape, dtype=torch.uint8)
 
@@ -93,27 +93,27 @@ class _File:
 
 
 def _read(files: ImageFiles, labels: Tensor, classes: tuple[str, ...]) -> DecodedSplit:
-    images = torch.empty(len(files), *files.shape, dtype=torch.uint8)  # whole once, and not in pieces beside it
-    for place, piece in zip(torch.split(images, PIECE), files.pieces(), strict=True):
-        place.copy_(piece)
+    images = torch.empty(len(files), *files.shape, dtype=torch.uint8)  # allocated once, without a second copy in pieces
+    for target, piece in zip(torch.split(images, PIECE), files.pieces(), strict=True):
+        target.copy_(piece)
     return DecodedSplit(images, labels, classes)
 
 
-def _bar(total: int) -> "tqdm[Any]":
-    tqdm.monitor_interval = 0  # no thread that stays
+def _open_progress_bar(total: int) -> "tqdm[Any]":
+    tqdm.monitor_interval = 0  # starts no thread
     # disable=None: only on a terminal
     return tqdm(total=total, desc="decoding", unit="image", disable=None, dynamic_ncols=True, leave=False)
 
 
-def _counted(images: Iterable[Pixels], bar: "tqdm[Any]") -> Iterator[Pixels]:
+def _count_progress(images: Iterable[Pixels], bar: "tqdm[Any]") -> Iterator[Pixels]:
     for image in images:
         bar.update()
         yield image
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def _list_classes(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: is no folder; {LAYOUT}")
+        raise DataError(f"{folder}: is not a folder; {LAYOUT}")
     classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
     if not classes:
         raise DataError(f"{folder}: holds no folder of a class; {LAYOUT}")
@@ -130,13 +130,13 @@ def _check_same(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> No
         )
 
 
-def _images_in(folder: Path) -> list[_File]:
-    """Files of images at any depth, in torchvision's order."""
+def _list_images(folder: Path) -> list[_File]:
+    """List the image files at any depth, in torchvision's order."""
     found = []
-    for place, _, names in sorted(os.walk(folder, followlinks=True)):
+    for directory, _, names in sorted(os.walk(folder, followlinks=True)):
         for name in sorted(names):
             if name.lower().endswith(ENDINGS):
-                path = os.path.join(place, name)  # noqa: PTH118 - a Path for each of a million files takes seconds
+                path = os.path.join(directory, name)  # noqa: PTH118 - a Path for each of a million files takes seconds
                 status = os.stat(path)  # noqa: PTH116
                 found.append(_File(path, status.st_size, status.st_mtime_ns))
     if not found:
@@ -153,7 +153,7 @@ def _digest(files: list[_File], root: Path) -> str:
 
 
 def _decode(path: str, resize: int | None) -> Pixels:
-    """uint8 [3, H, W]."""
+    """Decode one file to uint8 [3, H, W]."""
     try:
         with Image.open(path) as file:
             file.load()
@@ -161,11 +161,11 @@ def _decode(path: str, resize: int | None) -> Pixels:
     except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
         raise DataError(f"{path}: is not a readable image ({error}); replace it, or remove it") from error
     if resize is not None:
-        image = _square(image, resize)
+        image = _cut_square(image, resize)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
+def _cut_square(image: Image.Image, side: int) -> Image.Image:
     """Scale the shorter side to `side` pixels and cut the middle square."""
     shorter = min(image.size)
     width, height = side * image.width // shorter, side * image.height // shorter
@@ -174,5 +174,5 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     return scaled.crop((left, top, left + side, top + side))
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _format_size(shape: tuple[int, ...]) -> str:
     return f"{shape[2]}x{shape[1]}"

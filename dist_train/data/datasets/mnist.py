@@ -18,7 +18,7 @@ NAMES = tuple(f"{prefix}-{kind}-ubyte" for prefix in PREFIXES.values() for kind 
 
 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
-    """The files of one split; raises DataError where they are missing."""
+    """Find the files of one split; raises DataError if they are missing."""
     loader = LOADERS[config.name]
     folder = require(DataFiles(loader, f"{loader}/raw", NAMES), config)
     paths = [folder / name for name in NAMES if name.startswith(PREFIXES[split])]
@@ -29,7 +29,7 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
 def _read(config: Data, split: str, paths: list[Path]) -> DecodedSplit:
     from torchvision import datasets
 
-    counts = {str(path): _check(path, dimensions) for path, dimensions in zip(paths, (3, 1), strict=True)}
+    counts = {str(path): _check_header(path, dimensions) for path, dimensions in zip(paths, (3, 1), strict=True)}
     if len(set(counts.values())) > 1:
         held = " and ".join(f"{path} holds {count}" for path, count in counts.items())
         raise DataError(f"{held} samples; delete the damaged file and let data.download fetch it again")
@@ -39,8 +39,8 @@ def _read(config: Data, split: str, paths: list[Path]) -> DecodedSplit:
     return DecodedSplit(resize(loaded.data[:, None], config.resize), loaded.targets, classes)
 
 
-def _check(path: Path, dimensions: int) -> int:
-    """Number of samples in an IDX file of unsigned bytes; refuses one that is not as long as its header says."""
+def _check_header(path: Path, dimensions: int) -> int:
+    """Return the number of samples in an IDX file; raises DataError if its size is not that of its header."""
     with path.open("rb") as file:
         header = file.read(4 * (1 + dimensions))
     sizes = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]

@@ -1,4 +1,4 @@
-"""Images made from the seed, for tests: each class is a pattern, and a sample is its pattern with noise."""
+"""Random images for tests: each class has a pattern, and a sample is its pattern with noise."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ NOISE = 0.25
 
 
 def find(config: Data, split: str, seed: int) -> SplitSource:
-    """One split; always there."""
+    """Describe one split; no files are needed."""
     assert isinstance(config, SyntheticData)  # noqa: S101
     count = config.num_train if split == "train" else config.num_test
     identity = (seed, config.shape, config.num_classes, count, torch.__version__)

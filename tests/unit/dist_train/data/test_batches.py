@@ -50,11 +50,18 @@ def assert_equal(found: list[Trained], expected: list[Trained]) -> None:
         assert torch.equal(one.indices, other.indices)
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+IN_MEMORY = {"loader": "in_memory"}
+BY_WORKERS = {"loader": "workers", "workers": 2}
+
+
 @pytest.mark.parametrize(
-    "loader", [{"loader": "in_memory"}, {"loader": "workers", "workers": 2}], ids=["in_memory", "workers"]
+    ("global_batch", "shards", "loader"),
+    [
+        *((4, 1, IN_MEMORY), (7, 1, IN_MEMORY), (3, 8, IN_MEMORY), (16, 8, IN_MEMORY), (40, 4, IN_MEMORY)),
+        *((7, 1, BY_WORKERS), (17, 2, BY_WORKERS)),
+    ],
 )
-@pytest.mark.parametrize(("global_batch", "shards"), [(4, 1), (7, 1), (3, 8), (16, 8), (17, 2), (40, 4)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
 def test_what_is_prepared_together_changes_no_bit(
     settings: Settings,
     root: Path,
@@ -66,7 +73,7 @@ def test_what_is_prepared_together_changes_no_bit(
 ) -> None:
     """From one batch at a time to all of an epoch; at several numbers of ranks, and from a step inside an epoch on.
 
-    18 samples: the last batch of an epoch is smaller, and shards that find no sample have two that stand in.
+    18 samples: the last batch of an epoch is smaller, and empty shards have two placeholders.
     """
     write_images(root)
     config = settings("image_folder", augment=ALL, global_batch=global_batch, **loader)
@@ -154,7 +161,7 @@ def test_ranks_share_the_batch_of_a_single_one(settings: Settings, root: Path, w
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_rank_without_samples_gets_a_stand_in(settings: Settings, root: Path, workers: int) -> None:
+def test_a_rank_without_samples_gets_placeholders(settings: Settings, root: Path, workers: int) -> None:
     """18 samples in batches of 17: the second batch is one sample, which rank 0 has."""
     write_images(root)
     config = settings("image_folder", augment=ALL, global_batch=17, loader="workers", workers=workers)

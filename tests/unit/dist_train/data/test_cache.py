@@ -244,7 +244,7 @@ def open_in_process(config: Data, log: str, together: Barrier) -> None:
 def test_concurrent_processes_decode_once(settings: Settings, root: Path, tmp_path: Path) -> None:
     write_images(root, each=200)
     config, log = settings("image_folder", loader="in_memory"), tmp_path / "log"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     together = context.Barrier(3)
     processes = [context.Process(target=open_in_process, args=(config, str(log), together)) for _ in range(3)]
     for process in processes:

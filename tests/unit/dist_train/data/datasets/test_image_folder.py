@@ -102,7 +102,7 @@ def break_folders(root: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "complaint"),
     [
-        ("split", "is no folder; data.root must hold train/<class>/"),
+        ("split", "is not a folder; data.root must hold train/<class>/"),
         ("no_class", "holds no folder of a class"),
         ("empty", "holds no image (.jpg"),
         ("one_sided", "train and test hold different classes"),

@@ -56,7 +56,7 @@ def cancel_run(run: RunSnapshot) -> None:
 
 
 def _cancel_job(run: RunSnapshot, job: Job) -> None:
-    if job.state != "COMPLETING":  # it is ending already
+    if job.state != "COMPLETING":  # such a job is ending already
         client.run("scancel", job.id)
     what = _explain_stop(run) if job.state != "PENDING" else f"It was queued{_format_resume(run)}"
     print(f"{run.path}: job {job.id} is cancelled. {what}")

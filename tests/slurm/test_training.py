@@ -56,6 +56,7 @@ class TestAnnounced:
         self.assert_stops_and_resumes(training)
         assert_undisturbed(training.run, undisturbed(2))
 
+    @pytest.mark.slurm_long
     def test_requeue(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
         training = Training(cluster, here, PAUSE)
         training.submit("--nodes=2", settings=save_only_on_stops(here))

@@ -1,4 +1,4 @@
-"""What is due after which step: numbers derived once from the settings and the size of the data."""
+"""The schedule of a run: what is due after each step, derived from the settings and the size of the data."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from dist_train.settings.schema import Config
 
 
 def steps_per_epoch(num_train: int, global_batch: int) -> int:
-    """Steps that pass once over `num_train` samples; the last one may hold fewer than `global_batch`."""
+    """Return the steps of one epoch; the last one may have fewer samples than `global_batch`."""
     return -(-num_train // global_batch)
 
 
 def check_ranks(config: Config, ranks: int) -> None:
-    """Find out whether so many ranks can train this.
+    """Check that this number of ranks can train with these settings.
 
     Raises:
-        ConfigError: they can't share the shards equally.
+        ConfigError: the shards can't be divided equally among the ranks.
     """
     shards = config.shards
     if shards is not None and shards % ranks:
@@ -28,23 +28,23 @@ def check_ranks(config: Config, ranks: int) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps are counted from 1 here: `step` is the number of finished optimizer steps."""
+    """What is due after each step; `step` is the number of finished optimizer steps, from 1."""
 
     num_train: int
     global_batch: int
     micro_batch: int | None
     steps_per_epoch: int
     total_steps: int
-    log_every: int
-    save_every: int
-    evaluate_every: int | None
+    log_every_steps: int
+    save_every_steps: int
+    evaluate_every_steps: int | None
     weights_every_steps: int
     shards: int | None
-    """Into how many a global batch is cut; None: one a rank."""
+    """Virtual ranks of a global batch; None: the ranks themselves."""
 
     @classmethod
-    def of(cls, config: Config, num_train: int) -> "Schedule":
-        """The plan for `num_train` training samples: `train.epochs` or `train.max_steps` ends it, whichever is less."""
+    def from_config(cls, config: Config, num_train: int) -> "Schedule":
+        """Derive the schedule for `num_train` training samples; `epochs` or `max_steps` ends it, whichever is less."""
         per_epoch = steps_per_epoch(num_train, config.data.global_batch)
         ends = [config.train.epochs and config.train.epochs * per_epoch, config.train.max_steps]
         return cls(
@@ -53,20 +53,20 @@ class Schedule:
             micro_batch=config.train.micro_batch,
             steps_per_epoch=per_epoch,
             total_steps=min(end for end in ends if end),
-            log_every=config.log.every_steps,
-            save_every=config.checkpoint.every_steps or per_epoch,
-            evaluate_every=config.eval.every_epochs * per_epoch or None,
+            log_every_steps=config.log.every_steps,
+            save_every_steps=config.checkpoint.every_steps or per_epoch,
+            evaluate_every_steps=config.eval.every_epochs * per_epoch or None,
             weights_every_steps=config.log.weights_every_steps,
             shards=config.shards,
         )
 
     def largest_pass(self, ranks: int) -> int:
-        """Most samples that one of `ranks` ranks takes through one backward pass."""
+        """Return the largest number of samples in one backward pass of a rank, with `ranks` ranks."""
         share = -(-min(self.global_batch, self.num_train) // (self.shards or ranks))
         return min(share, self.micro_batch or share)
 
     def smallest_pass(self, ranks: int) -> int:
-        """Fewest samples that one of `ranks` ranks takes through one backward pass, of those that take any."""
+        """Return the smallest number of samples, above 0, in one backward pass of a rank, with `ranks` ranks."""
         parts = self.shards or ranks
         batches = {min(self.global_batch, self.num_train)}
         if self.total_steps >= self.steps_per_epoch:
@@ -75,24 +75,25 @@ class Schedule:
         return min(share // -(-share // (self.micro_batch or share)) for share in shares)
 
     def epoch(self, step: int) -> int:
-        """Finished epochs after `step`."""
+        """Return the number of finished epochs after `step`."""
         return step // self.steps_per_epoch
 
     def is_logged(self, step: int) -> bool:
-        return step % self.log_every == 0 or step == self.total_steps
+        return step % self.log_every_steps == 0 or step == self.total_steps
 
     def needs_results(self, step: int) -> bool:
-        """Whether all numbers of this step have to be known before the next."""
+        """Whether the results of this step are needed before the next step."""
         return self.is_logged(step) or self.is_saved(step) or self.is_evaluated(step) or self.is_hashed(step)
 
     def is_hashed(self, step: int) -> bool:
-        """Whether the ledger's line of this step has a hash of the weights."""
+        """Whether the ledger records a hash of the weights after this step."""
         return step % self.weights_every_steps == 0 or step == self.total_steps
 
     def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint is due before the one at the end, which every run has."""
-        return step % self.save_every == 0 and step < self.total_steps
+        """Whether a checkpoint is due; the one at the end of the run is not included."""
+        return step % self.save_every_steps == 0 and step < self.total_steps
 
     def is_evaluated(self, step: int) -> bool:
-        """Whether held-out data are due while training, before the evaluation at the end, which every run has."""
-        return self.evaluate_every is not None and step % self.evaluate_every == 0 and step < self.total_steps
+        """Whether an evaluation is due; the one at the end of the run is not included."""
+        every = self.evaluate_every_steps
+        return every is not None and step % every == 0 and step < self.total_steps

@@ -55,7 +55,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     with world.agreement():
         check_ranks(config, world.size)
         dataset = open_dataset(config.data, config.run.seed, world)
-        schedule = Schedule.of(config, len(dataset.train))
+        schedule = Schedule.from_config(config, len(dataset.train))
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
             directory.check_usable(is_fresh_start)

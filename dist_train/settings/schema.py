@@ -131,8 +131,8 @@ class Model(Section):
     """A network of `dist_train/models/`; its input channels follow from the data."""
 
     name: str
-    """The network: `lenet`, `mnist_example`, `mnist_cnn`, `cifar_tutorial`, `resnet18` (with a stem for small
-    images), or `torchvision/<name>` for a classification model of torchvision."""
+    """The network. `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
+    torchvision."""
     num_classes: Annotated[int, Field(ge=2)] | None = None
     """Outputs of the last layer. Default: the number of classes in the data; another number is refused."""
 

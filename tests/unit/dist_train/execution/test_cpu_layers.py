@@ -209,3 +209,24 @@ def test_a_gradient_that_is_the_same_for_all_values_is_routed_too() -> None:
     images.grad = None
     functional.max_pool2d(images, 2).sum().backward()  # type: ignore[no-untyped-call]
     torch.testing.assert_close(found, images.grad, rtol=0, atol=0)
+
+
+def test_a_compiled_network_has_the_layer_of_torch(fast_calls: list[Shape]) -> None:
+    layer = swapped(nn.Sequential(nn.MaxPool2d(2), nn.ReLU()))
+    images = values((16, 6, 20, 18), torch.float32).requires_grad_()
+    found = torch.compile(layer, dynamic=False, backend="eager", fullgraph=True)(images)
+    assert fast_calls == []
+    assert_same(found, layer(images))
+    assert fast_calls == [(16, 6, 20, 18)]
+
+
+def test_deterministic_algorithms_give_the_same_bits() -> None:
+    images = values((16, 6, 20, 18), torch.bfloat16)
+    expected = output_and_gradient(FastMaxPool2d(2), images)
+    torch.use_deterministic_algorithms(True)
+    try:
+        found = output_and_gradient(FastMaxPool2d(2), images)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_same(ours, theirs)

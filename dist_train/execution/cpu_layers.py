@@ -8,12 +8,9 @@ from torch.nn import functional
 
 _FEWEST_VALUES = 32_768
 """Smaller inputs gain nothing: eight calls of torch cost more than its one."""
-_BITS = {
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
+_VECTOR = 16
+"""Channels that a vector register holds in fp32; with fewer, torch's pooling goes through them one by one."""
+_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 def use_fast_cpu_layers(network: nn.Module) -> None:
@@ -37,11 +34,10 @@ class FastMaxPool2d(nn.MaxPool2d):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the largest value of each 2x2 pixels: [B, C, H, W] -> [B, C, H / 2, W / 2]."""
-        if not _gains(images):
+        needs_gradient = torch.is_grad_enabled() and images.requires_grad
+        if not _gains(images, needs_gradient):
             return super().forward(images)  # type: ignore[no-any-return]
-        if torch.is_grad_enabled() and images.requires_grad:
-            return _MaxPool.apply(images)  # type: ignore[no-any-return]
-        return _pool(images)[1]
+        return _MaxPool.apply(images) if needs_gradient else _pool(images)[1]
 
     def _get_name(self) -> str:
         return "MaxPool2d"
@@ -75,8 +71,8 @@ class _MaxPool(torch.autograd.Function):
         return to_images.view(dtype)
 
 
-def _gains(images: Tensor) -> bool:
-    """Whether whole rows can be compared here, and are enough to be worth it."""
+def _gains(images: Tensor, needs_gradient: bool) -> bool:
+    """Whether whole rows can be compared here, and that is faster."""
     return (
         images.numel() >= _FEWEST_VALUES
         and images.device.type == "cpu"
@@ -84,6 +80,7 @@ def _gains(images: Tensor) -> bool:
         and images.dim() == 4
         and images.is_contiguous(memory_format=torch.channels_last)
         and not (images.shape[2] % 2 or images.shape[3] % 2)
+        and not (needs_gradient and images.dtype == torch.float32 and images.shape[1] >= _VECTOR)
         and not torch.compiler.is_compiling()
     )
 

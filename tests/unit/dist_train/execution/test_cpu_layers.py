@@ -92,22 +92,32 @@ def test_infinities_and_nan_are_pooled_as_torch_does(dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize(
-    ("shape", "is_fast"),
+    ("shape", "dtype", "in_evaluation", "in_training"),
     [
-        (SHAPES["few channels"], True),
-        (SHAPES["odd height"], False),
-        (SHAPES["odd width"], False),
-        (SHAPES["few values"], False),
+        (SHAPES["few channels"], torch.float32, True, True),
+        (SHAPES["a vector of channels"], torch.float32, True, False),
+        (SHAPES["a vector of channels"], torch.bfloat16, True, True),
+        (SHAPES["odd height"], torch.float32, False, False),
+        (SHAPES["odd width"], torch.float32, False, False),
+        (SHAPES["few values"], torch.float32, False, False),
     ],
 )
-def test_rows_are_compared_where_it_gains(shape: Shape, is_fast: bool, fast_calls: list[Shape]) -> None:
-    images = values(shape, torch.float32)
+def test_rows_are_compared_where_it_gains(
+    shape: Shape, dtype: torch.dtype, in_evaluation: bool, in_training: bool, fast_calls: list[Shape]
+) -> None:
+    images = values(shape, dtype)
     FastMaxPool2d(2)(images)
+    assert fast_calls == [shape] * in_evaluation
+    fast_calls.clear()
     FastMaxPool2d(2)(images.requires_grad_())
-    assert fast_calls == [shape] * 2 * is_fast
-    FastMaxPool2d(2)(images.detach().contiguous())
-    FastMaxPool2d(2)(images.detach()[:, :5])
-    assert fast_calls == [shape] * 2 * is_fast
+    assert fast_calls == [shape] * in_training
+
+
+def test_images_in_another_memory_format_are_left_to_torch(fast_calls: list[Shape]) -> None:
+    images = values(SHAPES["few channels"], torch.float32)
+    FastMaxPool2d(2)(images.contiguous())
+    FastMaxPool2d(2)(images[:, :5])
+    assert fast_calls == []
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """Requests to stop, from signals and the time limit, as one flag that the training reads.
 
 A signal handler only sets `Stop.reason`, because it may run between any two lines of Python. The training reads it
-between steps, agrees with the other ranks, saves and exits. Two cases can't wait for that:
-
-- Before the first step the process may be in one long C call (an import, joining the process group, compiling), in
-  which no Python handler runs. There a thread that the signal wakes exits the process.
-- A wait for data may never end. `Stop.waiting` lets the handler raise out of it.
+between steps and while it waits for data, agrees with the other ranks, saves and exits. Before the first step the
+process may be in one long C call (an import, joining the process group, compiling), in which no Python handler runs:
+there a thread that the signal wakes exits the process.
 
 This module does not import torch, because a process installs its `Stop` before anything else.
 """
@@ -18,13 +16,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 PREEMPTED = 75  # exit code EX_TEMPFAIL of sysexits.h: stopped, and the same command resumes the run
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
 _CONTINUE = b"\0"  # no signal has this number
-_PAUSE = 0.02  # seconds, in which a handler can run
 
 
 class StopRequested(Exception):  # noqa: N818 (not an error)
@@ -45,11 +42,9 @@ class Stop:
         self.reason: str | None = None
         self.on_early_stop: Callable[[], None] | None = None
         self._interrupted = False
-        self._is_waiting = False
         self._before: dict[signal.Signals, Any] = {}
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
         self._thread: threading.Thread | None = None
-        self._steps_begun = threading.Event()
 
     @classmethod
     def install(cls) -> Self:
@@ -58,9 +53,7 @@ class Stop:
         reader, writer = stop._wakeup = socket.socketpair()
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        stop._thread = threading.Thread(
-            target=stop._listen, args=(reader, threading.get_ident()), name="stop", daemon=True
-        )
+        stop._thread = threading.Thread(target=stop._exit_on_signal, args=(reader,), name="stop", daemon=True)
         stop._thread.start()
         stop._before = {each: signal.signal(each, stop._handle) for each in SIGNALS}
         _installed.append(stop)
@@ -76,28 +69,23 @@ class Stop:
         """Mark the begin of the first step: from here on, a stop waits for the end of the step.
 
         If a signal has come before, the process exits here. All ranks have to call this together: a rank in its first
-        step would wait for one that has exited.
+        step would wait for one that has exited. Only in the main thread.
         """
-        if self._wakeup is not None and not self._steps_begun.is_set():
-            self._wakeup[1].send(_CONTINUE)
-            self._steps_begun.wait()
-
-    def waiting(self) -> "_Waiting":
-        """A block in which a stop raises `StopRequested`, at once if it was requested before.
-
-            with stop.waiting():
-                batch = next(batches)
-
-        Only in the main thread, and not around collectives: the other ranks would wait for this one.
-        """
-        return _Waiting(self)
+        if self._thread is None or self._wakeup is None:
+            return
+        reader, writer = self._wakeup
+        writer.send(_CONTINUE)
+        self._thread.join()
+        signal.set_wakeup_fd(-1)
+        reader.close()
+        writer.close()
+        self._thread = self._wakeup = None
 
     def close(self) -> None:
         """Restore the earlier handlers; may be called again."""
         if self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self.begin_steps()
-            self._end_thread()  # first, because it may still send a signal to this process
             self._restore_handlers()
             _installed.remove(self)
 
@@ -106,17 +94,6 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _end_thread(self) -> None:
-        if self._thread is None or self._wakeup is None:
-            return
-        reader, writer = self._wakeup
-        signal.set_wakeup_fd(-1)
-        writer.send(_CONTINUE)
-        self._thread.join()
-        reader.close()
-        writer.close()
-        self._thread = self._wakeup = None
 
     def _restore_handlers(self) -> None:
         for each, handler in self._before.items():
@@ -129,33 +106,12 @@ class Stop:
             signal.default_int_handler(number, frame)
         if number == signal.SIGINT:
             self._interrupted = True
-            if self._steps_begun.is_set():
+            if self._thread is None:
                 _print("interrupted: the run stops after this step and saves; a second Ctrl-C exits at once\n")
         self.reason = self.reason or _name_reason(number)
-        if self._is_waiting:
-            self._is_waiting = False
-            raise StopRequested(self.reason)
 
-    def _listen(self, reader: socket.socket, main: int) -> None:
-        """The thread: wait for the numbers of signals, which Python writes into the socket."""
-        self._exit_on_early_signal(reader)
-        self._steps_begun.set()
-        while (received := reader.recv(1)) != _CONTINUE:
-            if received and received[0] in SIGNALS:
-                self._wake(main)
-
-    def _wake(self, main: int) -> None:
-        """Make the main thread run its handler, if it waits.
-
-        When two signals arrive together, the kernel may deliver both to another thread, and the main thread, which
-        alone runs handlers, would continue to sleep. A signal sent to the main thread itself wakes it.
-        """
-        while self._is_waiting:
-            signal.pthread_kill(main, signal.SIGTERM)
-            time.sleep(_PAUSE)
-
-    def _exit_on_early_signal(self, reader: socket.socket) -> None:
-        """Exit the process at a signal before the first step."""
+    def _exit_on_signal(self, reader: socket.socket) -> None:
+        """The thread: exit the process at a stop signal, whose number Python writes into the socket."""
         while (received := reader.recv(1)) != _CONTINUE:
             if received and received[0] in SIGNALS:
                 try:
@@ -165,24 +121,6 @@ class Stop:
                         self.on_early_stop()
                 finally:
                     os._exit(PREEMPTED)
-
-
-class _Waiting:
-    """The block of `Stop.waiting`."""
-
-    def __init__(self, stop: Stop) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        self._stop._is_waiting = True
-        if self._stop.reason is not None:
-            self._stop._is_waiting = False
-            raise StopRequested(self._stop.reason)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._stop._is_waiting = False
 
 
 def _name_reason(number: int) -> str:

@@ -1,4 +1,4 @@
-"""How a process hears that it has to stop: the flag, the thread before the first step, the wait for data."""
+"""Stop requests: the flag, the time limit, the thread before the first step, and forks."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from dist_train.system.process import die_with_parent
-from dist_train.system.stop_signals import PREEMPTED, SIGNALS, Stop, StopRequested
+from dist_train.system.stop_signals import PREEMPTED, SIGNALS, Stop
 from tests.conftest import Python
 
-HEAD = "import os, signal, sys, time\nfrom dist_train.system.stop_signals import Stop, StopRequested\n"
+HEAD = "import os, signal, sys, time\nfrom dist_train.system.stop_signals import Stop\n"
 
 
 @pytest.fixture
@@ -28,14 +28,9 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-def send_both() -> None:
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        send(number)
-
-
 class TestTheFlag:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
-    def test_a_signal_is_only_noted(self, stop: Stop, number: signal.Signals) -> None:
+    def test_a_signal_sets_the_reason(self, stop: Stop, number: signal.Signals) -> None:
         assert stop.reason is None
         send(number)
         assert stop.reason == number.name
@@ -137,49 +132,6 @@ class TestBeforeTheFirstStep:
             "os.kill(os.getpid(), signal.SIGCHLD)\ntime.sleep(0.2)\nstop.begin_steps()\nprint('began')"
         )
         assert self.run(python, body) == (0, "began\n", "")
-
-
-class TestWaiting:
-    def test_a_signal_ends_the_wait(self, stop: Stop) -> None:
-        threading.Timer(0.1, lambda: send(signal.SIGTERM)).start()
-        with pytest.raises(StopRequested, match="SIGTERM"), stop.waiting():
-            time.sleep(30)
-        send(signal.SIGTERM)  # outside it is only noted
-
-    def test_a_signal_from_before_ends_it_at_once(self, stop: Stop) -> None:
-        send(signal.SIGUSR1)
-        with pytest.raises(StopRequested, match="SIGUSR1"), stop.waiting():
-            pytest.fail("it waits")
-        send(signal.SIGTERM)
-
-    def test_signals_that_another_thread_takes_end_it(self) -> None:
-        """Of two at once Linux may hand both to the thread that sends them, and the main one sleeps on."""
-        for _ in range(15):
-            with Stop.install() as stop:
-                stop.begin_steps()
-                sender = threading.Timer(0.02, send_both)
-                sender.start()
-                since = time.monotonic()
-                with pytest.raises(StopRequested), stop.waiting():
-                    time.sleep(10)
-                assert time.monotonic() - since < 10
-                sender.join()
-
-    def test_other_signals_do_not_end_it(self, stop: Stop) -> None:
-        before = signal.signal(signal.SIGCHLD, lambda *_: None)
-        with stop.waiting():
-            send(signal.SIGCHLD)
-            time.sleep(0.2)
-        signal.signal(signal.SIGCHLD, before)
-        assert stop.reason is None
-
-    def test_without_a_signal_it_is_nothing(self, stop: Stop) -> None:
-        with stop.waiting():
-            pass
-        with pytest.raises(ZeroDivisionError), stop.waiting():
-            raise ZeroDivisionError
-        send(signal.SIGTERM)
-        assert stop.reason == "SIGTERM"
 
 
 class TestChildren:

@@ -106,10 +106,10 @@ def _parse_line(text: str) -> Line | None:
         line = json.loads(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and set(line) >= _FIELDS and _is_whole(line) else None
+    return line if isinstance(line, dict) and set(line) >= _FIELDS and _is_complete(line) else None
 
 
-def _is_whole(line: Line) -> bool:
+def _is_complete(line: Line) -> bool:
     texts = [line["samples"], line["loss"], line.get("weights", ""), line["grad_norm"] or ""]
     return (
         type(line["step"]) is int

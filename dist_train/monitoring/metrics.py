@@ -127,8 +127,8 @@ def _parse_line(text: str) -> Line | None:
         return None
     if not isinstance(line, dict) or line.get("kind") not in _NUMBERS:
         return None
-    is_whole = all(type(line.get(name)) in (int, float) for name in _NUMBERS[line["kind"]])
-    return line if is_whole and (line["kind"] == "train" or isinstance(line.get("split"), str)) else None
+    is_complete = all(type(line.get(name)) in (int, float) for name in _NUMBERS[line["kind"]])
+    return line if is_complete and (line["kind"] == "train" or isinstance(line.get("split"), str)) else None
 
 
 class Curves:

@@ -41,22 +41,22 @@ _FIXED = (
 _IGNORED = ("run.name", "run.dir", "run.resume")
 
 
-def load(config: Config, run: RunDir, world: World, anew: bool = False) -> Files | None:
+def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False) -> Files | None:
     """Return the files of the checkpoint to resume from, on every rank; None to start at step 0.
 
     Only rank 0 reads, so no disk has to be shared.
 
     Args:
-        anew: leave an earlier run in the directory alone, and start at zero.
+        is_fresh_start: ignore an earlier run in the directory, and start at step 0.
 
     Raises:
-        CheckpointError: `run.resume` leads to no checkpoint, none is whole, or its settings can't be changed so.
+        CheckpointError: `run.resume` leads to no checkpoint, all are damaged, or a setting can't be changed.
     """
     source: LoadedCheckpoint | None = None
     contents: dict[str, bytes] = {}
     is_own = True
     with world.agreement():
-        source = _find_source(config, run) if world.is_main and not anew else None
+        source = _find_source(config, run) if world.is_main and not is_fresh_start else None
         if source:
             contents = source.contents
             is_own = source.path.parent.resolve() == run.checkpoints.resolve()
@@ -119,7 +119,7 @@ def _load_given(path: Path) -> LoadedCheckpoint:
 
 
 def _check_settings(files: Files, config: Config, source: Path) -> None:
-    changed = _changed(files, config)
+    changed = _compare_settings(files, config)
     if fixed := [key for key in changed if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]:
         values = {key: changed[key] for key in fixed}
         lines = [f"  {key}: {before} in the checkpoint, {now} now" for key, (before, now) in values.items()]
@@ -131,39 +131,39 @@ def _check_settings(files: Files, config: Config, source: Path) -> None:
 
 
 class Changes(NamedTuple):
-    """What has changed since the checkpoint that a run continues from."""
+    """What has changed since the checkpoint that a run resumes from."""
 
     settings: list[str]
-    """Settings with their two values."""
+    """Changed settings, each with its two values."""
     bits: list[str]
-    """What the bits of the result depend on."""
+    """Other changes that may change bits of the result."""
 
 
 def describe_changes(files: Files | None, config: Config, settings: AutoSettings, world: World) -> Changes:
-    """Compare a run with the checkpoint it continues from, None for a start at zero."""
+    """Compare a run with the checkpoint it resumes from; None for a start at step 0."""
     if files is None:
         return Changes([], [])
-    changed = [f"{key}: {before} -> {now}" for key, (before, now) in _changed(files, config).items()]
+    changed = [f"{key}: {before} -> {now}" for key, (before, now) in _compare_settings(files, config).items()]
     return Changes(changed, _changed_bits(files, config, settings, world))
 
 
-def _changed(files: Files, config: Config) -> dict[str, tuple[str, str]]:
+def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]]:
     before = translate_settings(flatten(files["training.pt"]["settings"]))
     now = flatten(config.model_dump())
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
-    return {key: (_shown(before, key), _shown(now, key)) for key in keys}
+    return {key: (_format_value(before, key), _format_value(now, key)) for key in keys}
 
 
-def _shown(settings: dict[str, Any], key: str) -> str:
-    """A value as YAML has it."""
+def _format_value(settings: dict[str, Any], key: str) -> str:
+    """Format a value as YAML does."""
     return json.dumps(settings[key]).strip('"') if key in settings else "not set"
 
 
 def set_aside_damaged(run: RunDir, step: int) -> None:
-    """Move to quarantine what `load` has passed over to get to the checkpoint of `step`. The run has to be claimed.
+    """Quarantine the damaged checkpoints after `step`, which `load` skipped. The run has to be claimed.
 
     Raises:
-        CheckpointError: another process has saved in the run's directory after `load` and before it was claimed.
+        CheckpointError: another process saved in the run's directory between `load` and the claim.
     """
     own = Store(run.checkpoints)
     for later in reversed(own.steps()):
@@ -175,7 +175,7 @@ def set_aside_damaged(run: RunDir, step: int) -> None:
             _quarantine(own, later, str(error))
         else:
             raise CheckpointError(
-                f"run.dir {run.path}: another process has trained there meanwhile, to step {later}; give the same "
+                f"run.dir {run.path}: another process has trained there meanwhile, to step {later}; run the same "
                 "command again"
             )
 
@@ -187,19 +187,23 @@ def _quarantine(own: Store, step: int, reason: str) -> None:
         _log.warning("%s: can't be moved to quarantine: %s", own.path(step), error.strerror)
 
 
-def auto_settings(files: Files | None) -> dict[str, Any] | None:
-    """What the checkpoint has decided where the settings say `auto`."""
+def read_auto_settings(files: Files | None) -> dict[str, Any] | None:
+    """Return the values that the checkpoint's run chose for settings that are `auto`; None without a checkpoint."""
     return dict(files["training.pt"]["choices"]) if files else None
 
 
-def about(config: Config, made: AutoSettings, world: World) -> dict[str, Any]:
-    """What a checkpoint says of the run that wrote it, for `load` to compare with the run that reads it."""
-    return {"settings": config.model_dump(), "choices": made.to_dict(), "machine": _machine(config, made, world)}
+def describe_run(config: Config, settings: AutoSettings, world: World) -> dict[str, Any]:
+    """Describe a run for its checkpoints: settings, choices for `auto`, and what the bits depend on."""
+    return {
+        "settings": config.model_dump(),
+        "choices": settings.to_dict(),
+        "machine": _describe_machine(config, settings, world),
+    }
 
 
-def _changed_bits(files: Files, config: Config, made: AutoSettings, world: World) -> list[str]:
-    """What the bits of the result depend on and has changed since the checkpoint was written."""
-    before, now = files["training.pt"]["machine"], _machine(config, made, world)
+def _changed_bits(files: Files, config: Config, settings: AutoSettings, world: World) -> list[str]:
+    """List what has changed since the checkpoint was written and may change bits of the result."""
+    before, now = files["training.pt"]["machine"], _describe_machine(config, settings, world)
     # A key that the checkpoint lacks is newer than the checkpoint; its value is taken as unchanged.
     changed = [f"{key} {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
     if "sampler" not in before:
@@ -210,7 +214,7 @@ def _changed_bits(files: Files, config: Config, made: AutoSettings, world: World
     return changed
 
 
-def _machine(config: Config, made: AutoSettings, world: World) -> dict[str, Any]:
+def _describe_machine(config: Config, settings: AutoSettings, world: World) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -218,13 +222,13 @@ def _machine(config: Config, made: AutoSettings, world: World) -> dict[str, Any]
         # Where there are shards, the ranks that compute them may be any number.
         "world_size": world.size if config.shards is None else None,
         "shards": config.shards,
-        "threads": made.threads,
-        "channels_last": made.channels_last,
-        "onednn": made.onednn,
+        "threads": settings.threads,
+        "channels_last": settings.channels_last,
+        "onednn": settings.onednn,
         "compile": config.train.compile,
         "compile_mode": config.train.compile_mode,
-        "compression": "none" if made.shared_memory else config.distributed.compression,
+        "compression": "none" if settings.shared_memory else config.distributed.compression,
         # With two ranks too: equal sums at other addresses, by which the norm and the update round.
-        "shared_memory": made.shared_memory if config.shards is None else None,
+        "shared_memory": settings.shared_memory if config.shards is None else None,
         "sampler": "feistel",
     }

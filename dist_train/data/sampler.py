@@ -103,10 +103,6 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         """The largest number of samples that a rank takes in a step."""
         return -(-min(self.global_batch, self._length) // self.shards) * (self.shards // self.num_replicas)
 
-    def global_batch_at(self, step: int) -> Tensor:
-        """int64 [count], the positions of the whole global batch of a step."""
-        return self._global_batches(step, 1)[0]
-
     def _equal_steps(self, step: int, limit: int) -> int:
         """How many steps from this one on, up to `limit`, are of one epoch and have batches of one size."""
         full = self._length // self.global_batch - step % self._steps_per_epoch

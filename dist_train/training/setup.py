@@ -87,7 +87,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         state.window.start_clock()
         yield TrainingRun(
             config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
-            saver, stop, about=resume.about(config, settings, world),
+            saver, stop, about=resume.describe_run(config, settings, world),
         )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def _agree_on_auto_settings(
             samples=schedule.largest_pass(world.size),
             samples_of_one=schedule.largest_pass(1),
         )
-        stored = resume.auto_settings(checkpoint)
+        stored = resume.read_auto_settings(checkpoint)
         can_share = memory is not None
         own = decide(config.train, config.distributed, world, convolutions, stored, config.shards, can_share=can_share)
     sent = world.broadcast_bytes(json.dumps(own.to_dict()).encode() if world.is_main else None)

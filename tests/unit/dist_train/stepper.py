@@ -78,7 +78,7 @@ class Stepper:
 
     def files(self, steps_per_epoch: int = 1) -> Files:
         """What a checkpoint of this moment holds."""
-        about = resume.about(self.config, self.state.settings, self.world)
+        about = resume.describe_run(self.config, self.state.settings, self.world)
         return self.state.checkpoint_files(steps_per_epoch, about)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -22,9 +22,10 @@ from tests.unit.dist_train.stepper import Stepper, configure
 
 def save(config: Config, run: RunDir, *steps: int) -> None:
     training = Stepper(config).state
+    about = resume.describe_run(config, training.settings, World())
     with Saver(Store(run.checkpoints), keep_last=9, asynchronous=False) as saver:
         for training.step in steps:
-            saver.save(training.step, training.checkpoint_files(1, resume.about(config, training.settings, World())))
+            saver.save(training.step, training.checkpoint_files(1, about))
 
 
 def test_a_checkpoint_that_came_meanwhile_is_not_overlooked(tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_at_zero(tmp_path
     with pytest.raises(CheckpointError, match=r"(?s)none of them loads:.*_00000002: .*_00000001: .*run\.resume=never"):
         resume.load(config, run, World())
     assert sorted(run.path.rglob("*")) == before
-    assert resume.load(config, run, World(), anew=True) is None
+    assert resume.load(config, run, World(), is_fresh_start=True) is None
 
 
 def test_a_damaged_checkpoint_of_another_run_is_refused_and_stays(tmp_path: Path) -> None:
@@ -117,34 +118,34 @@ def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(t
 
 
 @pytest.mark.parametrize(
-    ("ranks", "overrides", "told"),
+    ("ranks", "overrides", "expected"),
     [
         (2, [], ["shared_memory True -> False"]),
         (2, ["run.reproducible=bitwise"], []),
     ],
 )
-def test_sums_in_another_order_are_told_of(tmp_path: Path, ranks: int, overrides: list[str], told: list[str]) -> None:
+def test_sums_in_another_order_are_named(tmp_path: Path, ranks: int, overrides: list[str], expected: list[str]) -> None:
     config, world = configure(tmp_path, *overrides), World(size=ranks, local_size=ranks)
     now = Stepper(config).state.settings
-    files = {"training.pt": resume.about(config, replace(now, shared_memory=True), world)}
-    assert resume._changed_bits(files, config, now, world) == told
-    assert resume._changed_bits(files, config, replace(now, shared_memory=True), world) == []
+    files = {"training.pt": resume.describe_run(config, replace(now, shared_memory=True), world)}
+    assert resume.describe_changes(files, config, now, world).bits == expected
+    assert resume.describe_changes(files, config, replace(now, shared_memory=True), world).bits == []
 
 
-def test_what_a_checkpoint_could_not_know_of_is_not_told_of(tmp_path: Path) -> None:
+def test_a_key_that_a_checkpoint_lacks_is_no_change(tmp_path: Path) -> None:
     config, world = configure(tmp_path), World(size=4, local_size=4)
     choices = Stepper(config).state.settings
-    files = {"training.pt": resume.about(config, choices, world)}
+    files = {"training.pt": resume.describe_run(config, choices, world)}
     del files["training.pt"]["machine"]["shared_memory"]
-    assert resume._changed_bits(files, config, choices, world) == []
+    assert resume.describe_changes(files, config, choices, world).bits == []
 
 
 def test_a_checkpoint_of_an_earlier_version_is_named_once(tmp_path: Path) -> None:
     """Its order of samples was another; the next checkpoint has the key."""
     config, world = configure(tmp_path), World()
     choices = Stepper(config).state.settings
-    files = {"training.pt": resume.about(config, choices, world)}
-    assert resume._changed_bits(files, config, choices, world) == []
+    files = {"training.pt": resume.describe_run(config, choices, world)}
+    assert resume.describe_changes(files, config, choices, world).bits == []
     del files["training.pt"]["machine"]["sampler"]
-    (line,) = resume._changed_bits(files, config, choices, world)
+    (line,) = resume.describe_changes(files, config, choices, world).bits
     assert "the rest of this epoch may repeat or miss samples" in line

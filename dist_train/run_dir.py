@@ -211,7 +211,7 @@ class RunDir:
         """
         status = self._make_status(state, resumable) | {"step": step, "epoch": epoch, **more}
         try:
-            write_whole(self.status, json.dumps(status) + "\n")
+            write_atomically(self.status, json.dumps(status) + "\n")
         except OSError as error:
             if not self._has_warned:
                 _log.warning("%s: can't be written: %s; the run goes on", self.status, error.strerror or error)
@@ -239,7 +239,7 @@ class RunDir:
             before = _read_object(self.status) or {"step": 0, "epoch": 0, "attempt": 0}
             if self._is_known() and before.get("state") != "done" and not self.is_held():
                 status = self._make_status(state, resumable) | {"attempt": before.get("attempt", 0), **more}
-                write_whole(self.status, json.dumps(before | status) + "\n")
+                write_atomically(self.status, json.dumps(before | status) + "\n")
 
     def _make_status(self, state: State, resumable: bool) -> dict[str, Any]:
         return {
@@ -301,7 +301,7 @@ def get_job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Replace a file atomically: a reader sees the old text or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

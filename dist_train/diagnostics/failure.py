@@ -9,7 +9,7 @@ from typing import Literal
 
 from dist_train.diagnostics.heartbeat import Heartbeat
 from dist_train.errors import DataError, NonFiniteError, SaveError, UserError
-from dist_train.run_dir import write_whole
+from dist_train.run_dir import write_atomically
 from dist_train.system.stop_signals import StopRequested
 
 Cause = Literal["exception", "killed", "stalled", "non_finite", "loader", "lost"]
@@ -87,7 +87,7 @@ class Failure:
 
     def write(self, directory: Path) -> None:
         """Raises OSError."""
-        write_whole(_path(directory, self.rank), json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(_path(directory, self.rank), json.dumps(asdict(self), indent=2) + "\n")
 
 
 def read_failures(directory: Path, attempt: int) -> dict[int, Failure]:

@@ -22,7 +22,7 @@ from dist_train.execution.auto_settings import AutoSettings
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
-from dist_train.run_dir import RunDir, State, write_whole
+from dist_train.run_dir import RunDir, State, write_atomically
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
@@ -214,8 +214,8 @@ def open_reporter(
         if not world.is_main:
             yield Reporter(log)
             return
-        write_whole(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-        write_whole(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
+        write_atomically(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
+        write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
         reporter = MainReporter(log, config, run, state, schedule)
         _print_introduction(config, dataset, state, schedule, world, allocator)
         reporter.write_status("running", resumable=True)

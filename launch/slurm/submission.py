@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError, SlurmError
-from dist_train.run_dir import RunDir, write_whole
+from dist_train.run_dir import RunDir, write_atomically
 from launch.runs.history import JobHistory
 from launch.slurm import client
 from launch.slurm.resources import Resources
@@ -88,7 +88,7 @@ class Submission:
         }
         what = "job array" if self.array else "job"
         print(f"{what} {job}: submitted{_warn_beyond_limits(job)}", flush=True)  # before anything can fail
-        write_whole(self.directory / "job.json", json.dumps(about) + "\n")
+        write_atomically(self.directory / "job.json", json.dumps(about) + "\n")
         return job
 
     def _build_environment(self) -> dict[str, str]:
@@ -171,10 +171,10 @@ def write_job_files(config: Path, submission: Submission) -> None:
         directory.mkdir(parents=True)
         shutil.copyfile(config, directory / config.name)
         shutil.copyfile(find_script(), submission.script)
-        write_whole(directory / "command.sh", f"#!/bin/sh\n{submission.format_command()}\n")
+        write_atomically(directory / "command.sh", f"#!/bin/sh\n{submission.format_command()}\n")
         for number, settings in submission.trials.items():
             (directory / "trials").mkdir(exist_ok=True)
-            write_whole(directory / "trials" / str(number), "".join(f"{each}\n" for each in settings))
+            write_atomically(directory / "trials" / str(number), "".join(f"{each}\n" for each in settings))
     except OSError as error:
         raise ConfigError(
             f"{directory}: can't be written: {error.strerror}; set run.dir to another directory"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from dist_train.errors import ConfigError
-from dist_train.run_dir import RunDir, write_whole
+from dist_train.run_dir import RunDir, write_atomically
 from launch.sweeps.grid import Grid, build_directory_name
 from launch.sweeps.sweep_dir import LIST, LOCK, SweepRecord, Trial, is_sweep, read_record, read_start_time, read_trials
 
@@ -125,7 +125,7 @@ class Sweep:
         }
         if not self.record.config.exists():
             shutil.copyfile(self.source, self.record.config)
-        write_whole(self.directory / LIST, json.dumps(content, indent=2) + "\n")
+        write_atomically(self.directory / LIST, json.dumps(content, indent=2) + "\n")
 
     def _build_write_error(self, error: OSError) -> ConfigError:
         return ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.diagnostics.heartbeat import read_heartbeats
-from dist_train.run_dir import RunDir, write_whole
+from dist_train.run_dir import RunDir, write_atomically
 from launch.runs.history import JobStart, read_starts
 from tests.conftest import ROOT
 from tests.ranks.killed import ON_MACHINES, newest
@@ -44,7 +44,7 @@ class Training:
 
     def pause(self, seconds: float) -> None:
         """Set the pause between two steps."""
-        write_whole(self._pause, str(seconds))
+        write_atomically(self._pause, str(seconds))
 
     def submit(self, *flags: str, settings: tuple[str, ...] = (), **variables: str) -> None:
         """Submit the script with flags of sbatch and `DIST_TRAIN_` variables."""

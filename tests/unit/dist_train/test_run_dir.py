@@ -17,7 +17,7 @@ import pytest
 
 from dist_train import run_dir
 from dist_train.errors import ConfigError
-from dist_train.run_dir import RunDir, write_whole
+from dist_train.run_dir import RunDir, write_atomically
 from tests.conftest import ROOT
 
 
@@ -277,7 +277,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, seen = tmp_path / "status.json", []
-    write_whole(path, "old")
+    write_atomically(path, "old")
     real = Path.replace
 
     def replace(source: Path, target: Path) -> Path:
@@ -285,7 +285,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monke
         return real(source, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    write_whole(path, "neu und größer")
+    write_atomically(path, "neu und größer")
     assert seen == [("old", "neu und größer")]
     assert path.read_text(encoding="utf-8") == "neu und größer"
     assert list(tmp_path.iterdir()) == [path]

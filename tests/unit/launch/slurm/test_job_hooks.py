@@ -7,7 +7,7 @@ import pytest
 
 from dist_train.checkpoint.store import Store
 from dist_train.errors import CheckpointError, ConfigError
-from dist_train.run_dir import RunDir, write_whole
+from dist_train.run_dir import RunDir, write_atomically
 from dist_train.settings.loader import load_config
 from launch.runs.history import read_starts
 from launch.slurm.job_hooks import begin, end
@@ -42,7 +42,7 @@ def trained(step: int, state: str = "preempted", *, resumable: bool = True, job:
     attempt = 1 + (run().read_status() or {}).get("attempt", 0)
     status = {"state": state, "step": step, "job_id": job, "resumable": resumable, "host": "another"}
     status["attempt"] = attempt
-    write_whole(run().status, json.dumps(status))
+    write_atomically(run().status, json.dumps(status))
 
 
 def test_a_job_that_is_preempted_goes_on_to_its_end() -> None:
@@ -130,7 +130,7 @@ def test_a_job_that_was_lost_before_its_first_start_begins() -> None:
     """`dist-train submit` has written `job.json` on this disk."""
     submitted = {"job_id": "7", "submitted": "2026-11-21T12:00:00+00:00", "command": "dist-train submit x.yaml"}
     (run().jobs / "1").mkdir(parents=True)
-    write_whole(run().jobs / "1" / "job.json", json.dumps(submitted))
+    write_atomically(run().jobs / "1" / "job.json", json.dumps(submitted))
     assert begun(1) == "auto"
 
 

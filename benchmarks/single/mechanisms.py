@@ -9,6 +9,7 @@ what was measured.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -183,6 +184,7 @@ def main() -> int:
     """Measure, and write the table; returns the exit code, 1 if a run failed."""
     options = _parse()
     check_out(options.out)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the measured process too
     rows = [row for row in ROWS if not options.names or row.mechanism in options.names]
     about = {**about_machine(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "rounds": options.rounds}
     with tempfile.TemporaryDirectory(prefix="mechanisms-") as folder:

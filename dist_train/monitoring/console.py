@@ -47,7 +47,7 @@ class RankLog(logging.Handler):
         self.outcome = "done"
         """How the rank ends if nothing is raised: the last words of the file."""
 
-    def note(self, text: str, error: BaseException | None = None) -> None:
+    def write_line(self, text: str, error: BaseException | None = None) -> None:
         """Write a line to the file only, with the traceback of `error`."""
         exc_info = (type(error), error, error.__traceback__) if error else None
         self.handle(_ROOT.makeRecord(__name__, logging.INFO, __file__, 0, text, (), exc_info))
@@ -98,15 +98,17 @@ def log_to_file(directory: Path, world: World, step: int) -> Iterator[RankLog]:
         buffer.flush()
         _ROOT.removeHandler(buffer)
     _ROOT.addHandler(log)
-    log.note(f"rank {world} starts at step {step} on {world.device}: host {socket.gethostname()}, pid {os.getpid()}")
+    log.write_line(
+        f"rank {world} starts at step {step} on {world.device}: host {socket.gethostname()}, pid {os.getpid()}"
+    )
     try:
         yield log
-        log.note(f"rank {world} leaves: {log.outcome}")
+        log.write_line(f"rank {world} leaves: {log.outcome}")
     except StopRequested as error:
-        log.note(f"rank {world} leaves: {error or 'asked to stop'}")
+        log.write_line(f"rank {world} leaves: {error or 'asked to stop'}")
         raise
     except BaseException as error:
-        log.note(f"rank {world} leaves by an exception", error)
+        log.write_line(f"rank {world} leaves by an exception", error)
         raise
     finally:
         _ROOT.removeHandler(log)

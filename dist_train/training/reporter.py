@@ -66,11 +66,11 @@ class Reporter:
 
     def report_early_stop(self) -> None:
         """Report a stop before the first step; called from another thread."""
-        self._log.note("leaves: asked to stop before the first step")
+        self._log.write_line("leaves: asked to stop before the first step")
 
     def report_failure(self) -> None:
         """Report that the run can't continue and the process is about to end; called from another thread."""
-        self._log.note("leaves: the run can't go on, `dist-train postmortem` says why")
+        self._log.write_line("leaves: the run can't go on, `dist-train postmortem` says why")
 
 
 class MainReporter(Reporter):

@@ -147,16 +147,16 @@ def test_a_stop_does_not_wait_for_a_worker_of_the_loader(runs: Runs, whole: Call
     assert_same(runs["worker"], whole(1))
 
 
-def test_a_time_limit_holds_for_starts_in_place_as_well(runs: Runs) -> None:
+def test_a_time_limit_includes_restarts_in_place(runs: Runs) -> None:
     trouble = {"at": "data after a restart", "step": 1, "rank": 1}
-    done = runs.start(2, "limited", "--max-restarts", "1", "run.time_limit_minutes=0.3", **trouble)
+    done = runs.start(2, "limited", "--max-restarts", "1", "run.time_limit_minutes=0.2", **trouble)
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
     assert "restart 1 of 1" in done.stderr
     assert state(runs["limited"]) == ("preempted", True, 2)
     assert status(runs["limited"])["restarts"] == 1
 
 
-def test_a_rank_that_waits_for_its_peers_in_vain_can_be_stopped(runs: Runs) -> None:
+def test_a_rank_that_waits_to_join_its_peers_can_be_stopped(runs: Runs) -> None:
     done = runs.start(2, "joining", at="joining", rank=0, signals=["SIGTERM"])
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
     assert done.stderr == "stopped by SIGTERM before the first step; the same command resumes the run\n"

@@ -77,7 +77,7 @@ def test_each_rank_has_a_file_and_the_terminal_shows_no_more_of_it(tmp_path: Pat
         LOGGER.info("only for the file")
         log.outcome = "stopped by SIGTERM"
     log.close()  # as logging does once more
-    log.note("too late")
+    log.write_line("too late")
     written = (tmp_path / "logs" / "rank_2.log").read_text()
     assert "only for the file" in written
     assert written.endswith("rank 2(4) leaves: stopped by SIGTERM\n")

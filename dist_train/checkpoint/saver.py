@@ -34,10 +34,10 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint", use_one_thread) if asynchronous else None
         self._running: Future[None] | None = None
 
-    def mend_links(self, best_step: int | None) -> None:
+    def repair_links(self, best_step: int | None) -> None:
         """Repair the links `latest` and `best` after a crash between a save and its links."""
         try:
-            self._store.mend_links(best_step)
+            self._store.repair_links(best_step)
         except OSError as error:
             _log.warning("%s: links can't be repaired: %s", self._store.directory, error.strerror or error)
 

@@ -126,7 +126,7 @@ class Store:
                 path.rename(path.with_name(f".{path.name}.old"))
         self._clear()
 
-    def mend_links(self, best_step: int | None) -> None:
+    def repair_links(self, best_step: int | None) -> None:
         """Repair `latest` and `best` after a crash between a save and its links; a newer best stays.
 
         A link to a checkpoint that no longer exists is removed.

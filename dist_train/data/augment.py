@@ -88,7 +88,7 @@ def cut_out_(
     # Bits, all set where a number stays: filling by a mask of booleans takes six times as long.
     pixels = images.view(bits)
     if memory_format == torch.channels_last:
-        # By rows of memory, in which the channels lie side by side: torch would walk it pixel by pixel.
+        # By rows of memory, in which the channels are side by side: torch would walk it pixel by pixel.
         columns = columns[:, :, None].expand(-1, -1, channels).flatten(1)
         pixels.permute(0, 2, 3, 1).flatten(2).bitwise_and_(rows[:, :, None] | columns[:, None, :])
     else:

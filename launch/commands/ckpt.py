@@ -62,7 +62,7 @@ def _prune(store: "Store", keep_last: int) -> int:
     for entry in before:
         if entry.fault:
             print(f"{entry.fault}; set aside as {store.quarantine(entry.step, entry.fault)}")
-    store.mend_links(None)
+    store.repair_links(None)
     store.prune(keep_last)
     kept = store.steps()
     print(f"kept {', '.join(map(str, kept))}; removed {sum(not e.fault for e in before) - len(kept)}")

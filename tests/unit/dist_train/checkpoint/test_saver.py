@@ -19,10 +19,10 @@ from tests.unit.dist_train.checkpoint.test_serialization import content
 
 def test_saves_go_on_in_a_thread_until_they_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_go, real = threading.Event(), os.fsync
-    told: list[str] = []
+    called: list[str] = []
 
     def fsync(descriptor: int) -> None:
-        told.append(threading.current_thread().name)
+        called.append(threading.current_thread().name)
         assert may_go.wait(10)
         real(descriptor)
 
@@ -37,7 +37,7 @@ def test_saves_go_on_in_a_thread_until_they_are_waited_for(tmp_path: Path, monke
         saver.save(3, content(3))
         assert Store(tmp_path).steps() in ([1, 2], [2, 3])
         saver.finish()
-    assert set(told) == {"checkpoint_0"}
+    assert set(called) == {"checkpoint_0"}
     assert serialization.load(tmp_path / "best").files["training.pt"]["step"] == 2
     assert Store(tmp_path).steps() == [2, 3]
 

@@ -153,7 +153,7 @@ def test_a_move_to_quarantine_that_breaks_off_anywhere_leaves_the_others(
 
     def move(directory: Path) -> None:
         Store(directory).quarantine(3, "a reason")
-        Store(directory).mend_links(None)
+        Store(directory).repair_links(None)
 
     for directory in each_fault(tmp_path, monkeypatch, fault, damaged, move):
         checkpoints = Store(directory)
@@ -163,28 +163,28 @@ def test_a_move_to_quarantine_that_breaks_off_anywhere_leaves_the_others(
         if faults:
             checkpoints.quarantine(3, "a reason")
         assert len(list((directory / "quarantine").iterdir())) == 1
-        checkpoints.mend_links(None)
+        checkpoints.repair_links(None)
         assert read(directory / "latest").step == 2
         assert read(save(directory, 3)).step == 3
 
 
 def test_all_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+    called: list[str] = []
     real_fsync, real_rename = os.fsync, os.rename
 
     def fsync(descriptor: int) -> None:
-        told.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
+        called.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
         real_fsync(descriptor)
 
     def rename(source: Path, target: Path) -> None:
-        told.append("rename")
+        called.append("rename")
         real_rename(source, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
     save(tmp_path / "checkpoints", 1)
     aside = f".step_00000001.{os.getpid()}"
-    assert told == ["model.pt", "training.pt", "manifest.json", aside, "rename", "checkpoints", "checkpoints"]
+    assert called == ["model.pt", "training.pt", "manifest.json", aside, "rename", "checkpoints", "checkpoints"]
 
 
 def test_a_save_is_refused_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +278,7 @@ def test_the_list_says_what_is_there(tmp_path: Path) -> None:
 def test_a_link_to_what_is_gone_goes(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, link="best")
     Store(tmp_path).quarantine(2, "a reason")
-    Store(tmp_path).mend_links(best_step=2)
+    Store(tmp_path).repair_links(best_step=2)
     assert names(tmp_path) == ["latest", "quarantine", "step_00000001"]
     assert read(tmp_path / "latest").step == 1
 
@@ -310,17 +310,17 @@ def test_links_follow(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve() == (tmp_path / "best").resolve() == tmp_path / "step_00000003"
 
 
-def test_links_are_mended_and_a_newer_best_stays(tmp_path: Path) -> None:
+def test_links_are_repaired_and_a_newer_best_stays(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3)
     (tmp_path / "latest").unlink()
-    Store(tmp_path).mend_links(best_step=2)
+    Store(tmp_path).repair_links(best_step=2)
     assert [(tmp_path / name).readlink().name for name in ("latest", "best")] == ["step_00000003", "step_00000002"]
-    Store(tmp_path).mend_links(best_step=1)
+    Store(tmp_path).repair_links(best_step=1)
     assert (tmp_path / "best").readlink().name == "step_00000002"
-    Store(tmp_path).mend_links(best_step=7)
+    Store(tmp_path).repair_links(best_step=7)
     assert (tmp_path / "best").readlink().name == "step_00000002"
     (tmp_path / "best").unlink()
-    Store(tmp_path).mend_links(best_step=None)
+    Store(tmp_path).repair_links(best_step=None)
     assert not (tmp_path / "best").is_symlink()
 
 

@@ -146,7 +146,7 @@ def test_an_entry_that_looks_different_is_read_once(
     read_whole.clear()
     for _ in range(2):
         assert all(torch.equal(one, other) for one, other in zip(contents(opened(config)), expected, strict=True))
-    assert read_whole.count(images) == (3 if change is changed_behind_its_time else 1)  # and twice to mend it
+    assert read_whole.count(images) == (3 if change is changed_behind_its_time else 1)  # and twice to repair it
     read_whole.clear()
     opened(config)
     assert read_whole == []

@@ -1,7 +1,10 @@
-"""What all tests share: nothing may leak from one into the next, and ranks are started by a real torchrun."""
+"""What all tests share: nothing may leak from one into the next, and the ways to start commands and ranks."""
 
+import contextlib
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +19,7 @@ import torch.distributed as dist
 from tqdm import TMonitor
 
 from dist_train.distributed.world import LAUNCHER_VARIABLES
+from tests.forkserver import Command, ForkServer
 
 ROOT = Path(__file__).resolve().parents[1]
 _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"  # Python keeps it for as long as the process lives
@@ -32,16 +36,16 @@ for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
     """Fail a test that leaves something behind, and only that one: the next starts from what it finds."""
-    environ, threads, children = _environment(), set(threading.enumerate()), children_of(os.getpid())
+    environ, threads, children = _environment(), set(threading.enumerate()), _our_children()
     settings = _torch_settings()
     yield
     leaks = [*_leaked_variables(environ), *_leaked_settings(settings)]
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         leaks.append("an open process group")
-    _wait_until(lambda: not (_new_threads(threads) or children_of(os.getpid()) - children))
+    _wait_until(lambda: not (_new_threads(threads) or _our_children() - children))
     leaks += [f"thread {thread.name}" for thread in _new_threads(threads)]
-    leaks += [f"process {pid}: {command_of(pid)!r}" for pid in children_of(os.getpid()) - children]
+    leaks += [f"process {pid}: {command_of(pid)!r}" for pid in _our_children() - children]
     if leaks:
         pytest.fail("the test leaves behind: " + "; ".join(leaks))
 
@@ -55,6 +59,13 @@ def children_of(pid: int) -> set[int]:
         except OSError:  # the thread has ended
             continue
     return {child for child in found if _RESOURCE_TRACKER not in command_of(child)}
+
+
+def _our_children() -> set[int]:
+    """The children of this process, and of its fork server in the place of that."""
+    children = children_of(os.getpid())
+    servers = {child for child in children if b"forkserver.py" in command_of(child)}
+    return (children - servers).union(*map(children_of, servers))
 
 
 def command_of(pid: int) -> bytes:
@@ -105,7 +116,7 @@ def _wait_until(condition: Any, seconds: float = 3.0) -> None:
         time.sleep(0.02)
 
 
-class Torchrun(Protocol):
+class Ranks(Protocol):
     def __call__(
         self, ranks: int, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
     ) -> "subprocess.CompletedProcess[str]": ...
@@ -118,16 +129,53 @@ class Python(Protocol):
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
-    """Run a script or `-m module` in a process of its own.
-
-    By default from the root of the repository. It has this process's variables without those of a launcher, and a
-    cache that belongs to the tests.
-    """
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """This process's variables without those of a launcher, and a cache that belongs to the tests."""
     launchers = (*LAUNCHER_VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
-    clean = {**kept, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    return {**kept, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="session")
+def fork_server(clean_environment: dict[str, str]) -> Iterator[ForkServer]:
+    server = ForkServer(clean_environment)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def python(fork_server: ForkServer, clean_environment: dict[str, str]) -> Python:
+    """Run a script, `-m module` or `-c code` in a process that has torch imported; by default from the root."""
+
+    def run(
+        *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180, cwd: Path = ROOT
+    ) -> "subprocess.CompletedProcess[str]":
+        return _completed(fork_server.start(arguments, [{**clean_environment, **(env or {})}], cwd), timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def on_ranks(fork_server: ForkServer, clean_environment: dict[str, str], worker_id: str) -> Ranks:
+    """Run a command on ranks as torchrun would, in processes that have torch imported."""
+    ports = itertools.count(20000 + 1000 * int(worker_id.removeprefix("gw") if worker_id != "master" else 0))
+
+    def run(
+        ranks: int, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
+    ) -> "subprocess.CompletedProcess[str]":
+        variables = {"OMP_NUM_THREADS": "1", **clean_environment, **(env or {}), "MASTER_ADDR": "127.0.0.1"}
+        variables |= {"MASTER_PORT": str(next(filter(_is_free, ports)))}
+        variables |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks))
+        environs = [variables | dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(ranks)]
+        return _completed(fork_server.start(arguments, environs), timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def interpreter(clean_environment: dict[str, str]) -> Python:
+    """As `python`, but in a new interpreter, for tests of a start and of what it imports."""
 
     def run(
         *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180, cwd: Path = ROOT
@@ -135,38 +183,50 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Python:
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
-            env={**clean, **(env or {})},
+            env={**clean_environment, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        try:
-            output, errors = process.communicate(timeout=timeout)
-        except BaseException as error:
-            output, errors = _end(process)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            pytest.fail(f"python {' '.join(arguments)} ran over {timeout} s\n{output}\n{errors}")
-        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        return _completed(process, timeout)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def torchrun(python: Python) -> Torchrun:
-    """Run a script or `-m module` on ranks under a real torchrun, from the root of the repository."""
+def torchrun(interpreter: Python) -> Ranks:
+    """As `on_ranks`, but under a real torchrun, whose own exit code is returned."""
 
     def run(
         ranks: int, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 180
     ) -> "subprocess.CompletedProcess[str]":
         launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
-        return python(*launcher, *arguments, env=env, timeout=timeout)
+        return interpreter(*launcher, *arguments, env=env, timeout=timeout)
 
     return run
 
 
-def _end(process: "subprocess.Popen[str]") -> tuple[str, str]:
+def _is_free(port: int) -> bool:
+    with socket.socket() as listening, contextlib.suppress(OSError):
+        listening.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
+def _completed(process: "subprocess.Popen[str] | Command", timeout: float) -> "subprocess.CompletedProcess[str]":
+    """Wait for the end; a process that takes longer than `timeout` seconds is ended, and fails the test."""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except BaseException as error:
+        output, errors = _end(process)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        pytest.fail(f"{process.args!r} ran over {timeout} s\n{output}\n{errors}")
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def _end(process: "subprocess.Popen[str] | Command") -> tuple[str, str]:
     """End a process with all that it has started; torchrun's workers lead sessions of their own."""
     family = _descendants(process.pid)
     process.terminate()

@@ -19,7 +19,7 @@ from dist_train.distributed.world import World
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
 from dist_train.settings.loader import load_config
-from tests.conftest import ROOT, Python, Torchrun
+from tests.conftest import ROOT, Python, Ranks
 
 pytestmark = [
     pytest.mark.gpu,
@@ -238,7 +238,7 @@ def test_a_resumed_run_ends_with_the_same_bits(exact: Runs, mode: str) -> None:
     assert len({line["weights"] for line in undisturbed}) == len(undisturbed) == 21
 
 
-def test_a_group_of_one_ends_with_the_bits_of_a_process_without_one(exact: Runs, torchrun: Torchrun) -> None:
+def test_a_group_of_one_ends_with_the_bits_of_a_process_without_one(exact: Runs, torchrun: Ranks) -> None:
     done = torchrun(1, "-m", "dist_train", *exact.arguments("everything", "nccl"))
     assert done.returncode == 0, done.stderr
     assert exact.environment("nccl")["backend"] == "nccl"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Python, Torchrun
+from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -117,25 +117,25 @@ def test_nccl_without_a_gpu_is_refused(directory: Path, python: Python) -> None:
     ],
 )
 def test_two_ranks_refuse_together_and_one_says_why(
-    directory: Path, torchrun: Torchrun, overrides: list[str], message: str
+    directory: Path, on_ranks: Ranks, overrides: list[str], message: str
 ) -> None:
     formatted = [override.format(directory) for override in overrides]
     if not formatted[0].startswith("run.dir"):
         formatted.append(f"run.dir={directory / 'run'}")
-    done = torchrun(2, "-m", "dist_train", str(directory / "config.yaml"), *formatted, timeout=60)
+    done = on_ranks(2, "-m", "dist_train", str(directory / "config.yaml"), *formatted, timeout=60)
     assert done.returncode == 1  # torchrun's own
     assert done.stderr.count(message) == 1
     assert 'dist_train/__main__.py", line' not in done.stderr
     assert not (directory / "run").exists()
 
 
-def test_a_checkpoint_that_rank_0_refuses_ends_both_ranks(directory: Path, python: Python, torchrun: Torchrun) -> None:
+def test_a_checkpoint_that_rank_0_refuses_ends_both_ranks(directory: Path, python: Python, on_ranks: Ranks) -> None:
     command = ("-m", "dist_train", str(directory / "config.yaml"), f"run.dir={directory / 'run'}")
     assert python(*command).returncode == 0
     manifest = directory / "run" / "checkpoints" / "latest" / "manifest.json"
     content = json.loads(manifest.read_text())
     content["files"]["model.pt"]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(content))
-    done = torchrun(2, *command, "train.max_steps=4", timeout=60)
+    done = on_ranks(2, *command, "train.max_steps=4", timeout=60)
     assert done.returncode == 1
     assert done.stderr.count("is damaged") == 1

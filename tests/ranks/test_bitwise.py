@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dist_train.monitoring import ledger
-from tests.conftest import Python, Torchrun
+from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +38,8 @@ CONFIGS = {"convolutions": CONVOLUTIONS, "batchnorm": BATCHNORM}
 
 
 class Runs:
-    def __init__(self, directory: Path, torchrun: Torchrun, python: Python) -> None:
-        self.directory, self._torchrun, self._python = directory, torchrun, python
+    def __init__(self, directory: Path, on_ranks: Ranks, python: Python) -> None:
+        self.directory, self._on_ranks, self._python = directory, on_ranks, python
         for name, text in CONFIGS.items():
             (directory / f"{name}.yaml").write_text(text)
 
@@ -60,7 +60,7 @@ class Runs:
         file = self.directory / "jobs.json"
         file.write_text(json.dumps(jobs))
         command = ("tests/programs/runs.py", str(file))
-        done = self._python(*command, timeout=300) if ranks == 1 else self._torchrun(ranks, *command, timeout=300)
+        done = self._python(*command, timeout=300) if ranks == 1 else self._on_ranks(ranks, *command, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def weights(self, name: str) -> str:
@@ -72,9 +72,9 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
     """Each configuration at each number of ranks, and one run that goes through all of them."""
-    runs = Runs(tmp_path_factory.mktemp("bitwise"), torchrun, python)
+    runs = Runs(tmp_path_factory.mktemp("bitwise"), on_ranks, python)
     for ranks in WORLDS:
         jobs: list[dict[str, Any]] = [{"train": runs.arguments(config, f"{config}-{ranks}")} for config in CONFIGS]
         runs.do(ranks, jobs)
@@ -106,8 +106,8 @@ def test_the_ledger_has_every_step_and_its_weights(runs: Runs) -> None:
     assert lines[-1]["weights"] == runs.weights("convolutions-2")
 
 
-def test_ranks_that_can_t_share_the_shards_are_refused(runs: Runs, torchrun: Torchrun) -> None:
-    done = torchrun(3, "-m", "dist_train", *runs.arguments("batchnorm", "three"))
+def test_ranks_that_can_t_share_the_shards_are_refused(runs: Runs, on_ranks: Ranks) -> None:
+    done = on_ranks(3, "-m", "dist_train", *runs.arguments("batchnorm", "three"))
     assert done.returncode == 1
     assert "distributed.shards is 8, which 3 ranks can't share equally" in done.stderr
     assert "start 1, 2, 4 or 8 ranks" in done.stderr

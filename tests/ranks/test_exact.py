@@ -8,7 +8,7 @@ import pytest
 
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from tests.conftest import Python, Torchrun
+from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -119,13 +119,13 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, torchrun: Torchrun, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("exact"))
     for ranks in WORLDS:
         jobs = runs.directory / f"jobs-{ranks}.json"
         jobs.write_text(json.dumps(runs.jobs(ranks)))
         arguments = ("tests/programs/runs.py", str(jobs))
-        done = python(*arguments, timeout=300) if ranks == 1 else torchrun(ranks, *arguments, timeout=300)
+        done = python(*arguments, timeout=300) if ranks == 1 else on_ranks(ranks, *arguments, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     return runs
 
@@ -178,12 +178,12 @@ def test_the_runs_are_not_all_alike(runs: Runs) -> None:
 
 @pytest.mark.parametrize("name", ["curve", "batchnorm"])
 def test_an_evaluation_counts_the_same_integers_at_any_number_of_ranks(
-    runs: Runs, torchrun: Torchrun, python: Python, name: str
+    runs: Runs, on_ranks: Ranks, python: Python, name: str
 ) -> None:
     results = []
     for ranks in WORLDS:
         arguments = ("-m", "dist_train.evaluate", str(runs.path(name, 1)), "--json")
-        done = python(*arguments) if ranks == 1 else torchrun(ranks, *arguments)
+        done = python(*arguments) if ranks == 1 else on_ranks(ranks, *arguments)
         assert done.returncode == 0, done.stderr
         results.append(json.loads(done.stdout.splitlines()[-1]))
     assert results[0]["count"] == {"curve": 260, "batchnorm": 20}[name]

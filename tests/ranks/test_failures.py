@@ -12,7 +12,7 @@ import pytest
 
 from dist_train.diagnostics.failure import read_failures
 from dist_train.diagnostics.verdict import read_verdict
-from tests.conftest import ROOT, Torchrun
+from tests.conftest import ROOT, Ranks
 
 
 def misbehave(run: Path, fault: str, rank: int, *overrides: str) -> tuple[list[str], dict[str, str]]:
@@ -34,7 +34,7 @@ def misbehave(run: Path, fault: str, rank: int, *overrides: str) -> tuple[list[s
         ("loader", "loader", "DataLoader worker"),
     ],
 )
-def test_a_run_ends_with_one_verdict(tmp_path: Path, torchrun: Torchrun, fault: str, cause: str, said: str) -> None:
+def test_a_run_ends_with_one_verdict(tmp_path: Path, torchrun: Ranks, fault: str, cause: str, said: str) -> None:
     patience = 0.05 if cause == "stalled" else 5  # on a busy machine a start of workers takes seconds
     settings = (f"distributed.stall_minutes={patience}", "data.loader=workers", "data.workers=1")
     command, variables = misbehave(tmp_path / "digits", fault, 1, *settings)

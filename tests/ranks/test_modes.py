@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.monitoring.metrics import read_lines
-from tests.conftest import Python, Torchrun
+from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -99,8 +99,8 @@ def test_no_more_is_compiled_than_was_asked_for(alone: Path, mode: str, graphs: 
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
-def test_two_ranks_compile(tmp_path: Path, torchrun: Torchrun) -> None:
-    done = torchrun(2, "tests/programs/runs.py", str(jobs(tmp_path, ["fp32", "model"])), timeout=400)
+def test_two_ranks_compile(tmp_path: Path, on_ranks: Ranks) -> None:
+    done = on_ranks(2, "tests/programs/runs.py", str(jobs(tmp_path, ["fp32", "model"])), timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert weights(tmp_path / "model-resumed") == weights(tmp_path / "model")
     assert losses(tmp_path / "model") == pytest.approx(losses(tmp_path / "fp32"), rel=1e-4)

@@ -17,7 +17,7 @@ import torch
 
 from dist_train.monitoring.metrics import read_lines
 from dist_train.settings.loader import load_config
-from tests.conftest import ROOT, Python, Torchrun
+from tests.conftest import ROOT, Python, Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -45,9 +45,9 @@ def command(directory: Path, name: str, *overrides: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(directory: Path, torchrun: Torchrun) -> tuple[Path, str]:
+def finished(directory: Path, on_ranks: Ranks) -> tuple[Path, str]:
     """A run of two ranks, and what it printed."""
-    done = torchrun(2, *command(directory, "finished"))
+    done = on_ranks(2, *command(directory, "finished"))
     assert done.returncode == 0, done.stdout + done.stderr
     return directory / "finished", done.stdout
 
@@ -153,12 +153,12 @@ class TestResume:
         assert (finished[0] / "metrics.jsonl").read_text() == before
 
     def test_a_killed_run_ends_with_the_same_bits(
-        self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
+        self, directory: Path, finished: tuple[Path, str], on_ranks: Ranks
     ) -> None:
         run = directory / "killed"
         kill_after_a_checkpoint(command(directory, "killed"), run)
         assert json.loads((run / "status.json").read_text())["state"] == "running"
-        done = torchrun(2, *command(directory, "killed"))
+        done = on_ranks(2, *command(directory, "killed"))
         assert done.returncode == 0, done.stderr
         assert "goes on at step" in done.stdout
         assert weights(run) == weights(finished[0])
@@ -219,12 +219,12 @@ class TestResume:
         assert steps == [STEPS]
 
     def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
-        self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
+        self, directory: Path, finished: tuple[Path, str], on_ranks: Ranks
     ) -> None:
         shutil.copytree(finished[0], directory / "damaged", symlinks=True)
         checkpoints = directory / "damaged" / "checkpoints"
         damage(checkpoints / "step_00000020")
-        done = torchrun(2, *command(directory, "damaged"))
+        done = on_ranks(2, *command(directory, "damaged"))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("step_00000020/model.pt: is damaged") == 1
         assert "goes on at step 18" in done.stdout
@@ -253,12 +253,12 @@ class TestResume:
         assert "resumes from its newest checkpoint, step_00000020" in done.stderr
 
     def test_two_ranks_start_from_a_checkpoint_of_another(
-        self, directory: Path, finished: tuple[Path, str], torchrun: Torchrun
+        self, directory: Path, finished: tuple[Path, str], on_ranks: Ranks
     ) -> None:
         """The other run's best accuracy is not this one's, on either rank: else one would save and one would not."""
         source = finished[0] / "checkpoints" / "step_00000018"
         overrides = ("train.epochs=6", "optim.lr=0.0", f"run.resume={source}")
-        done = torchrun(2, *command(directory, "fork-2", *overrides), timeout=60)
+        done = on_ranks(2, *command(directory, "fork-2", *overrides), timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (directory / "fork-2" / "checkpoints" / "best").readlink().name == "step_00000020"
 
@@ -355,7 +355,7 @@ class TestEvaluate:
 
 
 class TestFailures:
-    def test_the_traceback_of_a_rank_is_shown(self, directory: Path, torchrun: Torchrun) -> None:
+    def test_the_traceback_of_a_rank_is_shown(self, directory: Path, torchrun: Ranks) -> None:
         done = torchrun(2, "tests/programs/fails.py", *command(directory, "fails")[2:])
         assert done.returncode == 1
         assert "ZeroDivisionError: rank 1 fails on purpose" in done.stdout + done.stderr
@@ -368,19 +368,19 @@ class TestFailures:
         assert json.loads((directory / "fails-alone" / "status.json").read_text())["state"] == "failed"
 
 
-def short_runs(directory: Path, torchrun: Torchrun, number: int) -> None:
+def short_runs(directory: Path, launcher: Ranks, number: int) -> None:
     for attempt in range(number):
         overrides = ("train.max_steps=2", "log.tensorboard=false", "run.resume=never")
-        done = torchrun(2, *command(directory, "short", *overrides))
+        done = launcher(2, *command(directory, "short", *overrides))
         assert done.returncode == 0, f"run {attempt}: {done.stdout}{done.stderr}"
 
 
-def test_short_runs_exit_with_0(directory: Path, torchrun: Torchrun) -> None:
-    short_runs(directory, torchrun, 10)
+def test_short_runs_exit_with_0(directory: Path, on_ranks: Ranks) -> None:
+    short_runs(directory, on_ranks, 5)
 
 
 @pytest.mark.long
-def test_a_hundred_short_runs_exit_with_0(directory: Path, torchrun: Torchrun) -> None:
+def test_a_hundred_short_runs_exit_with_0(directory: Path, torchrun: Ranks) -> None:
     short_runs(directory, torchrun, 100)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Python, Torchrun
+from tests.conftest import Python, Ranks
 
 # torch's compiler with its dependencies, and what only some data sets and networks need.
 NEVER = {
@@ -27,17 +27,17 @@ Imported = Callable[..., dict[str, set[str]]]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Path:
+def config(tmp_path_factory: pytest.TempPathFactory, interpreter: Python) -> Path:
     """Settings of a run whose data are decoded and cached already."""
     directory = tmp_path_factory.mktemp("startup")
     (directory / "a.yaml").write_text(f"{CONFIG}run: {{dir: {directory}/decoded}}\n")
-    done = python("-m", "dist_train", str(directory / "a.yaml"), "train.max_steps=1")
+    done = interpreter("-m", "dist_train", str(directory / "a.yaml"), "train.max_steps=1")
     assert done.returncode == 0, done.stderr
     return directory / "a.yaml"
 
 
 @pytest.fixture
-def imported(config: Path, tmp_path: Path, python: Python, torchrun: Torchrun) -> Imported:
+def imported(config: Path, tmp_path: Path, interpreter: Python, torchrun: Ranks) -> Imported:
     """Train; return the modules of each rank before training (`begun.R`) and after a step (`stepped.R`)."""
 
     def run(launcher: str, *overrides: str) -> dict[str, set[str]]:
@@ -47,7 +47,7 @@ def imported(config: Path, tmp_path: Path, python: Python, torchrun: Torchrun) -
         if launcher == "torchrun":
             done = torchrun(2, *command, env=env)
         else:
-            done = python(*command, *(("--nproc", "2") if launcher == "agent" else ()), env=env)
+            done = interpreter(*command, *(("--nproc", "2") if launcher == "agent" else ()), env=env)
         assert done.returncode == 0, done.stderr
         return {path.stem: set(json.loads(path.read_text())) for path in tmp_path.glob("*.json")}
 
@@ -77,7 +77,7 @@ class TestImports:
             late = found[f"stepped.{rank}"] - found[f"begun.{rank}"]
             assert {name for name in late if not name.startswith("torch.")} == set()
 
-    def test_the_agent_imports_the_compiler_for_a_run_that_compiles(self, config: Path, python: Python) -> None:
+    def test_the_agent_imports_the_compiler_for_a_run_that_compiles(self, config: Path, interpreter: Python) -> None:
         program = (
             "import sys\n"
             "from dist_train.elastic.agent import _import_modules\n"
@@ -85,11 +85,11 @@ class TestImports:
             "_import_modules(load_config(sys.argv[1], sys.argv[2:]))\n"
             "assert {'torch._dynamo', 'torchvision'} <= set(sys.modules)\n"
         )
-        done = python("-c", program, str(config), "train.compile=model", "model.name=torchvision/squeezenet1_1")
+        done = interpreter("-c", program, str(config), "train.compile=model", "model.name=torchvision/squeezenet1_1")
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python) -> None:
+def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(interpreter: Python) -> None:
     program = (
         "import sys, torch\n"
         "from dist_train.settings.schema import Config, section_classes\n"
@@ -107,11 +107,11 @@ def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(python: Python)
         "    optimizer.load_state_dict(optimizer.state_dict())\n"
         "    assert not {'torch._dynamo', 'sympy'} & set(sys.modules), section\n"
     )
-    done = python("-c", program)
+    done = interpreter("-c", program)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_torch_is_as_it_was_for_whoever_asks_for_its_compiler(python: Python) -> None:
+def test_torch_is_as_it_was_for_whoever_asks_for_its_compiler(interpreter: Python) -> None:
     program = (
         "import sys, torch\nfrom dist_train.execution.lazy_dynamo import defer_dynamo_import\ndefer_dynamo_import()\n"
         "assert 'torch._dynamo' not in sys.modules\n"
@@ -123,5 +123,7 @@ def test_torch_is_as_it_was_for_whoever_asks_for_its_compiler(python: Python) ->
         "network = torch.nn.Linear(2, 2)\n"
         "assert torch.compile(network, backend='eager')(torch.ones(1, 2)).shape == (1, 2)\n"
     )
-    done = python("-W", "ignore::RuntimeWarning:torch._dynamo.guards", "-c", program)  # torch warns on Python 3.13.0
+    done = interpreter(
+        "-W", "ignore::RuntimeWarning:torch._dynamo.guards", "-c", program
+    )  # torch warns on Python 3.13.0
     assert (done.returncode, done.stderr) == (0, "")

@@ -15,7 +15,7 @@ from dist_train.diagnostics.verdict import read_verdict
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
 from dist_train.system.stop_signals import PREEMPTED
-from tests.conftest import Python, Torchrun
+from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def test_a_rank_that_waits_to_join_its_peers_can_be_stopped(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("launcher", "code"), [("agent", PREEMPTED), ("torchrun", 1)])
-def test_a_rank_that_compiles_can_be_stopped(runs: Runs, torchrun: Torchrun, launcher: str, code: int) -> None:
+def test_a_rank_that_compiles_can_be_stopped(runs: Runs, torchrun: Ranks, launcher: str, code: int) -> None:
     name, trouble = f"compiling-{launcher}", {"at": "compiling", "rank": 1, "signals": ["SIGUSR1"]}
     if launcher == "agent":
         done = runs.start(2, name, **trouble)
@@ -195,7 +195,7 @@ def test_a_stop_that_can_not_be_saved_is_a_failure(runs: Runs, whole: Callable[[
     assert_same(runs["full"], whole(2))
 
 
-def test_a_launcher_that_starts_stopped_ranks_anew_does_not_train_on(runs: Runs, torchrun: Torchrun) -> None:
+def test_a_launcher_that_starts_stopped_ranks_anew_does_not_train_on(runs: Runs, torchrun: Ranks) -> None:
     trouble = {"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}
     done = torchrun(2, "--max_restarts=2", *runs.command("anew"), env=variables(trouble), timeout=120)
     assert done.returncode == 1

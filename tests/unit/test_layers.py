@@ -124,9 +124,9 @@ def test_modules_without_torch_import_nothing_that_imports_it(module: Path) -> N
         assert name.split(".")[0] != "dist_train" or is_without_torch(name), name
 
 
-def test_modules_without_torch_are_imported_without_it(python: Python) -> None:
+def test_modules_without_torch_are_imported_without_it(interpreter: Python) -> None:
     names = [name_of(path) for path in MODULES if is_without_torch(name_of(path))]
-    done = python("-c", f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)")
+    done = interpreter("-c", f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)")
     assert (done.returncode, done.stderr) == (0, "")
 
 

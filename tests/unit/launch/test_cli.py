@@ -37,14 +37,14 @@ class TestImports:
         ours = {name for name in names if name.startswith("dist_train")}
         assert not [name for name in ours if not is_without_torch(name) or "settings" in name or "metrics" in name]
 
-    def test_help_loads_neither_torch_nor_pydantic(self, python: Python) -> None:
+    def test_help_loads_neither_torch_nor_pydantic(self, interpreter: Python) -> None:
         program = (
             "import sys\nfrom launch.cli import main\n"
             "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
             "sys.exit(len({'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)))"
         )
         for arguments in (["--help"], *([command, "--help"] for command in cli.COMMANDS)):
-            done = python("-c", program, *arguments)
+            done = interpreter("-c", program, *arguments)
             assert (done.returncode, done.stderr) == (0, "")
             assert done.stdout.startswith("usage: dist-train")
 
@@ -57,8 +57,8 @@ def test_every_command_is_a_module_with_two_functions() -> None:
         assert command.__doc__
 
 
-def test_help_lists_the_commands_and_the_exit_codes(python: Python) -> None:
-    done = python("-m", "launch", "--help")
+def test_help_lists_the_commands_and_the_exit_codes(interpreter: Python) -> None:
+    done = interpreter("-m", "launch", "--help")
     assert done.returncode == 0
     assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
     assert "75   stopped by a signal" in done.stdout
@@ -90,14 +90,14 @@ def test_a_fault_ends_with_code_2_and_a_message(
 
 
 @pytest.mark.parametrize("ranks", ["1", "2", "auto"])
-def test_a_wrong_key_is_answered_before_torch_is_imported(config: Path, python: Python, ranks: str) -> None:
+def test_a_wrong_key_is_answered_before_torch_is_imported(config: Path, interpreter: Python, ranks: str) -> None:
     (config.parent / "torch.py").write_text("raise SystemExit('torch is imported')")
     path = os.pathsep.join([str(config.parent), str(ROOT)])
     command = ("-m", "launch", "train", str(config), "--nproc", ranks)
-    done = python(*command, "optim.lrr=1", env={"PYTHONPATH": path})
+    done = interpreter(*command, "optim.lrr=1", env={"PYTHONPATH": path})
     assert done.returncode == 2
     assert done.stderr.endswith("optim.lrr is not a setting. Did you mean optim.lr?\n")
-    assert python(*command, env={"PYTHONPATH": path}).stderr == "torch is imported\n"
+    assert interpreter(*command, env={"PYTHONPATH": path}).stderr == "torch is imported\n"
 
 
 def test_the_settings_can_be_printed(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,8 @@ BLIND = {"CUDA_VISIBLE_DEVICES": ""}  # no GPU, whatever machine this is
 
 
 @pytest.mark.slow
-def test_without_a_gpu_all_parts_are_skipped_and_the_exit_code_is_3(python: Python, tmp_path: Path) -> None:
-    done = python("-m", "benchmarks.gpu.check", "--out", str(tmp_path), env=BLIND)
+def test_without_a_gpu_all_parts_are_skipped_and_the_exit_code_is_3(interpreter: Python, tmp_path: Path) -> None:
+    done = interpreter("-m", "benchmarks.gpu.check", "--out", str(tmp_path), env=BLIND)
     assert done.returncode == 3, done.stdout + done.stderr
     for part in PARTS:
         assert f"{part.name}: skipped: torch finds no GPU" in done.stdout
@@ -29,9 +29,9 @@ def test_without_a_gpu_all_parts_are_skipped_and_the_exit_code_is_3(python: Pyth
 
 
 @pytest.mark.slow
-def test_a_cpu_measures_what_it_can_and_reports_the_rest_as_skipped(python: Python, tmp_path: Path) -> None:
+def test_a_cpu_measures_what_it_can_and_reports_the_rest_as_skipped(interpreter: Python, tmp_path: Path) -> None:
     asked = ("--allow-cpu", "--parts", "tests", "mnist", "--out", str(tmp_path))
-    done = python("-m", "benchmarks.gpu.check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})
+    done = interpreter("-m", "benchmarks.gpu.check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".log"}
     content = json.loads(next(tmp_path.glob("*.json")).read_text())
@@ -59,9 +59,11 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "lacks no-such-package" in capsys.readouterr().err
 
 
-def test_the_command_imports_none_of_the_packages_it_checks(python: Python) -> None:
+def test_the_command_imports_none_of_the_packages_it_checks(interpreter: Python) -> None:
     needed = " ".join(check.NEEDED)
-    done = python("-c", f"import benchmarks.gpu.check, sys; print([m for m in '{needed}'.split() if m in sys.modules])")
+    done = interpreter(
+        "-c", f"import benchmarks.gpu.check, sys; print([m for m in '{needed}'.split() if m in sys.modules])"
+    )
     assert done.stdout == "[]\n", done.stderr
 
 

@@ -25,7 +25,7 @@ from dist_train.distributed.shared_memory import SharedMemory, open_shared_memor
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Distributed
 from dist_train.system.process import read_process_stat
-from tests.conftest import Torchrun
+from tests.conftest import Ranks
 
 CHUNK = shared_memory._CHUNK_BYTES // 4  # numbers of float32
 
@@ -268,19 +268,19 @@ def open_descriptors() -> set[str]:
 # Real ranks.
 
 
-def sharing(torchrun: Torchrun, directory: Path, ranks: int, refusing: int = -1) -> list[dict[str, Any]]:
+def sharing(on_ranks: Ranks, directory: Path, ranks: int, refusing: int = -1) -> list[dict[str, Any]]:
     """The result of each rank of `tests/programs/sharing.py`."""
     env = {"DIST_TRAIN_TEST_REFUSES": str(refusing), "OMP_NUM_THREADS": "1"}
-    done = torchrun(ranks, "-m", "tests.programs.sharing", str(directory), env=env, timeout=120)
+    done = on_ranks(ranks, "-m", "tests.programs.sharing", str(directory), env=env, timeout=120)
     assert done.returncode == 0, done.stderr
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_real_ranks_get_the_same_bits_and_leave_no_memory(torchrun: Torchrun, tmp_path: Path, ranks: int) -> None:
+def test_real_ranks_get_the_same_bits_and_leave_no_memory(on_ranks: Ranks, tmp_path: Path, ranks: int) -> None:
     before = set(Path("/dev/shm").glob("*dist_train*"))  # noqa: S108
-    found = sharing(torchrun, tmp_path, ranks)
+    found = sharing(on_ranks, tmp_path, ranks)
     for each in found:
         assert each["shares"]
         assert each["bits"] == found[0]["bits"]
@@ -292,7 +292,7 @@ def test_real_ranks_get_the_same_bits_and_leave_no_memory(torchrun: Torchrun, tm
 
 
 @pytest.mark.slow
-def test_if_one_rank_can_not_map_the_memory_none_uses_it(torchrun: Torchrun, tmp_path: Path) -> None:
-    found = sharing(torchrun, tmp_path, 3, refusing=2)
+def test_if_one_rank_can_not_map_the_memory_none_uses_it(on_ranks: Ranks, tmp_path: Path) -> None:
+    found = sharing(on_ranks, tmp_path, 3, refusing=2)
     assert [each["shares"] for each in found] == [False] * 3
     assert [each["left"] for each in found] == [[]] * 3

@@ -18,7 +18,7 @@ from dist_train.distributed.world import (
 )
 from dist_train.errors import ConfigError, WorldError
 from dist_train.settings.schema import Distributed
-from tests.conftest import Torchrun
+from tests.conftest import Ranks
 
 COMPLETE = {
     "RANK": "3",
@@ -110,8 +110,8 @@ def results(directory: Path, ranks: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_every_collective_of_three_ranks(torchrun: Torchrun, tmp_path: Path) -> None:
-    done = torchrun(3, "-m", "tests.programs.together", str(tmp_path), "collectives")
+def test_every_collective_of_three_ranks(on_ranks: Ranks, tmp_path: Path) -> None:
+    done = on_ranks(3, "-m", "tests.programs.together", str(tmp_path), "collectives")
     assert done.returncode == 0, done.stderr
     for rank, result in enumerate(results(tmp_path, 3)):
         assert result == {
@@ -128,7 +128,7 @@ def test_every_collective_of_three_ranks(torchrun: Torchrun, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_refusal_ends_every_rank_and_the_lowest_one_is_printed(torchrun: Torchrun, tmp_path: Path) -> None:
+def test_a_refusal_ends_every_rank_and_the_lowest_one_is_printed(torchrun: Ranks, tmp_path: Path) -> None:
     """Ranks 1 and 2 of 3 refuse."""
     done = torchrun(3, "-m", "tests.programs.together", str(tmp_path), "refuse", timeout=60)
     assert done.returncode == 1  # torchrun's own, whatever its ranks return
@@ -141,7 +141,7 @@ def test_a_refusal_ends_every_rank_and_the_lowest_one_is_printed(torchrun: Torch
 
 
 @pytest.mark.slow
-def test_a_fault_in_an_agreement_ends_every_rank_with_a_traceback(torchrun: Torchrun, tmp_path: Path) -> None:
+def test_a_fault_in_an_agreement_ends_every_rank_with_a_traceback(torchrun: Ranks, tmp_path: Path) -> None:
     done = torchrun(2, "-m", "tests.programs.together", str(tmp_path), "fail", timeout=60)
     assert done.returncode == 1
     assert "ZeroDivisionError: a fault of the program" in done.stderr

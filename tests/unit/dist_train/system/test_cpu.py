@@ -24,8 +24,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(not HAS_GLIBC, reason="the C library is not glibc")
 @pytest.mark.parametrize(("allocator", "expected"), [("auto", "glibc, keeps freed memory"), ("system", "system")])
-def test_freed_memory_is_used_again_without_a_fault(python: Python, allocator: str, expected: str) -> None:
-    done = python("-c", PAGES, allocator)
+def test_freed_memory_is_used_again_without_a_fault(interpreter: Python, allocator: str, expected: str) -> None:
+    done = interpreter("-c", PAGES, allocator)
     assert (done.returncode, done.stderr) == (0, "")
     found, faults = done.stdout.splitlines()
     assert found == expected
@@ -51,7 +51,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_the_bits_do_not_depend_on_the_allocator(tmp_path: Path, python: Python) -> None:
+def test_the_bits_do_not_depend_on_the_allocator(tmp_path: Path, interpreter: Python) -> None:
     settings = (
         *("data.limit_train=200", "data.limit_test=20", "train.epochs=1", "log.tensorboard=false"),
         *("log.weights_every_steps=1", "distributed.threads=1"),
@@ -60,7 +60,7 @@ def test_the_bits_do_not_depend_on_the_allocator(tmp_path: Path, python: Python)
     for choice in ("auto", "system"):
         run = tmp_path / choice
         allocator = f"distributed.allocator={choice}"
-        done = python("-m", "dist_train", "configs/digits.yaml", f"run.dir={run}", *settings, allocator)
+        done = interpreter("-m", "dist_train", "configs/digits.yaml", f"run.dir={run}", *settings, allocator)
         assert done.returncode == 0, done.stderr
         hashes.append(json.loads((run / "checkpoints/latest/manifest.json").read_text())["weights_sha256"])
         assert json.loads((run / "env.json").read_text())["host"]["allocator"].startswith(

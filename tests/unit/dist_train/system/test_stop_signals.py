@@ -73,7 +73,7 @@ class TestTheTimeLimit:
         stop.close()
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
-    def test_under_a_launcher_it_counts_from_the_launchers_start(self, python: Python) -> None:
+    def test_under_a_launcher_it_counts_from_the_launchers_start(self, interpreter: Python) -> None:
         """The child is young, the parent is not."""
         child = (
             f"{HEAD}stop = Stop.install()\nstop.set_time_limit(1)\n"
@@ -82,17 +82,17 @@ class TestTheTimeLimit:
         parent = f"import subprocess, sys, time\ntime.sleep(1)\nsubprocess.run([sys.executable, '-c', {child!r}])"
         left = {}
         for name, environ in (("alone", {}), ("launched", {"TORCHELASTIC_RUN_ID": "x"})):
-            done = python("-c", parent, env=environ)
+            done = interpreter("-c", parent, env=environ)
             left[name] = float(done.stdout)
         assert left["launched"] <= left["alone"] - 0.9
 
 
 class TestBeforeTheFirstStep:
-    def run(self, python: Python, body: str, **environ: str) -> tuple[int, str, str]:
-        done = python("-c", HEAD + body, env=environ, timeout=30)
+    def run(self, interpreter: Python, body: str, **environ: str) -> tuple[int, str, str]:
+        done = interpreter("-c", HEAD + body, env=environ, timeout=30)
         return done.returncode, done.stdout, done.stderr
 
-    def test_a_stop_ends_a_process_in_which_no_handler_can_run(self, python: Python) -> None:
+    def test_a_stop_ends_a_process_in_which_no_handler_can_run(self, interpreter: Python) -> None:
         """As in `init_process_group` that waits for a rank: one call of C that lets other threads run."""
         body = (
             "import ctypes, threading\nstop = Stop.install()\n"
@@ -102,36 +102,36 @@ class TestBeforeTheFirstStep:
             "threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()\n"
             "lib.pthread_join(thread, None)"  # a sleep would end when a signal comes
         )
-        code, printed, said = self.run(python, body)
+        code, printed, said = self.run(interpreter, body)
         assert (code, printed) == (PREEMPTED, "told None\n")
         assert said.startswith("stopped by SIGUSR1 before the first step")
 
-    def test_what_is_called_first_may_fail(self, python: Python) -> None:
+    def test_what_is_called_first_may_fail(self, interpreter: Python) -> None:
         body = "stop = Stop.install()\nstop.on_early_stop = lambda: 1 / 0\nos.kill(os.getpid(), 15)\ntime.sleep(60)"
-        assert self.run(python, body)[0] == PREEMPTED
+        assert self.run(interpreter, body)[0] == PREEMPTED
 
-    def test_a_signal_right_before_the_first_step_still_ends_the_process(self, python: Python) -> None:
+    def test_a_signal_right_before_the_first_step_still_ends_the_process(self, interpreter: Python) -> None:
         body = "stop = Stop.install()\nos.kill(os.getpid(), 15)\nstop.begin_steps()\nprint('began')"
-        assert self.run(python, body)[:2] == (PREEMPTED, "")
+        assert self.run(interpreter, body)[:2] == (PREEMPTED, "")
 
-    def test_a_blocked_signal_is_heard_when_the_stop_is_installed(self, python: Python) -> None:
+    def test_a_blocked_signal_is_heard_when_the_stop_is_installed(self, interpreter: Python) -> None:
         """A launcher blocks signals before it starts a process, so that none finds it without a handler."""
         body = (
             "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\nos.kill(os.getpid(), 15)\n"
             "Stop.install()\ntime.sleep(60)"
         )
-        assert self.run(python, body)[0] == PREEMPTED
+        assert self.run(interpreter, body)[0] == PREEMPTED
 
-    def test_one_rank_of_a_machine_says_it(self, python: Python) -> None:
+    def test_one_rank_of_a_machine_says_it(self, interpreter: Python) -> None:
         body = "Stop.install()\nos.kill(os.getpid(), 15)\ntime.sleep(60)"
-        assert self.run(python, body, LOCAL_RANK="1") == (PREEMPTED, "", "")
+        assert self.run(interpreter, body, LOCAL_RANK="1") == (PREEMPTED, "", "")
 
-    def test_other_signals_are_no_stop(self, python: Python) -> None:
+    def test_other_signals_are_no_stop(self, interpreter: Python) -> None:
         body = (
             "signal.signal(signal.SIGCHLD, lambda *_: None)\nstop = Stop.install()\n"
             "os.kill(os.getpid(), signal.SIGCHLD)\ntime.sleep(0.2)\nstop.begin_steps()\nprint('began')"
         )
-        assert self.run(python, body) == (0, "began\n", "")
+        assert self.run(interpreter, body) == (0, "began\n", "")
 
 
 class TestChildren:
@@ -146,7 +146,7 @@ class TestChildren:
         send(signal.SIGTERM)
         assert stop.reason == "SIGTERM"
 
-    def test_a_process_dies_with_its_parent(self, tmp_path: Path, python: Python) -> None:
+    def test_a_process_dies_with_its_parent(self, tmp_path: Path, interpreter: Python) -> None:
         """However the parent ends: nothing asks the child."""
         pid_file = tmp_path / "pid"
         child = (
@@ -159,7 +159,7 @@ class TestChildren:
             f"subprocess.Popen([sys.executable, '-c', {child!r}, sys.argv[1]])\n"
             "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\nos.kill(os.getpid(), signal.SIGKILL)"
         )
-        assert python("-c", parent, str(pid_file)).returncode == -signal.SIGKILL
+        assert interpreter("-c", parent, str(pid_file)).returncode == -signal.SIGKILL
         deadline = time.monotonic() + 10
         while _runs(int(pid_file.read_text())) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -4,6 +4,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Tests side by side; WORKERS=0 runs all in one process.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --durations=20
 
 .PHONY: train test test-quick test-matrix test-long test-slurm test-slurm-long bench gpu-check lint install lock clean
 
@@ -11,10 +14,10 @@ train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
 
 test: lint
-	$(PYTEST) -m "not long and not gpu and not slurm and not slurm_long"
+	$(PYTEST) $(PARALLEL) -m "not long and not gpu and not slurm and not slurm_long"
 
 test-quick: lint
-	$(PYTEST) -m "not slow and not long and not gpu and not slurm and not slurm_long"
+	$(PYTEST) $(PARALLEL) -m "not slow and not long and not gpu and not slurm and not slurm_long"
 
 # The quick tests on each supported Python, with the oldest and the newest supported torch.
 test-matrix:

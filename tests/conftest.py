@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from tqdm import TMonitor
 
-from dist_train.distributed.world import LAUNCHER_VARIABLES
+from dist_train.distributed.world import LAUNCHER_VARIABLES, count_cores
 from tests.forkserver import Command, ForkServer
+from tests.scheduler import Scheduler
 
 ROOT = Path(__file__).resolve().parents[1]
 _RESOURCE_TRACKER = b"multiprocessing.resource_tracker"  # Python keeps it for as long as the process lives
@@ -31,6 +32,17 @@ _NOT_OURS = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KMP_DUPLICATE_LI
 for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, _handler)
+
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+"""Processes that run tests side by side. Each, and each command, has its part of the cores: OpenMP's threads would
+wait for each other's."""
+if WORKERS > 1:
+    torch.set_num_threads(max(1, count_cores() // WORKERS))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduler:
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -130,11 +142,13 @@ class Python(Protocol):
 
 @pytest.fixture(scope="session")
 def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """This process's variables without those of a launcher, and a cache that belongs to the tests."""
+    """This process's variables without those of a launcher, its part of the cores, and a cache of the tests."""
     launchers = (*LAUNCHER_VARIABLES, "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    threads = str(torch.get_num_threads())
+    cores = {"DIST_TRAIN_CORES": threads, "OMP_NUM_THREADS": threads} if WORKERS > 1 else {}
+    return {**kept, **cores, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.fixture(scope="session")

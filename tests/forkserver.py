@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-# What most commands import; what only some data sets and networks need would take longer than it saves.
+# What most commands import; torchvision is not among it, as it imports torch's compiler, which training goes without.
 PRELOADED = ("dist_train.train", "dist_train.evaluate", "dist_train.elastic.forks", "launch.cli")
 GRACE = 30.0  # seconds between SIGTERM and SIGKILL for the ranks that a failed one leaves behind, as torchrun has it
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
-import torch._dynamo.utils
 
 from dist_train.distributed.world import World, open_world
 from dist_train.settings.loader import load_config
@@ -44,13 +42,15 @@ def do(job: dict[str, Any], world: World) -> None:
         world.barrier()
         return
     torch.set_default_dtype(getattr(torch, job.get("dtype", "float32")))
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
     name, *overrides = job["train"]
     config = load_config(name, overrides)
     train(config, world)
     if world.is_main:
-        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        is_compiled = "torch._dynamo" in sys.modules  # which takes seconds to import, so this does not
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if is_compiled else 0
         (Path(config.run.dir) / "compiled_graphs").write_text(str(graphs))
 
 

@@ -5,13 +5,14 @@
 On the CPU; with `auto` on a GPU, where there is one. Leaves the number of graphs that torch has compiled for a run in
 its `compiled_graphs`.
 
-JOBS.json: a list of {"train": [config, overrides...], "dtype": "float64"?} and of
+JOBS.json: a list of {"train": [config, overrides...], "dtype": "float64"?, "normalised": true?} and of
 {"cut": run, "to": run, "step": n}, which leaves a run as a kill right after the save of that step would have.
 """
 
 import json
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Distributed
 from dist_train.system.exit import leave, run_guarded
 from dist_train.train import train
+from tests.programs.normalised import put_batch_normalisation_first
 
 
 def cut(source: Path, target: Path, step: int) -> None:
@@ -47,7 +49,8 @@ def do(job: dict[str, Any], world: World) -> None:
         torch._dynamo.utils.counters.clear()
     name, *overrides = job["train"]
     config = load_config(name, overrides)
-    train(config, world)
+    with put_batch_normalisation_first() if job.get("normalised") else nullcontext():
+        train(config, world)
     if world.is_main:
         is_compiled = "torch._dynamo" in sys.modules  # which takes seconds to import, so this does not
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if is_compiled else 0

@@ -30,6 +30,7 @@ from dist_train.elastic import agent
 from dist_train.system import stop_signals
 from dist_train.system.exit import leave, run_guarded
 from dist_train.training import setup
+from tests.programs.normalised import put_batch_normalisation_first
 
 FOR_EVER = 1000  # seconds
 TROUBLE: dict[str, Any] = json.loads(os.environ.get("DIST_TRAIN_TEST_TROUBLE", "{}"))
@@ -212,13 +213,6 @@ def unused(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return lambda *arguments: Unused(original(*arguments))
 
 
-def normalised(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    def build(config: Any, shape: tuple[int, int, int], *arguments: Any) -> nn.Module:
-        return nn.Sequential(nn.BatchNorm2d(shape[0]), original(config, shape, *arguments))
-
-    return build
-
-
 MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "step": (train, "train_step", in_step),
     "evaluation": (evaluate, "_logits", in_evaluation),
@@ -242,9 +236,9 @@ def replace(owner: Any, name: str, what: Callable[..., Any]) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    replace(setup, "build_model", normalised)
-    if TROUBLE:
-        replace(*MOMENTS[TROUBLE["at"]])
-    if "--nproc" in sys.argv:
-        leave(run_guarded(agent.main))
-    __main__.start()
+    with put_batch_normalisation_first():
+        if TROUBLE:
+            replace(*MOMENTS[TROUBLE["at"]])
+        if "--nproc" in sys.argv:
+            leave(run_guarded(agent.main))
+        __main__.start()

@@ -27,7 +27,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 # What most commands import; torchvision is not among it, as it imports torch's compiler, which training goes without.
-PRELOADED = ("dist_train.train", "dist_train.evaluate", "dist_train.elastic.forks", "launch.cli")
+PRELOADED = ("dist_train.train", "dist_train.evaluate", "dist_train.elastic.forking_agent", "launch.cli")
 GRACE = 30.0  # seconds between SIGTERM and SIGKILL for the ranks that a failed one leaves behind, as torchrun has it
 
 

@@ -33,13 +33,13 @@ class CompiledModel(nn.Module):
         self._compiled: Callable[[Tensor], Any] = torch.compile(network, dynamic=False, mode=mode)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Call the network; raises ConfigError if it has another control flow from step to step."""
+        """Call the network; raises ConfigError if it needs another graph from step to step."""
         try:
             return self._compiled(images)  # type: ignore[no-any-return]
         except FailOnRecompileLimitHit as error:
             raise ConfigError(
-                "train.compile: the network takes another way through its layers from step to step, and torch has "
-                f"compiled {torch._dynamo.config.recompile_limit} of them; set train.compile=off"
+                "train.compile: the network needs another graph from step to step, and torch has compiled "
+                f"{torch._dynamo.config.recompile_limit} of them; set train.compile=off"
             ) from error
 
 

@@ -172,7 +172,7 @@ def _train_digits(setup: Setup, backend: str) -> float:
 
 
 def run_tests(part: PartRun) -> None:
-    """Run `tests/gpu`, each test a row."""
+    """Run `tests/gpu/test_gpu.py`, each test a row."""
     if not importlib.util.find_spec("pytest"):
         part.sheet.add("tests/gpu", "skipped", note="pytest is not installed")
         return
@@ -180,7 +180,7 @@ def run_tests(part: PartRun) -> None:
     import pytest
 
     base = part.setup.folder / "tests"
-    arguments = ["-p", "no:cacheprovider", f"--basetemp={base}", "-q", str(ROOT / "tests" / "gpu")]
+    arguments = ["-p", "no:cacheprovider", f"--basetemp={base}", "-q", str(ROOT / "tests" / "gpu" / "test_gpu.py")]
     pytest.main(arguments, plugins=[_Outcomes(part.sheet)])
 
 

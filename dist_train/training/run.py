@@ -44,12 +44,16 @@ class TrainingRun:
     """Whether the newest evaluation is the best so far, and is to be saved for it."""
 
     def next_batch(self) -> Batch | None:
-        """Return this rank's part of the next global batch; None if a stop was requested while it waited for data.
+        """Return this rank's part of the next global batch; None if a single process is asked to stop.
+
+        Several ranks learn of a stop together, with the gradients of a step.
 
         Raises:
             StopRequested: of several ranks, this one waited in vain; the others are in the step already.
         """
         self.recorder.mark("data", self.state.step)
+        if self.world.size == 1 and self.stop.reason is not None:
+            return None
         try:
             return next(self.batches)
         except StopRequested:
@@ -92,7 +96,11 @@ class TrainingRun:
         return True
 
     def save(self) -> None:
-        """Save a checkpoint; `best` leads to it if it is the best so far."""
+        """Save a checkpoint between two steps; `best` leads to it if it is the best so far."""
+        self.state.evaluated_step = self.state.step
+        self._save()
+
+    def _save(self) -> None:
         with self.state.window.stopped_clock():
             self.recorder.mark("save", self.state.step)
             files = self.state.checkpoint_files(self.schedule.steps_per_epoch, self.about)
@@ -102,8 +110,11 @@ class TrainingRun:
             self.has_new_best = False
 
     def save_and_stop(self) -> bool:
-        """Save, and report that the run was stopped; return False: it is not done."""
-        self.save()
+        """Save, and report that the run was stopped; return False: it is not done.
+
+        An evaluation that was interrupted is repeated by the next start.
+        """
+        self._save()
         self._wait_for_saves()
         self.reporter.report_stop(self.stop.reason)
         return False

@@ -51,7 +51,7 @@ def test_there_is_one_for_each_kind() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("title", "diff", "command"), ADDITIONS, ids=[title for title, _, _ in ADDITIONS])
 def test_the_diff_applies_and_its_command_works(
-    title: str, diff: str, command: str, tmp_path: Path, python: Python
+    title: str, diff: str, command: str, tmp_path: Path, interpreter: Python
 ) -> None:
     for name in ("dist_train", "launch", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -72,6 +72,6 @@ def test_the_diff_applies_and_its_command_works(
         words[:1] = ["python", "-m", "launch"]
     else:
         words.append("train.max_steps=2")
-    done = python(*words[1:], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    done = interpreter(*words[1:], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == (2 if "check" in title else 0), done.stdout + done.stderr
     assert EXPECTED.get(title, "digits: done, 2 steps") in done.stdout + done.stderr

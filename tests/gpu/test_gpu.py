@@ -260,7 +260,7 @@ def test_a_killed_run_ends_with_the_same_bits(runs: Runs, python: Python) -> Non
     assert runs.manifest("killed")["step"] < 2000
     done = python("-m", "dist_train", *killed)
     assert done.returncode == 0, done.stderr
-    assert "goes on at step" in done.stdout
+    assert "continues at step" in done.stdout
     assert runs.weights("killed") == runs.weights("whole")
 
 

@@ -160,7 +160,7 @@ class TestResume:
         assert json.loads((run / "status.json").read_text())["state"] == "running"
         done = on_ranks(2, *command(directory, "killed"))
         assert done.returncode == 0, done.stderr
-        assert "goes on at step" in done.stdout
+        assert "continues at step" in done.stdout
         assert weights(run) == weights(finished[0])
         assert timeless(run) == timeless(finished[0])
         assert curve(run, "train/loss") == curve(finished[0], "train/loss")
@@ -227,7 +227,7 @@ class TestResume:
         done = on_ranks(2, *command(directory, "damaged"))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("step_00000020/model.pt: is damaged") == 1
-        assert "goes on at step 18" in done.stdout
+        assert "continues at step 18" in done.stdout
         reason = checkpoints / "quarantine" / "step_00000020" / "reason.txt"
         assert "is damaged" in reason.read_text()
         assert weights(directory / "damaged") == weights(finished[0])
@@ -318,7 +318,7 @@ class TestFullDisk:
         assert (status["state"], status["resumable"]) == ("failed", True)
         done = python(*command(directory, "full-at-last"))
         assert done.returncode == 0, done.stderr
-        assert "goes on at step 18" in done.stdout
+        assert "continues at step 18" in done.stdout
         status = json.loads((directory / "full-at-last" / "status.json").read_text())
         assert (status["state"], status["resumable"], status["attempt"]) == ("done", False, 2)
 

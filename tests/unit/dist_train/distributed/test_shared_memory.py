@@ -1,6 +1,7 @@
 """Sums over ranks in shared memory: by threads of this process, and by real ranks."""
 
 import errno
+import gc
 import json
 import mmap
 import os
@@ -262,6 +263,7 @@ def test_the_parts_of_the_memory_do_not_overlap() -> None:
 
 
 def open_descriptors() -> set[str]:
+    gc.collect()  # what earlier tests have left is closed now and not in between
     return set(os.listdir("/proc/self/fd"))  # noqa: PTH208 (a Path would open one more)
 
 

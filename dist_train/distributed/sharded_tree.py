@@ -13,7 +13,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 
 _ALIGNMENT = 16
-"""Elements to a multiple of which offsets are rounded up: 64 bytes of fp32, as torch aligns a tensor of its own."""
+"""Offsets are rounded up to multiples of this many elements: 64 bytes of fp32, torch's own alignment of tensors."""
 _SHARDS = 2
 """Position of the number of shards with samples, after the scalars."""
 _TAIL = 3
@@ -25,7 +25,7 @@ class ShardedTreeReduction(SingleProcess):
     Rank r of W computes shards [r S/W, (r+1) S/W) one after another and adds them pair by pair. Then ranks whose
     numbers differ in one bit exchange their sums, the lowest bit first. A sum of two is the same in either order, so
     all ranks get the bits that one rank alone would. Floating-point buffers (running statistics) are the mean over
-    shards, each of which starts from those before the step. Virtual ranks as in EasyScale (Li et al., SC23).
+    shards; each shard starts from those before the step. Virtual ranks as in EasyScale (Li et al., SC23).
 
     Gradients, buffers and scalars of a shard are one flat tensor, so that one operation adds two shards.
     """

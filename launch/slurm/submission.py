@@ -105,7 +105,7 @@ def prepare_submission(
 
     Args:
         config: the settings of the run.
-        path: CONFIG, of which the job trains a copy.
+        path: CONFIG; the job trains a copy of it.
         overrides: key=value as given.
         resources: checked against `config`.
         resume_command: the command with which a user resumes the run.

@@ -3,7 +3,7 @@
 DIST_TRAIN_TEST_TROUBLE: a JSON object {"at": a name of MOMENTS, "step": finished steps, "rank": which, -1 being
 all, "signals": what the rank sends itself, by name}; without it nothing happens.
 
-The network has a batch normalisation: a step that nobody makes must not change its statistics.
+The network has a batch normalisation, whose statistics must be those of an undisturbed run.
 """
 
 import ctypes

@@ -225,11 +225,11 @@ class Run:
             tally.add("checkpoint left", "half written or half removed")
 
     def _judged(self) -> int:
-        """How often the agent has told of a rank that was killed."""
+        """How often the agent has reported a rank that was killed."""
         return len(re.findall(r"^rank \d+\(\d+\) was killed by SIGKILL at ", self.errors(), re.MULTILINE))
 
     def failed(self) -> int:
-        """How often the agent has told of a rank that was not killed, and yet has failed."""
+        """How often the agent has reported a rank that failed without being killed."""
         return len(re.findall(r"^rank \d+\(\d+\) failed ", self.errors(), re.MULTILINE))
 
     def _ranks(self) -> set[int]:
@@ -254,7 +254,7 @@ def half_written(run: Path) -> list[str]:
     return [path.name for path in places if path.name.startswith(".") or not (path / "manifest.json").exists()]
 
 
-def assert_all_whole(run: Path, at_least: int) -> None:
+def assert_checkpoints_are_undamaged(run: Path, at_least: int) -> None:
     """Every checkpoint can be read, none was ever found damaged, and the newest is of step `at_least` or later."""
     store = Store(run / "checkpoints")
     assert [entry.fault for entry in store.entries(verify=True) if entry.fault] == []
@@ -290,9 +290,9 @@ def assert_same_bits(run: Path, reference: Path) -> None:
 
 
 def assert_same_course(run: Path, reference: Path) -> None:
-    """What must not depend on the ranks: the samples and learning rate of each step, and what was told after which."""
+    """Check what must not depend on the ranks: samples and learning rate of each step, and the lines of metrics."""
     assert _parting(run, reference, ("samples", "lr")) is None
-    assert _told(run) == _told(reference)
+    assert _reported(run) == _reported(reference)
 
 
 def weights(run: Path) -> str:
@@ -306,7 +306,7 @@ def _parting(run: Path, reference: Path, fields: tuple[str, ...]) -> ledger.Dive
     return ledger.compare(first, second, fields).divergence
 
 
-def _told(run: Path) -> list[tuple[Any, ...]]:
+def _reported(run: Path) -> list[tuple[Any, ...]]:
     return [
         tuple(line.get(key) for key in ("kind", "split", "step", "count")) for line in read_lines(run / "metrics.jsonl")
     ]

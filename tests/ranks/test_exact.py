@@ -66,7 +66,7 @@ CUT_WORLDS = {"everything": WORLDS, "batchnorm": (1, 2, 4), "gloo": (2, 3), "com
 
 
 class Runs:
-    """The runs that every world makes, and what lies in them."""
+    """The runs of every world size, and their results."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

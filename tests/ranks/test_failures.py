@@ -52,7 +52,7 @@ def test_a_run_ends_with_one_verdict(tmp_path: Path, torchrun: Ranks, fault: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("setting", "words"), [("auto", "rank 1(2), pid "), ("off", "peer")])
-def test_a_peer_that_is_lost_is_told_from_a_fault(tmp_path: Path, setting: str, words: str) -> None:
+def test_a_lost_peer_is_distinguished_from_a_fault(tmp_path: Path, setting: str, words: str) -> None:
     """No launcher ends the rank that is left: it has noticed in shared memory, or has Gloo's own words."""
     command, variables = misbehave(tmp_path / "digits", "kill", 1, f"distributed.shared_memory={setting}")
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""Nothing is lost: runs that are killed and stopped anywhere, again and again, end like runs nobody has touched."""
+"""Runs that are killed and stopped anywhere, again and again, end like undisturbed runs."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from tests.ranks.killed import (
     Schedule,
     Start,
     Tally,
-    assert_all_whole,
+    assert_checkpoints_are_undamaged,
     assert_every_sample_once,
     assert_same_bits,
     assert_same_course,
@@ -110,7 +110,7 @@ def carry_out(plan: Schedule, runs: Runs, tally: Tally) -> None:
             assert code == _expected(start, hits), run.errors()
             assert run.failed() == 0, run.errors()
         tally.add(f"{plan.mode} start of", f"{start.ranks} rank(s)")
-        assert_all_whole(path, before)
+        assert_checkpoints_are_undamaged(path, before)
     assert_every_sample_once(path)
     assert_same_course(path, runs.reference(plan.mode, 1))
     if plan.has_the_bits_of:
@@ -185,7 +185,7 @@ def stop_once(path: Path, runs: Runs, draw: random.Random, tally: Tally) -> int:
         run.process.send_signal(number)
         code = run.end()
         assert code in (0, PREEMPTED), f"{number.name} after {pause} s: exit code {code}\n{run.errors()}"
-    assert_all_whole(path, before)
+    assert_checkpoints_are_undamaged(path, before)
     status = _status(path)
     assert (status["state"], status["step"]) == ("preempted" if code else "done", newest(path))
     for subject, kind in (("signal", number.name), ("exit code", str(code)), ("start of", f"{start.ranks} rank(s)")):

@@ -195,12 +195,12 @@ def test_a_stop_that_can_not_be_saved_is_a_failure(runs: Runs, whole: Callable[[
     assert_same(runs["full"], whole(2))
 
 
-def test_a_launcher_that_starts_stopped_ranks_anew_does_not_train_on(runs: Runs, torchrun: Ranks) -> None:
+def test_a_launcher_that_restarts_stopped_ranks_does_not_train_on(runs: Runs, torchrun: Ranks) -> None:
     trouble = {"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}
-    done = torchrun(2, "--max_restarts=2", *runs.command("anew"), env=variables(trouble), timeout=120)
+    done = torchrun(2, "--max_restarts=2", *runs.command("restarted"), env=variables(trouble), timeout=120)
     assert done.returncode == 1
-    assert state(runs["anew"]) == ("preempted", True, 3)
-    assert status(runs["anew"])["attempt"] == 1
+    assert state(runs["restarted"]) == ("preempted", True, 3)
+    assert status(runs["restarted"])["attempt"] == 1
 
 
 @pytest.mark.parametrize(

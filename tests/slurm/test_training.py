@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks.killed import assert_all_whole, assert_every_sample_once, assert_same_bits
+from tests.ranks.killed import assert_checkpoints_are_undamaged, assert_every_sample_once, assert_same_bits
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import EVERY, Training
 
@@ -16,7 +16,7 @@ PAUSE = 0.25  # seconds between two steps, so that a fault hits the run
 def assert_undisturbed(run: Path, undisturbed: Path) -> None:
     assert_same_bits(run, undisturbed)
     assert_every_sample_once(run)
-    assert_all_whole(run, at_least=0)
+    assert_checkpoints_are_undamaged(run, at_least=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""Where tests are: `tests/unit` mirrors the source, and no file of tests is too long to read."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+UNIT = ROOT / "tests" / "unit"
+FILES = sorted(path for path in UNIT.rglob("test_*.py") if path.parent != UNIT)
+OF_SEVERAL_MODULES = {
+    "dist_train/test_unusual_networks.py",
+    "dist_train/models/test_lessons.py",
+}
+"""Files of tests that are of more than the module or package they are named after."""
+
+
+def is_named_after_source(test: Path) -> bool:
+    """Whether a module, package or page has the test's name, or the beginning of it, as in `loader_faults`."""
+    folder, name = ROOT / test.parent.relative_to(UNIT), test.stem.removeprefix("test_")
+    sources = [path for path in folder.glob("*") if path.suffix in (".py", ".md") or path.is_dir()]
+    names = {path.stem.lower() for path in (*sources, folder)}
+    return any(name == each or name.startswith(f"{each}_") for each in names)
+
+
+@pytest.mark.parametrize("test", FILES, ids=lambda path: str(path.relative_to(UNIT)))
+def test_a_unit_test_is_named_after_what_it_tests(test: Path) -> None:
+    assert is_named_after_source(test) or str(test.relative_to(UNIT)) in OF_SEVERAL_MODULES
+
+
+@pytest.mark.parametrize("test", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_no_file_of_tests_has_more_than_500_lines(test: Path) -> None:
+    assert len(test.read_text(encoding="utf-8").splitlines()) <= 500

@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
         serialization.load_weights(network, files[name], name)
-    apply_to_process(settings, config.run.deterministic, world.device)
+    apply_to_process(settings, config.is_deterministic, world.device)
     network.to(device=world.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
     use_fast_cpu_layers(network)
     evaluation = evaluate(network, samples, dataset, config.data, settings, world)

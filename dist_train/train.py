@@ -4,7 +4,7 @@ from torch import Tensor
 
 from dist_train.data.batches import Batch
 from dist_train.diagnostics.recorder import Mark, ignore_mark
-from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.world import World
 from dist_train.execution.lazy_dynamo import backward
 from dist_train.optim.lr_schedule import lr_at
@@ -32,11 +32,14 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             the loader `workers`, an image can't be read, or another process has taken the run over.
         NonFiniteError: the loss or a gradient is infinite or NaN.
         SaveError: the last checkpoint could not be written.
+        StopRequested: a rank of several was asked to stop and got no data in time.
     """
     with open_training(config, world, stop or Stop(), command) as run:
         state, schedule = run.state, run.schedule
         if run.is_evaluation_pending() and not run.evaluate():
             return run.save_and_stop()
+        if run.has_new_best:
+            run.save()
         while state.step < schedule.total_steps:
             batch = run.next_batch()
             if batch is None:
@@ -65,7 +68,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
 
 def train_step(
     state: TrainState,
-    reduction: SingleProcess,
+    reduction: GradientReduction,
     batch: Batch,
     config: Config,
     stop_requested: bool = False,

@@ -12,7 +12,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from dist_train.distributed.buffers import BufferSlots
-from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
@@ -27,7 +27,7 @@ _SYNC_BUFFERS = next(
 )
 
 
-class DDPReduction(SingleProcess):
+class DDPReduction(GradientReduction):
     """The mean over ranks, which DistributedDataParallel computes during the backward pass.
 
     The scalars are reduced as the gradient of one more parameter.

@@ -21,8 +21,8 @@ LOSS_SUM, STOP_REQUESTS = range(2)
 _NO_CONTEXT: AbstractContextManager[None] = nullcontext()
 
 
-class SingleProcess:
-    """The gradients of one process, and the base class of the other reductions.
+class GradientReduction:
+    """The base class of the reductions, whose methods do what one process needs.
 
     A step calls `begin`, then for each shard and each micro-batch `record_loss` and the backward pass, then `finish`.
     """
@@ -99,3 +99,7 @@ class SingleProcess:
         counted = self._counted
         loss_sum = counted[0] if len(counted) == 1 else sum(counted, self._false)
         return torch.stack((loss_sum, self._true if self._stop_requested else self._false))
+
+
+class SingleProcess(GradientReduction):
+    """The gradients of one process, which are the mean over the global batch already."""

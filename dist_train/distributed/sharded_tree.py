@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_train.distributed.buffers import BufferSlots
-from dist_train.distributed.reduction import LOSS_SUM, STOP_REQUESTS, SingleProcess
+from dist_train.distributed.reduction import LOSS_SUM, STOP_REQUESTS, GradientReduction
 from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
@@ -19,7 +19,7 @@ _SHARDS = 2
 _TAIL = 3
 
 
-class ShardedTreeReduction(SingleProcess):
+class ShardedTreeReduction(GradientReduction):
     """Sums in one fixed binary tree over the shards of a global batch, whichever ranks compute them.
 
     Rank r of W computes shards [r S/W, (r+1) S/W) one after another and adds them pair by pair. Then ranks whose

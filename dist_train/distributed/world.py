@@ -188,13 +188,6 @@ def restart_may_hang(environ: Mapping[str, str]) -> bool:
     )
 
 
-def count_cores() -> int:
-    """Return the number of cores that this process may use; `DIST_TRAIN_CORES` can lower it."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("DIST_TRAIN_CORES", "")
-    return min(available, int(limit)) if limit.isdecimal() and int(limit) else available
-
-
 def _parse_number(environ: Mapping[str, str], name: str) -> int:
     text = environ[name]
     if not text.isdecimal():

@@ -448,6 +448,11 @@ class Config(Section):
     log: Log = Log()
 
     @property
+    def is_deterministic(self) -> bool:
+        """Whether torch may use deterministic kernels only."""
+        return self.run.deterministic or self.run.reproducible == "bitwise"
+
+    @property
     def shards(self) -> int | None:
         """`distributed.shards` with its default; None if a global batch is not split into virtual ranks."""
         return (self.distributed.shards or 8) if self.run.reproducible == "bitwise" else None

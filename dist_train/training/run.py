@@ -9,7 +9,7 @@ from typing import Any
 from dist_train.checkpoint.saver import Saver
 from dist_train.data import Batch, Dataset, Samples, TrainBatches
 from dist_train.diagnostics.recorder import Recorder
-from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.world import World
 from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import evaluate
@@ -31,7 +31,7 @@ class TrainingRun:
     dataset: Dataset
     schedule: Schedule
     state: TrainState
-    reduction: SingleProcess
+    reduction: GradientReduction
     batches: TrainBatches
     step_results: StepResults
     reporter: Reporter
@@ -49,7 +49,7 @@ class TrainingRun:
         Several ranks learn of a stop together, with the gradients of a step.
 
         Raises:
-            StopRequested: of several ranks, this one waited in vain; the others are in the step already.
+            StopRequested: of several ranks, this one got no data in time; the others are in the step already.
         """
         self.recorder.mark("data", self.state.step)
         if self.world.size == 1 and self.stop.reason is not None:

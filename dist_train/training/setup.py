@@ -1,4 +1,4 @@
-"""Open everything that a training needs, in an order in which all ranks refuse together and nothing is half written."""
+"""Open all parts of a training; all ranks refuse together, and nothing is half written."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, TrainBatches, open_dataset
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
-from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.reduction import GradientReduction, SingleProcess
 from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
@@ -32,7 +32,7 @@ from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config
-from dist_train.system.cpu import keep_freed_memory
+from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
 from dist_train.training.reporter import Reporter, open_reporter
 from dist_train.training.run import TrainingRun
@@ -50,7 +50,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         defer_dynamo_import()
     allocator = keep_freed_memory() if config.distributed.allocator == "auto" else "system"
     directory = RunDir(config.run.dir)
-    # A rank in the place of a lost one continues the run that the lost one has begun.
+    # A restarted rank resumes the run that its predecessor began.
     is_fresh_start = config.run.resume == "never" and not directory.was_begun_before_restart()
     with world.agreement():
         check_ranks(config, world.size)
@@ -63,8 +63,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     memory = open_shared_memory(config.distributed, world)
     settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
     with world.agreement():
-        deterministic = config.run.deterministic or config.run.reproducible == "bitwise"
-        apply_to_process(settings, deterministic, world.device)
+        apply_to_process(settings, config.is_deterministic, world.device)
         state = TrainState(config, network, settings, world, checkpoint)
         check_passes(state.network, dataset.shape, schedule.smallest_pass(world.size))
     moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
@@ -167,7 +166,7 @@ def _build_reduction(
     shape: tuple[int, int, int],
     world: World,
     memory: SharedMemory | None,
-) -> SingleProcess:
+) -> GradientReduction:
     """Compile the network if wanted, and wrap it for this world."""
     model, network = state.network, state.network
     memory = memory if state.settings.shared_memory else None

@@ -16,7 +16,7 @@ from dist_train import train
 from dist_train.data import open_dataset
 from dist_train.data.augment import Preprocessing
 from dist_train.data.batches import Batch, TrainBatches
-from dist_train.distributed.reduction import SingleProcess
+from dist_train.distributed.reduction import GradientReduction, SingleProcess
 from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.world import World
 from dist_train.execution.auto_settings import Convolutions, decide
@@ -121,7 +121,7 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
         state = TrainState(config, network, settings, world)
         fakes.weights = list(state.network.parameters())  # type: ignore[attr-defined]
         kind = ShardedTreeReduction if config.shards else SingleProcess
-        reduction: SingleProcess = kind(state.network, state.network, world)
+        reduction: GradientReduction = kind(state.network, state.network, world)
         for batch in batches:
             state.set_lr(0.1)
             scalars, grad_norm = train.train_step(state, reduction, on_gpu(batch, fakes), config)

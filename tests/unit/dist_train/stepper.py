@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dist_train.checkpoint import resume
 from dist_train.checkpoint.serialization import Files
 from dist_train.data.batches import Batch, Shard
-from dist_train.distributed.reduction import LOSS_SUM, SingleProcess
+from dist_train.distributed.reduction import LOSS_SUM, GradientReduction, SingleProcess
 from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.world import World
 from dist_train.execution.auto_settings import Convolutions, decide
@@ -55,7 +55,7 @@ class Stepper:
         settings = decide(config.train, config.distributed, self.world, Convolutions(10**6, 64, 64), None)
         self.state = TrainState(config, network, settings, self.world, files)
         kind = ShardedTreeReduction if config.shards else SingleProcess
-        self.reduction: SingleProcess = kind(self.state.network, self.state.network, self.world)
+        self.reduction: GradientReduction = kind(self.state.network, self.state.network, self.world)
         self.grad_norm: Tensor | None = None
 
     @property

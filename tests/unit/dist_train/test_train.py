@@ -1,11 +1,15 @@
 """One step: how its gradient is weighted and accumulated, and what it leaves alone."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dist_train import train
+from dist_train.distributed.world import World
 from tests.unit.dist_train.stepper import Stepper, configure, make_batch
 
 BITWISE = ("run.reproducible=bitwise", "distributed.shards=1")
@@ -105,3 +109,13 @@ def test_dampening_starts_after_the_first_scaled_step(tmp_path: Path) -> None:
     for parameter in stepper.network.parameters():
         assert parameter.grad is not None
         assert torch.equal(stepper.state.optimizer.state[parameter]["momentum_buffer"], parameter.grad)
+
+
+def test_the_best_of_an_evaluation_that_an_earlier_start_left_is_saved_before_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Mock(has_new_best=True, state=Mock(step=4), schedule=Mock(total_steps=8), next_batch=lambda: None)
+    monkeypatch.setattr(train, "open_training", lambda *_: nullcontext(run))
+    train.train(configure(tmp_path), World())
+    done = [name for name, *_ in run.method_calls if name in ("evaluate", "save", "save_and_stop")]
+    assert done == ["evaluate", "save", "save_and_stop"]

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dist_train.distributed.world import World, count_cores
+from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.settings.schema import Distributed, Train
+from dist_train.system.cpu import count_cores
 
 # Below both, torch's own convolutions on a CPU are faster than oneDNN's, whose calls cost more. From 16 samples on
 # torch gives its own to NNPACK, which is slower than either. Measured on two cores with AVX-512, five networks.

@@ -21,8 +21,10 @@ def build_optimizer(config: Optim, network: nn.Module) -> Optimizer:
     name, arguments = type(config).__name__, config.arguments()
     # Fused SGD can't begin a momentum that dampens: its first one would have to be the whole gradient.
     is_fused = name in _FUSED and not arguments.get("dampening")
-    arguments["fused" if is_fused else "foreach"] = True
     optimizer_class: type[Optimizer] = getattr(torch.optim, name)
+    way = "fused" if is_fused else "foreach"
+    if way in inspect.signature(optimizer_class).parameters:
+        arguments[way] = True
     optimizer = optimizer_class([p for p in network.parameters() if p.requires_grad], **arguments)
     _begin_momentum(optimizer)
     return optimizer

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """The reporter of a rank that is not the first: it writes how the rank leaves, to its own log."""
+    """Base class; reports for ranks other than 0, which write only how they leave, to their own log."""
 
     def __init__(self, log: RankLog) -> None:
         self._log = log
@@ -254,12 +254,12 @@ def _print_introduction(
         "x".join(map(str, dataset.shape)), len(dataset.classes),
     )  # fmt: skip
     _log.info(
-        "%d rank(s) on %s, global batch %d, at most %d a rank and pass; %s",
+        "%d rank(s) on %s, global batch %d, at most %d samples per rank and pass; %s",
         world.size, world.device.type, schedule.global_batch, schedule.largest_pass(world.size), state.settings,
     )  # fmt: skip
     if world.size > 1:
         _log.info("gradients go between ranks through %s", _describe_reduction(config, state.settings, world))
-    _log.info("%s", allocator)
+    _log.info("allocator: %s", allocator)
     start = "continues at" if state.step else "starts at"
     _log.info("%s %s; %d an epoch", start, _describe_progress(state.step, schedule), schedule.steps_per_epoch)
 

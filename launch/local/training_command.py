@@ -1,12 +1,12 @@
 """Build the command that trains on this machine: number of ranks, command line, environment."""
 
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_train.system.cpu import count_cores
 from launch.arguments import AUTO
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def build_environment(ranks: int | None, environ: Mapping[str, str], runs: int =
         runs: number of parallel runs.
     """
     shared = runs * (ranks or len(find_gpu_files()) or 1)
-    return {"OMP_NUM_THREADS": str(max(1, _count_cores() // shared)), **environ}
+    return {"OMP_NUM_THREADS": str(max(1, count_cores() // shared)), **environ}
 
 
 def resolve_ranks(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:
@@ -61,8 +61,4 @@ def find_gpu_files() -> list[Path]:
 
 def max_ranks() -> int:
     """Return the largest number of ranks that `--nproc` accepts."""
-    return MAX_RANKS_PER_CORE * _count_cores()
-
-
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return MAX_RANKS_PER_CORE * count_cores()

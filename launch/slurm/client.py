@@ -32,6 +32,8 @@ MEANINGS = {
     "some (`squeue --me`), or wait until they end",
     r"temporarily unable to accept|temporarily unavailable|too many jobs|EAGAIN": "the queue is full: it accepts no "
     "more jobs now; try again later, or cancel some of yours (`squeue --me`)",
+    r"Could not establish a configuration source|resolve_ctls": "there is no Slurm controller to be found from here: "
+    "submit on a login node of the cluster",
     r"Unable to contact|Connection refused|Socket timed out|slurm_load_jobs error: Zero Bytes": "the Slurm controller "
     "does not answer: `scontrol ping`; try again later",
     r"[Ii]nvalid job id": "Slurm does not know this job any more",

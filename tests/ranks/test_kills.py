@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dist_train.diagnostics.heartbeat import PHASES
-from dist_train.distributed.world import count_cores
+from dist_train.system.cpu import count_cores
 from dist_train.system.stop_signals import PREEMPTED
 from tests.ranks.killed import (
     EVERY_RANK,

@@ -34,7 +34,7 @@ from benchmarks.compare.peers.options import Options
 from benchmarks.compare.workloads import WORKLOADS
 from dist_train.execution.auto_settings import use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
-from dist_train.system.cpu import keep_freed_memory
+from dist_train.system.allocator import keep_freed_memory
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

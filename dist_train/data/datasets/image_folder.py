@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from dist_train.data.samples import PIECE, Shape
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
-from dist_train.distributed.world import count_cores
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
+from dist_train.system.cpu import count_cores
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

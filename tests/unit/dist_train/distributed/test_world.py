@@ -11,7 +11,6 @@ import torch
 from dist_train.distributed.world import (
     LauncherVariables,
     World,
-    count_cores,
     open_world,
     read_launcher_variables,
     restart_may_hang,
@@ -145,13 +144,6 @@ def test_a_fault_in_an_agreement_ends_every_rank_with_a_traceback(torchrun: Rank
     done = torchrun(2, "-m", "tests.programs.together", str(tmp_path), "fail", timeout=60)
     assert done.returncode == 1
     assert "ZeroDivisionError: a fault of the program" in done.stderr
-
-
-def test_a_scheduler_may_give_fewer_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = count_cores()
-    for given, expected in (("1", 1), ("100000", there), ("", there), ("0", there), ("many", there)):
-        monkeypatch.setenv("DIST_TRAIN_CORES", given)
-        assert count_cores() == expected
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,16 @@ def test_frozen_weights_are_left_out() -> None:
     next(model.parameters()).requires_grad_(False)
     (group,) = build_optimizer(SGD(name="sgd"), model).param_groups
     assert len(group["params"]) == 3
+
+
+class Muon(Optim):
+    """An optimizer of torch with neither a fused nor a foreach kernel."""
+
+    weight_decay: float = 0.1
+
+
+def test_an_optimizer_without_kernels_for_all_parameters_is_built() -> None:
+    matrices = nn.Sequential(nn.Linear(3, 5, bias=False), nn.Linear(5, 2, bias=False))
+    optimizer = build_optimizer(Muon(name="muon", lr=0.02), matrices)
+    assert isinstance(optimizer, torch.optim.Muon)
+    assert optimizer.param_groups[0]["lr"] == 0.02

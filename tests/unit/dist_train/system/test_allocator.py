@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.system.cpu import keep_freed_memory
+from dist_train.system.allocator import keep_freed_memory
 from tests.conftest import Python
 
 HAS_GLIBC = "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "") if "CS_GNU_LIBC_VERSION" in os.confstr_names else False
 PAGES = """
 import resource, sys
-from dist_train.system.cpu import keep_freed_memory
+from dist_train.system.allocator import keep_freed_memory
 print(keep_freed_memory({}) if sys.argv[1] == "auto" else "system")
 def step(): blocks = [b"x" * (24 * 2**20 + number) for number in range(3)]
 step(); step()
@@ -46,7 +46,7 @@ def test_what_a_user_has_chosen_is_left_alone(environ: dict[str, str], expected:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dist_train.system.cpu.ctypes.CDLL", lambda _: object())
+    monkeypatch.setattr("dist_train.system.allocator.ctypes.CDLL", lambda _: object())
     assert keep_freed_memory({}) == "system (not glibc)"
 
 

@@ -100,7 +100,7 @@ def requested(reason: str = "SIGTERM") -> Stop:
 
 
 def test_slow_workers_are_waited_for(tmp_path: Path) -> None:
-    """Over several polls, each of which ends in torch's error of a timeout."""
+    """Over several polls; torch ends each with its error of a timeout."""
     timer, start = open_soon(tmp_path / "gate"), time.monotonic()
     with gated(tmp_path / "gate", Stop()) as pixels:
         assert list(pixels) == [0, 1, 2, 3]

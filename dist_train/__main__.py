@@ -4,7 +4,8 @@
     torchrun --standalone --nproc_per_node=4 -m dist_train configs/digits.yaml [key=value ...]   four ranks
 
 The same command resumes a run that was stopped. Exit codes: 0 done; 1 a failure, with a traceback; 2 an error that you
-can fix, with a message; 4 a loss or gradient that is not finite; 75 stopped by a signal or the time limit.
+can fix, with a message; 4 a loss or gradient that is not finite; 75 stopped by a signal or the time limit; 130
+interrupted by a second Ctrl-C.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     ├── ConfigError      a setting, or a settings file
     ├── DataError        missing or damaged data, or data that do not fit the model
     ├── CheckpointError  a checkpoint that cannot be loaded or does not fit the settings
-    │   └── DamagedError     damaged files; an earlier checkpoint may be intact
+    │   └── DamagedError     damaged files; an earlier checkpoint may be undamaged
     ├── WorldError       launcher variables or devices that do not fit
     ├── LedgerError      a missing ledger
     ├── SlurmError       Slurm is missing, or refuses
@@ -37,7 +37,7 @@ class CheckpointError(UserError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint with missing or changed files; an earlier one may be intact."""
+    """A checkpoint with missing or changed files; an earlier one may be undamaged."""
 
 
 class WorldError(UserError):

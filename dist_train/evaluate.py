@@ -37,7 +37,7 @@ def evaluate(
     samples: Samples,
     dataset: Dataset,
     config: Data,
-    settings: AutoSettings,
+    auto_settings: AutoSettings,
     world: World,
     stop: Stop | None = None,
     mark: Callable[[], None] = lambda: None,
@@ -56,24 +56,24 @@ def evaluate(
     network.eval()
     use_onednn(True)  # evaluation batches are large even if those of the training are small
     try:
-        for batch in eval_batches(samples, dataset, config, world, settings.memory_format, stop):
+        for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
             mark()
-            counts.add(batch.number, _logits(network, batch.images, settings, world), batch.labels)
+            counts.add(batch.number, _logits(network, batch.images, auto_settings, world), batch.labels)
     except StopRequested:
         stop_requests += 1
     network.train()
-    use_onednn(settings.onednn)
+    use_onednn(auto_settings.onednn)
     for tensor in (stop_requests, *counts.tensors()):
         world.sum_(tensor)
     return None if stop_requests else counts.result(samples.split)
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, images: Tensor, settings: AutoSettings, world: World) -> Tensor:
+def _logits(network: nn.Module, images: Tensor, auto_settings: AutoSettings, world: World) -> Tensor:
     """Logits in at least fp32, so that a tie of low precision is a tie in every sum."""
-    if settings.autocast_dtype is None:
+    if auto_settings.autocast_dtype is None:
         return network(images)  # type: ignore[no-any-return]
-    with torch.autocast(world.device.type, settings.autocast_dtype):
+    with torch.autocast(world.device.type, auto_settings.autocast_dtype):
         return network(images).float()  # type: ignore[no-any-return]
 
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = _parse(arguments)
         run = RunDir(options.run)
         if not run.config.exists():
-            raise CheckpointError(f"{run.path}: is no run: it has no config.yaml; give a directory below runs/")
+            raise CheckpointError(f"{run.path}: is not a run: it has no config.yaml; give a directory below runs/")
         config = load_run_config(run.config, options.overrides)
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stderr)
@@ -91,16 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = find(_checkpoint_path(run, options.checkpoint))
         files = serialization.load(place).files
         training = files["training.pt"]
-        settings = AutoSettings.from_dict(training["choices"])
+        auto_settings = AutoSettings.from_dict(training["choices"])
         dataset = open_dataset(config.data, config.run.seed, world)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
         serialization.load_weights(network, files[name], name)
-    apply_to_process(settings, config.is_deterministic, world.device)
-    network.to(device=world.device, memory_format=settings.memory_format)  # type: ignore[call-overload]
+    apply_to_process(auto_settings, config.is_deterministic, world.device)
+    network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
     use_fast_cpu_layers(network)
-    evaluation = evaluate(network, samples, dataset, config.data, settings, world)
+    evaluation = evaluate(network, samples, dataset, config.data, auto_settings, world)
     if world.is_main and evaluation:
         _print(run, place, training["step"], evaluation, options.json)
     world.close()

@@ -214,7 +214,7 @@ class RunDir:
             write_atomically(self.status, json.dumps(status) + "\n")
         except OSError as error:
             if not self._has_warned:
-                _log.warning("%s: can't be written: %s; the run goes on", self.status, error.strerror or error)
+                _log.warning("%s: can't be written: %s; the run continues", self.status, error.strerror or error)
             self._has_warned = True
             return False
         return True
@@ -266,7 +266,7 @@ class RunDir:
         """Return how the run ended for good, if the launcher of this rank has restarted its ranks all the same.
 
         torchrun treats every exit code as a failure, also that of ranks that were asked to stop (`preempted`) or that
-        would fail again (`failed`). None if the run goes on, or on a machine without the run's directory.
+        would fail again (`failed`). None if the run continues, or on a machine without the run's directory.
         """
         status = self._status_of_earlier_ranks() or {}
         # A launcher also stops ranks when another one has failed, which a rank can't know before it has claimed.

@@ -91,7 +91,7 @@ def train_step(
     """
     reduction.begin(stop_requested)
     for shard in batch.shards:
-        has_samples = shard.share > 0
+        has_samples = shard.num_samples > 0
         seed_step(config.run.seed, batch.step, shard.number, shard.images.device)
         weight = reduction.loss_weight(batch.count, has_samples)
         with reduction.shard(has_samples):

@@ -237,7 +237,7 @@ def main() -> None:
     for name in PRELOADED:
         import_module(name)
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
-    assert threads == 1, f"{threads} threads; only the one that forks goes on in a fork, with the locks of all"
+    assert threads == 1, f"{threads} threads; only the one that forks continues in a fork, with the locks of all"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: pytest ends, and so this
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is None:

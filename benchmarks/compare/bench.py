@@ -152,7 +152,7 @@ def _tasks_of(session: Session, options: argparse.Namespace) -> Iterator[Task]:
 
 
 def _fill_cache(session: Session) -> None:
-    """Train a step on each data set: the first run decodes it, and that is no part of a start."""
+    """Train a step on each data set: the first run decodes it, which is not part of a start."""
     for workload in (MNIST, TUTORIAL):
         train(session, workload, 1, "train.max_steps=1")
 

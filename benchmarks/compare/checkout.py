@@ -31,7 +31,7 @@ def open_checkout(root: Path) -> Checkout:
     """A checkout of another version; reads from its `--settings` which names are older.
 
     Raises:
-        UserError: it is no dist-train that runs.
+        UserError: it is not a dist-train that runs.
     """
     root = root.resolve()
     if not (root / "dist_train" / "__main__.py").is_file():

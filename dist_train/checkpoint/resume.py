@@ -139,12 +139,12 @@ class Changes(NamedTuple):
     """Other changes that may change bits of the result."""
 
 
-def describe_changes(files: Files | None, config: Config, settings: AutoSettings, world: World) -> Changes:
+def describe_changes(files: Files | None, config: Config, auto_settings: AutoSettings, world: World) -> Changes:
     """Compare a run with the checkpoint it resumes from; None for a start at step 0."""
     if files is None:
         return Changes([], [])
     changed = [f"{key}: {before} -> {now}" for key, (before, now) in _compare_settings(files, config).items()]
-    return Changes(changed, _changed_bits(files, config, settings, world))
+    return Changes(changed, _changed_bits(files, config, auto_settings, world))
 
 
 def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]]:
@@ -192,18 +192,18 @@ def read_auto_settings(files: Files | None) -> dict[str, Any] | None:
     return dict(files["training.pt"]["choices"]) if files else None
 
 
-def describe_run(config: Config, settings: AutoSettings, world: World) -> dict[str, Any]:
-    """Describe a run for its checkpoints: settings, choices for `auto`, and what the bits depend on."""
+def describe_run(config: Config, auto_settings: AutoSettings, world: World) -> dict[str, Any]:
+    """Describe a run for its checkpoints: settings, the values of `auto`, and what the bits depend on."""
     return {
         "settings": config.model_dump(),
-        "choices": settings.to_dict(),
-        "machine": _describe_machine(config, settings, world),
+        "choices": auto_settings.to_dict(),
+        "machine": _describe_machine(config, auto_settings, world),
     }
 
 
-def _changed_bits(files: Files, config: Config, settings: AutoSettings, world: World) -> list[str]:
+def _changed_bits(files: Files, config: Config, auto_settings: AutoSettings, world: World) -> list[str]:
     """List what has changed since the checkpoint was written and may change bits of the result."""
-    before, now = files["training.pt"]["machine"], _describe_machine(config, settings, world)
+    before, now = files["training.pt"]["machine"], _describe_machine(config, auto_settings, world)
     # A key that the checkpoint lacks is newer than the checkpoint; its value is taken as unchanged.
     changed = [f"{key} {before[key]} -> {value}" for key, value in now.items() if before.get(key, value) != value]
     if "sampler" not in before:
@@ -214,7 +214,7 @@ def _changed_bits(files: Files, config: Config, settings: AutoSettings, world: W
     return changed
 
 
-def _describe_machine(config: Config, settings: AutoSettings, world: World) -> dict[str, Any]:
+def _describe_machine(config: Config, auto_settings: AutoSettings, world: World) -> dict[str, Any]:
     return {
         "torch": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -222,13 +222,13 @@ def _describe_machine(config: Config, settings: AutoSettings, world: World) -> d
         # Where there are shards, the ranks that compute them may be any number.
         "world_size": world.size if config.shards is None else None,
         "shards": config.shards,
-        "threads": settings.threads,
-        "channels_last": settings.channels_last,
-        "onednn": settings.onednn,
+        "threads": auto_settings.threads,
+        "channels_last": auto_settings.channels_last,
+        "onednn": auto_settings.onednn,
         "compile": config.train.compile,
         "compile_mode": config.train.compile_mode,
-        "compression": "none" if settings.shared_memory else config.distributed.compression,
+        "compression": "none" if auto_settings.shared_memory else config.distributed.compression,
         # With two ranks too: equal sums at other addresses, by which the norm and the update round.
-        "shared_memory": settings.shared_memory if config.shards is None else None,
+        "shared_memory": auto_settings.shared_memory if config.shards is None else None,
         "sampler": "feistel",
     }

@@ -39,19 +39,19 @@ must not depend on the step at which a process started."""
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The samples of one rank, real or virtual, in one step."""
+    """The samples of one shard in one step."""
 
     images: Tensor
     """Float of torch's default dtype, [B, C, H, W], augmented and normalised, on the rank's device."""
     labels: Tensor
     """int64 [B], on the rank's device."""
-    share: int
+    num_samples: int
     """Samples that count: B, or 0 for placeholders, which must have weight 0. A rank without samples takes part in the
     backward pass and needs a batch that BatchNorm accepts."""
     number: int
     """Number of the shard in the global batch, from 0: the rank, if each rank has one shard."""
     indices: Tensor
-    """int64 [share], on the CPU: numbers of the samples in the files' training split."""
+    """int64 [num_samples], on the CPU: numbers of the samples in the files' training split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +151,9 @@ class TrainBatches:
 
     def _cut(self, part: BatchSlice, images: Tensor) -> Iterator[Batch]:
         shards = self._shards(part, images)
-        wholes = torch.split(self._samples.numbers(part.whole), part.count)
-        for step, whole in enumerate(wholes, start=part.step):
-            yield Batch(tuple(islice(shards, len(part.parts))), part.count, step, part.epoch, whole)
+        numbers_of_steps = torch.split(self._samples.numbers(part.global_positions), part.count)
+        for step, numbers in enumerate(numbers_of_steps, start=part.step):
+            yield Batch(tuple(islice(shards, len(part.parts))), part.count, step, part.epoch, numbers)
 
     def _shards(self, part: BatchSlice, images: Tensor) -> Iterator[Shard]:
         """Yield the shards of all batches of a slice, prepared together."""
@@ -165,9 +165,9 @@ class TrainBatches:
         sizes = part.sizes * part.steps
         cuts = zip(_align(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
         first = self._world.rank * len(part.parts)
-        for (number, share), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
+        for (number, num_samples), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
             shard_images, shard_labels, indices = cut
-            yield Shard(shard_images, shard_labels, share, number, indices if share else indices[:0])
+            yield Shard(shard_images, shard_labels, num_samples, number, indices if num_samples else indices[:0])
 
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""

@@ -117,10 +117,10 @@ def _verify(entry: CacheEntry, source: SplitSource) -> None:
     directory = entry.directory
     time.sleep(TICK)
     identities = _read_identities(directory)  # before they are read: a change meanwhile is not recorded as verified
-    if not _is_intact(directory):
+    if not _is_undamaged(directory):
         with entry.lock():
             _repair(directory, source.read)
-    elif _is_intact(directory, "labels.i64"):
+    elif _is_undamaged(directory, "labels.i64"):
         with contextlib.suppress(DataError), entry.lock():  # a cache that can't be written is read at each start
             _write_json(directory / "checked.json", identities)
 
@@ -147,7 +147,9 @@ def _load(directory: Path) -> LazySplit | None:
     if not _has_size(images, meta["count"] * _count_pixels(meta)):
         _warn_damaged(images)
         return None
-    if not _has_size(labels, meta["count"] * 8) or not (_is_verified(directory) or _is_intact(directory, labels.name)):
+    if not _has_size(labels, meta["count"] * 8) or not (
+        _is_verified(directory) or _is_undamaged(directory, labels.name)
+    ):
         _warn_damaged(labels)
         return None
     return _map(directory, meta)
@@ -213,7 +215,7 @@ def _repair(directory: Path, read: Callable[[], DecodedSplit]) -> None:
     In place, because other ranks have mapped the file already: they see the repaired images, and read none before all
     ranks, this one included, have opened the data set.
     """
-    if _is_intact(directory):
+    if _is_undamaged(directory):
         return
     _warn_damaged(directory / "images.u8")
     decoded = read()
@@ -229,7 +231,7 @@ def _warn_damaged(path: Path) -> None:
     _log.warning("%s is damaged and will be written again", path)
 
 
-def _is_intact(directory: Path, name: str = "images.u8") -> bool:
+def _is_undamaged(directory: Path, name: str = "images.u8") -> bool:
     meta = _read_json(directory / "meta.json")
     return meta is not None and _hash_file(directory / name) == meta["sha256"][name]
 

@@ -100,7 +100,7 @@ def _choose_loader(config: Data, contents: dict[str, LazySplit]) -> Loader:
         return config.loader
     size, available = _count_bytes(contents), memory.host_bytes()
     loader: Loader = "in_memory" if size <= available // 2 else "workers"
-    _log.info("data.loader auto is %s: %.2f GB of images, %.1f GB of memory", loader, size / 1e9, available / 1e9)
+    _log.info("data.loader auto is %s: %.1f MB of images, %.0f MB of memory", loader, size / 1e6, available / 1e6)
     return loader
 
 

@@ -26,8 +26,8 @@ class BatchSlice:
     """int64 [steps * sum(sizes)]: the samples to read, batch after batch, and in each batch shard after shard."""
     parts: list[int]
     """Samples of a batch in each of this rank's shards; 0 where it has fewer samples than shards."""
-    whole: Tensor
-    """int64 [steps * count], the positions of the whole global batches."""
+    global_positions: Tensor
+    """int64 [steps * count], the positions of all samples of the global batches."""
     count: int
     """Samples in each global batch."""
     step: int

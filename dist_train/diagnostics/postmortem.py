@@ -39,7 +39,7 @@ def postmortem(run: Path) -> tuple[str, int]:
 def _read_status(run: Path) -> dict[str, Any]:
     status = RunDir(run).read_status()
     if status is None or any(not isinstance(status.get(name), kind) for name, kind in _STATUS_TYPES.items()):
-        raise ConfigError(f"{run}: is no run: it has no complete status.json; give a directory below runs/")
+        raise ConfigError(f"{run}: is not a run: it has no complete status.json; give a directory below runs/")
     return {**status, "state": "running" if status["state"] == "dead" else status["state"]}
 
 

@@ -187,14 +187,14 @@ def measure_convolutions(network: nn.Module, shape: tuple[int, int, int]) -> lis
     return found
 
 
-def apply_to_process(settings: AutoSettings, deterministic: bool, device: torch.device) -> None:
+def apply_to_process(auto_settings: AutoSettings, deterministic: bool, device: torch.device) -> None:
     """Set what torch keeps per process: threads, oneDNN, TF32 and deterministic mode."""
-    torch.set_num_threads(settings.threads)
-    use_onednn(settings.onednn)
+    torch.set_num_threads(auto_settings.threads)
+    use_onednn(auto_settings.onednn)
     if device.type == "cuda":
         # fp32 means fp32: by default cuDNN's convolutions drop 13 bits of the mantissa. Both flags by the older of
         # torch's two interfaces, which the newer one follows: after a use of both, torch refuses to answer.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = auto_settings.precision == "tf32"
     if deterministic:
         if device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses this mode without it

@@ -64,8 +64,8 @@ def _begin_momentum(optimizer: Optimizer) -> None:
     """Start the momentum of fused SGD at zero, which gives the same first step.
 
     The fused kernel needs a momentum of every parameter as soon as one has it, and a parameter may have its first
-    gradient later than others. If a gradient scaler skips the first step, the kernel would go on with memory that was
-    never written.
+    gradient later than others. If a gradient scaler skips the first step, the kernel would read memory that was never
+    written.
     """
     for group in optimizer.param_groups if isinstance(optimizer, SGD) else ():
         for parameter in group["params"] if group["fused"] and group["momentum"] else ():

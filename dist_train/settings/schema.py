@@ -454,7 +454,7 @@ class Config(Section):
 
     @property
     def shards(self) -> int | None:
-        """`distributed.shards` with its default; None if a global batch is not split into virtual ranks."""
+        """`distributed.shards` with its default; None if each rank has one shard."""
         return (self.distributed.shards or 8) if self.run.reproducible == "bitwise" else None
 
 

@@ -52,7 +52,7 @@ class AppendFile:
         # A log may be such a file itself and receive this line: it must not warn about that again.
         has_warned, self._has_warned = self._has_warned, True
         if not has_warned:
-            _log.warning("%s: can't be written: %s; the run goes on", self.path, error.strerror)
+            _log.warning("%s: can't be written: %s; the run continues", self.path, error.strerror)
 
 
 def read_lines_backward(path: Path) -> Iterator[bytes]:

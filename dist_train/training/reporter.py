@@ -70,7 +70,7 @@ class Reporter:
 
     def report_failure(self) -> None:
         """Report that the run can't continue and the process is about to end; called from another thread."""
-        self._log.write_line("leaves: the run can't go on, `dist-train postmortem` says why")
+        self._log.write_line("leaves: the run can't continue, `dist-train postmortem` says why")
 
 
 class MainReporter(Reporter):
@@ -166,7 +166,7 @@ class MainReporter(Reporter):
         super().report_stop(reason)
         self.write_status("preempted", resumable=True)
         _log.info(
-            "%s: stopped by %s after %s and saved; the same command goes on",
+            "%s: stopped by %s after %s and saved; the same command continues",
             self._name, reason or "another rank", _describe_progress(self._state.step, self._schedule),
         )  # fmt: skip
 
@@ -236,7 +236,7 @@ def _record_ending(reporter: MainReporter, state: TrainState, run: RunDir) -> It
     except BaseException as error:
         reporter.write_status("failed", resumable=not isinstance(error, UserError | NonFiniteError))
         if isinstance(error, KeyboardInterrupt):
-            _log.info("interrupted after step %d; the same command goes on from the newest checkpoint", state.step)
+            _log.info("interrupted after step %d; the same command continues from the newest checkpoint", state.step)
         raise
     finally:
         reporter.close()
@@ -255,10 +255,10 @@ def _print_introduction(
     )  # fmt: skip
     _log.info(
         "%d rank(s) on %s, global batch %d, at most %d samples per rank and pass; %s",
-        world.size, world.device.type, schedule.global_batch, schedule.largest_pass(world.size), state.settings,
+        world.size, world.device.type, schedule.global_batch, schedule.largest_pass(world.size), state.auto_settings,
     )  # fmt: skip
     if world.size > 1:
-        _log.info("gradients go between ranks through %s", _describe_reduction(config, state.settings, world))
+        _log.info("gradients go between ranks through %s", _describe_reduction(config, state.auto_settings, world))
     _log.info("allocator: %s", allocator)
     start = "continues at" if state.step else "starts at"
     _log.info("%s %s; %d an epoch", start, _describe_progress(state.step, schedule), schedule.steps_per_epoch)
@@ -271,10 +271,10 @@ def _describe_progress(step: int, schedule: Schedule) -> str:
     return f"step {step}{end}"
 
 
-def _describe_reduction(config: Config, settings: AutoSettings, world: World) -> str:
+def _describe_reduction(config: Config, auto_settings: AutoSettings, world: World) -> str:
     """How gradients go between ranks, and in which type."""
     compression = config.distributed.compression
-    if not settings.shared_memory:
+    if not auto_settings.shared_memory:
         return str(world.backend) if compression == "none" else f"{world.backend}, as {compression}"
     return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
 
@@ -292,7 +292,7 @@ def _describe_environment(world: World, state: TrainState, allocator: str) -> di
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "backend": world.backend,
         "world_size": world.size,
-        "choices": state.settings.to_dict(),
+        "choices": state.auto_settings.to_dict(),
         "host": {"allocator": allocator},
     }
 

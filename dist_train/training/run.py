@@ -140,9 +140,15 @@ class TrainingRun:
         with state.window.stopped_clock():
             state.broadcast_buffers()
             evaluation = evaluate(
-                state.evaluated_network, samples, self.dataset, self.config.data, state.settings, self.world, self.stop,
+                state.evaluated_network,
+                samples,
+                self.dataset,
+                self.config.data,
+                state.auto_settings,
+                self.world,
+                self.stop,
                 mark=lambda: self.recorder.mark("evaluate", state.step),
-            )  # fmt: skip
+            )
             if evaluation:
                 self.reporter.write_evaluation(state.step, evaluation)
         return evaluation

@@ -61,10 +61,10 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             directory.check_usable(is_fresh_start)
     checkpoint = resume.load(config, directory, world, is_fresh_start)
     memory = open_shared_memory(config.distributed, world)
-    settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
+    auto_settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
     with world.agreement():
-        apply_to_process(settings, config.is_deterministic, world.device)
-        state = TrainState(config, network, settings, world, checkpoint)
+        apply_to_process(auto_settings, config.is_deterministic, world.device)
+        state = TrainState(config, network, auto_settings, world, checkpoint)
         check_passes(state.network, dataset.shape, schedule.smallest_pass(world.size))
     moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
@@ -75,7 +75,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         _open_saver(config, directory, reporter) as saver,
         _open_batches(config, dataset, state, schedule, world, stop) as batches,
     ):
-        reporter.report_start(moved_aside, resume.describe_changes(checkpoint, config, settings, world))
+        reporter.report_start(moved_aside, resume.describe_changes(checkpoint, config, auto_settings, world))
         recorder.call_before_exit(reporter.report_failure)
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
@@ -86,7 +86,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         state.window.start_clock()
         yield TrainingRun(
             config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
-            saver, stop, about=resume.describe_run(config, settings, world),
+            saver, stop, about=resume.describe_run(config, auto_settings, world),
         )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _open_batches(
         world,
         start_step=state.step,
         stop_step=schedule.total_steps,
-        memory_format=state.settings.memory_format,
+        memory_format=state.auto_settings.memory_format,
         shards=config.shards,
         stop=stop,
     )
@@ -169,7 +169,7 @@ def _build_reduction(
 ) -> GradientReduction:
     """Compile the network if wanted, and wrap it for this world."""
     model, network = state.network, state.network
-    memory = memory if state.settings.shared_memory else None
+    memory = memory if state.auto_settings.shared_memory else None
     if config.train.compile == "model":
         from dist_train.execution.compile import CompiledModel
 
@@ -181,7 +181,9 @@ def _build_reduction(
     # A graph is compiled for the shape of the training's own batches. Without one, two samples are enough: the fewest
     # that batch normalisation takes.
     samples = max(2, schedule.largest_pass(world.size)) if config.train.compile == "model" else 2
-    images = torch.zeros(samples, *shape, device=world.device).contiguous(memory_format=state.settings.memory_format)
+    images = torch.zeros(samples, *shape, device=world.device).contiguous(
+        memory_format=state.auto_settings.memory_format
+    )
     seed_step(config.run.seed, 0, 0, world.device)  # a network may draw which parameters take part in a pass
     with state.autocast():
         return DDPReduction(model, network, world, images, memory, config.distributed.compression)

@@ -27,7 +27,12 @@ class TrainState:
     """
 
     def __init__(
-        self, config: Config, network: nn.Module, settings: AutoSettings, world: World, checkpoint: Files | None = None
+        self,
+        config: Config,
+        network: nn.Module,
+        auto_settings: AutoSettings,
+        world: World,
+        checkpoint: Files | None = None,
     ) -> None:
         """Move `network` to this rank's device, and continue from `checkpoint` if there is one.
 
@@ -35,11 +40,11 @@ class TrainState:
             ConfigError: a setting does not go with the device or the network.
             CheckpointError: the checkpoint is of another network or optimizer.
         """
-        self.settings = settings
-        self.network = move_network(network, config.train, settings.memory_format, world)
+        self.auto_settings = auto_settings
+        self.network = move_network(network, config.train, auto_settings.memory_format, world)
         use_fast_cpu_layers(self.network)
         self.optimizer = build_optimizer(config.optim, self.network)
-        self.scaler = torch.amp.GradScaler(world.device.type) if settings.precision == "fp16" else None
+        self.scaler = torch.amp.GradScaler(world.device.type) if auto_settings.precision == "fp16" else None
         self.average = None
         if config.train.ema_decay is not None:
             self.average = ParameterAverage(self.network, config.train.ema_decay)
@@ -64,7 +69,7 @@ class TrainState:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context of a forward pass in the precision of this run."""
-        dtype = self.settings.autocast_dtype
+        dtype = self.auto_settings.autocast_dtype
         return nullcontext() if dtype is None else torch.autocast(self._world.device.type, dtype)
 
     def scale(self, loss: Tensor) -> Tensor:

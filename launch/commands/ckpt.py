@@ -72,5 +72,5 @@ def _prune(store: "Store", keep_last: int) -> int:
 def _format_row(entry: "CheckpointInfo", is_verified: bool) -> str:
     when = datetime.fromtimestamp(entry.time).astimezone().isoformat(" ", timespec="seconds")
     links = f"  {' '.join(entry.links)}" if entry.links else ""
-    result = f"  {entry.fault or 'whole'}" if is_verified else ""
+    result = f"  {entry.fault or 'undamaged'}" if is_verified else ""
     return f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{result}"

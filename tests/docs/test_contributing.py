@@ -14,7 +14,7 @@ from tests.conftest import ROOT, Python
 
 ADDITION = re.compile(r"^## (Add .*?)\n.*?```diff\n(.*?)```.*?```sh\n(.*?)```", re.DOTALL | re.MULTILINE)
 ADDITIONS = ADDITION.findall((ROOT / "CONTRIBUTING.md").read_text())
-EXPECTED = {"Add a command": "runs/digits: 0.0 MB", "Add a check of the settings": "a mirrored digit is no digit"}
+EXPECTED = {"Add a command": "runs/digits: 0.0 MB", "Add a check of the settings": "a mirrored digit is not a digit"}
 
 
 def apply(diff: str, tree: Path) -> list[str]:

@@ -63,7 +63,7 @@ def refuse(world: World) -> dict[str, Any]:
 
 
 def fail(world: World) -> dict[str, Any]:
-    """An error that is no refusal: the other ranks are in the agreement and must not wait for ever."""
+    """An error that is not a refusal: the other ranks are in the agreement and must not wait for ever."""
     with world.agreement():
         if world.rank == 1:
             raise ZeroDivisionError("a fault of the program")

@@ -169,7 +169,7 @@ class Run:
         return True
 
     def _hang(self) -> AssertionError:
-        """What to say of a run that goes on for too long: where each rank is, with the stacks that SIGABRT prints."""
+        """What to say of a run that takes too long: where each rank is, with the stacks that SIGABRT prints."""
         beats = {
             rank: (beat.phase, beat.step) for rank, beat in read_heartbeats(self.directory / "diagnostics").items()
         }

@@ -169,7 +169,7 @@ def test_gradients_may_go_another_way(runs: Runs, ranks: int) -> None:
     assert runs.weights("compressed", ranks) != runs.weights("gloo", ranks)
     first = {
         name: runs.first_loss(name, ranks) for name in ("gloo", "compressed")
-    }  # it is no gradient, and not rounded
+    }  # it is not a gradient, and not rounded
     assert first["compressed"] == pytest.approx(first["gloo"], rel=1e-6)
     assert [runs.shares(name, ranks) for name in ("everything", "gloo", "compressed")] == [True, False, False]
 

@@ -150,7 +150,7 @@ def test_stopped_runs_can_go_on(runs: Runs) -> None:
 
 
 def stop_often(runs: Runs, times: int, tally: Tally) -> None:
-    """Stop run after run; each goes on until it is done, and is then held against an undisturbed one."""
+    """Stop run after run; each continues until it is done, and is then held against an undisturbed one."""
     draw, path = random.Random(times), runs.new()  # noqa: S311
     for _ in range(times):
         if stop_once(path, runs, draw, tally) == 0:

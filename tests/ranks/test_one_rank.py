@@ -24,7 +24,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_one_rank_of_the_agent_trains_the_same_bits_as_a_process(tmp_path: Path, config: Path, python: Python) -> None:
-    """So that a run may go on either way."""
+    """So that a run may continue either way."""
     settings = ("train.max_steps=4", "train.max_grad_norm=0.1", "log.weights_every_steps=1", "distributed.backend=gloo")
     for name, options in (("process", []), ("agent", ["--max-restarts", "1"])):
         command = ("-m", "launch", "train", str(config), *settings, f"run.dir={tmp_path / name}", "--nproc", "1")

@@ -213,7 +213,7 @@ class TestResume:
         for _ in range(2):
             done = python(*command(directory, "fork", f"run.resume={source}"))
             assert done.returncode == 0, done.stderr
-            shutil.rmtree(source, ignore_errors=True)  # the second start goes on from the run's own
+            shutil.rmtree(source, ignore_errors=True)  # the second start continues from the run's own
         assert "nothing left to do" in done.stdout
         steps = [line["step"] for line in read_lines(directory / "fork" / "metrics.jsonl") if line["kind"] == "train"]
         assert steps == [STEPS]

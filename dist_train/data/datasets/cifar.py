@@ -102,7 +102,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
     try:
         content = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
-        raise _damage_error(path, f"it is no readable pickle: {error}") from error
+        raise _damage_error(path, f"it is not a readable pickle: {error}") from error
     if not isinstance(content, dict):
         raise _damage_error(path, "it holds no dictionary")
     return content

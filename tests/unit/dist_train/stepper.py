@@ -31,18 +31,18 @@ def configure(tmp_path: Path, *overrides: str) -> Config:
     return load_config(path, ["optim.lr=0.1", *overrides])
 
 
-def make_batch(size: int, share: int | None = None, count: int | None = None, step: int = 0) -> Batch:
+def make_batch(size: int, num_samples: int | None = None, count: int | None = None, step: int = 0) -> Batch:
     """A batch of one shard, of random images that depend on `size` alone.
 
     Args:
-        share: how many of its samples count; default: all.
+        num_samples: how many of its samples count; default: all.
         count: samples of the global batch; default: those of the shard.
     """
     generator = torch.Generator().manual_seed(size)
     images = torch.randn(size, *SHAPE, generator=generator)
     labels = torch.randint(0, CLASSES, (size,), generator=generator)
-    share = size if share is None else share
-    shard = Shard(images, labels, share, number=0, indices=torch.arange(share))
+    num_samples = size if num_samples is None else num_samples
+    shard = Shard(images, labels, num_samples, number=0, indices=torch.arange(num_samples))
     return Batch((shard,), count or size, step=step, epoch=0, samples=torch.arange(count or size))
 
 
@@ -78,7 +78,7 @@ class Stepper:
 
     def files(self, steps_per_epoch: int = 1) -> Files:
         """What a checkpoint of this moment holds."""
-        about = resume.describe_run(self.config, self.state.settings, self.world)
+        about = resume.describe_run(self.config, self.state.auto_settings, self.world)
         return self.state.checkpoint_files(steps_per_epoch, about)
 
     def tensors(self) -> dict[str, Tensor]:

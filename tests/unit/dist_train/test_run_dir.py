@@ -140,7 +140,7 @@ def test_a_disk_that_takes_no_status_is_reported_once(
             for step in (2, 3):
                 run.write_status("running", step, 0, resumable=True)
         assert [record.getMessage() for record in caplog.records] == [
-            f"{run.status}: can't be written: No space left on device; the run goes on"
+            f"{run.status}: can't be written: No space left on device; the run continues"
         ]
         assert json.loads(run.status.read_text())["step"] == 1
         assert not list(run.path.glob(".status.json*"))

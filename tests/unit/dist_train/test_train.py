@@ -34,7 +34,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> N
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_share_weighs_by_the_global_batch(tmp_path: Path) -> None:
+def test_a_shard_weighs_by_the_global_batch(tmp_path: Path) -> None:
     """DDP averages over ranks, so a rank's gradient is ranks / samples of its sum."""
     alone, third = Stepper(configure(tmp_path)), Stepper(configure(tmp_path))
     third.reduction.averaged_over = 3
@@ -46,7 +46,7 @@ def test_a_share_weighs_by_the_global_batch(tmp_path: Path) -> None:
 
 def test_a_placeholder_weighs_nothing(tmp_path: Path) -> None:
     stepper = Stepper(configure(tmp_path))
-    assert stepper.step(make_batch(2, share=0, count=1)) == 0
+    assert stepper.step(make_batch(2, num_samples=0, count=1)) == 0
     assert all((gradient == 0).all() for gradient in stepper.gradients())
 
 

@@ -113,7 +113,7 @@ def test_a_planned_row_without_result_is_not_passed(
     assert [(row.name, row.outcome, row.note) for row in rows] == [("first", "passed", ""), ("second", outcome, note)]
     deadline = time.monotonic() + 5
     while is_running(b"sleep 61.25 "):
-        assert time.monotonic() < deadline, "what the part had started goes on"
+        assert time.monotonic() < deadline, "what the part had started continues"
         time.sleep(0.05)
 
 

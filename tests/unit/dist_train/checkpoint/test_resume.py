@@ -22,7 +22,7 @@ from tests.unit.dist_train.stepper import Stepper, configure
 
 def save(config: Config, run: RunDir, *steps: int) -> None:
     training = Stepper(config).state
-    about = resume.describe_run(config, training.settings, World())
+    about = resume.describe_run(config, training.auto_settings, World())
     with Saver(Store(run.checkpoints), keep_last=9, asynchronous=False) as saver:
         for training.step in steps:
             saver.save(training.step, training.checkpoint_files(1, about))
@@ -126,7 +126,7 @@ def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(t
 )
 def test_sums_in_another_order_are_named(tmp_path: Path, ranks: int, overrides: list[str], expected: list[str]) -> None:
     config, world = configure(tmp_path, *overrides), World(size=ranks, local_size=ranks)
-    now = Stepper(config).state.settings
+    now = Stepper(config).state.auto_settings
     files = {"training.pt": resume.describe_run(config, replace(now, shared_memory=True), world)}
     assert resume.describe_changes(files, config, now, world).bits == expected
     assert resume.describe_changes(files, config, replace(now, shared_memory=True), world).bits == []
@@ -134,7 +134,7 @@ def test_sums_in_another_order_are_named(tmp_path: Path, ranks: int, overrides: 
 
 def test_a_key_that_a_checkpoint_lacks_is_no_change(tmp_path: Path) -> None:
     config, world = configure(tmp_path), World(size=4, local_size=4)
-    choices = Stepper(config).state.settings
+    choices = Stepper(config).state.auto_settings
     files = {"training.pt": resume.describe_run(config, choices, world)}
     del files["training.pt"]["machine"]["shared_memory"]
     assert resume.describe_changes(files, config, choices, world).bits == []
@@ -143,7 +143,7 @@ def test_a_key_that_a_checkpoint_lacks_is_no_change(tmp_path: Path) -> None:
 def test_a_checkpoint_of_an_earlier_version_is_named_once(tmp_path: Path) -> None:
     """Its order of samples was another; the next checkpoint has the key."""
     config, world = configure(tmp_path), World()
-    choices = Stepper(config).state.settings
+    choices = Stepper(config).state.auto_settings
     files = {"training.pt": resume.describe_run(config, choices, world)}
     assert resume.describe_changes(files, config, choices, world).bits == []
     del files["training.pt"]["machine"]["sampler"]

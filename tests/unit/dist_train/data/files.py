@@ -36,7 +36,7 @@ class Trained:
 
     images: torch.Tensor
     labels: torch.Tensor
-    share: int
+    num_samples: int
     indices: torch.Tensor
     count: int
     step: int
@@ -45,7 +45,7 @@ class Trained:
 
 def flat(batch: Batch) -> Trained:
     (shard,) = batch.shards
-    return Trained(shard.images, shard.labels, shard.share, shard.indices, batch.count, batch.step, batch.epoch)
+    return Trained(shard.images, shard.labels, shard.num_samples, shard.indices, batch.count, batch.step, batch.epoch)
 
 
 def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Trained]:

@@ -44,7 +44,12 @@ def test_loaders_give_the_same_batches(settings: Settings, root: Path, size: int
 def assert_equal(found: list[Trained], expected: list[Trained]) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert (one.share, one.count, one.step, one.epoch) == (other.share, other.count, other.step, other.epoch)
+        assert (one.num_samples, one.count, one.step, one.epoch) == (
+            other.num_samples,
+            other.count,
+            other.step,
+            other.epoch,
+        )
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.indices, other.indices)
@@ -106,7 +111,7 @@ def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_form
     assert torch.equal(one.samples, other.samples)
     assert len(one.shards) == len(other.shards)
     for found, expected in zip(one.shards, other.shards, strict=True):
-        assert (found.number, found.share) == (expected.number, expected.share)
+        assert (found.number, found.num_samples) == (expected.number, expected.num_samples)
         assert found.images.data_ptr() % 64 == expected.images.data_ptr() % 64 == 0  # as torch allocates
         assert found.images.is_contiguous(memory_format=memory_format)
         assert found.images.stride() == expected.images.stride()
@@ -153,11 +158,11 @@ def test_ranks_share_the_batch_of_a_single_one(settings: Settings, root: Path, w
     whole = trained(dataset, config, World(), 0, 6)
     ranks = [trained(dataset, config, World(rank=rank, size=4), 0, 6) for rank in range(4)]
     for alone, *shares in zip(whole, *ranks, strict=True):
-        assert torch.equal(torch.cat([batch.images[: batch.share] for batch in shares]), alone.images)
-        assert torch.equal(torch.cat([batch.labels[: batch.share] for batch in shares]), alone.labels)
+        assert torch.equal(torch.cat([batch.images[: batch.num_samples] for batch in shares]), alone.images)
+        assert torch.equal(torch.cat([batch.labels[: batch.num_samples] for batch in shares]), alone.labels)
         assert torch.equal(torch.cat([batch.indices for batch in shares]), alone.indices)
         assert torch.equal(dataset.train.labels[alone.indices], alone.labels)
-        assert {batch.count for batch in shares} == {alone.count} == {alone.share}
+        assert {batch.count for batch in shares} == {alone.count} == {alone.num_samples}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -168,7 +173,7 @@ def test_a_rank_without_samples_gets_placeholders(settings: Settings, root: Path
     dataset = opened(config)
     real = trained(dataset, config, World(rank=0, size=2), 0, 2)[1]
     empty = trained(dataset, config, World(rank=1, size=2), 0, 2)[1]
-    assert (real.share, real.count, empty.share, empty.count) == (1, 1, 0, 1)
+    assert (real.num_samples, real.count, empty.num_samples, empty.count) == (1, 1, 0, 1)
     assert len(empty.indices) == 0
     assert torch.equal(empty.images, real.images.repeat(2, 1, 1, 1))
     assert torch.equal(empty.labels, real.labels.repeat(2))

@@ -83,7 +83,7 @@ def test_slices_differ_by_at_most_one(length: int, global_batch: int, size: int)
         assert counts[0] >= 1
         assert {part.count for part in slices} == {sum(counts)}
         whole = [i for part in slices for i in own_positions(part)]
-        assert {tuple(part.whole.tolist()) for part in slices} == {tuple(whole)}
+        assert {tuple(part.global_positions.tolist()) for part in slices} == {tuple(whole)}
         assert all(own_positions(part) or part.positions.tolist() == (whole * 2)[:2] for part in slices)
 
 
@@ -106,7 +106,7 @@ def test_slices_of_several_batches_are_those_of_each(
 
 
 def cut_by_step(part: BatchSlice) -> list[object]:
-    read, whole = (torch.split(found, len(found) // part.steps) for found in (part.positions, part.whole))
+    read, whole = (torch.split(found, len(found) // part.steps) for found in (part.positions, part.global_positions))
     assert all(len(positions) == sum(part.sizes) for positions in read)
     steps = range(part.step, part.step + part.steps)
     return [
@@ -145,7 +145,7 @@ def test_is_a_batch_sampler() -> None:
 def test_a_slice_without_samples_reads_placeholders() -> None:
     """The first two samples of the global batch, or its only one twice."""
     (two,) = sampler(2, 2, size=3, rank=2).slices()
-    assert (two.parts, two.sizes, two.positions.tolist()) == ([0], [2], two.whole.tolist())
+    assert (two.parts, two.sizes, two.positions.tolist()) == ([0], [2], two.global_positions.tolist())
     (one,) = sampler(1, 1, size=2, rank=1).slices()
     assert (one.parts, one.sizes, one.positions.tolist()) == ([0], [2], [0, 0])
 

@@ -78,5 +78,5 @@ def test_postmortem_of_what_was_refused_or_is_elsewhere(run: Path) -> None:
 
 
 def test_postmortem_of_no_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="is not a run"):
         postmortem(tmp_path)

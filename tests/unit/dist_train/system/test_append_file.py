@@ -45,7 +45,7 @@ def test_what_cannot_be_written_is_written_later(
     lines.write("fourth\n")
     assert path.read_text() == "old\nfirst\nsecon"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: can't be written: No space left on device; the run goes on"
+        f"{path}: can't be written: No space left on device; the run continues"
     ]
     disk.room = 1000
     lines.write("")

@@ -5,8 +5,8 @@ from dist_train.training.micro_batches import micro_batches
 from tests.unit.dist_train.stepper import make_batch
 
 
-def sizes(size: int, train: Train, share: int | None = None) -> list[tuple[int, int, bool]]:
-    shard = make_batch(size, share=share, count=size).shards[0]
+def sizes(size: int, train: Train, num_samples: int | None = None) -> list[tuple[int, int, bool]]:
+    shard = make_batch(size, num_samples=num_samples, count=size).shards[0]
     return [(len(images), len(labels), is_last) for images, labels, is_last in micro_batches(shard, train)]
 
 
@@ -17,6 +17,6 @@ def test_parts_are_at_most_as_large_as_asked_for() -> None:
 
 
 def test_synchronised_statistics_see_no_placeholder() -> None:
-    assert sizes(2, Train(sync_batchnorm=True), share=0) == [(0, 0, True)]
+    assert sizes(2, Train(sync_batchnorm=True), num_samples=0) == [(0, 0, True)]
     assert sizes(2, Train(sync_batchnorm=True)) == [(2, 2, True)]
-    assert sizes(2, Train(), share=0) == [(2, 2, True)]
+    assert sizes(2, Train(), num_samples=0) == [(2, 2, True)]

@@ -1,4 +1,4 @@
-"""What rank 0 writes of a run while it goes on."""
+"""What rank 0 writes of a run while it runs."""
 
 from pathlib import Path
 from unittest.mock import Mock

@@ -29,7 +29,9 @@ def test_ckpt_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.CaptureFi
     assert (store.directory / "latest").readlink() == Path("step_00000002")
 
 
-def test_prune_keeps_what_is_left_where_nothing_is_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_keeps_what_is_left_where_nothing_is_undamaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = leave_checkpoints(tmp_path, 1, 2)
     for step in (1, 2):
         (store.path(step) / "manifest.json").write_text("[]")

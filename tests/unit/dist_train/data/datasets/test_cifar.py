@@ -53,7 +53,7 @@ def test_bad_cifar_batches(settings: Settings, root: Path, content: bytes, compl
 def test_truncated_cifar_batch(settings: Settings, root: Path) -> None:
     path = write_cifar(root) / "test_batch"
     path.write_bytes(path.read_bytes()[:-100])
-    assert refusal(settings("cifar10")).startswith(f"{path}: it is no readable pickle")
+    assert refusal(settings("cifar10")).startswith(f"{path}: it is not a readable pickle")
 
 
 class _Bomb:

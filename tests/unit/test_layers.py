@@ -28,7 +28,10 @@ LAYERS = (
 WITHOUT_TORCH = (
     *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.run_dir", "dist_train.elastic.agent"),
     *("dist_train.settings", "dist_train.diagnostics"),
-    *(f"dist_train.system.{name}" for name in ("allocator", "append_file", "cpu", "exit", "process", "stop_signals")),
+    *(
+        f"dist_train.system.{name}"
+        for name in ("allocator", "append_file", "cpu", "escape", "exit", "process", "read_file", "stop_signals")
+    ),
     *("dist_train.checkpoint.store",),
     *(f"dist_train.monitoring.{name}" for name in ("ledger", "metrics", "tensorboard")),
 )

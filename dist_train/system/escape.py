@@ -1,0 +1,27 @@
+"""Show text that others wrote, such as class names and file names, on a terminal and in logs."""
+
+import re
+import unicodedata
+
+_HARMLESS = re.compile(r"[ -~]*")
+
+
+def escape(text: object, limit: int = 500) -> str:
+    """Make a text safe to show on one line: no control, format or surrogate characters, at most `limit` long.
+
+    Those characters can move the cursor, change colours, reverse the order of letters or forge a line; each is replaced
+    by its Python escape, e.g. a newline by `\\n`.
+    """
+    shown = str(text)
+    if len(shown) > limit:
+        shown = f"{shown[: limit // 2]}...{shown[len(shown) - limit // 2 :]}"
+    if _HARMLESS.fullmatch(shown):
+        return shown
+    return "".join(_escape_character(character) for character in shown)
+
+
+def _escape_character(character: str) -> str:
+    # Cc control, Cf format (bidirectional marks), Cs surrogate, Co private, Cn unassigned, Zl and Zp line separators.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
+        return character.encode("unicode_escape").decode("ascii")
+    return character

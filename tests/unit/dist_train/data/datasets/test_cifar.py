@@ -32,8 +32,8 @@ def test_cifar_batches(
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "no readable pickle"),
-        (b"\x80\x04garbage", "no readable pickle"),
+        (b"", "not a readable pickle"),
+        (b"\x80\x04garbage", "not a readable pickle"),
         (pickle.dumps([1, 2]), "holds no dictionary"),
         (pickle.dumps({"labels": [1]}), "no rows of 3072 bytes"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}), "no list of 2 numbers"),

@@ -4,7 +4,8 @@
     ├── ConfigError      a setting, or a settings file
     ├── DataError        missing or damaged data, or data that do not fit the model
     ├── CheckpointError  a checkpoint that cannot be loaded or does not fit the settings
-    │   └── DamagedError     damaged files; an earlier checkpoint may be undamaged
+    │   ├── DamagedError     damaged files; an earlier checkpoint may be undamaged
+    │   └── UnreadableError  files that can't be read now, as on a disk with errors
     ├── WorldError       launcher variables or devices that do not fit
     ├── LedgerError      a missing ledger
     ├── SlurmError       Slurm is missing, or refuses
@@ -38,6 +39,10 @@ class CheckpointError(UserError):
 
 class DamagedError(CheckpointError):
     """A checkpoint with missing or changed files; an earlier one may be undamaged."""
+
+
+class UnreadableError(CheckpointError):
+    """A checkpoint that is there and can't be read now; whether it is damaged is not known."""
 
 
 class WorldError(UserError):

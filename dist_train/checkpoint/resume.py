@@ -166,7 +166,7 @@ def set_aside_damaged(run: RunDir, step: int) -> None:
         CheckpointError: another process saved in the run's directory between `load` and the claim.
     """
     own = Store(run.checkpoints)
-    for later in reversed(own.steps()):
+    for later in reversed(own.list_steps()):
         if later == step:
             return
         try:
@@ -175,8 +175,8 @@ def set_aside_damaged(run: RunDir, step: int) -> None:
             _quarantine(own, later, str(error))
         else:
             raise CheckpointError(
-                f"run.dir {run.path}: another process has trained there meanwhile, to step {later}; run the same "
-                "command again"
+                f"run.dir {run.path}: the checkpoint of step {later} has come, or was repaired, since this start has "
+                "looked; run the same command again"
             )
 
 

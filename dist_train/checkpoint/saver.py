@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from dist_train.checkpoint.serialization import encode, not_finite, shorten, weights_sha256
 from dist_train.checkpoint.store import Store
+from dist_train.errors import UnreadableError
 from dist_train.system.openmp import use_one_thread
 
 _log = logging.getLogger(__name__)
@@ -21,22 +22,32 @@ class Saver:
     """
 
     def __init__(
-        self, target: Store, *, keep_last: int, asynchronous: bool, check: Callable[[], None] = lambda: None
+        self,
+        target: Store,
+        *,
+        keep_last: int,
+        asynchronous: bool,
+        check: Callable[[], None] = lambda: None,
+        saved: Callable[[int], None] = lambda _: None,
     ) -> None:
         """
         Args:
             keep_last: number of the newest checkpoints to keep.
             check: called right before a checkpoint gets its name; raises if another process has taken over the run.
+            saved: called with the step of each checkpoint that was saved, in the thread.
         """
         self.last_failed: str | None = None
         """Why the last finished save failed; None if it succeeded."""
-        self._store, self._keep_last, self._check = target, keep_last, check
+        self._links_failed: str | None = None
+        self._links: dict[str, int] = {}
+        self._store, self._keep_last, self._check, self._saved = target, keep_last, check, saved
         self._thread = ThreadPoolExecutor(1, "checkpoint", use_one_thread) if asynchronous else None
         self._running: Future[None] | None = None
 
     def repair_links(self, best_step: int | None) -> None:
-        """Repair the links `latest` and `best` after a crash between a save and its links."""
+        """Repair the links `latest` and `best`, and remove leftovers, after a crash in a save."""
         try:
+            self._store.clear_leftovers()
             self._store.repair_links(best_step)
         except OSError as error:
             _log.warning("%s: links can't be repaired: %s", self._store.directory, error.strerror or error)
@@ -60,9 +71,11 @@ class Saver:
             running.result()
 
     def finish(self) -> str | None:
-        """Wait for the last save; return why it failed, None if it succeeded."""
+        """Wait for the last save; return what of it failed, None if all is on disk."""
         self.wait()
-        return self.last_failed
+        if self.last_failed:
+            return f"{self.last_failed}. It was the last one; the same command trains again what it held"
+        return self._links_failed
 
     def close(self) -> None:
         """Wait for the last save, and end the thread."""
@@ -86,16 +99,29 @@ class Saver:
             _log.warning("the last save failed too: %s", later)  # the run ends by the earlier error
 
     def _save(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None) -> None:
-        self.last_failed = self._write(step, files, link)
+        self.last_failed = self._write(step, files)
         if self.last_failed:
             _log.warning("%s. The run continues; earlier checkpoints stay", self.last_failed)
             return
-        try:
-            self._store.prune(self._keep_last)
-        except OSError as error:
-            _log.warning("%s: old checkpoints can't be removed: %s", self._store.directory, error.strerror or error)
+        self._saved(step)
+        # What fails from here on fails no save. A link that could not be changed is tried again with the next save.
+        self._links |= {"latest": step} | ({link: step} if link else {})
+        self._links_failed = self._try(
+            lambda: self._store.point(self._links), "the links to checkpoints can't be changed"
+        )
+        self._try(lambda: self._store.prune(self._keep_last), "old checkpoints can't be removed")
 
-    def _write(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None) -> str | None:
+    def _try(self, change: Callable[[], None], fault: str) -> str | None:
+        """Make a change; return and log why it failed, None if it succeeded."""
+        try:
+            change()
+        except OSError as error:
+            reason = f"{self._store.directory}: {fault}: {error.strerror or error}"
+            _log.warning("%s", reason)
+            return reason
+        return None
+
+    def _write(self, step: int, files: Mapping[str, Mapping[str, Any]]) -> str | None:
         """Write a checkpoint; return why it was not written, None if it was."""
         path = self._store.path(step)
         for name in set(files) - {"training.pt"}:
@@ -103,7 +129,9 @@ class Saver:
                 return f"{path}: was not saved: {name} has values that are not finite: {shorten(broken)}"
         encoded = {name: encode(content) for name, content in files.items()}
         try:
-            self._store.save(step, encoded, weights_sha256(files["model.pt"]), link, self._check)
+            self._store.save(step, encoded, weights_sha256(files["model.pt"]), self._check)
         except OSError as error:
             return f"{path}: was not saved: {error.strerror or error}"
+        except UnreadableError as error:
+            return f"{path}: was not saved again: {error}"
         return None

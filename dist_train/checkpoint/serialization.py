@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_train.checkpoint import store
+from dist_train.checkpoint.reader import read
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.models import rename_old_parameters
 
@@ -108,7 +108,7 @@ def load(path: Path) -> LoadedCheckpoint:
         DamagedError: it is not what was written, or holds more than tensors and plain types.
         CheckpointError: another program wrote it.
     """
-    stored = store.read(path)
+    stored = read(path)
     try:
         files = decode_files(stored.files)
         weights = weights_sha256(files["model.pt"])

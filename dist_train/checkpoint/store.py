@@ -15,29 +15,20 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dist_train.errors import CheckpointError, DamagedError
+from dist_train.checkpoint.reader import NAME, explain_unreadable, fault, try_again
+from dist_train.errors import CheckpointError, DamagedError, UnreadableError
 
 RESERVE = 16 * 2**20  # bytes that a save leaves free, for metrics and logs
 
-_NAME = re.compile(r"step_(\d{8,})")
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StoredCheckpoint:
-    """The content of a checkpoint, verified by its manifest."""
-
-    step: int
-    weights_sha256: str
-    files: dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -51,6 +42,8 @@ class CheckpointInfo:
     links: tuple[str, ...]
     fault: str | None
     """What is damaged; None if nothing is, or if it was not verified."""
+    unreadable: str | None = None
+    """Why it can't be read now; None if it can."""
 
 
 class Store:
@@ -65,19 +58,36 @@ class Store:
         return self.directory / f"step_{step:08d}"
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, ascending; none of them verified."""
-        if not self.directory.is_dir():
+        """The steps of all checkpoints, ascending; none of them verified.
+
+        Raises:
+            OSError: the directory is there, but can't be listed now.
+        """
+        try:
+            return try_again(self._list_steps)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        names = [_NAME.fullmatch(entry.name) for entry in self.directory.iterdir()]
-        return sorted(int(name[1]) for name in names if name and _is_directory(self.directory / name[0]))
+
+    def _list_steps(self) -> list[int]:
+        with os.scandir(self.directory) as entries:
+            names = [NAME.fullmatch(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return sorted(int(name[1]) for name in names if name)
+
+    def list_steps(self) -> list[int]:
+        """The steps of all checkpoints, as `steps`; raises UnreadableError if the directory can't be listed now."""
+        try:
+            return self.steps()
+        except OSError as error:
+            raise explain_unreadable(self.directory, error) from error
 
     def newest(self, load: Callable[[Path], _T]) -> tuple[_T | None, dict[int, DamagedError]]:
         """Load the newest undamaged checkpoint; return it and the errors of the damaged ones after it.
 
-        Other errors of `load` end the search: an older checkpoint would have them too.
+        Other errors of `load` end the search: an older checkpoint would have them too, and one that can't be read now
+        is not to be passed over.
         """
         faults: dict[int, DamagedError] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(self.list_steps()):
             try:
                 return load(self.path(step)), faults
             except DamagedError as error:
@@ -89,10 +99,9 @@ class Store:
         step: int,
         files: Mapping[str, bytes],
         weights_sha256: str,
-        link: str | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> Path:
-        """Write the checkpoint of `step` and point `latest` and `link` at it; an undamaged one that exists is kept.
+        """Write the checkpoint of `step`; an undamaged one that exists is kept.
 
         Args:
             files: content of each file by its name; `model.pt` and `training.pt` among them.
@@ -101,15 +110,20 @@ class Store:
 
         Raises:
             OSError: the disk is full, read-only or broken. Earlier checkpoints stay, and no incomplete one.
+            UnreadableError: a checkpoint of `step` exists and can't be read now.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._clear()
+        self.clear_leftovers()
         if not self._is_saved(step):
             self._write(step, files, weights_sha256, check)
-        for name in ("latest", *([link] if link else [])):
-            _point(self.directory / name, self.path(step).name)
-        _sync(self.directory)
         return self.path(step)
+
+    def point(self, links: Mapping[str, int]) -> None:
+        """Let each link lead to the checkpoint of its step, as far as it does not; raises OSError."""
+        for name, step in links.items():
+            if _linked_step(self.directory / name) != step:
+                _point(self.directory / name, self.path(step).name)
+        _sync(self.directory)
 
     def prune(self, keep_last: int) -> None:
         """Remove all but the newest `keep_last` and the linked ones, and the leftovers of a killed save.
@@ -124,7 +138,7 @@ class Store:
             if path not in kept and path.resolve(strict=True) not in linked:
                 # A kill in the middle of the removal must not leave what looks like a checkpoint.
                 path.rename(path.with_name(f".{path.name}.old"))
-        self._clear()
+        self.clear_leftovers()
 
     def repair_links(self, best_step: int | None) -> None:
         """Repair `latest` and `best` after a crash between a save and its links; a newer best stays.
@@ -157,31 +171,35 @@ class Store:
         return path
 
     def entries(self, verify: bool) -> list[CheckpointInfo]:
-        """Describe all checkpoints, the oldest first; `verify` reads every byte."""
+        """Describe all checkpoints, the oldest first; `verify` reads every byte. Raises UnreadableError."""
+        steps = self.list_steps()
         links = {link.name: _linked_step(link) for link in self._links()}
-        return [self._entry(step, links, verify) for step in self.steps()]
+        return [self._entry(step, links, verify) for step in steps]
 
     def _entry(self, step: int, links: dict[str, int], verify: bool) -> CheckpointInfo:
-        path = self.path(step)
-        files = [file.stat() for file in path.iterdir()]
-        return CheckpointInfo(
-            step=step,
-            bytes=sum(file.st_size for file in files),
-            time=max((file.st_mtime for file in files), default=path.stat().st_mtime),
-            links=tuple(sorted(name for name, linked in links.items() if linked == step)),
-            fault=fault(path) if verify else None,
-        )
+        path, damage, unreadable = self.path(step), None, None
+        names = tuple(sorted(name for name, linked in links.items() if linked == step))
+        try:
+            files = [file.stat() for file in path.iterdir()]
+            written = max((file.st_mtime for file in files), default=path.stat().st_mtime)
+            damage = fault(path) if verify else None
+        except OSError as error:
+            return CheckpointInfo(step, 0, 0.0, names, None, str(explain_unreadable(path, error)))
+        except UnreadableError as error:
+            unreadable = str(error)
+        return CheckpointInfo(step, sum(file.st_size for file in files), written, names, damage, unreadable)
 
     def _links(self) -> list[Path]:
         """The links to checkpoints, such as `latest` and `best`."""
         return [path for path in self.directory.glob("[!.]*") if path.is_symlink()]
 
-    def _clear(self) -> None:
+    def clear_leftovers(self) -> None:
         """Remove the hidden leftovers of interrupted saves and removals, as far as possible."""
         for entry in list(self.directory.glob(".*")):
             if entry.is_symlink():
-                entry.unlink()
-            elif _NAME.match(entry.name, 1):
+                with suppress(OSError):
+                    entry.unlink()
+            elif NAME.match(entry.name, 1):
                 shutil.rmtree(entry, ignore_errors=True)
 
     def _is_saved(self, step: int) -> bool:
@@ -203,7 +221,10 @@ class Store:
         except Exception:
             shutil.rmtree(aside, ignore_errors=True)  # on a full disk others wait for the space
             raise
-        _sync(self.directory)
+        try:
+            _sync(self.directory)
+        except OSError as error:
+            _log.warning("%s: is saved, but may not survive a power cut: %s", self.path(step), error.strerror or error)
 
     def _check_space(self, needed: int) -> None:
         usage = shutil.disk_usage(self.directory)
@@ -221,59 +242,14 @@ def find(path: Path) -> Path:
 
     Raises:
         CheckpointError: there is no checkpoint.
+        UnreadableError: a directory can't be listed now.
     """
     for directory in (path, path / "checkpoints"):
-        if (directory / "manifest.json").exists() or (_NAME.fullmatch(directory.name) and directory.is_dir()):
+        if os.path.lexists(directory / "manifest.json") or (NAME.fullmatch(directory.name) and directory.is_dir()):
             return directory
-        if newest := Store(directory).steps():
+        if newest := Store(directory).list_steps():
             return Store(directory).path(newest[-1])
     raise CheckpointError(f"{path}: no checkpoint there; give a run's directory or one of its checkpoints/step_*")
-
-
-def read(checkpoint: Path) -> StoredCheckpoint:
-    """Read a checkpoint; verify each file by the manifest, and the manifest by the directory's name.
-
-    Raises:
-        DamagedError: a file is missing or differs from what was written.
-    """
-    try:
-        step, weights_sha256, about = _manifest(checkpoint)
-        files = {name: (checkpoint / name).read_bytes() for name in about}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{checkpoint}: does not load: {error}") from error
-    if missing := {"model.pt", "training.pt"} - set(files):
-        raise DamagedError(f"{checkpoint}: does not load: it has no {' and no '.join(sorted(missing))}")
-    for name, (sha256, size) in about.items():
-        _check_file(checkpoint / name, files[name], sha256, size)
-    named = _NAME.fullmatch(checkpoint.resolve().name)
-    if named and int(named[1]) != step:
-        raise DamagedError(f"{checkpoint}: does not load: its manifest is of step {step}")
-    return StoredCheckpoint(step, weights_sha256, files)
-
-
-def fault(checkpoint: Path) -> str | None:
-    """Describe the damage of a checkpoint; None if there is none."""
-    try:
-        read(checkpoint)
-    except DamagedError as error:
-        return str(error)
-    return None
-
-
-def _manifest(checkpoint: Path) -> tuple[int, str, dict[str, tuple[str, int]]]:
-    """Step, hash of the weights, and (SHA-256, bytes) of each file; raises ValueError and others if it is none."""
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    files = {str(name): (str(file["sha256"]), int(file["bytes"])) for name, file in manifest["files"].items()}
-    if outside := [name for name in files if Path(name).name != name]:
-        raise ValueError(f"its manifest names files outside of it: {', '.join(outside)}")
-    return int(manifest["step"]), str(manifest["weights_sha256"]), files
-
-
-def _check_file(path: Path, content: bytes, sha256: str, size: int) -> None:
-    if len(content) != size:
-        raise DamagedError(f"{path}: is damaged, it has {len(content)} bytes and {size} were written")
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedError(f"{path}: is damaged, its SHA-256 is not that of the manifest")
 
 
 def _write_directory(aside: Path, step: int, files: Mapping[str, bytes], weights_sha256: str) -> None:
@@ -315,7 +291,7 @@ def _point(link: Path, target: str) -> None:
 
 def _linked_step(link: Path) -> int:
     """The step of the checkpoint that a link leads to; -1 if there is none."""
-    name = _NAME.fullmatch(str(link.readlink())) if link.is_symlink() and link.exists() else None
+    name = NAME.fullmatch(str(link.readlink())) if link.is_symlink() and link.exists() else None
     return int(name[1]) if name else -1
 
 

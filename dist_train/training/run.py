@@ -166,7 +166,7 @@ class TrainingRun:
         """Wait until the last checkpoint is on disk, and fail on every rank if it is not."""
         fault = (self.saver.finish() or "").encode() if self.world.is_main else None
         if found := self.world.broadcast_bytes(fault).decode():
-            raise SaveError(f"{found}. It was the last one; the same command trains again what it held")
+            raise SaveError(found)
 
     def _non_finite_error(self, result: StepResult) -> NonFiniteError:
         # A gradient alone does not show which rank it came from, and on a GPU the newest losses are of a later step.

@@ -8,7 +8,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from dist_train.checkpoint.store import Store, read
+from dist_train.checkpoint.reader import read
+from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.monitoring import ledger
 from dist_train.run_dir import RunDir

@@ -32,7 +32,7 @@ WITHOUT_TORCH = (
         f"dist_train.system.{name}"
         for name in ("allocator", "append_file", "cpu", "escape", "exit", "process", "read_file", "stop_signals")
     ),
-    *("dist_train.checkpoint.store",),
+    *("dist_train.checkpoint.reader", "dist_train.checkpoint.store"),
     *(f"dist_train.monitoring.{name}" for name in ("ledger", "metrics", "tensorboard")),
 )
 """Modules, and packages with all their modules, that import no torch at their top: a wrong key is answered at once."""

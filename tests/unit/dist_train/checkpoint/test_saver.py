@@ -65,7 +65,7 @@ def test_a_full_disk_is_told_of_and_the_next_save_tries_again(
         assert saver.last_failed == f"{tmp_path / 'step_00000002'}: was not saved: No space left on device"
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
         assert "step_00000002: was not saved: No space left on device. The run continues" in caplog.text
-        assert saver.finish() == saver.last_failed
+        assert saver.finish() == f"{saver.last_failed}. It was the last one; the same command trains again what it held"
         saver.save(3, content(3))
         assert saver.finish() is None
     assert Store(tmp_path).steps() == [1, 3]
@@ -119,5 +119,28 @@ def test_a_removal_that_fails_is_told_of_and_fails_no_save(
     assert "old checkpoints can't be removed: No space left on device" in caplog.text
 
 
-def full(*_: Any) -> int:
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_link_that_fails_is_no_failed_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, asynchronous: bool
+) -> None:
+    saved: list[int] = []
+    with Saver(Store(tmp_path), keep_last=1, asynchronous=asynchronous, saved=saved.append) as saver:
+        saver.save(1, content(1))
+        saver.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "symlink", full)
+            saver.save(2, content(2), "best")
+            saver.wait()
+            assert saver.last_failed is None
+            assert saver.finish() == f"{tmp_path}: the links to checkpoints can't be changed: No space left on device"
+        assert "was not saved" not in caplog.text
+        assert Store(tmp_path).steps() == [1, 2], "the link still leads to the first"
+        saver.save(3, content(3))
+        assert saver.finish() is None
+    assert saved == [1, 2, 3]
+    assert [(tmp_path / link).readlink().name for link in ("latest", "best")] == ["step_00000003", "step_00000002"]
+    assert Store(tmp_path).steps() == [2, 3], "old ones are removed as before"
+
+
+def full(*_: Any, **__: Any) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

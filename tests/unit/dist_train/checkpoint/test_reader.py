@@ -123,7 +123,7 @@ def failing(real: Callable[..., object], wanted: str, number: int, times: int) -
 def test_what_is_no_file_is_damage_and_nothing_waits_for_it(tmp_path: Path, name: str, kind: str) -> None:
     path = save(tmp_path, 1) / name
     path.unlink()
-    make = {
+    make: dict[str, Callable[[], None]] = {
         "directory": path.mkdir,
         "pipe": lambda: os.mkfifo(path),
         "socket": lambda: os.mknod(path, 0o140644),

@@ -33,7 +33,7 @@ def test_a_checkpoint_that_came_meanwhile_is_not_overlooked(tmp_path: Path) -> N
     resume.set_aside_damaged(run, step=0)
     save(config, run, 4)
     resume.set_aside_damaged(run, step=4)
-    with pytest.raises(CheckpointError, match=r"trained there meanwhile, to step 4"):
+    with pytest.raises(CheckpointError, match=r"the checkpoint of step 4 has come"):
         resume.set_aside_damaged(run, step=2)
 
 

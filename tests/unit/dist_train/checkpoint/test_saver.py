@@ -132,7 +132,7 @@ def test_a_link_that_fails_is_no_failed_save(
             saver.save(2, content(2), "best")
             saver.wait()
             assert saver.last_failed is None
-            assert saver.finish() == f"{tmp_path}: the links to checkpoints can't be changed: No space left on device"
+            assert saver.finish() == f"{tmp_path}: the links can't be changed: No space left on device"
         assert "was not saved" not in caplog.text
         assert Store(tmp_path).steps() == [1, 2], "the link still leads to the first"
         saver.save(3, content(3))

@@ -16,6 +16,7 @@ from dist_train.checkpoint import reader
 from dist_train.checkpoint.reader import read
 from dist_train.checkpoint.store import RESERVE, Store, find
 from dist_train.errors import CheckpointError, ConfigError, UnreadableError
+from dist_train.system.read_file import read_bytes
 
 
 def content(step: int) -> dict[str, bytes]:
@@ -402,7 +403,7 @@ def test_one_that_cannot_be_read_is_listed_and_never_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, 1, 2)
-    real = reader.read_bytes
+    real = read_bytes
 
     def broken(path: Path, *limit: int) -> bytes:
         if path.parent.name == "step_00000002":

@@ -106,9 +106,7 @@ class Saver:
         self._saved(step)
         # What fails from here on fails no save. A link that could not be changed is tried again with the next save.
         self._links |= {"latest": step} | ({link: step} if link else {})
-        self._links_failed = self._try(
-            lambda: self._store.point(self._links), "the links to checkpoints can't be changed"
-        )
+        self._links_failed = self._try(lambda: self._store.point(self._links), "the links can't be changed")
         self._try(lambda: self._store.prune(self._keep_last), "old checkpoints can't be removed")
 
     def _try(self, change: Callable[[], None], fault: str) -> str | None:

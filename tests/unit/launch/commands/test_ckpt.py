@@ -12,6 +12,7 @@ def leave_checkpoints(run: Path, *steps: int) -> Store:
     store = Store(run / "checkpoints")
     for step in steps:
         store.save(step, {"model.pt": b"weights", "training.pt": b"state"}, "ab" * 32)
+        store.point({"latest": step})
     return store
 
 

@@ -245,12 +245,12 @@ def _completed(process: "subprocess.Popen[str] | Command", timeout: float) -> "s
 
 def _end(process: "subprocess.Popen[str] | Command") -> tuple[str, str]:
     """End a process with all that it has started; torchrun's workers lead sessions of their own."""
-    family = _descendants(process.pid)
+    family = descendants_of(process.pid)
     process.terminate()
     try:
         output, errors = process.communicate(timeout=10)
     except subprocess.TimeoutExpired:
-        family |= _descendants(process.pid)
+        family |= descendants_of(process.pid)
         process.kill()
         _kill(family)
         return process.communicate()
@@ -258,9 +258,9 @@ def _end(process: "subprocess.Popen[str] | Command") -> tuple[str, str]:
     return output, errors
 
 
-def _descendants(pid: int) -> set[int]:
+def descendants_of(pid: int) -> set[int]:
     children = children_of(pid)
-    return children.union(*(_descendants(child) for child in children))
+    return children.union(*(descendants_of(child) for child in children))
 
 
 def _kill(pids: set[int]) -> None:

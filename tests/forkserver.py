@@ -36,14 +36,15 @@ class ForkServer:
 
     Args:
         environ: variables of the process, and of all commands that are given no others.
+        wrapper: a command that starts the process, such as `setpriv ...`.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], wrapper: Sequence[str] = ()) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # OpenBLAS starts threads when numpy is imported, and a process has to fork before it has threads.
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [*wrapper, sys.executable, __file__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 cwd=ROOT,
                 env={**environ, "OPENBLAS_NUM_THREADS": "1"},
@@ -152,7 +153,7 @@ class Command:
                 if rank.poll() and kill_at == math.inf:
                     kill_at = time.monotonic() + GRACE
                     self.terminate()
-        out, errors = (b"".join(printed).decode() for printed in self._printed.values())
+        out, errors = (b"".join(printed).decode(errors="replace") for printed in self._printed.values())
         return out, errors
 
     def _read(self, pipe: int) -> None:
@@ -163,12 +164,12 @@ class Command:
             os.close(pipe)
 
     def terminate(self) -> None:
-        self._send(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     def kill(self) -> None:
-        self._send(signal.SIGKILL)
+        self.send(signal.SIGKILL)
 
-    def _send(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         for rank in self._ranks:
             rank.send_signal(number)
 

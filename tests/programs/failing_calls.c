@@ -2,7 +2,7 @@
 
    FAILING_PATH   text that the path of a call contains; without this variable nothing happens
    FAILING_CALL   the kind of call: create (an open that can write), mkdir, rename, unlink (also rmdir), link (also
-                  symlink), write, sync, truncate; open (to read), read, list, stat; or change: all that come before open
+                  symlink), write, sync, truncate; open (to read), read, list, stat; or change: all that come before open; or all
    FAILING_AT     number of the call, from 1
    FAILING_COUNT  how many calls fail from there on; by default 1
    FAILING_WITH   an errno, or minus a signal that the process is sent before the call
@@ -58,6 +58,8 @@ static int is_armed(void)
 static int is_wanted(const char *call)
 {
     static const char *const reading[] = {"open", "read", "list", "stat"};
+    if (!strcmp(kind, "all"))
+        return 1;
     if (strcmp(kind, "change"))
         return !strcmp(kind, call);
     for (int i = 0; i < 4; i++)

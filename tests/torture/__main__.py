@@ -13,7 +13,7 @@ from importlib import import_module
 from tests.torture.bench import Bench
 from tests.torture.cases import KINDS, Case, Fault
 
-GENERATORS = ("settings", "values", "run_dirs", "checkpoints", "kills", "races")
+GENERATORS = ("settings", "values", "run_dirs", "checkpoints", "failing_calls", "kills", "races")
 SHOWN = 3  # cases of one cause
 
 
@@ -39,20 +39,22 @@ def find_faults(cases: Sequence[Case], bench: Bench, workers: int) -> Iterator[t
                 yield case, faults
 
 
-def torture(generator: str, seed: int, limit: int | None, name: str | None = None) -> int:
+def torture(generator: str, bench: Bench, seed: int, limit: int | None, name: str | None = None) -> int:
     """Run a generator and print each cause with its first cases, and the counts; returns the number of faults."""
     begun, workers = time.monotonic(), getattr(import_module(f"tests.torture.{generator}"), "WORKERS", 1)
     counts: Counter[str] = Counter()
     causes: Counter[str] = Counter()
-    with Bench() as bench:
-        cases = choose(generator, bench, seed, limit, name)
-        for case, faults in find_faults(cases, bench, workers):
-            for fault in faults:
-                counts[fault.kind] += 1
-                causes[fault.signature] += 1
-                if causes[fault.signature] <= SHOWN:
-                    command = ["python", "-m", "tests.torture", generator, "--seed", str(seed), "--case", case.name]
-                    print(f"\n{fault.kind}: {generator}: {case.name}\n{fault.text}\nto repeat: {shlex.join(command)}")
+    cases = choose(generator, bench, seed, limit, name)
+    for case, faults in find_faults(cases, bench, workers):
+        for fault in faults:
+            counts[fault.kind] += 1
+            causes[fault.signature] += 1
+            if causes[fault.signature] <= SHOWN:
+                command = ["python", "-m", "tests.torture", generator, "--seed", str(seed), "--case", case.name]
+                print(
+                    f"\n{fault.kind}: {generator}: {case.name}\n{fault.text}\nto repeat: {shlex.join(command)}",
+                    flush=True,
+                )
     for cause, number in causes.most_common():
         print(f"{number:>6} times {cause}")
     found = ", ".join(f"{counts[kind]} {plural}" for kind, plural in KINDS.items())
@@ -66,18 +68,22 @@ def main() -> int:
     parser.add_argument("generators", nargs="*", metavar="GENERATOR", help=f"of {', '.join(GENERATORS)}; default: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--limit", type=int, help="cases of each generator; 0: all; default: so many as take 20 minutes"
+        "--limit", type=int, help="cases of each generator; 0: all; default: as many as take 20 minutes"
     )
     parser.add_argument("--case", metavar="NAME", help="only this one")
     options = parser.parse_args()
-    if unknown := set(options.generators) - set(GENERATORS):
+    chosen = options.generators or GENERATORS
+    if unknown := set(chosen) - set(GENERATORS):
         parser.error(f"no generator {', '.join(unknown)}; choose from {', '.join(GENERATORS)}")
-    total = 0
-    for generator in options.generators or GENERATORS:
-        usual: int = import_module(f"tests.torture.{generator}").USUAL
-        limit = usual if options.limit is None else options.limit or None
-        total += torture(generator, options.seed, limit, options.case)
-    return 1 if total else 0
+    with Bench() as bench:
+        faults = [torture(name, bench, options.seed, _limit(name, options.limit), options.case) for name in chosen]
+    return 1 if any(faults) else 0
+
+
+def _limit(generator: str, given: int | None) -> int | None:
+    """The number of cases; None for all."""
+    usual: int = import_module(f"tests.torture.{generator}").USUAL
+    return usual if given is None else given or None
 
 
 if __name__ == "__main__":

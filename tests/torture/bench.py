@@ -16,6 +16,7 @@ from typing import Self
 
 from dist_train.distributed.world import LAUNCHER_VARIABLES
 from tests.conftest import ROOT, descendants_of
+from tests.failing_calls import build_library
 from tests.forkserver import Command, ForkServer
 from tests.torture.cases import HANG, Outcome
 
@@ -31,6 +32,7 @@ class Bench:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)}
         self.environ = kept | {
             "PYTHONPATH": str(ROOT),
+            "LD_PRELOAD": str(build_library(self.path)),  # does nothing without variables of its own
             "PYTHONFAULTHANDLER": "1",
             "OMP_NUM_THREADS": "1",
             "DIST_TRAIN_CORES": "1",

@@ -39,10 +39,10 @@ class Fault:
     @property
     def signature(self) -> str:
         """What it has in common with faults of the same cause: the place of a traceback, or a text without numbers."""
-        places = re.findall(r'File "[^"]*?([^/"]+/[^/"]+)", line (\d+)', self.text)
+        places = re.findall(r'File "[^"]*/((?:dist_train|launch)/[^"]+)", line (\d+)', self.text)
         lines = self.text.splitlines()
         last = re.sub(r"'[^']*'|\S*/\S*|[0-9]+", "_", lines[-1] if places else lines[0])
-        return f"{self.kind}: {':'.join(places[-1]) if places else ''} {last[:120]}"
+        return f"{self.kind}: {last[:120]}{f' at {places[-1][0]}:{places[-1][1]}' if places else ''}"
 
 
 @dataclass(frozen=True)

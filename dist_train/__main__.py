@@ -1,7 +1,7 @@
 """Train a model as a settings file describes it.
 
-    python -m dist_train configs/digits.yaml [key=value ...]                               one process
-    torchrun --standalone --nproc_per_node=4 -m dist_train configs/digits.yaml [key=value ...]   four ranks
+    python -m dist_train configs/digits.yaml [key=value ...]                                       one process
+    torchrun --nproc-per-node=4 --master-port=29500 -m dist_train configs/digits.yaml [key=value ...]   four ranks
 
 The same command resumes a run that was stopped. Exit codes: 0 done; 1 a failure, with a traceback; 2 an error that you
 can fix, with a message; 4 a loss or gradient that is not finite; 75 stopped by a signal or the time limit; 130
@@ -21,6 +21,7 @@ from dist_train.errors import RefusedElsewhereError, UserError
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
 from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
+from dist_train.system.surroundings import prepare_streams
 
 if TYPE_CHECKING:
     from dist_train.distributed.world import World
@@ -53,13 +54,15 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         _configure_stop(stop, config, run)
     # torch is imported only now, so that a wrong key is reported in a fraction of the time.
     with without_garbage_collection():
-        from dist_train.distributed.world import open_world, restart_may_hang
+        from dist_train.distributed.launcher import restart_may_hang
+        from dist_train.distributed.rendezvous import describe_start
+        from dist_train.distributed.world import open_world
         from dist_train.monitoring.console import log_to_terminal
         from dist_train.train import train
         from dist_train.training.fault_injection import inject_nan_images
 
     with only_first_rank_reports():
-        world = open_world(config.distributed)
+        world = open_world(config.distributed, about=describe_start(config))
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):
         logging.getLogger("dist_train").warning(
@@ -117,6 +120,7 @@ def _make_next_command(options: argparse.Namespace, world: "World") -> str:
 
 def start(arguments: Sequence[str] | None = None) -> NoReturn:
     """Train in a process of its own: install the signal handlers first, train, and exit."""
+    prepare_streams()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     stop = Stop.install()

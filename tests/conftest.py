@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from tqdm import TMonitor
 
-from dist_train.distributed.world import LAUNCHER_VARIABLES
+from dist_train.distributed.launcher import LAUNCHER_VARIABLES
 from dist_train.system.cpu import count_cores
 from tests.forkserver import Command, ForkServer
 

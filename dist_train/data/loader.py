@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from dist_train.data.samples import Samples
 from dist_train.errors import DataError
 from dist_train.system.process import die_with_parent
-from dist_train.system.stop_signals import Stop, StopRequested
+from dist_train.system.stop_signals import SIGNALS, Stop, StopRequested
 
 POLL_SECONDS = 0.1
 """How often a wait for a worker looks at the stop flag."""
@@ -144,5 +144,5 @@ def _enter_worker(rank: int, worker: int) -> None:  # noqa: ARG001
     release the run's lock, which a fork shares.
     """
     die_with_parent(rank)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -99,7 +99,7 @@ def read_failures(directory: Path, attempt: int) -> dict[int, Failure]:
 def classify(error: BaseException, phase: str) -> Kind:
     """Tell from the type and text of an exception how it ended a rank, without importing torch."""
     text = str(error)
-    if not isinstance(error, Exception) or isinstance(error, StopRequested):
+    if isinstance(error, KeyboardInterrupt | StopRequested):
         return "interrupted"
     if isinstance(error, NonFiniteError):
         return "non_finite" if error.is_own else "victim"

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_train.distributed.launcher import read_launcher_variables
+from dist_train.distributed.rendezvous import Rendezvous, open_rendezvous
 from dist_train.errors import RefusedElsewhereError, UserError, WorldError
 from dist_train.settings.schema import Distributed
-
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     backend: str | None = None
     """`nccl` or `gloo`; None in a process without a launcher, which has no process group."""
+    rendezvous: Rendezvous | None = None
+    """Where the ranks of several processes have met."""
 
     @property
     def is_main(self) -> bool:
@@ -74,6 +77,19 @@ class World:
         dist.broadcast(buffer, source)
         return buffer.cpu().numpy().tobytes()[: int(length)]
 
+    def check_equal(self, topic: str, about: Mapping[str, Any]) -> None:
+        """Check that all ranks give the same `about`; see `Rendezvous.check_equal`.
+
+        Raises:
+            UserError: on every rank, if one differs. The process group is closed then.
+        """
+        if self.rendezvous is not None:
+            try:
+                self.rendezvous.check_equal(topic, about)
+            except UserError:
+                self.close()
+                raise
+
     def barrier(self) -> None:
         """Wait until every rank has called this."""
         if self.backend is not None:
@@ -116,83 +132,45 @@ class World:
             dist.destroy_process_group()
 
 
-def open_world(config: Distributed, environ: Mapping[str, str] | None = None) -> World:
+def open_world(
+    config: Distributed, environ: Mapping[str, str] | None = None, about: Mapping[str, Any] | None = None
+) -> World:
     """Join the process group that the launcher's variables describe; without them, return a world of one rank.
 
+    Args:
+        about: what has to be equal on all ranks, by name; they compare it before they open the group.
+
     Raises:
-        WorldError: some variables are missing or contradict each other, or there are fewer devices than local ranks.
+        WorldError: some variables are missing or contradict each other, there are fewer devices than local ranks, other
+            ranks do not come, or were started in another way.
     """
-    launched = read_launcher_variables(os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    launched = read_launcher_variables(environ)
     local_rank, local_size = (launched.local_rank, launched.local_size) if launched else (0, 1)
     device = _select_device(config, local_rank, local_size)
     if launched is None:
         return World(device=device)
+    if launched.size == launched.local_size:
+        _use_loopback()
     backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(minutes=config.timeout_minutes)
+    rendezvous = open_rendezvous(launched, environ, timeout.total_seconds())
+    rendezvous.check_equal("settings", {**(about or {}), "WORLD_SIZE": launched.size, "backend": backend})
     dist.init_process_group(
         backend,
-        timeout=timedelta(minutes=config.timeout_minutes),
+        timeout=timeout,
+        store=rendezvous.store,
+        rank=launched.rank,
+        world_size=launched.size,
         device_id=device if device.type == "cuda" else None,
     )
-    return World(launched.rank, launched.size, local_rank, local_size, device, backend)
+    return World(launched.rank, launched.size, local_rank, local_size, device, backend, rendezvous)
 
 
-@dataclass(frozen=True)
-class LauncherVariables:
-    """The ranks and sizes of one process, from the variables that torchrun sets."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-
-
-def read_launcher_variables(environ: Mapping[str, str]) -> LauncherVariables | None:
-    """Read the launcher's variables; None where none of them is set.
-
-    Raises:
-        WorldError: only some of them are set, one is not a number, or a rank is not below its size.
-    """
-    present = [name for name in LAUNCHER_VARIABLES if name in environ]
-    missing = [name for name in LAUNCHER_VARIABLES if name not in environ]
-    if not present:
-        return None
-    if missing:
-        raise WorldError(
-            f"environment: {', '.join(present)} set, but {', '.join(missing)} not. Start with torchrun, which sets all "
-            f"of {', '.join(LAUNCHER_VARIABLES)}, or unset them to run one process."
-        )
-    rank, size, local_rank, local_size, port = (
-        _parse_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
-    )
-    for low, high in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
-        if int(environ[low]) >= int(environ[high]):
-            raise WorldError(f"environment: {low} is {environ[low]} and {high} is {environ[high]}; it must be below")
-    if local_size > size:
-        raise WorldError(
-            f"environment: LOCAL_WORLD_SIZE is {local_size} and WORLD_SIZE is {size}; it must not be above"
-        )
-    if not 0 < port < 2**16:
-        raise WorldError(f"environment: MASTER_PORT is {port}; it must be from 1 to 65535")
-    return LauncherVariables(rank, size, local_rank, local_size)
-
-
-def restart_may_hang(environ: Mapping[str, str]) -> bool:
-    """Whether torchrun would restart these ranks with a store that still has the entries of lost ranks.
-
-    The new ranks then try to connect to the lost ones: with torch 2.15, in about every second restart of two ranks.
-    """
-    return (
-        int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
-        and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        and environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1"
-    )
-
-
-def _parse_number(environ: Mapping[str, str], name: str) -> int:
-    text = environ[name]
-    if not text.isdecimal():
-        raise WorldError(f"environment: {name} is {text!r}; it must be a number from 0 up")
-    return int(text)
+def _use_loopback() -> None:
+    """Let the ranks of one machine talk by an interface that no other machine reaches."""
+    for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        os.environ.setdefault(name, "lo")
 
 
 def _select_device(config: Distributed, local_rank: int, local_size: int) -> torch.device:

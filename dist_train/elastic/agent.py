@@ -8,12 +8,12 @@ and imports what the run needs before it forks the ranks.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.system.process import without_garbage_collection
+from dist_train.system.surroundings import prepare_streams
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
@@ -64,14 +64,11 @@ def _import_modules(config: "Config") -> None:
 
 
 def _set_environment() -> None:
-    """Set the variables that all ranks inherit: they use only the loopback interface, and restart safely."""
+    """Set the variables that all ranks inherit, so that the agent handles signals and a fork can use CUDA."""
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ""  # ForkingAgent has handlers of its own
-    interface = "lo0" if sys.platform == "darwin" else "lo"
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # each attempt has its own store
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # the other check makes CUDA unusable in a fork
 
 
 if __name__ == "__main__":
+    prepare_streams()
     leave(run_guarded(main))

@@ -3,7 +3,7 @@
 It differs from torchrun's agent in three ways:
 
 - It forks the ranks after it has imported what they need, so that neither a start nor a restart waits for imports.
-- It listens on the loopback interface only.
+- It listens nowhere: its ranks meet in memory that only they can open.
 - It restarts no rank that ended on purpose: done, refused with a message, or preempted.
 """
 
@@ -22,7 +22,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
-from dist_train.elastic.loopback import LoopbackRendezvous
+from dist_train.elastic.private_store import PrivateStore
 from dist_train.elastic.rank_process import FORWARDED, ForkBarrier, find_exit_code, is_running, run_rank
 from dist_train.system.exit import FAILED, INTERRUPTED
 from dist_train.system.stop_signals import PREEMPTED
@@ -55,7 +55,7 @@ class ForkingAgent(LocalElasticAgent):
         spec = WorkerSpec(
             role="rank",
             local_world_size=ranks,
-            rdzv_handler=LoopbackRendezvous(),
+            rdzv_handler=PrivateStore(),
             entrypoint=run_rank,
             args=(os.getpid(), self._barrier, arguments),
             max_restarts=max_restarts,

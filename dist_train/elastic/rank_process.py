@@ -7,15 +7,11 @@ from typing import NoReturn
 from dist_train.__main__ import main as train_main
 from dist_train.system.exit import FAILED, leave, run_guarded
 from dist_train.system.process import die_with_parent
-from dist_train.system.stop_signals import Stop
+from dist_train.system.stop_signals import SIGNALS, Stop
 
-FORWARDED = {
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGUSR2: signal.SIGUSR2,
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGHUP: signal.SIGTERM,  # the next two would kill a rank
-    signal.SIGQUIT: signal.SIGTERM,
+FORWARDED: dict[signal.Signals, signal.Signals] = {
+    **{number: number for number in SIGNALS if number != signal.SIGALRM},  # each rank has a time limit of its own
+    signal.SIGQUIT: signal.SIGTERM,  # it would kill a rank
 }
 """Signals that the agent forwards to its ranks, and as which."""
 
@@ -53,8 +49,7 @@ def run_rank(agent: int, barrier: ForkBarrier, arguments: tuple[str, ...]) -> No
     os.setsid()
     barrier.wait()
     stop = Stop.install()
-    for number in (signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     leave(run_guarded(lambda: train_main(arguments, stop)))
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_reported
 from dist_train.system.stop_signals import StopRequested
+from dist_train.system.surroundings import repair_surroundings
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one second
 FAILED = 1
@@ -23,20 +24,37 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: the result of `main`, with None as 0, or that of its exception.
 
     A UserError and a SaveError are printed without a traceback, other exceptions with it. Under torchrun these are also
-    written to torchrun's error file. Errors that are already reported are not printed again.
+    written to torchrun's error file. Errors that are already reported are not printed again. Output that can't be
+    written is a failure.
     """
+    repair_surroundings()
     try:
-        return _record_failure(main)() or 0
+        code = _record_failure(main)() or 0
+        return code if _flush_output() else code or FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return CLOSED_PIPE
-    except Exception as error:
+    except _ParserExit as error:
+        return int(error.code or 0)
+    except (Exception, SystemExit) as error:  # a model or data set that calls sys.exit has not done the work
         _print_error(error)
         return int(getattr(error, "exit_code", FAILED))
 
 
-def _print_error(error: Exception) -> None:
+def _flush_output() -> bool:
+    """Write what is buffered; return whether that succeeds. Raises BrokenPipeError."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"standard output: can't be written: {error.strerror}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _print_error(error: Exception | SystemExit) -> None:
     if isinstance(error, RefusedElsewhereError):
         time.sleep(PATIENCE)  # leaving first would make the launcher end the rank that prints the reason
     elif isinstance(error, UserError | SaveError) and not is_reported(error):
@@ -53,10 +71,14 @@ def leave(code: int) -> NoReturn:
     ranks under load. All files are closed by now.
     """
     logging.shutdown()
-    with suppress(BrokenPipeError):
-        sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(code)
+
+
+class _ParserExit(SystemExit):
+    """The end of a command that has printed its help."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,6 +86,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message:
+            print(message, end="", file=sys.stderr)
+        raise _ParserExit(status)
 
 
 @contextmanager
@@ -75,6 +102,8 @@ def only_first_rank_reports() -> Iterator[None]:
     """
     try:
         yield
+    except RefusedElsewhereError:
+        raise
     except UserError:
         if not is_first_rank():
             time.sleep(PATIENCE)
@@ -95,7 +124,7 @@ def _record_failure(main: Callable[[], int | None]) -> Callable[[], int | None]:
         # torchrun would print a traceback of what is recorded, which these errors must not have.
         try:
             return main()
-        except (UserError, SaveError, StopRequested, KeyboardInterrupt) as error:
+        except (UserError, SaveError, StopRequested, KeyboardInterrupt, SystemExit) as error:
             return error
         except Exception as error:
             if is_reported(error):

@@ -20,8 +20,19 @@ from types import FrameType
 from typing import Any, Self
 
 PREEMPTED = 75  # exit code EX_TEMPFAIL of sysexits.h: stopped, and the same command resumes the run
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGINT)
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGINT", "SIGHUP", "SIGXCPU", "SIGPWR")
+    if name in signal.Signals.__members__
+)
+"""Signals that ask a process to stop: by a user, a scheduler, a terminal that is closed (SIGHUP), a limit of CPU time
+(SIGXCPU), a machine whose power ends (SIGPWR)."""
 _CONTINUE = b"\0"  # no signal has this number
+
+
+def find_stop_signals() -> list[signal.Signals]:
+    """Return SIGNALS, without SIGHUP if it is ignored, as `nohup` leaves it."""
+    return [each for each in SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
 
 
 class StopRequested(Exception):  # noqa: N818 (not an error)
@@ -55,7 +66,7 @@ class Stop:
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         stop._thread = threading.Thread(target=stop._exit_on_signal, args=(reader,), name="stop", daemon=True)
         stop._thread.start()
-        stop._before = {each: signal.signal(each, stop._handle) for each in SIGNALS}
+        stop._before = {each: signal.signal(each, stop._handle) for each in find_stop_signals()}
         _installed.append(stop)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return stop

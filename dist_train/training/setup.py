@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,6 +61,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
             directory.check_usable(is_fresh_start)
+    world.check_equal("data", _describe_data(dataset))
     checkpoint = resume.load(config, directory, world, is_fresh_start)
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
@@ -88,6 +91,16 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
             saver, stop, about=resume.describe_run(config, auto_settings, world),
         )  # fmt: skip
+
+
+def _describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What has to be equal on the machines of all ranks, each of which may have its own copy of the data."""
+    about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(dataset.classes)}
+    for samples in (dataset.train, dataset.validation, dataset.test):
+        if samples is not None:
+            about[f"samples of {samples.split}"] = len(samples)
+            about[f"SHA-256 of the labels of {samples.split}"] = sha256(samples.labels.numpy().tobytes()).hexdigest()
+    return {**about, "shape": dataset.shape, "normalize": dataset.normalize.model_dump()}
 
 
 def _agree_on_auto_settings(

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Self
 
 from dist_train.system.process import die_with_parent
-from dist_train.system.stop_signals import SIGNALS
+from dist_train.system.stop_signals import SIGNALS, find_stop_signals
 
 POLL = 0.05  # seconds between two checks of the processes
 TAIL = 4000  # bytes of output that are searched for the last lines
@@ -80,9 +80,7 @@ class ProcessPool:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {each: signal.signal(each, self._handle_signal) for each in SIGNALS}
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-            self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._handle_signal)
+        self._before = {each: signal.signal(each, self._handle_signal) for each in find_stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """Decide from what a job resumes and whether it is requeued; `slurm/train.sbatch` calls this around the training.
 
     python -m launch.slurm.job_hooks begin CONFIG [key=value ...]   print the run.resume of this start
+    python -m launch.slurm.job_hooks restart CONFIG [key=value ...] exit code 0: a rank was lost, start them again
     python -m launch.slurm.job_hooks end CONFIG [key=value ...]     exit code 75: requeue the job; 0: it is done
 
 A job may start several times: Slurm requeues it after the loss of a node, the script after a stop. Each start appends
@@ -31,9 +32,9 @@ MAX_RESTARTS = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `begin` or `end` and return the exit code."""
+    """Run `begin`, `restart` or `end` and return the exit code."""
     parser = Parser(prog="python -m launch.slurm.job_hooks", description=__doc__)
-    parser.add_argument("moment", choices=("begin", "end"))
+    parser.add_argument("moment", choices=("begin", "restart", "end"))
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.moment == "begin":
         print(begin(config, os.environ))
         return 0
+    if options.moment == "restart":
+        return 0 if has_lost_rank(RunDir(config.run.dir), os.environ) else FAILED
     code, why = end(RunDir(config.run.dir), os.environ)
     print(f"{config.run.name}: {why}", flush=True)
     return code
@@ -65,6 +68,15 @@ def begin(config: Config, environ: Mapping[str, str]) -> str:
     step, output = _find_newest_step(run), environ.get("DIST_TRAIN_OUTPUT") or None
     _append_start(run, JobStart(job, restart, step, socket.gethostname(), _format_now(), output, _read_attempt(run)))
     return resume
+
+
+def has_lost_rank(run: RunDir, environ: Mapping[str, str]) -> bool:
+    """Whether the ranks of this job have ended by a failure from which the same command resumes."""
+    status = run.read_status()
+    if status is None or status.get("job_id") != _read_job_id(environ):
+        return False
+    has_trained = all(_read_attempt(run) > start.attempt for start in read_starts(run)[-1:])
+    return has_trained and status["state"] not in ("done", "preempted") and bool(status.get("resumable"))
 
 
 def end(run: RunDir, environ: Mapping[str, str]) -> tuple[int, str]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from launch.slurm.profiles import Cluster
 
 _T = TypeVar("_T")
-LAUNCHERS = ("torchrun", "srun")
 STOP_SECONDS = 120
 """Seconds before the time limit at which the job is stopped (`--signal` in slurm/train.sbatch)."""
 RESERVED_FLAGS = ("array", "a", "clusters", "M", "export", "job-name", "J", "output", "o", "parsable", "wrap")
@@ -37,16 +36,13 @@ def add_resource_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--qos", metavar="NAME", help="quality of service")
     group.add_argument("--cpus-per-task", type=number_from(1), metavar="C", help="cores per node; default: one a rank")
     group.add_argument("--mem", metavar="M", help="memory per node, e.g. 64G")
-    group.add_argument(
-        "--launch", choices=LAUNCHERS, default="torchrun", help="program that starts the ranks; default torchrun"
-    )
     group.add_argument("--profile", metavar="NAME", help="defaults of a cluster, from configs/clusters/NAME.yaml")
     parser.set_defaults(passed_on=())
 
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources of a job, and how its ranks are started."""
+    """The resources of a job."""
 
     nodes: int
     gpus_per_node: int
@@ -57,7 +53,6 @@ class Resources:
     account: str | None
     qos: str | None
     mem: str | None
-    launch: str
     cluster: "Cluster"
     flags: tuple[str, ...]
     """Further flags of sbatch, from the profile and the command line."""
@@ -88,7 +83,6 @@ class Resources:
             account=_first_set(options.account, cluster.account),
             qos=_first_set(options.qos, cluster.qos),
             mem=_first_set(options.mem, cluster.mem),
-            launch=options.launch,
             cluster=cluster,
             flags=flags,
         )
@@ -166,7 +160,6 @@ class Resources:
         cluster = self.cluster
         own = {
             "DIST_TRAIN_NPROC_PER_NODE": str(self.nproc_per_node),
-            "DIST_TRAIN_LAUNCH": self.launch,
             "DIST_TRAIN_PYTHON": cluster.python or ("python3" if cluster.container else sys.executable),
             "DIST_TRAIN_MODULES": " ".join(cluster.modules),
             "DIST_TRAIN_CONTAINER": cluster.container or "",

@@ -30,7 +30,17 @@ WITHOUT_TORCH = (
     *("dist_train.settings", "dist_train.diagnostics"),
     *(
         f"dist_train.system.{name}"
-        for name in ("allocator", "append_file", "cpu", "escape", "exit", "process", "read_file", "stop_signals")
+        for name in (
+            "allocator",
+            "append_file",
+            "cpu",
+            "escape",
+            "exit",
+            "process",
+            "read_file",
+            "stop_signals",
+            "surroundings",
+        )
     ),
     *("dist_train.checkpoint.reader", "dist_train.checkpoint.store"),
     *(f"dist_train.monitoring.{name}" for name in ("ledger", "metrics", "tensorboard")),

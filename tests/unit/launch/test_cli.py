@@ -91,7 +91,7 @@ def test_a_fault_ends_with_code_2_and_a_message(
 
 @pytest.mark.parametrize("ranks", ["1", "2", "auto"])
 def test_a_wrong_key_is_answered_before_torch_is_imported(config: Path, interpreter: Python, ranks: str) -> None:
-    (config.parent / "torch.py").write_text("raise SystemExit('torch is imported')")
+    (config.parent / "torch.py").write_text("import os\nos.write(2, b'torch is imported\\n')\nos._exit(9)")
     path = os.pathsep.join([str(config.parent), str(ROOT)])
     command = ("-m", "launch", "train", str(config), "--nproc", ranks)
     done = interpreter(*command, "optim.lrr=1", env={"PYTHONPATH": path})

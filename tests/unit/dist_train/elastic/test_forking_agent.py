@@ -8,7 +8,7 @@ import pytest
 from dist_train.elastic.forking_agent import ForkingAgent, _order_by_cause
 from dist_train.elastic.rank_process import FORWARDED
 from dist_train.system.exit import FAILED, INTERRUPTED
-from dist_train.system.stop_signals import PREEMPTED
+from dist_train.system.stop_signals import PREEMPTED, SIGNALS
 
 RESTARTS = 3
 
@@ -72,7 +72,10 @@ def test_ranks_that_end_after_a_second_ctrl_c_were_interrupted(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("received", "sent"), [(signal.SIGHUP, signal.SIGTERM), (signal.SIGUSR2, signal.SIGUSR2)])
+@pytest.mark.parametrize(
+    ("received", "sent"),
+    [(signal.SIGQUIT, signal.SIGTERM), *((number, number) for number in SIGNALS if number != signal.SIGALRM)],
+)
 def test_a_signal_waits_until_there_are_ranks(
     agent: AgentWithoutRanks, received: signal.Signals, sent: signal.Signals
 ) -> None:

@@ -29,7 +29,7 @@ def send(number: signal.Signals) -> None:
 
 
 class TestTheFlag:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+    @pytest.mark.parametrize("number", [number for number in SIGNALS if number != signal.SIGALRM])
     def test_a_signal_sets_the_reason(self, stop: Stop, number: signal.Signals) -> None:
         assert stop.reason is None
         send(number)
@@ -56,6 +56,47 @@ class TestTheFlag:
         assert signal.set_wakeup_fd(-1) == -1
         assert "stop" not in {thread.name for thread in threading.enumerate()}
         stop.close()
+
+
+IGNORED = {"SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH", "SIGPIPE", "SIGXFSZ"}
+"""Without effect on a process: by the kernel, and the last two by Python, which raises OSError instead."""
+PAUSES = {"SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"}
+
+
+@pytest.mark.parametrize("number", sorted(signal.valid_signals()))
+def test_every_signal_stops_a_run_or_does_what_it_does_everywhere(number: int) -> None:
+    """All of signal(7): stop and save, no effect, a pause, or the end by that signal."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        name = f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    if name in PAUSES:
+        return
+    child = os.fork()
+    if child == 0:
+        signal.signal(number, signal.SIG_DFL) if name not in (*IGNORED, "SIGKILL") else None
+        stop = Stop.install()
+        stop.begin_steps()
+        os.kill(os.getpid(), number)
+        deadline = time.monotonic() + 0.05
+        while stop.reason is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os._exit(PREEMPTED if stop.reason else 0)
+    _, status = os.waitpid(child, 0)
+    expected = PREEMPTED if number in SIGNALS else 0 if name in IGNORED else -number
+    assert os.waitstatus_to_exitcode(status) == expected, name
+
+
+def test_nohup_keeps_a_run_from_stopping_with_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop.install() as stop:
+            stop.begin_steps()
+            send(signal.SIGHUP)
+            assert stop.reason is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class TestTheTimeLimit:

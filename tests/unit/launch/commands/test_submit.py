@@ -55,7 +55,7 @@ def asked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
         ("cpu", ["small.yaml", "--gpus-per-node", "0", "--nproc-per-node", "2", "--time", "10", "optim.lr=0.1"]),
         ("nodes", ["small.yaml", "--nodes", "2", "--gpus-per-node", "4", "--partition", "a100", "--qos", "high"]),
         ("profile", ["small.yaml", "--profile", "gpus", "--time", "1-0:00:00", "run.name=x", "--", "--nice=5"]),
-        ("srun", ["small.yaml", "--gpus-per-node", "1", "--launch", "srun", "run.resume=never", "run.name=x"]),
+        ("fresh", ["small.yaml", "--gpus-per-node", "1", "run.resume=never", "run.name=x"]),
         ("bitwise", ["small.yaml", "--nodes", "2", "--gpus-per-node", "2", "run.reproducible=bitwise"]),
     ],
 )

@@ -10,7 +10,7 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.run_dir import RunDir, write_atomically
 from dist_train.settings.loader import load_config
 from launch.runs.history import read_starts
-from launch.slurm.job_hooks import begin, end
+from launch.slurm.job_hooks import begin, end, has_lost_rank
 
 CONFIG = "data: {name: digits}\nmodel: {name: mnist_cnn}\n"
 
@@ -160,3 +160,28 @@ def test_starts_that_are_cut_short_are_left_out() -> None:
 def test_outside_of_a_job_it_says_so() -> None:
     with pytest.raises(ConfigError, match="SLURM_JOB_ID is not set"):
         begin(load_config("x.yaml"), {})
+
+
+@pytest.mark.parametrize(
+    ("state", "resumable", "job", "expected"),
+    [
+        ("failed", True, "7", True),  # a rank was lost, or raised an exception
+        ("running", True, "7", True),  # rank 0 was killed
+        ("failed", False, "7", False),  # a setting is wrong, or the loss is not finite
+        ("preempted", True, "7", False),
+        ("done", False, "7", False),
+        ("failed", True, "6", False),  # of an earlier job
+    ],
+)
+def test_ranks_start_again_in_place_after_a_loss(state: str, resumable: bool, job: str, expected: bool) -> None:
+    begun(0)
+    trained(10, state, resumable=resumable, job=job)
+    assert has_lost_rank(run(), environ(0)) is expected
+
+
+def test_ranks_that_did_not_reach_the_training_do_not_start_again() -> None:
+    begun(0)
+    assert not has_lost_rank(run(), environ(0))
+    trained(10, "running")
+    begun(1)  # the node was lost, and this start refused
+    assert not has_lost_rank(run(), environ(1))

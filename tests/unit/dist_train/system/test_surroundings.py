@@ -1,0 +1,135 @@
+"""Every state of the standard streams, of the locale and of inherited signals lets a command run and a run train."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SAYS = """
+import os, sys
+from dist_train.system.exit import leave, run_guarded
+from dist_train.system.surroundings import prepare_streams
+def main():
+    file = open(sys.argv[1], "w")
+    assert file.fileno() > 2, file.fileno()
+    assert None not in (sys.stdin, sys.stdout, sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        for _ in range(3):
+            print("caf\\u00e9 \\udcff \\u0394" * 2000, file=stream, flush=True)
+    os.write(file.fileno(), b"done")
+    return 0
+if "training" in sys.argv: prepare_streams()
+leave(run_guarded(main))
+"""
+
+
+def close(*numbers: int) -> Callable[[], None]:
+    def run() -> None:
+        for number in numbers:
+            os.close(number)
+
+    return run
+
+
+def without_reader(number: int) -> Callable[[], None]:
+    def run() -> None:
+        reader, writer = os.pipe()
+        os.dup2(writer, number)
+        os.close(reader)
+        os.close(writer)
+
+    return run
+
+
+def on(path: str, number: int, flags: int = os.O_WRONLY) -> Callable[[], None]:
+    return lambda: (os.dup2(os.open(path, flags), number), None)[1]
+
+
+STREAMS: dict[str, Callable[[], None]] = {
+    **{
+        f"closed {numbers}": close(*numbers) for size in (1, 2, 3) for numbers in itertools.combinations(range(3), size)
+    },
+    **{f"{number} without a reader": without_reader(number) for number in (1, 2)},
+    **{f"{number} on a full disk": on("/dev/full", number) for number in (1, 2)},
+    **{f"{number} for reading only": on("/dev/null", number, os.O_RDONLY) for number in (1, 2)},
+}
+LOCALES: dict[str, dict[str, str]] = {
+    "C": {"LC_ALL": "C"},
+    "C without coercion": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "POSIX": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "ascii, strict": {"PYTHONIOENCODING": "ascii:strict"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "utf-16": {"PYTHONIOENCODING": "utf-16"},
+    "no such locale": {"LC_ALL": "xx_YY.UTF-8"},
+    "UTF-8": {"PYTHONUTF8": "1"},
+    "unbuffered": {"PYTHONUNBUFFERED": "1"},
+}
+
+
+def run(path: Path, *arguments: str, before: Callable[[], None] | None, env: dict[str, str]) -> int:
+    """Run SAYS; returns its exit code."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    return subprocess.run(
+        [sys.executable, "-c", SAYS, str(path), *arguments],
+        env={**plain, "PYTHONPATH": str(ROOT), **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=before,
+        timeout=60,
+        check=False,
+    ).returncode
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_training_ends_with_its_own_code_whatever_its_streams_are(tmp_path: Path, name: str) -> None:
+    assert run(tmp_path / "file", "training", before=STREAMS[name], env={}) == 0
+    assert (tmp_path / "file").read_text() == "done"
+
+
+@pytest.mark.parametrize("name", LOCALES)
+def test_every_locale_shows_every_character(tmp_path: Path, name: str) -> None:
+    for arguments in ((), ("training",)):
+        assert run(tmp_path / "file", *arguments, before=None, env=LOCALES[name]) == 0
+        assert (tmp_path / "file").read_text() == "done"
+
+
+@pytest.mark.parametrize(("name", "code"), [("1 without a reader", 141), ("1 on a full disk", 1), ("closed (1,)", 0)])
+def test_a_command_whose_output_is_its_work_fails_without_it(tmp_path: Path, name: str, code: int) -> None:
+    assert run(tmp_path / "file", before=STREAMS[name], env={}) == code
+
+
+def test_an_ignored_sigchld_does_not_lose_exit_codes() -> None:
+    program = (
+        "import subprocess, sys\nfrom dist_train.system.exit import run_guarded\n"
+        "sys.exit(run_guarded(lambda: subprocess.run([sys.executable, '-c', 'raise SystemExit(7)']).returncode))"
+    )
+    quoted = [sys.executable, "-c", program]
+    outer = (
+        f"import os, signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execv({sys.executable!r}, {quoted!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", outer], cwd=ROOT, check=False)
+    assert done.returncode == 7
+
+
+def test_a_pipe_that_does_not_block_loses_nothing(tmp_path: Path) -> None:
+    """Another program that shares it, such as a terminal multiplexer, has made it so."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SAYS, str(tmp_path / "file"), "training"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.set_blocking(1, False),
+    ) as process:
+        assert process.stdout is not None
+        lines = process.stdout.read().splitlines()
+    assert (process.returncode, len(lines)) == (0, 3)
+    assert lines[0] == "café \\udcff Δ".encode() * 2000

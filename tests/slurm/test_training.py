@@ -19,20 +19,10 @@ def assert_undisturbed(run: Path, undisturbed: Path) -> None:
     assert_checkpoints_are_undamaged(run, at_least=0)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "launch"),
-    [  # torchrun on two nodes is also in the tests of submit, with two ranks each, and in those of faults, with one
-        pytest.param(1, "torchrun", marks=pytest.mark.slurm_long),
-        pytest.param(2, "torchrun", marks=pytest.mark.slurm_long),
-        (2, "srun"),
-    ],
-    ids=["2x1", "2x2", "2x2-srun"],
-)
-def test_two_nodes_train_as_one_machine(
-    cluster: Cluster, here: Path, undisturbed: Undisturbed, ranks: int, launch: str
-) -> None:
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slurm_long), 2], ids=["2x1", "2x2"])
+def test_two_nodes_train_as_one_machine(cluster: Cluster, here: Path, undisturbed: Undisturbed, ranks: int) -> None:
     training = Training(cluster, here)
-    training.submit("--nodes=2", nproc_per_node=str(ranks), launch=launch)
+    training.submit("--nodes=2", nproc_per_node=str(ranks))
     training.finish()
     assert [start.restart for start in training.starts()] == [0]
     assert_undisturbed(training.run, undisturbed(2 * ranks))
@@ -80,11 +70,10 @@ class TestAnnounced:
         assert [(start.restart, start.step) for start in training.starts()] == [(0, stopped)]
         assert_undisturbed(training.run, undisturbed(2))
 
-    @pytest.mark.parametrize("launch", ["torchrun", pytest.param("srun", marks=pytest.mark.slurm_long)])
-    def test_preemption(self, cluster: Cluster, here: Path, undisturbed: Undisturbed, launch: str) -> None:
+    def test_preemption(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
         training = Training(cluster, here, PAUSE)
         flags = ("--nodes=2", "--nodelist=n1,n2", "--exclusive")
-        training.submit(*flags, "--partition=preempt", settings=save_only_on_stops(here), launch=launch)
+        training.submit(*flags, "--partition=preempt", settings=save_only_on_stops(here))
         training.wait_for_step(5)
         cluster.submit(*flags, "--partition=debug", "--wrap=sleep 1", "--output=urgent.out", cwd=here)
         self.assert_stops_and_resumes(training)
@@ -136,7 +125,7 @@ class TestUnannounced:
     @pytest.mark.slurm_long
     @pytest.mark.parametrize("running", [""], ids=["usual"], indirect=True)
     def test_reboot_of_another_node(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
-        """Slurm does not notice: torchrun waits until `join_timeout`, then srun until `--wait`."""
+        """Slurm does not notice: srun waits until `--wait`, and then the node may answer again."""
         training = Training(cluster, here, PAUSE)
         training.submit("--nodelist=n1,n2", "--nodes=2")
         reached = self.lose("n2", training)
@@ -145,9 +134,11 @@ class TestUnannounced:
         assert_undisturbed(training.run, undisturbed(2))
 
     @pytest.mark.slurm_long
-    def test_a_killed_rank_without_torchrun(self, cluster: Cluster, here: Path, undisturbed: Undisturbed) -> None:
+    def test_a_killed_rank_without_restarts_in_place(
+        self, cluster: Cluster, here: Path, undisturbed: Undisturbed
+    ) -> None:
         training = Training(cluster, here, PAUSE)
-        training.submit("--nodes=2", launch="srun")
+        training.submit("--nodes=2", in_place="0")
         training.wait_for_step(2 * EVERY + 1)
         reached = training.step()
         training.kill_rank(1)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from dist_train.distributed.world import LAUNCHER_VARIABLES
+from dist_train.distributed.launcher import LAUNCHER_VARIABLES
 from tests.conftest import ROOT, descendants_of
 from tests.failing_calls import build_library
 from tests.forkserver import Command, ForkServer

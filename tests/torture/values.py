@@ -11,7 +11,7 @@ from importlib import import_module
 
 import yaml
 
-from dist_train.distributed.world import LAUNCHER_VARIABLES
+from dist_train.distributed.launcher import LAUNCHER_VARIABLES
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config, list_keys

@@ -3,26 +3,27 @@
 config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/  jobs/
 """
 
-import errno
-import fcntl
 import json
 import logging
 import os
+import re
 import socket
+import stat
 import tempfile
-import time
+import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from dist_train.errors import ConfigError
+from dist_train.system.escape import escape
+from dist_train.system.lock_file import LockFile
 from dist_train.system.process import find_launcher
+from dist_train.system.read_file import list_directory, may_exist, parse_object, read_bytes
 
-PATIENCE = 2.0  # seconds; a killed run's lock is released when the last worker of its loader has ended too
 State = Literal["running", "done", "preempted", "failed"]
 
-_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 _log = logging.getLogger(__name__)
 
 
@@ -44,8 +45,11 @@ class RunDir:
         self.lock = self.path / "run.lock"
         self.attempt = 0
         """Number of starts of this run, including this one; 0 before `claim`."""
+        self.saved_step: int | None = None
+        """Step of the newest checkpoint of this run, for `status.json`; None while it has none."""
         self._restarts = 0
-        self._descriptor: int | None = None
+        self._writing = threading.Lock()
+        self._lock_file = LockFile(self.lock)
         self._has_warned = False
 
     def check_usable(self, fresh_start: bool) -> None:
@@ -59,9 +63,11 @@ class RunDir:
         """
         path = existing = self.path.absolute()
         try:
-            self._wait_for_holder()
+            if not self._lock_file.wait():
+                raise self._make_lock_error()
             if self._would_harm(fresh_start):
-                raise ConfigError(f"run.dir {self.path}: contains files, but no run. Set run.dir to another directory")
+                raise ConfigError(f"{self._shown}: contains files, but no run. Set run.dir to another directory")
+            self._check_kinds()
             existing = next(parent for parent in (path, *path.parents) if parent.exists())
             # Permissions are not enough: root has them all, also on a read-only file system.
             with tempfile.TemporaryFile(dir=existing) as file:
@@ -73,17 +79,43 @@ class RunDir:
 
     def _would_harm(self, fresh_start: bool) -> bool:
         """Whether the directory is not that of a run, and has files that a run would overwrite or move aside."""
-        is_run = self._is_known() or any(self.checkpoints.glob("step_*/manifest.json"))
-        files = (self.config, self.status, self.metrics, self.ledger, self.environment)
-        paths = (*files, self.curves, self.logs, self.checkpoints, self.diagnostics)
-        return not is_run and (any(path.exists() for path in paths) or (fresh_start and self._has_files()))
+        saved = [path for path in list_directory(self.checkpoints) if path.name.startswith("step_")]
+        is_run = self._is_known() or any(may_exist(path / "manifest.json") for path in saved)
+        paths = (*self._files, *self._directories)
+        return not is_run and (any(map(_holds_files, paths)) or (fresh_start and self._has_files()))
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        return self.config, self.status, self.metrics, self.ledger, self.environment
+
+    @property
+    def _directories(self) -> tuple[Path, ...]:
+        return self.curves, self.logs, self.checkpoints, self.diagnostics
+
+    @property
+    def _shown(self) -> str:
+        """The setting and its value, as messages begin."""
+        return f"run.dir {escape(self.path)}"
+
+    def _check_kinds(self) -> None:
+        """Check that what a run writes as a file is a file, and a directory where it needs one."""
+        for paths, is_right, kind in (
+            ((*self._files, self.lock), stat.S_ISREG, "file"),
+            (self._directories, stat.S_ISDIR, "directory"),
+        ):
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    if not is_right(path.stat().st_mode):
+                        raise ConfigError(
+                            f"{self._shown}: {path.name} is not a {kind}, as a run needs it: move it elsewhere"
+                        )
 
     def _is_known(self) -> bool:
         """Whether a process has claimed the directory, or a job was submitted that will."""
-        return self.lock.exists() or self.jobs.is_dir()
+        return may_exist(self.lock) or self.jobs.is_dir()
 
     def _has_files(self) -> bool:
-        return self.path.is_dir() and any(self.path.iterdir())
+        return self.path.is_dir() and any(map(_holds_files, self.path.iterdir()))
 
     def claim(self, fresh_start: bool) -> Path | None:
         """Create the directory and lock it for this process, until `release`.
@@ -102,20 +134,31 @@ class RunDir:
         """
         try:
             aside = self._move_aside() if fresh_start and self._has_files() else None
-            for directory in (self.path, self.logs, self.checkpoints):
-                directory.mkdir(parents=True, exist_ok=True)
-            self._descriptor = self._acquire_lock()
+            self.path.mkdir(parents=True, exist_ok=True)
+            # The lock comes first: by it the next start knows this directory, should this process end now.
+            self._acquire_lock()
+            for directory in (self.logs, self.checkpoints):
+                directory.mkdir(exist_ok=True)
             self._restarts = self._count_restarts()
-            self._write_signature(self._descriptor)
+            self._write_signature()
+            self._clear_leftovers()
         except OSError as error:
-            raise self._make_error(error, self.path) from error
+            self.release()
+            raise self._make_error(error, Path(error.filename or self.path)) from error
         return aside
 
     def release(self) -> None:
         """Release the lock, so that another process can claim the directory."""
-        if self._descriptor is not None:
-            _unlock(self._descriptor)
-            self._descriptor = None
+        self._lock_file.release()
+
+    def _clear_leftovers(self) -> None:
+        """Remove the temporary files of starts that were killed while they wrote; the lock has to be held."""
+        names = "|".join(re.escape(path.name) for path in self._files)
+        leftover = re.compile(rf"\.({names})(\.\d+)?")
+        for path in self.path.iterdir():
+            if leftover.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
     def check_attempt(self) -> None:
         """Check that no other process has claimed the directory after this one.
@@ -128,75 +171,50 @@ class RunDir:
         if holder != self._signature():
             now = _format_holder(holder) if holder else "a process that has moved its run.lock"
             raise ConfigError(
-                f"run.dir {self.path}: was taken over by {now}; this process ({_format_holder(self._signature())}) "
+                f"{self._shown}: was taken over by {now}; this process ({_format_holder(self._signature())}) "
                 "stops saving. Let only one of them train there"
             )
 
-    def _write_signature(self, descriptor: int) -> None:
-        """Write this process into the lock file; in place, because the lock belongs to the file, not to its name."""
-        attempts = [known.get("attempt") for known in (_read_object(self.lock), _read_object(self.status)) if known]
-        judged = [path.stem.removeprefix("verdict_") for path in self.diagnostics.glob("verdict_*.json")]
-        attempts += [int(number) for number in judged if number.isdecimal()]
-        self.attempt = 1 + max((attempt for attempt in attempts if isinstance(attempt, int)), default=0)
-        text = json.dumps(self._signature()).encode() + b"\n"
-        os.pwrite(descriptor, text, 0)
-        os.ftruncate(descriptor, len(text))
-        os.fsync(descriptor)
+    def _write_signature(self) -> None:
+        """Number this start and write it into the lock file."""
+        attempts = [_read_count(known, "attempt") for known in (_read_object(self.lock), self._read_status_file())]
+        judged = [re.fullmatch(r"verdict_(\d{1,9})\.json", path.name) for path in list_directory(self.diagnostics)]
+        self.attempt = 1 + max([*attempts, *(int(found[1]) for found in judged if found)], default=0)
+        self._lock_file.write(json.dumps(self._signature()) + "\n")
 
     def _signature(self) -> dict[str, Any]:
         return {"host": socket.gethostname(), "pid": os.getpid(), "job_id": get_job_id(), "attempt": self.attempt}
 
-    def _acquire_lock(self) -> int:
-        """Return a descriptor that holds `run.lock`; raises ConfigError if another process keeps it for PATIENCE."""
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o666)
-            # The process that held it may have moved the run aside, and this lock with it.
-            if _try_lock(descriptor) is not False and os.path.samestat(os.fstat(descriptor), self.lock.stat()):
-                return descriptor
-            os.close(descriptor)
-            if time.monotonic() > deadline:
-                raise self._make_lock_error()
-            time.sleep(0.05)
-
-    def _wait_for_holder(self) -> None:
-        """Wait until no process holds the lock; raises ConfigError if one keeps it for PATIENCE."""
-        deadline = time.monotonic() + PATIENCE
-        while self.is_held():
-            if time.monotonic() > deadline:
-                raise self._make_lock_error()
-            time.sleep(0.05)
+    def _acquire_lock(self) -> None:
+        """Hold `run.lock`; raises ConfigError if another process keeps it."""
+        if not self._lock_file.acquire():
+            raise self._make_lock_error()
 
     def is_held(self) -> bool | None:
         """Whether a process on this machine, this one included, holds the lock; None on a file system without locks."""
-        if not self.lock.is_file():
-            return False
-        descriptor = os.open(self.lock, os.O_RDONLY)
-        is_free = _try_lock(descriptor, shared=True)
-        _unlock(descriptor)
-        return None if is_free is None else not is_free
+        return self._lock_file.is_held()
 
     def _make_lock_error(self) -> ConfigError:
         holder = _read_object(self.lock)
         return ConfigError(
-            f"run.dir {self.path}: another process trains there: {_format_holder(holder) if holder else 'unknown'}. "
+            f"{self._shown}: another process trains there: {_format_holder(holder) if holder else 'unknown'}. "
             "Wait until it ends, or give this run another name (run.name=...)"
         )
 
     def _move_aside(self) -> Path:
-        descriptor = self._acquire_lock()
+        self._acquire_lock()
         number = 1
         while (aside := self.path.absolute().with_name(f"{self.path.absolute().name}.old-{number}")).exists():
             number += 1
         try:
             self.path.rename(aside)
         finally:
-            _unlock(descriptor)
+            self.release()
         return aside
 
     def _make_error(self, error: OSError, path: Path) -> ConfigError:
         return ConfigError(
-            f"run.dir {self.path}: can't be written: {error.strerror or error} ({path}). Set run.dir to a directory "
+            f"{self._shown}: can't be written: {error.strerror or error} ({escape(path)}). Set run.dir to a directory "
             "that you may write"
         )
 
@@ -209,9 +227,10 @@ class RunDir:
         Returns:
             Whether it was written.
         """
-        status = self._make_status(state, resumable) | {"step": step, "epoch": epoch, **more}
+        status = self._make_status(state, resumable) | {"step": step, "epoch": epoch, "checkpoint": self.saved_step}
         try:
-            write_atomically(self.status, json.dumps(status) + "\n")
+            with self._writing:  # the threads that save and that watch write it too
+                write_atomically(self.status, json.dumps(status | more) + "\n")
         except OSError as error:
             if not self._has_warned:
                 _log.warning("%s: can't be written: %s; the run continues", self.status, error.strerror or error)
@@ -281,19 +300,24 @@ class RunDir:
     def _count_restarts(self) -> int:
         """Return how often this rank's launcher has restarted its ranks, as far as known."""
         earlier = self._status_of_earlier_ranks() or {}
-        counted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        return max(counted, 1 + int(earlier.get("restarts", -1)))
+        counted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        counts = [int(counted)] if re.fullmatch(r"\d{1,9}", counted) else []
+        return max([*counts, 1 + _read_count(earlier, "restarts")] if earlier else [*counts, 0])
 
     def _status_of_earlier_ranks(self) -> dict[str, Any] | None:
         """Return the status that earlier ranks of the same launcher have written, None if there are none."""
         # TORCHELASTIC_RESTART_COUNT is not enough: an agent that restarts its ranks because ranks of another host were
         # lost does not count that.
         own = find_launcher()
-        try:
-            status = _read_object(self.status) if own else None
-        except OSError:  # `check_usable` reports it
-            return None
+        status = self._read_status_file() if own else None
         return status if status is not None and status.get("launcher") == own else None
+
+    def _read_status_file(self) -> dict[str, Any] | None:
+        """Return the content of `status.json`, None where it can't be read: it is only information."""
+        try:
+            return _read_object(self.status)
+        except OSError:
+            return None
 
 
 def get_job_id() -> str | None:
@@ -316,32 +340,24 @@ def write_atomically(path: Path, text: str) -> None:
 def _read_object(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in the first line of a file, None without one; raises OSError if it can't be read."""
     try:
-        found = json.loads(path.read_bytes().split(b"\n")[0])
+        return parse_object(read_bytes(path).split(b"\n")[0])
     except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+
+
+def _read_count(content: dict[str, Any] | None, key: str) -> int:
+    """Return a number of starts; 0 where there is none, or one that no run can have."""
+    count = (content or {}).get(key)
+    return count if type(count) is int and 0 <= count < 10**9 else 0
+
+
+def _holds_files(path: Path) -> bool:
+    """Whether there is a file, a link or a directory that is not empty; empty ones a start may have left behind."""
+    if path.is_dir() and not path.is_symlink():
+        return any(map(_holds_files, path.iterdir()))
+    return may_exist(path)
 
 
 def _format_holder(holder: dict[str, Any]) -> str:
     job = f", job {holder['job_id']}" if holder.get("job_id") else ""
-    return f"host {holder.get('host')}, pid {holder.get('pid')}{job}, attempt {holder.get('attempt')}"
-
-
-def _try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
-    """Try to lock an open file: whether it is locked now; None on a file system without locks."""
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
-    return True
-
-
-def _unlock(descriptor: int) -> None:
-    """Release a lock, even if a fork shares the open file, and close the file."""
-    with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    return escape(f"host {holder.get('host')}, pid {holder.get('pid')}{job}, attempt {holder.get('attempt')}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dist_train.checkpoint import serialization
+from dist_train.checkpoint.progress import check_nothing_is_lost
 from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
 from dist_train.checkpoint.store import Store, find
 from dist_train.distributed.world import World
@@ -77,7 +78,9 @@ def _find_source(config: Config, run: RunDir) -> LoadedCheckpoint | None:
     own = _load_newest(run)
     given = None if config.run.resume in ("auto", "never") else Path(config.run.resume)
     if own is None:
+        check_nothing_is_lost(run)
         return _load_given(given) if given else None
+    run.saved_step = own.files["training.pt"]["step"]
     newest = own.path
     if given and given.resolve().parent == run.checkpoints.resolve() and given.resolve() != newest.resolve():
         raise CheckpointError(
@@ -103,7 +106,7 @@ def _load_newest(run: RunDir) -> LoadedCheckpoint | None:
         )
     for error in faults.values():
         _log.warning("%s. The checkpoint before it is used", error)
-    if found is None and any(Store(run.checkpoints).quarantined.glob("step_*")):
+    if found is None and Store(run.checkpoints).has_quarantined():
         raise CheckpointError(
             f"run.dir {run.path}: has only checkpoints that were set aside as damaged, in checkpoints/quarantine. "
             "Restore an undamaged one, or start at step 0 with run.resume=never, which moves the old run aside."

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from dist_train.checkpoint.reader import NAME, explain_unreadable, fault, try_again
 from dist_train.errors import CheckpointError, DamagedError, UnreadableError
+from dist_train.system.read_file import list_directory
 
 RESERVE = 16 * 2**20  # bytes that a save leaves free, for metrics and logs
 
@@ -132,7 +133,7 @@ class Store:
             OSError: the disk cannot be written. A checkpoint that is removed in part has a hidden name.
         """
         kept = {self.path(step) for step in self.steps()[-keep_last:]}
-        linked = {link.resolve(strict=True) for link in self._links() if link.exists()}
+        linked = {link.resolve(strict=True) for link in self._links() if not _is_dangling(link)}
         for step in self.steps():
             path = self.path(step)
             if path not in kept and path.resolve(strict=True) not in linked:
@@ -146,7 +147,7 @@ class Store:
         A link to a checkpoint that no longer exists is removed.
         """
         for link in self._links():
-            if not link.exists():
+            if _is_dangling(link):
                 link.unlink()
         steps = self.steps()
         for name, step in (("latest", steps[-1] if steps else None), ("best", best_step)):
@@ -170,10 +171,17 @@ class Store:
         _sync(self.quarantined)
         return path
 
+    def has_quarantined(self) -> bool:
+        """Whether checkpoints were set aside as damaged; raises UnreadableError."""
+        try:
+            return bool(list_directory(self.quarantined))
+        except OSError as error:
+            raise explain_unreadable(self.quarantined, error) from error
+
     def entries(self, verify: bool) -> list[CheckpointInfo]:
         """Describe all checkpoints, the oldest first; `verify` reads every byte. Raises UnreadableError."""
         steps = self.list_steps()
-        links = {link.name: _linked_step(link) for link in self._links()}
+        links = {link.name: _linked_step(link) for link in self._links()} if steps else {}
         return [self._entry(step, links, verify) for step in steps]
 
     def _entry(self, step: int, links: dict[str, int], verify: bool) -> CheckpointInfo:
@@ -190,17 +198,19 @@ class Store:
         return CheckpointInfo(step, sum(file.st_size for file in files), written, names, damage, unreadable)
 
     def _links(self) -> list[Path]:
-        """The links to checkpoints, such as `latest` and `best`."""
-        return [path for path in self.directory.glob("[!.]*") if path.is_symlink()]
+        """The links to checkpoints, such as `latest` and `best`; raises OSError if they can't be listed now."""
+        with os.scandir(self.directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_symlink() and not entry.name.startswith("."))
+        return [self.directory / name for name in names]
 
     def clear_leftovers(self) -> None:
         """Remove the hidden leftovers of interrupted saves and removals, as far as possible."""
-        for entry in list(self.directory.glob(".*")):
-            if entry.is_symlink():
-                with suppress(OSError):
+        with suppress(OSError):
+            for entry in list_directory(self.directory):
+                if entry.is_symlink() and entry.name.startswith("."):
                     entry.unlink()
-            elif NAME.match(entry.name, 1):
-                shutil.rmtree(entry, ignore_errors=True)
+                elif NAME.match(entry.name, 1) and entry.name.startswith("."):
+                    shutil.rmtree(entry, ignore_errors=True)
 
     def _is_saved(self, step: int) -> bool:
         """Whether an undamaged checkpoint of `step` exists; a damaged one is quarantined."""
@@ -291,8 +301,19 @@ def _point(link: Path, target: str) -> None:
 
 def _linked_step(link: Path) -> int:
     """The step of the checkpoint that a link leads to; -1 if there is none."""
-    name = NAME.fullmatch(str(link.readlink())) if link.is_symlink() and link.exists() else None
+    if not link.is_symlink() or _is_dangling(link):
+        return -1
+    name = NAME.fullmatch(str(link.readlink()))
     return int(name[1]) if name else -1
+
+
+def _is_dangling(link: Path) -> bool:
+    """Whether a link leads nowhere; raises OSError if that can't be told now."""
+    try:
+        link.stat()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _is_directory(path: Path) -> bool:

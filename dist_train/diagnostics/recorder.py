@@ -106,8 +106,8 @@ def clear_diagnostics(run: Path) -> None:
     recorder.
     """
     for pattern in _FILES_OF_AN_ATTEMPT:
-        for path in (run / "diagnostics").glob(pattern):
-            with suppress(OSError):
+        with suppress(OSError):
+            for path in (run / "diagnostics").glob(pattern):
                 path.unlink()
 
 

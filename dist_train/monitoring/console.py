@@ -88,9 +88,7 @@ def log_to_file(directory: Path, world: World, step: int) -> Iterator[RankLog]:
 
     The file also says how the rank began, after `step` finished steps, and how it ended.
 
-    Raises:
-        OSError: rank 0 can't create its file. Another rank continues without one: on its machine the disk may be
-            another, and the run has no other files there.
+    A rank that can't create its file continues without one.
     """
     log = _open_log(directory, world)
     for buffer in [handler for handler in _ROOT.handlers if isinstance(handler, MemoryHandler)]:
@@ -121,8 +119,6 @@ def _open_log(directory: Path, world: World) -> RankLog:
         directory.mkdir(parents=True, exist_ok=True)
         log = RankLog(path)
     except OSError as error:
-        if world.is_main:
-            raise
         _ROOT.warning("%s: can't be written: %s; the run continues", path, error.strerror)
         log = RankLog(Path(os.devnull))
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -11,16 +11,18 @@
 """
 
 import hashlib
-import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dist_train.errors import LedgerError
-from dist_train.system.append_file import AppendFile
+from dist_train.system.append_file import AppendFile, cut_lines, read_lines_backward
+from dist_train.system.escape import escape
+from dist_train.system.read_file import open_regular, parse_object
 
 Line = dict[str, Any]
 _BLOCK = 64
@@ -34,13 +36,21 @@ class Ledger:
     """Writes the ledger of a run in blocks, so that a step does not wait for the disk."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Open for appending; lines after `step` are removed, because a resumed run writes them again."""
-        kept = [line for line in read(path) if line["step"] <= step] if path.exists() else []
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        temporary.replace(path)
+        """Open for appending; lines after `step` are removed, because a resumed run writes them again.
+
+        Raises:
+            OSError: the file can't be read or written.
+        """
         self._file = AppendFile(path)
+        cut_lines(path, (lambda text: 0 < _step_of(text) <= step) if step else None)
+        self.newest_step = find_newest_step(path)
+        """The step of the last line that was kept."""
         self._block: list[tuple[int, memoryview, float, float | None, float, str | None]] = []
+
+    @property
+    def missing(self) -> str | None:
+        """What could not be written, and why; None if the file has everything."""
+        return self._file.missing
 
     def add(
         self, step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None
@@ -85,28 +95,54 @@ def hex_to_float(text: str | None) -> float | None:
     return None if text is None else float(struct.unpack(">d", bytes.fromhex(text))[0])
 
 
+def find_newest_step(path: Path) -> int:
+    """Return the step of the last line of a ledger, 0 without one; raises OSError."""
+    try:
+        return next((step for text in read_lines_backward(path) if (step := _step_of(text))), 0)
+    except FileNotFoundError:
+        return 0
+
+
 def read(path: Path) -> list[Line]:
     """Return the lines of a ledger, without damaged ones, such as a line that a kill cut short.
 
     Raises:
         LedgerError: the file can't be read.
     """
+    with open_ledger(path) as file:
+        return list(_parse_lines(file))
+
+
+@contextmanager
+def open_ledger(path: Path) -> Iterator[BinaryIO]:
+    """Open a ledger for reading; raises LedgerError if it can't be read."""
     try:
-        texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_regular(path) as file:
+            yield file
     except OSError as error:
         raise LedgerError(
-            f"{path}: can't be read: {error.strerror}. A run writes it unless log.ledger is false; give a directory "
-            "below runs/"
+            f"{escape(path)}: can't be read: {error.strerror}. A run writes it unless log.ledger is false; give a "
+            "directory below runs/"
         ) from error
-    return [line for text in texts if (line := _parse_line(text)) is not None]
 
 
-def _parse_line(text: str) -> Line | None:
+def _parse_lines(file: BinaryIO) -> Iterator[Line]:
+    """Yield the lines of a ledger, without damaged ones."""
+    return (line for text in file if (line := _parse_line(text)) is not None)
+
+
+def _parse_line(text: bytes) -> Line | None:
     try:
-        line = json.loads(text)
+        line = parse_object(text)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and set(line) >= _FIELDS and _is_complete(line) else None
+    return line if set(line) >= _FIELDS and _is_complete(line) else None
+
+
+def _step_of(text: bytes) -> int:
+    """The step of a line, 0 if it is damaged."""
+    line = _parse_line(text)
+    return line["step"] if line else 0
 
 
 def _is_complete(line: Line) -> bool:
@@ -139,25 +175,90 @@ class Comparison:
     divergence: Divergence | None
 
 
-def compare(first: list[Line], second: list[Line], fields: tuple[str, ...] = tuple(PHASES)) -> Comparison:
-    """Compare two ledgers step by step, in the order in which a step computes its `fields`."""
-    a, b = ({line["step"]: line for line in lines} for lines in (first, second))
-    both = sorted(a.keys() & b.keys())
-    for agreed, step in enumerate(both):
-        if divergence := next(_find_differences(a, b, step, fields), None):
+def compare(first: Iterable[Line], second: Iterable[Line], fields: tuple[str, ...] = tuple(PHASES)) -> Comparison:
+    """Compare two ledgers step by step, in the order in which a step computes its `fields`.
+
+    Args:
+        first, second: lines in the order of their steps, which are read once and not kept.
+    """
+    return _compare(first, second, fields, 0, None)
+
+
+def compare_files(first: Path, second: Path) -> Comparison:
+    """Compare the ledgers in two files, without holding them in memory.
+
+    Raises:
+        LedgerError: a file can't be read, or has no steps.
+    """
+    with open_ledger(first) as one, open_ledger(second) as other:
+        for path, file in ((first, one), (second, other)):
+            if next(_parse_lines(file), None) is None:
+                raise LedgerError(
+                    f"{escape(path)}: has no steps yet; they are written in blocks, and with each checkpoint"
+                )
+        agreed, last = _skip_equal_lines(one, other)
+        return _compare(_parse_lines(one), _parse_lines(other), tuple(PHASES), agreed, last)
+
+
+def _skip_equal_lines(one: BinaryIO, other: BinaryIO) -> tuple[int, Line | None]:
+    """Read both files to the first line that differs; return the number of steps before it, and the last of them."""
+    one.seek(0)
+    other.seek(0)
+    steps, position, last = 0, 0, b""
+    for text in one:
+        if text != other.readline():
+            break
+        position += len(text)
+        if text.startswith(b'{"step": '):
+            steps, last = steps + 1, text
+    one.seek(position)
+    other.seek(position)
+    return steps, _parse_line(last)
+
+
+def _compare(
+    first: Iterable[Line], second: Iterable[Line], fields: tuple[str, ...], agreed: int, last: Line | None
+) -> Comparison:
+    """Compare what follows `agreed` steps that are equal, of which `last` is the last."""
+    counts, missing, before = [agreed, agreed], None, (last, last)
+    for pair in _pair_steps(first, second):
+        one, other = pair
+        counts = [count + (line is not None) for count, line in zip(counts, pair, strict=True)]
+        if one is None or other is None:
+            missing = missing or pair
+            continue
+        if divergence := next(_find_differences(one, other, before, fields), None):
             return Comparison(agreed, divergence)
-    return Comparison(len(both), _find_missing_step(a, b))
+        agreed, before = agreed + 1, (one, other)
+    return Comparison(agreed, _describe_missing_step(missing, counts) if missing else None)
+
+
+def _pair_steps(first: Iterable[Line], second: Iterable[Line]) -> Iterator[tuple[Line | None, Line | None]]:
+    """Yield the two lines of each step, None for one that has none."""
+    left, right = iter(first), iter(second)
+    one, other = next(left, None), next(right, None)
+    while one or other:
+        if other is None or (one is not None and one["step"] < other["step"]):
+            yield one, None
+            one = next(left, None)
+        elif one is None or other["step"] < one["step"]:
+            yield None, other
+            other = next(right, None)
+        else:
+            yield one, other
+            one, other = next(left, None), next(right, None)
 
 
 def _find_differences(
-    a: dict[int, Line], b: dict[int, Line], step: int, fields: tuple[str, ...]
+    one: Line, other: Line, before: tuple[Line | None, Line | None], fields: tuple[str, ...]
 ) -> Iterator[Divergence]:
+    step = one["step"]
     for field in fields:
-        one, other = a[step].get(field), b[step].get(field)
-        is_unmeasured = field in ("weights", "grad_norm") and (one is None or other is None)
-        if one != other and not is_unmeasured:
-            description = f"{field} {_format_value(field, one)} and {_format_value(field, other)}"
-            if field == "loss" and step > 1 and not _has_weights_before(a, b, step):
+        a, b = one.get(field), other.get(field)
+        is_unmeasured = field in ("weights", "grad_norm") and (a is None or b is None)
+        if a != b and not is_unmeasured:
+            description = f"{field} {_format_value(field, a)} and {_format_value(field, b)}"
+            if field == "loss" and step > 1 and not _have_weights(before, step - 1):
                 description += (
                     f"; or in the update of step {step - 1}, after which the weights were not hashed "
                     "(log.weights_every_steps=1 would show it)"
@@ -165,18 +266,16 @@ def _find_differences(
             yield Divergence(step, PHASES[field], description)
 
 
-def _has_weights_before(a: dict[int, Line], b: dict[int, Line], step: int) -> bool:
-    return all("weights" in lines.get(step - 1, {}) for lines in (a, b))
+def _have_weights(lines: tuple[Line | None, Line | None], step: int) -> bool:
+    return all(line is not None and line["step"] == step and "weights" in line for line in lines)
 
 
 def _format_value(field: str, found: Any) -> str:
     return f"{hex_to_float(found):.9g} ({found})" if field in ("loss", "grad_norm") else str(found)[:16]
 
 
-def _find_missing_step(a: dict[int, Line], b: dict[int, Line]) -> Divergence | None:
-    """Return the first step that only one of the ledgers has."""
-    unmatched = sorted(a.keys() ^ b.keys())
-    if not unmatched:
-        return None
-    owner = "first" if unmatched[0] in a else "second"
-    return Divergence(unmatched[0], "", f"only the {owner} has this step ({len(a)} and {len(b)} steps)")
+def _describe_missing_step(lines: tuple[Line | None, Line | None], counts: list[int]) -> Divergence:
+    """Describe the first step that only one of the ledgers has, given the number of steps in each."""
+    line, owner = (lines[0], "first") if lines[0] else (lines[1], "second")
+    description = f"only the {owner} has this step ({counts[0]} and {counts[1]} steps)"
+    return Divergence(line["step"] if line else 0, "", description)

@@ -1,28 +1,29 @@
 """Metrics of a run, written by rank 0: `metrics.jsonl`, TensorBoard's `tb/`, and the progress bar."""
 
 import json
-import logging
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 
-from dist_train.monitoring.tensorboard import encode_scalars, encode_version
+from dist_train.monitoring.tensorboard import encode_scalars, encode_start, encode_version
 from dist_train.settings.schema import Log
-from dist_train.system.append_file import AppendFile, read_lines_backward
+from dist_train.system.append_file import AppendFile, cut_lines, read_lines_backward
+from dist_train.system.read_file import list_directory, may_exist, open_regular, parse_object
 
 Line = dict[str, Any]
 _NUMBERS = {
     "train": ("step", "epoch", "loss", "lr", "samples_per_second", "time"),
     "eval": ("step", "epoch", "loss", "accuracy", "correct", "count", "time"),
 }
-_log = logging.getLogger(__name__)
 
 
 class LossWindow:
@@ -80,37 +81,37 @@ class LossWindow:
         self.loss_sum, self.samples = state["loss_sum"], state["samples"]
 
 
-class MetricsFile:
-    """Writes `metrics.jsonl`, one JSON object per line, without buffering."""
-
-    def __init__(self, path: Path, lines: list[Line]) -> None:
-        """Replace the content of the file by `lines`, and open it for appending."""
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        temporary.replace(path)
-        self._file = AppendFile(path)
-
-    def write(self, line: Line) -> None:
-        self._file.write(json.dumps(line) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def read_lines(path: Path) -> list[Line]:
-    """Return the lines of a `metrics.jsonl`, without damaged ones; a warning counts those."""
-    texts = path.read_text(errors="replace").splitlines() if path.exists() else []
-    lines = [line for text in texts if (line := _parse_line(text)) is not None]
-    if len(lines) < len(texts) - 1:
-        _log.warning("%s: %d damaged lines are left out", path, len(texts) - len(lines))
-    return lines
+    """Return the lines of a `metrics.jsonl`, without damaged ones."""
+    return list(_stream_lines(path)) if may_exist(path) else []
+
+
+def _stream_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines, oldest first, without damaged ones; raises OSError."""
+    with open_regular(path) as file:
+        yield from filter(None, map(_parse_line, file))
+
+
+def find_newest_step(path: Path) -> int:
+    """Return the step of the last line, 0 without one; raises OSError."""
+    try:
+        return next((line["step"] for text in read_lines_backward(path) if (line := _parse_line(text))), 0)
+    except FileNotFoundError:
+        return 0
+
+
+def _lines_at(path: Path, step: int) -> list[Line]:
+    """Return the lines of a step, oldest first; reads from the end only to the step before."""
+    newest = filter(None, map(_parse_line, read_lines_backward(path)))
+    later = takewhile(lambda line: line["step"] >= step, newest)
+    return [line for line in later if line["step"] == step][::-1]
 
 
 def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
     """Yield the lines of a kind, newest first; the file is read from its end and only as far as needed."""
-    if path.exists():
+    if may_exist(path):
         mark = f'"kind": "{kind}"'.encode()
-        found = (_parse_line(text.decode(errors="replace")) for text in read_lines_backward(path) if mark in text)
+        found = (_parse_line(text) for text in read_lines_backward(path) if mark in text)
         yield from (line for line in found if line is not None and line["kind"] == kind)
 
 
@@ -120,32 +121,45 @@ def find_test_line(lines: list[Line], step: int) -> Line | None:
     return found[-1] if found else None
 
 
-def _parse_line(text: str) -> Line | None:
+def _parse_line(text: bytes) -> Line | None:
     try:
-        line = json.loads(text)
+        line = parse_object(text)
     except ValueError:
         return None
-    if not isinstance(line, dict) or line.get("kind") not in _NUMBERS:
+    if line.get("kind") not in tuple(_NUMBERS):
         return None
     is_complete = all(type(line.get(name)) in (int, float) for name in _NUMBERS[line["kind"]])
+    is_complete = is_complete and type(line["step"]) is int and line["step"] >= 0
     return line if is_complete and (line["kind"] == "train" or isinstance(line.get("split"), str)) else None
 
 
 class Curves:
-    """Writes TensorBoard's event files; each start rewrites them from `metrics.jsonl`.
+    """Writes TensorBoard's event files: each start adds one, which first takes back what a resumed run repeats."""
 
-    So `metrics.jsonl` is the only source, and curves do not overlap after a resume.
-    """
+    def __init__(self, directory: Path, step: int, kept: list[Line], earlier: Iterable[Line]) -> None:
+        """
+        Args:
+            step: the step at which the run starts; points of earlier starts from there on are taken back.
+            kept: lines of metrics of this step that stay.
+            earlier: all lines that stay, oldest first; read only if there are no event files.
 
-    def __init__(self, directory: Path, lines: list[Line]) -> None:
+        Raises:
+            OSError: the files can't be written.
+        """
         directory.mkdir(exist_ok=True)
-        for stale in directory.glob("events.out.tfevents.*"):
-            stale.unlink()
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = AppendFile(directory / name)
-        self._file.write(encode_version(time.time()))
-        for line in lines:
+        found = list_directory(directory)
+        files = [path for path in found if path.name.startswith("events.out.tfevents.")]
+        leftovers = [path for path in found if path.name.startswith(".events.")]
+        for path in (*leftovers, *(files if step == 0 else [])):
+            path.unlink()
+        # TensorBoard reads the files in the order of their names.
+        number = max([int(time.time()), *(1 + _read_number(path) for path in files)])
+        name = f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
+        self._file = AppendFile(directory / f".{name}")
+        self._file.write(encode_version(time.time()) + encode_start(time.time(), step))
+        for line in kept if files else earlier:
             self.write(line)
+        self._file.rename(directory / name)
 
     def write(self, line: Line) -> None:
         names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
@@ -157,29 +171,37 @@ class Curves:
         self._file.close()
 
 
-def lines_to_keep(lines: list[Line], step: int, is_evaluated: bool) -> list[Line]:
-    """Return the lines that a run that resumes from `step` does not write again.
-
-    Args:
-        is_evaluated: whether the evaluation after `step` is complete.
-    """
-    return [
-        line
-        for line in lines
-        if line["step"] < step or (line["step"] == step and (is_evaluated or line["kind"] == "train"))
-    ]
+def _read_number(events: Path) -> int:
+    """The number in the name of an event file, by which the files are ordered; 0 without one."""
+    number = events.name.split(".")[3]
+    return int(number) if re.fullmatch(r"\d{1,12}", number) else 0
 
 
 class Metrics:
     """Writes each line of metrics to the file, the curves, and the end of the progress bar."""
 
     def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
-        lines = read_lines(path)
+        """Open for appending; lines that the run writes again are removed. Raises OSError."""
+        self._file = AppendFile(path)
+        lines = _lines_at(path, step) if step else []
         is_evaluated = evaluated_step == step or (step == total_steps and find_test_line(lines, step) is not None)
-        self.earlier = lines_to_keep(lines, step, is_evaluated)
-        self._file = MetricsFile(path, self.earlier)
-        self._curves = Curves(curves, self.earlier) if config.tensorboard else None
+        self.earlier = [line for line in lines if is_evaluated or line["kind"] == "train"]
+        """The lines of this step that an earlier start has written, and that stay."""
+
+        def is_kept(text: bytes) -> bool:
+            line = _parse_line(text)
+            return line is not None and (line["step"] < step or line in self.earlier)
+
+        cut_lines(path, is_kept if step else None)
+        self.newest_step = find_newest_step(path)
+        """The step of the last line that was kept."""
+        self._curves = Curves(curves, step, self.earlier, _stream_lines(path)) if config.tensorboard else None
         self._bar = _make_bar(config.progress, step, total_steps)
+
+    @property
+    def missing(self) -> str | None:
+        """What could not be written, and why; None if the file has everything."""
+        return self._file.missing
 
     def step(self, count: int) -> None:
         """Advance the progress bar by some steps."""
@@ -187,7 +209,7 @@ class Metrics:
 
     def write(self, kind: Literal["train", "eval"], **values: Any) -> None:
         line = {"kind": kind, **values, "time": time.time()}
-        self._file.write(line)
+        self._file.write(json.dumps(line) + "\n")
         if self._curves:
             self._curves.write(line)
         if kind == "train":

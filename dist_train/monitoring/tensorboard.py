@@ -17,6 +17,11 @@ def encode_version(wall_time: float) -> bytes:
     return _record(_event(wall_time) + _bytes(3, b"brain.Event:2"))
 
 
+def encode_start(wall_time: float, step: int) -> bytes:
+    """Return the record by which TensorBoard drops the values of earlier files from `step` on."""
+    return _record(_event(wall_time) + b"\x10" + _varint(step) + _bytes(7, b"\x08\x01"))
+
+
 def encode_scalars(wall_time: float, step: int, scalars: Mapping[str, float]) -> bytes:
     """Return the record of the values of one step by tag. `wall_time`: seconds since 1970; `step`: from 0."""
     summary = b"".join(_bytes(1, _scalar(tag, value)) for tag, value in scalars.items())
@@ -31,7 +36,7 @@ def _scalar(tag: str, value: float) -> bytes:
     try:
         packed = struct.pack("<f", value)
     except OverflowError:
-        packed = struct.pack("<f", math.copysign(math.inf, value))
+        packed = struct.pack("<f", math.inf if value > 0 else -math.inf)
     return _bytes(1, tag.encode()) + b"\x15" + packed
 
 

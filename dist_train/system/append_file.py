@@ -1,11 +1,16 @@
-"""Appends to files, and continues after a full disk; reads lines from the end of a file."""
+"""Appends to files, and continues after a full disk; reads and cuts lines from the end of a file."""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
+
+from dist_train.system.read_file import open_regular
 
 _BLOCK = 2**16  # bytes
+_LONGEST = 2**20  # bytes of a line; of a longer one, which nothing here writes, only the beginning is kept
 _log = logging.getLogger(__name__)
 
 
@@ -18,8 +23,10 @@ class AppendFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        # Without O_NONBLOCK, opening a named pipe waits until somebody reads it.
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
         self._pending = bytearray()
+        self._reason = ""
         self._has_warned = False
 
     def write(self, text: str | bytes) -> None:
@@ -32,6 +39,16 @@ class AppendFile:
             self._warn(error)
         else:
             self._has_warned = False
+
+    def rename(self, path: Path) -> None:
+        """Rename the file; raises OSError."""
+        self.path.replace(path)
+        self.path = path
+
+    @property
+    def missing(self) -> str | None:
+        """What could not be written so far, and why; None if the file has everything."""
+        return f"{self.path}: {len(self._pending)} bytes can't be written: {self._reason}" if self._pending else None
 
     def sync(self) -> None:
         """Flush to the disk, to survive a power cut; any thread may call this."""
@@ -50,27 +67,58 @@ class AppendFile:
 
     def _warn(self, error: OSError) -> None:
         # A log may be such a file itself and receive this line: it must not warn about that again.
+        self._reason = error.strerror or str(error)
         has_warned, self._has_warned = self._has_warned, True
         if not has_warned:
-            _log.warning("%s: can't be written: %s; the run continues", self.path, error.strerror)
+            _log.warning("%s: can't be written: %s; the run continues", self.path, self._reason)
 
 
 def read_lines_backward(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file from the last to the first, without newlines; reads only as far as needed.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is not a regular file.
     """
-    with path.open("rb") as file:
-        position, rest = file.seek(0, os.SEEK_END), b""
-        is_end = True
-        while position:
-            start = max(0, position - _BLOCK)
-            file.seek(start)
-            rest, *lines = (file.read(position - start) + rest).split(b"\n")
-            if is_end and lines and not lines[-1]:
-                del lines[-1]  # nothing follows the last newline
-            yield from reversed(lines)
-            position, is_end = start, False
-        if rest or not is_end:
-            yield rest
+    with open_regular(path) as file:
+        yield from (line for _, line in _scan_backward(file))
+
+
+def cut_lines(path: Path, is_kept: Callable[[bytes], bool] | None) -> None:
+    """Remove all lines after the last one that `is_kept`, None: all lines; reads only as far as needed.
+
+    The file is shortened in place. A kept line that has lost its newline gets it back.
+
+    Raises:
+        OSError: the file cannot be read or changed, or is not a regular file.
+    """
+    if is_kept is None:
+        os.truncate(path, 0)
+        return
+    with open_regular(path) as file:
+        last = next(((start, line) for start, line in _scan_backward(file) if is_kept(line)), None)
+        size = file.seek(0, os.SEEK_END)
+    end = last[0] + len(last[1]) + 1 if last else 0
+    if end < size:
+        os.truncate(path, end)
+    elif end > size:
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _scan_backward(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and text of each line, the last one first."""
+    position, rest = file.seek(0, os.SEEK_END), b""
+    is_end = True
+    while position:
+        start = max(0, position - _BLOCK)
+        file.seek(start)
+        lines = (file.read(position - start) + rest).split(b"\n")
+        offsets = accumulate((len(line) + 1 for line in lines), initial=start)
+        found = list(zip(offsets, lines, strict=False))[1:]
+        if is_end and found and not found[-1][1]:
+            del found[-1]  # nothing follows the last newline
+        yield from reversed(found)
+        rest = lines[0][:_LONGEST]
+        position, is_end = start, False
+    if rest or not is_end:
+        yield 0, rest

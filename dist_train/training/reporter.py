@@ -17,7 +17,7 @@ from dist_train.checkpoint.resume import Changes
 from dist_train.checkpoint.serialization import weights_sha256
 from dist_train.data import Dataset
 from dist_train.distributed.world import World
-from dist_train.errors import NonFiniteError, UserError
+from dist_train.errors import ConfigError, NonFiniteError, UserError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
@@ -26,6 +26,8 @@ from dist_train.run_dir import RunDir, State, write_atomically
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
+from dist_train.system.escape import escape
+from dist_train.system.read_file import may_exist
 from dist_train.system.stop_signals import StopRequested
 from dist_train.tasks.classification import Evaluation
 from dist_train.training.state import TrainState
@@ -53,6 +55,10 @@ class Reporter:
     def prepare_save(self) -> None: ...
 
     def sync_ledger(self) -> None: ...
+
+    def record_save(self, step: int) -> None: ...
+
+    def write_done(self) -> str | None: ...
 
     def find_test(self, step: int) -> dict[str, Any] | None: ...
 
@@ -88,6 +94,11 @@ class MainReporter(Reporter):
             run.metrics, run.curves, config.log, state.step, schedule.total_steps, state.evaluated_step
         )
         self._ledger = Ledger(run.ledger, state.step) if config.log.ledger else None
+        first_logged = next((step for step in range(1, state.step + 1) if schedule.is_logged(step)), None)
+        self._earlier_lines = {run.ledger: self._ledger.newest_step} if self._ledger else {}
+        """The step of the last line that earlier starts have written to a file."""
+        if first_logged and self._metrics.newest_step < first_logged:
+            self._earlier_lines[run.metrics] = self._metrics.newest_step
         self._prints_steps = not (shows_progress_bar(config.log.progress) and sys.stdout.isatty())
 
     def write_status(self, run_state: State, resumable: bool) -> None:
@@ -105,7 +116,10 @@ class MainReporter(Reporter):
     def report_start(self, moved_aside: Path | None, changes: Changes) -> None:
         """Print where an earlier run was moved, and what has changed since the checkpoint."""
         if moved_aside:
-            _log.info("the earlier run %s is now %s", self._run.path, moved_aside)
+            _log.info("the earlier run %s is now %s", escape(self._run.path), escape(moved_aside))
+        for path, newest_step in self._earlier_lines.items():
+            if newest_step < self._started_step:
+                _log.warning("%s: has no lines of the steps %d to %d", path, newest_step + 1, self._started_step)
         for setting in changes.settings:
             _log.info("setting changed: %s", setting)
         if changes.bits:
@@ -154,6 +168,28 @@ class MainReporter(Reporter):
         if self._ledger:
             self._ledger.sync()
 
+    def record_save(self, step: int) -> None:
+        """Write to the status that the checkpoint of `step` is on disk; called from the thread that saves."""
+        self._run.saved_step = step
+        if self.run_state == "running":
+            self.write_status("running", resumable=True)
+
+    def write_done(self) -> str | None:
+        """Write that the run is done; return which files lack something, None if all are complete."""
+        if self._ledger:
+            self._ledger.flush()
+        self.write_status("done", resumable=False)
+        missing = [self._metrics.missing, self._ledger.missing if self._ledger else None]
+        missing += [None if self._is_status_current else f"{self._run.status}: can't be written"]
+        if not any(missing):
+            return None
+        self.write_status("failed", resumable=True)
+        files = "".join(f"\n  {text}" for text in missing if text)
+        return (
+            f"{self._name}: all steps are done and the last checkpoint is saved, but these files are not complete:"
+            f"{files}\nGive the same command again when they can be written"
+        )
+
     def report_failure(self) -> None:
         self.write_status("failed", resumable=True)
         super().report_failure()
@@ -195,7 +231,7 @@ class MainReporter(Reporter):
 
     def _print_paths(self) -> None:
         _log.info("run:      %s", self._run.path)
-        if self._run.curves.exists():
+        if may_exist(self._run.curves):
             _log.info("curves:   tensorboard --logdir %s", self._run.curves)
         _log.info("evaluate: python -m dist_train.evaluate %s", self._run.path)
 
@@ -211,16 +247,33 @@ def open_reporter(
 ) -> Iterator[Reporter]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     with log_to_file(run.logs, world, state.step) as log:
-        if not world.is_main:
+        with world.agreement():
+            reporter = (
+                _open_main_reporter(log, config, run, state, schedule, world, allocator) if world.is_main else None
+            )
+        if reporter is None:
             yield Reporter(log)
             return
-        write_atomically(run.config, f"# Resolved settings of the run {config.run.name}.\n{to_yaml(config)}")
-        write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
-        reporter = MainReporter(log, config, run, state, schedule)
         _print_introduction(config, dataset, state, schedule, world, allocator)
         reporter.write_status("running", resumable=True)
         with _record_ending(reporter, state, run):
             yield reporter
+
+
+def _open_main_reporter(
+    log: RankLog, config: Config, run: RunDir, state: TrainState, schedule: Schedule, world: World, allocator: str
+) -> MainReporter:
+    """Write the files that describe the run and open those that it appends to; raises ConfigError."""
+    try:
+        write_atomically(run.config, f"# Resolved settings of the run {escape(config.run.name)}.\n{to_yaml(config)}")
+        write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
+        return MainReporter(log, config, run, state, schedule)
+    except OSError as error:
+        run.release()
+        raise ConfigError(
+            f"run.dir {escape(run.path)}: {escape(error.filename)} can't be written: {error.strerror}. The run has "
+            "not begun; give the same command again when it can be"
+        ) from error
 
 
 @contextmanager

@@ -123,6 +123,7 @@ class TrainingRun:
         """Evaluate the test split and save; return whether the run is done, or was stopped meanwhile."""
         self.batches.close()
         if earlier := self._read_earlier_test():
+            self._wait_for_files()
             self.reporter.report_nothing_left(earlier)
             return True
         splits = [split for split in (self.dataset.validation, self.dataset.test) if split]
@@ -131,7 +132,7 @@ class TrainingRun:
             return self.save_and_stop()
         self._compare_with_best(evaluations[0])
         self.save()
-        self._wait_for_saves()
+        self._wait_for_files()
         self.reporter.report_done(evaluations[-1])
         return True
 
@@ -164,7 +165,15 @@ class TrainingRun:
 
     def _wait_for_saves(self) -> None:
         """Wait until the last checkpoint is on disk, and fail on every rank if it is not."""
-        fault = (self.saver.finish() or "").encode() if self.world.is_main else None
+        self._fail_together(self.saver.finish() if self.world.is_main else None)
+
+    def _wait_for_files(self) -> None:
+        """Wait until all that a run that is done leaves is on disk, and fail on every rank if something is not."""
+        self._fail_together((self.saver.finish() or self.reporter.write_done()) if self.world.is_main else None)
+
+    def _fail_together(self, found_by_main: str | None) -> None:
+        """Raise SaveError on every rank if rank 0 has found a fault."""
+        fault = (found_by_main or "").encode() if self.world.is_main else None
         if found := self.world.broadcast_bytes(fault).decode():
             raise SaveError(found)
 

@@ -153,6 +153,7 @@ def _open_saver(config: Config, directory: RunDir, reporter: Reporter) -> Saver:
         keep_last=config.checkpoint.keep_last,
         asynchronous=config.checkpoint.asynchronous,
         check=check,
+        saved=reporter.record_save,
     )
 
 

@@ -36,6 +36,7 @@ WITHOUT_TORCH = (
             "cpu",
             "escape",
             "exit",
+            "lock_file",
             "process",
             "read_file",
             "stop_signals",

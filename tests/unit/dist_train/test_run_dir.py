@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from dist_train import run_dir
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir, write_atomically
+from dist_train.system import lock_file
 from tests.conftest import ROOT
 
 
@@ -200,7 +200,7 @@ def holding(path: Path) -> "Iterator[subprocess.Popen[bytes]]":
 def test_a_second_process_is_refused_by_the_name_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_start: bool
 ) -> None:
-    monkeypatch.setattr(run_dir, "PATIENCE", 0.1)
+    monkeypatch.setattr(lock_file, "PATIENCE", 0.1)
     message = r"another process trains there: host .*, pid {}, job 12, attempt 1\. Wait"
     with holding(tmp_path / "run") as holder:
         for start in (RunDir.claim, RunDir.check_usable):

@@ -10,17 +10,18 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dist_train.monitoring import metrics as metrics_module
 from dist_train.monitoring.metrics import (
     Curves,
     LossWindow,
     Metrics,
-    MetricsFile,
-    lines_to_keep,
     newest_lines,
     read_lines,
     shows_progress_bar,
 )
 from dist_train.settings.schema import Log
+from dist_train.system import append_file
+from dist_train.system.read_file import open_regular
 
 
 class Clock:
@@ -96,27 +97,75 @@ def test_samples_from_before_a_resume_are_not_in_its_rate(clock: Clock) -> None:
     assert window.read() == (0.5, 2.0)
 
 
+def resume(directory: Path, step: int, total_steps: int = 100, evaluated_step: int = 0) -> Metrics:
+    log = Log(progress="off")
+    return Metrics(directory / "metrics.jsonl", directory / "tb", log, step, total_steps, evaluated_step)
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]], rest: str = "") -> None:
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines) + rest)
+
+
 def test_lines_are_written_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    file = MetricsFile(path, [])
-    file.write(line(1))
-    assert read_lines(path) == [line(1)]
-    file.close()
+    metrics = resume(tmp_path, 0)
+    metrics.write("train", **{key: value for key, value in line(1).items() if key not in ("kind", "time")})
+    assert [one["step"] for one in read_lines(tmp_path / "metrics.jsonl")] == [1]
+    metrics.close()
 
 
-def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rest", ["", json.dumps(line(4))[:-9], "\n\nnoise\n", "[" * 5000])
+@pytest.mark.parametrize(("is_evaluated", "kept"), [(False, 2), (True, 3)])
+def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path, rest: str, is_evaluated: bool, kept: int) -> None:
     path = tmp_path / "metrics.jsonl"
-    written = [line(1), line(2), line(2, "eval"), line(3)]
-    path.write_text("".join(json.dumps(one) + "\n" for one in written) + json.dumps(line(4))[:-9])
+    written = [line(1), line(2), line(2, "eval"), line(3), line(3, "eval")]
+    write_lines(path, written, rest)
     assert read_lines(path) == written
-    assert lines_to_keep(written, 2, is_evaluated=False) == written[:2]
-    kept = lines_to_keep(read_lines(path), 2, is_evaluated=True)
-    assert kept == written[:3]
-    file = MetricsFile(path, kept)
-    file.write(line(3))
-    file.close()
-    assert [json.loads(text) for text in path.read_text().splitlines()] == written
-    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+    metrics = resume(tmp_path, 2, evaluated_step=2 if is_evaluated else 1)
+    assert [json.loads(text) for text in path.read_text().splitlines()] == written[:kept]
+    assert (metrics.earlier, metrics.newest_step) == (written[1:kept], 2)
+    metrics.close()
+
+
+def test_a_start_at_zero_removes_all_lines(tmp_path: Path) -> None:
+    write_lines(tmp_path / "metrics.jsonl", [line(1)], "noise")
+    resume(tmp_path, 0).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+
+
+def test_a_line_that_has_lost_only_its_newline_stays(tmp_path: Path) -> None:
+    write_lines(tmp_path / "metrics.jsonl", [line(1)], json.dumps(line(2)))
+    resume(tmp_path, 2).close()
+    assert read_lines(tmp_path / "metrics.jsonl") == [line(1), line(2)]
+    assert (tmp_path / "metrics.jsonl").read_text().endswith("\n")
+
+
+def test_a_resume_reads_only_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are counted, not seconds: as many at a hundred times as many lines."""
+    read = []
+    real = open_regular
+
+    def counted(path: Path) -> io.BufferedReader:
+        class Counted(io.FileIO):
+            def readinto(self, buffer: Any) -> int | None:
+                read.append(super().readinto(buffer) or 0)
+                return read[-1]
+
+        real(path).close()
+        return io.BufferedReader(Counted(str(path)))
+
+    monkeypatch.setattr(append_file, "open_regular", counted)
+    monkeypatch.setattr(metrics_module, "open_regular", counted)
+    for count in (1_000, 100_000):
+        directory = tmp_path / str(count)
+        directory.mkdir()
+        write_lines(directory / "metrics.jsonl", [line(step) for step in range(1, count + 1)])
+        resume(directory, count - 1).close()  # writes the curves, which were not there
+        write_lines(directory / "metrics.jsonl", [line(step) for step in range(1, count + 1)])
+        read.clear()
+        metrics = resume(directory, count - 10)
+        assert metrics.newest_step == count - 10
+        assert sum(read) < 5 * 2**16
+        metrics.close()
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
@@ -125,19 +174,34 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_curves_are_rewritten_without_overlap(tmp_path: Path) -> None:
-    first = Curves(tmp_path, [])
+@pytest.mark.parametrize("has_lost_curves", [False, True])
+def test_curves_of_several_starts_do_not_overlap(tmp_path: Path, has_lost_curves: bool) -> None:
+    first = Curves(tmp_path, 0, [], [])
     for step in (1, 2, 3):
         first.write(line(step))
     first.write(line(3, "eval"))
     first.close()
-    resumed = Curves(tmp_path, [line(1), line(2), line(2, "eval")])
-    resumed.write(line(3))
-    resumed.close()
+    for _ in range(2):  # within a second, too
+        if has_lost_curves:
+            for path in tmp_path.glob("events*"):
+                path.unlink()
+        again = Curves(tmp_path, 2, [line(2), line(2, "eval")], [line(1), line(2), line(2, "eval")])
+        again.write({**line(3), "loss": 0.25})
+        again.close()
     found = scalars(tmp_path)
     assert set(found) == {"train/loss", "train/lr", "train/samples_per_second", "test/loss", "test/accuracy"}
-    assert found["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert found["train/loss"] == [(1, 1.0), (2, 0.5), (3, 0.25)]
     assert found["test/accuracy"] == [(2, 0.5)]
+
+
+def test_curves_of_a_start_at_zero_replace_those_before(tmp_path: Path) -> None:
+    (tmp_path / ".events.out.tfevents.1.host.2.0").write_bytes(b"a killed start left this")
+    for loss in (0.5, 0.25):
+        curves = Curves(tmp_path, 0, [], [])
+        curves.write({**line(1), "loss": loss})
+        curves.close()
+    assert scalars(tmp_path)["train/loss"] == [(1, 0.25)]
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_metrics_go_to_the_file_and_to_the_curves(tmp_path: Path) -> None:
@@ -199,8 +263,7 @@ def test_a_damaged_line_costs_no_other(tmp_path: Path, damage: str) -> None:
 def test_the_newest_lines_of_a_kind_come_first(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert list(newest_lines(path, "train")) == []
-    file = MetricsFile(path, [line(1), line(1, "eval"), line(2), line(2, "eval"), line(3)])
-    file.close()
+    write_lines(path, [line(1), line(1, "eval"), line(2), line(2, "eval"), line(3)])
     path.write_text(path.read_text() + '{"kind": "train", "step": 4')  # a kill has cut it short
     assert [one["step"] for one in newest_lines(path, "train")] == [3, 2, 1]
     assert [one["step"] for one in newest_lines(path, "eval")] == [2, 1]

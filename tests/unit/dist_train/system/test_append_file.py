@@ -1,6 +1,7 @@
 """Appending to files on a full disk, and reading lines backward."""
 
 import errno
+import json
 import logging
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from dist_train.distributed.world import World
 from dist_train.monitoring.console import log_to_file, log_to_terminal
-from dist_train.monitoring.metrics import Curves, MetricsFile, read_lines
+from dist_train.monitoring.metrics import Curves, read_lines
 from dist_train.system import append_file as module
 from dist_train.system.append_file import AppendFile, read_lines_backward
 from tests.unit.dist_train.monitoring.test_metrics import line, scalars
@@ -69,13 +70,15 @@ def test_a_disk_that_stays_full_ends_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_metrics_and_curves_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch, room=50)
-    file, curves = MetricsFile(tmp_path / "metrics.jsonl", []), Curves(tmp_path / "tb", [])
+    file, curves = AppendFile(tmp_path / "metrics.jsonl"), Curves(tmp_path / "tb", 0, [], [])
     for step in (1, 2):
-        file.write(line(step))
+        file.write(json.dumps(line(step)) + "\n")
         curves.write(line(step))
+    assert "metrics.jsonl: 218 bytes can't be written: No space left on device" in str(file.missing)
     disk.room = 10**6
-    file.write(line(3))
+    file.write(json.dumps(line(3)) + "\n")
     curves.write(line(3))
+    assert file.missing is None
     file.close()
     curves.close()
     assert read_lines(tmp_path / "metrics.jsonl") == [line(1), line(2), line(3)]

@@ -76,7 +76,7 @@ def _of_other_types(tree: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 def _other_tensors(tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     for dtype in DTYPES:
         yield f"is {dtype}", tensor.to(getattr(torch, dtype))
-    yield "is nan", torch.full_like(tensor, torch.nan)
+    yield "is all nan", torch.full_like(tensor, torch.nan)
     yield "is one longer", torch.cat([tensor.reshape(-1), tensor.reshape(-1)[:1]])
     yield "is sparse", tensor.to_sparse()
     if tensor.dim() > 1:

@@ -92,14 +92,19 @@ STRANGERS = (
 
 
 def cases(bench: Bench, seed: int) -> Iterator[Case]:
-    """Yield each damage under each command."""
-    for what, damage in list_damages(runs.failed_run(bench), seed):
-        for name, command in commands():
-            yield Case(f"{what} / {name}", partial(_run, damage=damage, name=name, command=command))
+    """Yield each replaced file under each command, and each changed content under one that the seed chooses."""
+    run, draw = runs.failed_run(bench), random.Random(seed)  # noqa: S311
+    every = list(commands())
+    chosen = [
+        *((damage, command) for damage in _list_replaced(run) for command in every),
+        *((damage, draw.choice(every)) for damage in _list_changed(run, seed)),
+    ]
+    for (what, damage), (name, command) in chosen:
+        yield Case(f"{what} / {name}", partial(_run, damage=damage, name=name, command=command))
 
 
-def list_damages(run: Path, seed: int) -> Iterator[tuple[str, Damage]]:
-    """Each damage to a directory like `run`, and the function that makes it."""
+def _list_replaced(run: Path) -> Iterator[tuple[str, Damage]]:
+    """Each file and folder of a directory like `run` replaced in each way, and the function that does it."""
     for path in sorted(run.rglob("*")):
         place = str(path.relative_to(run))
         for what, damage in DAMAGES.items():
@@ -108,13 +113,17 @@ def list_damages(run: Path, seed: int) -> Iterator[tuple[str, Damage]]:
             for name in STRANGERS:
                 yield f"{place} has a file {name[:30]!r}", partial(_at, f"{place}/{name}", Path.touch)
                 yield f"{place} has a folder {name[:30]!r}", partial(_at, f"{place}/{name}", Path.mkdir)
-        else:
-            for number in range(6):
-                draw = random.Random(f"{seed} {place} {number}")  # noqa: S311
-                what, content = damaged(path.read_bytes(), draw)
-                yield f"{place} {number}: {what}", partial(_at, place, partial(_write, content=content))
-            for what, content in _edited(path):
-                yield f"{place}: {what}", partial(_at, place, partial(_write, content=content))
+
+
+def _list_changed(run: Path, seed: int) -> Iterator[tuple[str, Damage]]:
+    """Each file with other content: random damage, and values of every type."""
+    for path in filter(Path.is_file, sorted(run.rglob("*"))):
+        place = str(path.relative_to(run))
+        for number in range(20):
+            what, content = damaged(path.read_bytes(), random.Random(f"{seed} {place} {number}"))  # noqa: S311
+            yield f"{place} {number}: {what}", partial(_at, place, partial(_write, content=content))
+        for what, content in _edited(path):
+            yield f"{place}: {what}", partial(_at, place, partial(_write, content=content))
 
 
 def _at(place: str, damage: Damage, run: Path) -> None:

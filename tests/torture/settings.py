@@ -6,7 +6,6 @@ All are read by `--print-config`, in one process. What it accepts is printed, an
 import contextlib
 import io
 import random
-import re
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -60,9 +59,10 @@ def cases(bench: Bench, seed: int) -> Iterator[Case]:  # noqa: ARG001
         text = recipe.read_text(encoding="utf-8")
         for what, tree in mutations(yaml.safe_load(text)):
             yield Case(f"{recipe.name}: {what}", partial(_read, content=_dump(tree)))
-        for line in filter(re.compile(r"\w+:|  \w+:").match, text.splitlines()):
-            doubled = text.replace(f"{line}\n", f"{line}\n{line}\n", 1).encode()
-            yield Case(f"{recipe.name}: {line.split(':')[0].strip()} twice", partial(_read, content=doubled))
+        lines = text.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            doubled = "".join([*lines[:number], line, *lines[number:]]).encode()
+            yield Case(f"{recipe.name}: line {number} twice", partial(_read, content=doubled))
         for number in range(DAMAGED_COPIES):
             draw = random.Random(f"{seed} {recipe.name} {number}")  # noqa: S311
             what, content = damaged(text.encode(), draw)

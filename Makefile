@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --durations=20
 
-.PHONY: train test test-quick test-matrix test-long test-slurm test-slurm-long bench gpu-check lint install lock clean
+.PHONY: train test test-quick test-matrix test-long torture test-slurm test-slurm-long bench gpu-check lint install lock clean
 
 train: install
 	$(BIN)/dist-train train configs/digits.yaml --nproc 2 distributed.backend=gloo
@@ -25,6 +25,10 @@ test-matrix:
 
 test-long: install
 	$(PYTEST) -m long
+
+# Feed damaged input of every kind to the program, for less than 20 minutes; ARGS="settings --limit 100" chooses.
+torture: install
+	$(BIN)/python -m tests.torture $(ARGS)
 
 # On a real Slurm, started on this machine: root of a Debian, or they are skipped. The long one has all of them.
 test-slurm: install

@@ -56,6 +56,8 @@ def failed_run(bench: Bench) -> Path:
             with_curves = ("-m", "dist_train", "a.yaml", "run.dir=run")
             outcome = train(bench, run.parent, *with_curves, DIST_TRAIN_NAN_STEP="5")
             assert outcome.code == 4, outcome.output
+            for curves in (run / "tb").iterdir():
+                curves.rename(curves.with_name("events.out.tfevents.1.host.1.0"))  # a name that does not change
             leave_job(run, 1, "12", tasks=(0, 1))
             leave_start(run, "12")
     return run
@@ -76,7 +78,7 @@ def check_done(run: Path, undisturbed: Path, output: str) -> Iterator[Fault]:
         return
     if found != weights(undisturbed):
         yield Fault("false claim", f"exit code 0 with other weights: {found}, not {weights(undisturbed)}\n{output}")
-    if state != "done":
+    if state != "done" and "status.json" not in output:
         yield Fault("false claim", f"exit code 0, but status.json says {state}\n{output}")
     for name, kind in (("ledger.jsonl", None), ("metrics.jsonl", "train")):
         steps = [line.get("step") for line in lines(run / name) if line.get("kind") == kind]

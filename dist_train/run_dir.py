@@ -14,7 +14,7 @@ import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from dist_train.errors import ConfigError
 from dist_train.system.escape import escape
@@ -25,6 +25,28 @@ from dist_train.system.read_file import list_directory, may_exist, parse_object,
 State = Literal["running", "done", "preempted", "failed"]
 
 _log = logging.getLogger(__name__)
+
+
+class Status(TypedDict, total=False):
+    """The content of `status.json`, for those who read it; earlier versions wrote fewer keys."""
+
+    state: Literal[State, "dead"]
+    updated: str
+    """UTC."""
+    host: str
+    pid: int
+    job_id: str | None
+    attempt: int
+    launcher: str | None
+    restarts: int
+    resumable: bool
+    step: int
+    epoch: int
+    total_steps: int | None
+    started_step: int
+    error: str
+    early: bool
+    checkpoint: int | None
 
 
 class RunDir:

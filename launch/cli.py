@@ -10,8 +10,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
+from dist_train.errors import ConfigError
+from dist_train.system.escape import escape
 from dist_train.system.exit import Parser, run_guarded
+from dist_train.system.read_file import explain
 
 COMMANDS = {
     "train": "train on all GPUs of this machine, or on its CPU",
@@ -42,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # None if the shell has closed it
+            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     own, passed_on = _split_at_dashes(given)
     chosen = _build_parser().parse_args(own)
@@ -58,7 +65,13 @@ def _run(arguments: Sequence[str] | None) -> int:
             parser.error(f"takes no arguments after --; given: {shlex.join(passed_on)}")
         options.passed_on = tuple(passed_on)
     options.command_arguments = tuple(given)
-    return int(command.run(options))
+    try:
+        return int(command.run(options))
+    except OSError as error:
+        # Of a file that another program has changed, or that the user may not use.
+        if error.filename is None:
+            raise
+        raise ConfigError(f"{escape(error.filename)}: {explain(error)}") from error
 
 
 def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:

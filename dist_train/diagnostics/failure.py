@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dist_train.diagnostics.heartbeat import Heartbeat
+from dist_train.diagnostics.heartbeat import MAX_RANKS, Heartbeat
 from dist_train.errors import DataError, NonFiniteError, SaveError, UserError
 from dist_train.run_dir import write_atomically
+from dist_train.system.read_file import find_files, parse_record, read_bytes
 from dist_train.system.stop_signals import StopRequested
 
 Cause = Literal["exception", "killed", "stalled", "non_finite", "loader", "lost"]
@@ -92,7 +93,8 @@ class Failure:
 
 def read_failures(directory: Path, attempt: int) -> dict[int, Failure]:
     """Return the failure records of one attempt by rank."""
-    failures = [failure for path in directory.glob("failure_rank_*.json") if (failure := _read(path))]
+    paths = [path for path in find_files(directory) if path.match("failure_rank_*.json")]
+    failures = [failure for path in paths if (failure := _read(path))]
     return {failure.rank: failure for failure in failures if failure.attempt == attempt}
 
 
@@ -139,6 +141,7 @@ def _path(directory: Path, rank: int) -> Path:
 
 def _read(path: Path) -> Failure | None:
     try:
-        return Failure(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        failure = parse_record(Failure, read_bytes(path))
+    except (OSError, ValueError):
         return None
+    return failure if 0 <= failure.rank < failure.world_size <= MAX_RANKS else None

@@ -6,6 +6,7 @@ pid is not mistaken for it.
 """
 
 import json
+import math
 import mmap
 import os
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from dist_train.system.process import read_process_stat, read_process_state
+from dist_train.system.read_file import find_files, parse_record, read_bytes
 
 Phase = Literal["start", "evaluate", "save", "data", "forward", "backward", "update", "end"]
 """The phases of a step, in the order in which a rank passes through them.
@@ -24,6 +26,7 @@ Phase = Literal["start", "evaluate", "save", "data", "forward", "backward", "upd
 have the number n, and come in this order. Ranks wait for each other in `evaluate`, `save` and `backward`.
 """
 PHASES: tuple[Phase, ...] = get_args(Phase)
+MAX_RANKS = 2**17  # of a record that is believed
 _NUMBERS = {phase: number for number, phase in enumerate(PHASES)}
 _CHANGING = struct.Struct("<qqd")  # number of the phase, step, time
 _HEADER = 64  # bytes before the JSON of the process
@@ -121,7 +124,8 @@ class HeartbeatFile:
 
 def read_heartbeats(directory: Path, attempt: int | None = None) -> dict[int, Heartbeat]:
     """Return the heartbeats in a directory by rank: those of one attempt, by default the newest."""
-    heartbeats = [found for path in directory.glob("rank_*.beat") if (found := _read(path))]
+    paths = [path for path in find_files(directory) if path.match("rank_*.beat")]
+    heartbeats = [found for path in paths if (found := _read(path))]
     if attempt is None:
         attempt = max((each.process.attempt for each in heartbeats), default=0)
     return {each.process.rank: each for each in heartbeats if each.process.attempt == attempt}
@@ -147,8 +151,10 @@ def _map_file(path: Path, content: bytearray) -> mmap.mmap:
 def _read(path: Path) -> Heartbeat | None:
     """The heartbeat in a file; None where the file is damaged."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         phase, step, when = _CHANGING.unpack_from(content)
-        return Heartbeat(RankProcess(**json.loads(content[_HEADER:])), PHASES[phase], step, when)
-    except (OSError, ValueError, TypeError, IndexError, struct.error):
+        process = parse_record(RankProcess, content[_HEADER:])
+        is_possible = 0 <= process.rank < process.world_size <= MAX_RANKS and math.isfinite(when)
+        return Heartbeat(process, PHASES[phase], step, when) if is_possible else None
+    except (OSError, ValueError, IndexError, struct.error):
         return None

@@ -8,9 +8,11 @@ from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure, find_lost_peer
 from dist_train.diagnostics.verdict import Verdict, find_newest_checkpoint, format_resume, read_verdict
 from dist_train.errors import ConfigError
-from dist_train.run_dir import RunDir
+from dist_train.run_dir import RunDir, Status
+from dist_train.system.escape import escape
+from dist_train.system.read_file import check_types, explain
 
-_STATUS_TYPES = {"state": str, "step": int, "host": str, "pid": int, "updated": str}
+_NEEDED = ("state", "step", "host", "pid", "updated")
 
 
 def postmortem(run: Path) -> tuple[str, int]:
@@ -33,13 +35,17 @@ def postmortem(run: Path) -> tuple[str, int]:
     if has_failed:
         return _describe_without_verdict(run, status), 1
     next_command = _read_next_command(run) if status["state"] == "preempted" else ""
-    return _format_status(run, status) + (f" To resume: {next_command}" if next_command else ""), 0
+    return _format_status(run, status) + (f" To resume: {escape(next_command, 2000)}" if next_command else ""), 0
 
 
 def _read_status(run: Path) -> dict[str, Any]:
-    status = RunDir(run).read_status()
-    if status is None or any(not isinstance(status.get(name), kind) for name, kind in _STATUS_TYPES.items()):
-        raise ConfigError(f"{run}: is not a run: it has no complete status.json; give a directory below runs/")
+    try:
+        status = RunDir(run).read_status()
+        check_types(status or {}, Status)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{escape(RunDir(run).status)}: can't be read: {explain(error)}") from None
+    if status is None or any(name not in status for name in _NEEDED):
+        raise ConfigError(f"{escape(run)}: is not a run: it has no complete status.json; give a directory below runs/")
     return {**status, "state": "running" if status["state"] == "dead" else status["state"]}
 
 
@@ -62,12 +68,18 @@ def _describe_without_verdict(run: Path, status: dict[str, Any]) -> str:
     own = RunEvidence.read(run).first_own_failure
     reason = f"{own.kind}: {own.error}" if own else status.get("error", "no rank has left an error message")
     next_command = _read_next_command(run)
-    resume = f" To resume: {next_command} ({format_resume(find_newest_checkpoint(run))})" if next_command else ""
-    return f"{run.name}: ended at step {status['step']}; {reason}.{resume}"
+    resume = (
+        f" To resume: {escape(next_command, 2000)} ({format_resume(find_newest_checkpoint(run))})"
+        if next_command
+        else ""
+    )
+    return f"{escape(run.name)}: ended at step {status['step']}; {escape(reason, 2000)}.{resume}"
 
 
 def _format_status(run: Path, status: dict[str, Any]) -> str:
-    return f"{run.name}: {status['state']} at step {status['step']} on host {status['host']}, {status['updated']}."
+    return escape(
+        f"{run.name}: {status['state']} at step {status['step']} on host {status['host']}, {status['updated']}."
+    )
 
 
 def _read_next_command(run: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dist_train.diagnostics.heartbeat import Heartbeat
+from dist_train.system.read_file import read_bytes
 
 _TITLE = "Stacks of rank"  # the first words of a file that the rank has written itself
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x.*$", re.MULTILINE)
@@ -51,7 +52,7 @@ class StackFile:
 def has_dumped_stacks(directory: Path, rank: int) -> bool:
     """Whether a rank has written its stacks itself, and so can run Python."""
     with suppress(OSError):
-        return _path(directory, rank).read_text(errors="replace").startswith(_TITLE)
+        return _read(directory, rank).startswith(_TITLE)
     return False
 
 
@@ -72,7 +73,7 @@ def write_process_state(directory: Path, heartbeat: Heartbeat) -> None:
 def read_main_frames(directory: Path, rank: int) -> list[str]:
     """Return the frames of a rank's main thread, innermost first, as faulthandler writes them; [] without a file."""
     try:
-        text = _path(directory, rank).read_text(errors="replace")
+        text = _read(directory, rank)
     except OSError:
         return []
     threads = _THREAD.split(text)  # the oldest thread comes last, which is the main one
@@ -85,6 +86,10 @@ def is_waiting_for_peers(frames: list[str]) -> bool:
     """Whether the innermost frame is in torch or in `distributed.shared_memory`, where ranks wait for each other."""
     frame = _FRAME.match(frames[0]) if frames else None
     return frame is not None and ("/torch/" in frame["file"] or frame["file"].endswith(_SHARED_MEMORY))
+
+
+def _read(directory: Path, rank: int) -> str:
+    return read_bytes(_path(directory, rank)).decode(errors="replace")
 
 
 def _path(directory: Path, rank: int) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 from contextlib import suppress
@@ -10,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.diagnostics.failure import Cause
+from dist_train.system.escape import escape
+from dist_train.system.read_file import find_files, is_file, may_exist, parse_record, read_bytes
 
 _MAX_FRAME_LINES = 12
+_MAX_LENGTH = 2000  # characters of a row of the screen
+_STEP = re.compile(r"step_\d{8,18}")
 _BETWEEN_STEPS = ("start", "evaluate", "save", "end")
 
 
@@ -50,11 +55,11 @@ class Verdict:
             ("cause", f"{self.cause}: {self.error}"),
             *(("", line) for line in self._select_frames()),
             ("victims", ", ".join(f"rank {rank}({self.world_size})" for rank in self.victims)),
-            ("diagnostics", str(_path(run)) if _path(run).exists() else ""),
+            ("diagnostics", str(_path(run)) if may_exist(_path(run)) else ""),
             ("next", f"{self.next_command}   ({format_resume(self.checkpoint)})" if self.next_command else ""),
         ]
-        lines = [f"{name:<14} {text}".rstrip() for name, text in rows if text]
-        return "\n".join([f"---- {run.name}: the run failed ----", *lines])
+        lines = [f"{name:<14} {escape(text, _MAX_LENGTH)}".rstrip() for name, text in rows if text]
+        return "\n".join([f"---- {escape(run.name)}: the run failed ----", *lines])
 
     def _format_rank(self) -> str:
         if self.rank is None:
@@ -102,17 +107,16 @@ def publish_verdict(run: Path, verdict: Verdict) -> bool:
 def read_verdict(run: Path) -> Verdict | None:
     """Return the newest verdict on a run; None where there is none or it is damaged."""
     try:
-        verdict = Verdict(**json.loads(_path(run).read_text(encoding="utf-8")))
-        verdict.format_screen(run)  # fails if a value has the wrong type
-    except (OSError, ValueError, TypeError, AttributeError):
+        return parse_record(Verdict, read_bytes(_path(run)))
+    except (OSError, ValueError):
         return None
-    return verdict
 
 
 def find_newest_checkpoint(run: Path) -> int | None:
     """Return the step of the newest complete checkpoint; None where there is none."""
-    steps = [path.parent.name.removeprefix("step_") for path in run.glob("checkpoints/step_*/manifest.json")]
-    return max((int(step) for step in steps if step.isdecimal()), default=None)
+    paths = [path for path in find_files(run / "checkpoints") if _STEP.fullmatch(path.name)]
+    steps = [int(path.name.removeprefix("step_")) for path in paths if is_file(path / "manifest.json")]
+    return max(steps, default=None)
 
 
 def format_resume(checkpoint: int | None) -> str:

@@ -152,7 +152,7 @@ def _is_complete(line: Line) -> bool:
         and type(line["lr"]) in (int, float)
         and all(isinstance(text, str) and _HEXADECIMAL.fullmatch(text) for text in texts)
         and all(len(text) == 16 for text in texts[:2])
-        and len(texts[3]) in (0, 16)
+        and (line["grad_norm"] is None or len(texts[3]) == 16)
     )
 
 

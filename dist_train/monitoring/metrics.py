@@ -224,7 +224,15 @@ class Metrics:
 
 def shows_progress_bar(progress: Literal["auto", "on", "off"]) -> bool:
     """Whether the terminal shows a progress bar; without it, the run prints lines."""
-    return progress == "on" or (progress == "auto" and sys.stderr.isatty())
+    return progress == "on" or (progress == "auto" and sys.stderr.isatty() and _has_width())
+
+
+def _has_width() -> bool:
+    """Whether the terminal knows its width; `script` and some containers say 0, where no bar can be drawn."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 def _make_bar(progress: Literal["auto", "on", "off"], step: int, total_steps: int) -> "tqdm[Any]":

@@ -49,6 +49,7 @@ from dist_train.settings.strict_yaml import (
     parse_scalar,
     read_file,
 )
+from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
 MAX_FAULTS = 50
@@ -66,7 +67,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mappin
         ConfigError: names every fault of both, one a line.
     """
     path = Path(path)
-    is_of_run = path.name == "config.yaml" and path.with_name("run.lock").is_file()
+    is_of_run = path.name == "config.yaml" and is_file(path.with_name("run.lock"))
     return _load(path, overrides, environ, is_of_run)
 
 

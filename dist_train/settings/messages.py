@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from dist_train.settings.renames import RENAMED_KEYS, OldValue
 from dist_train.settings.schema import Config, Section, list_keys
+from dist_train.system.escape import escape
 
 MAX_LENGTH = 60
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -165,7 +166,7 @@ def format_value(value: Any) -> str:
 
 def shorten(text: str) -> str:
     """Return `text` on one line, cut to MAX_LENGTH characters."""
-    line = text if text.isprintable() else repr(text)[1:-1]
+    line = escape(text, len(text))
     return line if len(line) <= MAX_LENGTH else f"{line[: MAX_LENGTH - 3]}..."
 
 

@@ -4,6 +4,7 @@ PyYAML's own loader is not used: it keeps the last of a doubled key without a me
 `010` as 8 and `on` as true. Here a plain scalar is null, true, false, a decimal number, or text.
 """
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +16,12 @@ import yaml
 
 from dist_train.errors import ConfigError
 from dist_train.settings.messages import format_value, shorten
+from dist_train.system.escape import escape
+from dist_train.system.read_file import explain, read_bytes
 
-MAX_BYTES = 1_000_000
-MAX_DEPTH = 20
+MAX_BYTES = 100_000  # PyYAML reads this in a second
+MAX_DEPTH, MAX_VALUES = 20, 2000
+MAX_PATH = 4096  # characters that are shown
 
 # Python does not convert numbers of thousands of digits, and no setting has more than these.
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,29})")
@@ -58,9 +62,9 @@ class RefusedYAMLError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes of plain YAML only, without anchors and tags, down to MAX_DEPTH."""
+    """Composes nodes of plain YAML only, without anchors and tags, down to MAX_DEPTH and up to MAX_VALUES."""
 
-    depth = 0
+    depth = count = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
@@ -70,6 +74,9 @@ class _Loader(yaml.SafeLoader):
             raise _refused("tags (!) are not allowed", event)
         if self.depth == MAX_DEPTH:
             raise _refused(f"nested deeper than {MAX_DEPTH} levels", event)
+        self.count += 1
+        if self.count > MAX_VALUES:
+            raise _refused(f"more than {MAX_VALUES:,} values", event)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -145,44 +152,44 @@ def read_file(path: Path) -> tuple[LocatedValue, list[Fault]]:
 
     def line_of(node: yaml.Node) -> SourceLocation:
         line = node.start_mark.line + 1
-        return SourceLocation(line, f"{path}:{line}")
+        return SourceLocation(line, f"{shown}:{line}")
 
-    node = _parse_file(path, _read_text(path))
+    shown = escape(path, MAX_PATH)
+    node = _parse_file(shown, _read_text(path))
     if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}: the top level must be a mapping of sections, not a list or a single value")
+        raise ConfigError(f"{shown}: the top level must be a mapping of sections, not a list or a single value")
     reader = _NodeReader(line_of, FLOAT)
-    return LocatedValue(reader.read(node).value, SourceLocation(0, str(path))), reader.faults
+    return LocatedValue(reader.read(node).value, SourceLocation(0, shown)), reader.faults
 
 
 def _read_text(path: Path) -> str:
+    shown = escape(path, MAX_PATH)
     try:
-        with path.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(content) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 10**6} MB, too large for a settings file")
-    try:
-        return content.decode()
+        return read_bytes(path, MAX_BYTES).decode()
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8") from None
+        raise ConfigError(f"{shown}: is not text in UTF-8") from None
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EFBIG:
+            limit = f"{MAX_BYTES // 1000} kB"
+            raise ConfigError(f"{shown}: is larger than {limit}, too large for a settings file") from None
+        raise ConfigError(f"{shown}: cannot be read: {explain(error)}") from None
 
 
-def _parse_file(path: Path, text: str) -> yaml.Node:
+def _parse_file(path: str, text: str) -> yaml.Node:
     try:
         node = _parse_document(text)
     except RefusedYAMLError as error:
         raise ConfigError(f"{path}:{_line_and_column(error)[0]}: {error.problem}") from None
     except yaml.MarkedYAMLError as error:
         line, column = _line_and_column(error)
-        raise ConfigError(f"{path}:{line}: is not YAML, in column {column}: {error.problem}") from None
+        raise ConfigError(f"{path}:{line}: is not YAML, in column {column}: {escape(error.problem)}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
             f"{path}:{line}: is not text: it contains the control character {error.character:#04x}"
         ) from None
     except (ValueError, OverflowError) as error:  # PyYAML raises these for "\UFFFFFFFF" and very long version numbers
-        raise ConfigError(f"{path}: is not YAML: {error}") from None
+        raise ConfigError(f"{path}: is not YAML: {escape(error)}") from None
     if node is None or (isinstance(node, yaml.ScalarNode) and parse_scalar(node.value, FLOAT) is None):
         raise ConfigError(f"{path}: is empty")
     return node

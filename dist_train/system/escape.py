@@ -20,6 +20,15 @@ def escape(text: object, limit: int = 500) -> str:
     return "".join(_escape_character(character) for character in shown)
 
 
+def escape_lines(text: str) -> str:
+    """Make a text of several lines safe to show; newlines and tabs stay, and nothing is cut off."""
+    return "\n".join(line if _HARMLESS.fullmatch(line) else _escape_line(line) for line in text.split("\n"))
+
+
+def _escape_line(line: str) -> str:
+    return "".join(each if each == "\t" else _escape_character(each) for each in line)
+
+
 def _escape_character(character: str) -> str:
     # Cc control, Cf format (bidirectional marks), Cs surrogate, Co private, Cn unassigned, Zl and Zp line separators.
     if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_reported
+from dist_train.system.escape import escape, escape_lines
 from dist_train.system.stop_signals import StopRequested
 from dist_train.system.surroundings import repair_surroundings
 
@@ -58,7 +59,7 @@ def _print_error(error: Exception | SystemExit) -> None:
     if isinstance(error, RefusedElsewhereError):
         time.sleep(PATIENCE)  # leaving first would make the launcher end the rank that prints the reason
     elif isinstance(error, UserError | SaveError) and not is_reported(error):
-        print(error, file=sys.stderr, flush=True)
+        print(escape_lines(str(error)), file=sys.stderr, flush=True)
     elif not isinstance(error, StopRequested) and not is_reported(error):
         traceback.print_exc()
 
@@ -85,7 +86,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises a ConfigError for wrong arguments, so that only one rank prints it."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.format_usage()}{self.prog}: {message}")
+        raise ConfigError(f"{self.format_usage()}{self.prog}: {escape(message, 2000)}")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         if message:

@@ -4,12 +4,19 @@ import errno
 import json
 import os
 import stat
+import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import NoneType, UnionType
+from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dist_train.system.escape import escape
 
 LIMIT = 16 * 2**20
 """Bytes of the largest file that is read whole by default."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
+_T = TypeVar("_T")
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -27,6 +34,11 @@ def open_regular(path: Path) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open as `os.open`, but fail where a named pipe would wait; an `opener` of `open`."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
@@ -48,6 +60,8 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
         found = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("not text in UTF-8") from None
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
@@ -56,6 +70,49 @@ def parse_object(text: str | bytes) -> dict[str, Any]:
 def read_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
     """Read a file that holds one JSON object; raises OSError as `read_bytes`, and ValueError as `parse_object`."""
     return parse_object(read_bytes(path, limit))
+
+
+def parse_record(kind: type[_T], text: str | bytes) -> _T:
+    """Parse a JSON object into a dataclass; raises ValueError as `parse_object` and `check_types`, or for its keys."""
+    found = parse_object(text)
+    check_types(found, kind)
+    try:
+        return kind(**found)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def check_types(found: Mapping[str, Any], kind: type) -> None:
+    """Check the values of known keys against the annotations of a dataclass or TypedDict.
+
+    Raises:
+        ValueError: names the first key whose value has another type, or is a number that no field can hold.
+    """
+    for key, hint in _hints(kind).items():
+        if key in found and not _fits(found[key], hint):
+            raise ValueError(f"{key} is {escape(json.dumps(found[key]), 40)}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    parts = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if get_origin(hint) is Literal:
+        return value in parts
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_fits(each, parts[0]) for each in value)
+    if hint is int:
+        return type(value) is int and abs(value) < 2**63
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    if hint is str:
+        return type(value) is str and "\0" not in value
+    return hint is Any or type(value) is (NoneType if hint is None else get_origin(hint) or hint)
 
 
 def list_directory(path: Path) -> list[Path]:
@@ -68,6 +125,14 @@ def list_directory(path: Path) -> list[Path]:
         raise
 
 
+def find_files(directory: Path) -> list[Path]:
+    """List a directory for files that are only information: empty if it can't be listed."""
+    try:
+        return list_directory(directory)
+    except OSError:
+        return []
+
+
 def may_exist(path: Path) -> bool:
     """Whether a name exists, a dangling link included, or can't be looked up: to be read, which says why."""
     try:
@@ -75,3 +140,16 @@ def may_exist(path: Path) -> bool:
     except (OSError, ValueError) as error:
         return getattr(error, "errno", errno.ENOENT) not in _MISSING
     return True
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file, or a link to one; unlike `Path.is_file` it never raises."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def explain(error: OSError | ValueError) -> str:
+    """Return why a file can't be read, in a few words that are safe to show."""
+    return escape(getattr(error, "strerror", None) or error, 200)

@@ -12,10 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_train.system.escape import escape
 from launch.arguments import number_from
 
 if TYPE_CHECKING:
     from dist_train.checkpoint.store import CheckpointInfo, Store
+
+MAX_LINE = 8192  # characters of a line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +39,8 @@ def run(options: argparse.Namespace) -> int:
     directory = RunDir(options.run)
     store = Store(directory.checkpoints)
     if not store.steps():
-        raise CheckpointError(f"{options.run}: has no checkpoints; give the directory of a run, e.g. runs/digits")
+        run = escape(options.run)
+        raise CheckpointError(f"{run}: has no checkpoints; give the directory of a run, e.g. runs/digits")
     if options.action == "prune":
         directory.claim(fresh_start=False)
         try:
@@ -46,22 +50,24 @@ def run(options: argparse.Namespace) -> int:
     entries = store.entries(verify=options.action == "verify")
     for entry in entries:
         print(_format_row(entry, options.action == "verify"))
-    return 1 if any(entry.fault for entry in entries) else 0
+    return 1 if any(entry.fault or entry.unreadable for entry in entries) else 0
 
 
 def _prune(store: "Store", keep_last: int) -> int:
     from dist_train.errors import CheckpointError
 
     before = store.entries(verify=True)
+    if unreadable := next((entry.unreadable for entry in before if entry.unreadable), None):
+        raise CheckpointError(f"{escape(unreadable, MAX_LINE)}; nothing was removed")
     if all(entry.fault for entry in before):
         raise CheckpointError(
-            f"{store.directory}: all checkpoints are damaged; nothing was removed:\n"
-            + "".join(f"  {entry.fault}\n" for entry in before)
+            f"{escape(store.directory)}: all checkpoints are damaged; nothing was removed:\n"
+            + "".join(f"  {escape(entry.fault, MAX_LINE)}\n" for entry in before)
             + "Restore an undamaged checkpoint, or start again with run.resume=never, which moves this run aside."
         )
     for entry in before:
         if entry.fault:
-            print(f"{entry.fault}; set aside as {store.quarantine(entry.step, entry.fault)}")
+            print(escape(f"{entry.fault}; set aside as {store.quarantine(entry.step, entry.fault)}", MAX_LINE))
     store.repair_links(None)
     store.prune(keep_last)
     kept = store.steps()
@@ -72,5 +78,6 @@ def _prune(store: "Store", keep_last: int) -> int:
 def _format_row(entry: "CheckpointInfo", is_verified: bool) -> str:
     when = datetime.fromtimestamp(entry.time).astimezone().isoformat(" ", timespec="seconds")
     links = f"  {' '.join(entry.links)}" if entry.links else ""
-    result = f"  {entry.fault or 'undamaged'}" if is_verified else ""
-    return f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{result}"
+    fault = entry.unreadable or entry.fault
+    result = f"  {fault or 'undamaged'}" if is_verified or fault else ""
+    return escape(f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{result}", MAX_LINE)

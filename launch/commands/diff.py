@@ -2,11 +2,17 @@
 
     dist-train diff runs/digits runs/digits-again
 
-It compares the `ledger.jsonl` of both (log.ledger). Exit code 0: they agree in every step; 1: they differ.
+It names the settings that differ, then compares the `ledger.jsonl` of both (log.ledger). Exit code 0: they agree in
+every step; 1: they differ.
 """
 
 import argparse
 from pathlib import Path
+
+from dist_train.system.escape import escape
+from launch.runs.run_settings import list_differences
+
+MOST = 8  # settings that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +29,23 @@ def run(options: argparse.Namespace) -> int:
     ledgers = [read(run.ledger) for run in runs]
     for run, lines in zip(runs, ledgers, strict=True):
         if not lines:
-            raise LedgerError(f"{run.ledger}: has no steps yet; they are written in blocks, and with each checkpoint")
+            ledger = escape(run.ledger)
+            raise LedgerError(f"{ledger}: has no steps yet; they are written in blocks, and with each checkpoint")
+    names = f"{escape(options.first)} and {escape(options.second)}"
+    _print_settings(names, list_differences(options.first, options.second))
     found = compare(ledgers[0], ledgers[1])
-    names = f"{options.first} and {options.second}"
     if found.divergence is None:
         print(f"{names} agree in all {found.steps} steps")
         return 0
-    step, phase, what = found.divergence.step, found.divergence.phase, found.divergence.description
+    step, phase, what = found.divergence.step, found.divergence.phase, escape(found.divergence.description)
     if phase:
         print(f"{names} differ at step {step}, in {phase}: {what}")
     else:
         print(f"{names} agree in {found.steps} steps; step {step}: {what}")
     return 1
+
+
+def _print_settings(names: str, differences: list[str]) -> None:
+    if differences:
+        more = [f"and {len(differences) - MOST} more"] if len(differences) > MOST else []
+        print(f"{names} have other settings: {escape('; '.join(differences[:MOST] + more), 4000)}")

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.errors import SlurmError
+from dist_train.system.escape import escape
+from dist_train.system.read_file import may_exist
 from launch.runs.find import RUNS, find_directory, find_runs, is_run
 from launch.runs.format import format_job, format_run, format_runs, format_trials
 from launch.runs.history import JOB
@@ -37,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print(_format_all(options.json))
         return 0
     path = find_directory(options.what)
-    if path == Path(options.what) and JOB.fullmatch(options.what) and not path.exists():
+    if path == Path(options.what) and JOB.fullmatch(options.what) and not may_exist(path):
         print(_format_unknown_job(options.what, options.json))
     elif sweep_dir.is_sweep(path):
         print(_format_sweep(path, options.json))
@@ -53,7 +55,7 @@ def _format_all(as_json: bool, root: Path = RUNS) -> str:
     found.sort(key=lambda run: run.updated.timestamp() if run.updated else 0.0, reverse=True)
     if as_json:
         return _to_json([run.to_dict() for run in found])
-    return format_runs(found) if found else f"no runs in {root}/"
+    return format_runs(found) if found else f"no runs in {escape(root)}/"
 
 
 def _format_run(path: Path, as_json: bool) -> str:
@@ -64,7 +66,7 @@ def _format_run(path: Path, as_json: bool) -> str:
 def _format_sweep(path: Path, as_json: bool) -> str:
     rows = rank_trials(path)
     if not as_json:
-        return format_trials(rows)
+        return format_trials(rows) if rows else f"{escape(path)}: has no trials"
     trials = [{"number": trial.number, "overrides": trial.overrides, **run.to_dict()} for trial, run in rows]
     return _to_json({"sweep": str(path), "trials": trials})
 
@@ -80,8 +82,8 @@ def _format_unknown_job(job: str, as_json: bool) -> str:
         )
     if as_json:
         return _to_json([each._asdict() for each in known])
-    return "\n".join(f"job {each.id} ({each.name}): {format_job(each)}" for each in known)
+    return "\n".join(escape(f"job {each.id} ({each.name}): {format_job(each)}") for each in known)
 
 
 def _to_json(content: Any) -> str:
-    return json.dumps(content, indent=2)
+    return json.dumps(content, indent=2).replace("\x7f", "\\u007f")  # the only control character that JSON leaves

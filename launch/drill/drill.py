@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from dist_train.system.read_file import list_directory, open_at_once
 from launch.arguments import AUTO
 from launch.drill.comparison import find_difference
 from launch.drill.faults import FAULTS, EndedEarly, read_step
@@ -91,17 +92,17 @@ class Drill:
         """
         from dist_train.errors import ConfigError
 
-        names = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
+        names = [path.name for path in list_directory(self.directory)]
         if names and "drill.json" not in names:
             raise ConfigError(f"{self.directory}: has files of something else; move it away, or set another run.dir")
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "drill.lock").open("w") as lock:
+        with open(self.directory / "drill.lock", "w", opener=open_at_once) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ConfigError(f"{self.directory}: another drill uses it; wait, or set another run.dir") from error
-            for run in self.directory.iterdir():
-                if run.is_dir():
+            for run in list_directory(self.directory):
+                if run.is_dir() and not run.is_symlink():
                     shutil.rmtree(run)
             (self.directory / "drill.json").write_text("{}\n")
             yield

@@ -1,6 +1,7 @@
 """Stop runs: Slurm jobs by scancel, processes of this machine by SIGTERM."""
 
 import os
+import re
 import signal
 import socket
 import time
@@ -8,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from dist_train.errors import ConfigError, SlurmError
+from dist_train.system.escape import escape
 from launch.runs import snapshot
-from launch.runs.format import summarize_run
+from launch.runs.format import MAX_LINE, summarize_run
 from launch.runs.history import read_submissions
 from launch.runs.snapshot import RunSnapshot
 from launch.slurm import client
@@ -25,14 +27,13 @@ def cancel_sweep(sweep: Path) -> list[RunSnapshot]:
     for array in [each.job_id for each in read_submissions(sweep)] if client.is_available() else ():
         if any(not job.is_over for job in client.query_jobs([array]).values()):
             client.run("scancel", array)
-            print(f"{sweep}: job array {array} is cancelled; running trials finish their step, save and exit")
+            _say(f"{sweep}: job array {array} is cancelled; running trials finish their step, save and exit")
     if (pid := sweep_dir.find_worker(sweep)) is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        print(f"{sweep}: process {pid} is asked to start no more trials")
+        _stop_process(pid, sweep)
+        _say(f"{sweep}: process {pid} is asked to start no more trials")
     found = [run for run in snapshot.read_runs([trial.path for trial in sweep_dir.read_trials(sweep)]) if run.is_active]
     if not found:
-        print(f"{sweep}: no trial is queued or running")
+        _say(f"{sweep}: no trial is queued or running")
     return found
 
 
@@ -44,22 +45,40 @@ def cancel_run(run: RunSnapshot) -> None:
         SlurmError: Slurm refuses, or only Slurm can stop it and is not available here.
     """
     if not run.is_active:
-        print(f"{run.path}: has ended: {summarize_run(run)}")
+        _say(f"{run.path}: has ended: {summarize_run(run)}")
     elif run.active_jobs:
         for job in run.active_jobs:
             _cancel_job(run, job)
     else:
         pid = _find_process(run)
-        with suppress(ProcessLookupError):  # it has just exited
-            os.kill(pid, signal.SIGTERM)
-        print(f"{run.path}: process {pid} is asked to stop. {_explain_stop(run)}")
+        _stop_process(pid, run.path)
+        _say(f"{run.path}: process {pid} is asked to stop. {_explain_stop(run)}")
 
 
 def _cancel_job(run: RunSnapshot, job: Job) -> None:
     if job.state != "COMPLETING":  # such a job is ending already
         client.run("scancel", job.id)
     what = _explain_stop(run) if job.state != "PENDING" else f"It was queued{_format_resume(run)}"
-    print(f"{run.path}: job {job.id} is cancelled. {what}")
+    _say(f"{run.path}: job {job.id} is cancelled. {what}")
+
+
+def _say(line: str) -> None:
+    print(escape(line, MAX_LINE))
+
+
+def _stop_process(pid: int, path: Path) -> None:
+    """Send SIGTERM to a process that trains; nothing if it has just exited.
+
+    Raises:
+        ConfigError: it is another program, which the files of the run name wrongly, or of another user.
+    """
+    with suppress(ProcessLookupError, FileNotFoundError):
+        if not re.search(rb"dist[_-]train|launch", Path(f"/proc/{pid}/cmdline").read_bytes()):
+            raise ConfigError(f"{escape(path)}: its files name process {pid}, which does not train: it was left alone")
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except PermissionError:
+            raise ConfigError(f"{escape(path)}: process {pid} belongs to another user, who has to stop it") from None
 
 
 def _explain_stop(run: RunSnapshot) -> str:
@@ -86,11 +105,13 @@ def _find_process(run: RunSnapshot) -> int:
         return run.pid
     if job is not None:
         raise SlurmError(
-            f"{run.path}: is trained by job {job}; stop it with `scancel {job}` on a login node of its cluster"
+            escape(f"{run.path}: is trained by job {job}; stop it with `scancel {job}` on a login node of its cluster")
         )
     if host != socket.gethostname():
-        raise ConfigError(f"{run.path}: runs on host {host}, start {run.status.get('attempt')}: run this command there")
-    raise ConfigError(f"{run.path}: {summarize_run(run)}, but has no process on this machine; see `dist-train status`")
+        where = f"{run.path}: runs on host {host}, start {run.status.get('attempt')}: run this command there"
+    else:
+        where = f"{run.path}: {summarize_run(run)}, but has no process on this machine; see `dist-train status`"
+    raise ConfigError(escape(where, MAX_LINE))
 
 
 def wait_until_stopped(run: RunSnapshot) -> RunSnapshot:

@@ -4,19 +4,20 @@ jobs/N/job.json    a submission by `dist-train submit`, next to command.sh; tria
 jobs/starts.jsonl  a line for each start of a job, also of jobs submitted by hand
 """
 
-import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dist_train.run_dir import RunDir
+from dist_train.system.read_file import find_files, is_file, parse_record, read_bytes, read_object
 from launch.sweeps.sweep_dir import find_trial
 
 STARTS = "starts.jsonl"
-JOB = re.compile(r"\d+(_\d+)?")
+JOB = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 """The id of a job, or of a task of a job array."""
 
 
@@ -39,7 +40,7 @@ class SubmittedJob:
 
     def has_task(self, number: int) -> bool:
         """Return whether it is a job array with this task."""
-        return (self.directory / "trials" / str(number)).is_file()
+        return is_file(self.directory / "trials" / str(number))
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,17 @@ class JobHistory:
 
 def read_submissions(directory: Path) -> list[SubmittedJob]:
     """Read the submissions of a run or a sweep, the oldest first; skip damaged files."""
-    found = [_read_submission(path) for path in RunDir(directory).jobs.glob("*/job.json")]
+    found = [_read_submission(path / "job.json") for path in find_files(RunDir(directory).jobs)]
     return sorted((each for each in found if each), key=lambda each: (each.time, each.directory))
 
 
 def read_starts(run: RunDir) -> list[JobStart]:
     """Read the starts of all jobs of a run, the oldest first; skip damaged lines."""
-    path = run.jobs / STARTS
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return list(_parse_starts(texts))
+    try:
+        lines = read_bytes(run.jobs / STARTS).splitlines()
+    except OSError:
+        return []
+    return list(_parse_starts(lines))
 
 
 def parse_time(text: Any) -> datetime | None:
@@ -105,7 +108,8 @@ def parse_time(text: Any) -> datetime | None:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    # Near the ends of the calendar a time has no local form.
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)) if 1970 <= found.year < 9999 else None
 
 
 def _read_tasks(run: Path) -> list[SubmittedJob]:
@@ -118,16 +122,14 @@ def _read_tasks(run: Path) -> list[SubmittedJob]:
 
 def _read_submission(path: Path) -> SubmittedJob | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
         job_id, time, command = str(content["job_id"]), parse_time(content["submitted"]), str(content["command"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, KeyError):
         return None
     return SubmittedJob(job_id, time, command, path.parent) if time else None
 
 
-def _parse_starts(texts: list[str]) -> Iterator[JobStart]:
-    for text in texts:
-        try:
-            yield JobStart(**json.loads(text))
-        except (ValueError, TypeError):
-            continue
+def _parse_starts(lines: list[bytes]) -> Iterator[JobStart]:
+    for line in lines:
+        with suppress(ValueError):
+            yield parse_record(JobStart, line)

@@ -1,8 +1,10 @@
 """Read the state and progress of runs from their files and from Slurm."""
 
 import logging
+import re
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -12,17 +14,22 @@ from typing import Any
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.diagnostics.verdict import Verdict, read_verdict
 from dist_train.errors import ConfigError, SlurmError
-from dist_train.run_dir import RunDir
+from dist_train.run_dir import RunDir, Status
+from dist_train.system.escape import escape
 from dist_train.system.process import read_process_state
 from launch.runs.find import RUNS, is_run, read_status
 from launch.runs.history import JobHistory, parse_time
+from launch.runs.progress import Line, find_idle_time, read_newest
+from launch.runs.run_settings import read_global_batch
 from launch.runs.states import ACTIVE, State, determine_state
+from launch.runs.unreadable import find_unreadable
 from launch.slurm import client
 from launch.slurm.client import Job
 from launch.sweeps import sweep_dir
 from launch.sweeps.sweep_dir import Trial, find_trial, is_sweep, read_trials
 
-Line = dict[str, Any]
+MAX_SECONDS = 1e9  # of a time left that is shown: 31 years
+MIN_RATE = 1e-6  # samples per second that are believed
 _log = logging.getLogger(__name__)
 
 
@@ -31,8 +38,10 @@ class RunSnapshot:
     """State and progress of a run at one moment."""
 
     path: Path
-    status: Mapping[str, Any]
-    """Content of `status.json`; empty if it is missing or damaged."""
+    status: Status
+    """Content of `status.json`; empty if it is missing or can't be read."""
+    status_fault: str | None
+    """Why `status.json` can't be read."""
     history: JobHistory
     state: State
     job: Job | None
@@ -47,10 +56,10 @@ class RunSnapshot:
         """Whether it trains, or will without a further command."""
         return self.state in ACTIVE
 
-    @property
-    def is_damaged(self) -> bool:
-        """Whether its `status.json` can't be read."""
-        return not self.status and RunDir(self.path).status.exists()
+    @cached_property
+    def unreadable(self) -> dict[str, str]:
+        """Why files of the run can't be read, by their names."""
+        return find_unreadable(RunDir(self.path), self.status_fault)
 
     @property
     def is_of_job(self) -> bool:
@@ -66,29 +75,23 @@ class RunSnapshot:
     @property
     def step(self) -> int:
         """Finished steps, from `status.json` or `metrics.jsonl`."""
-        return max(int(self.status.get("step") or 0), self.last_train_line["step"] if self.last_train_line else 0)
+        return max(self.status.get("step", 0), self.last_train_line["step"] if self.last_train_line else 0)
 
     @cached_property
     def last_train_line(self) -> Line | None:
         """The newest line of kind `train` in `metrics.jsonl`."""
-        from dist_train.monitoring.metrics import newest_lines
-
-        return next(newest_lines(RunDir(self.path).metrics, "train"), None)
+        return next(read_newest(self.path, "train"), None)
 
     @cached_property
     def last_eval_line(self) -> Line | None:
         """The newest line of kind `eval` in `metrics.jsonl`."""
-        from dist_train.monitoring.metrics import newest_lines
-
-        return next(newest_lines(RunDir(self.path).metrics, "eval"), None)
+        return next(read_newest(self.path, "eval"), None)
 
     @cached_property
     def score(self) -> float | None:
         """The best accuracy, on the validation split if there is one, else on the test split."""
-        from dist_train.monitoring.metrics import newest_lines
-
         scores: dict[str, list[float]] = {}
-        for line in newest_lines(RunDir(self.path).metrics, "eval"):
+        for line in read_newest(self.path, "eval"):
             scores.setdefault(line["split"], []).append(line["accuracy"])
         return max(scores.get("validation") or scores.get("test") or [], default=None)
 
@@ -98,16 +101,29 @@ class RunSnapshot:
         return float(self.last_train_line["samples_per_second"]) if self.last_train_line else None
 
     @cached_property
-    def seconds_left(self) -> float | None:
-        """Remaining seconds at this rate; None if it does not train or the rate is unknown."""
-        if self.state != "running" or not self.rate or not self.total_steps:
+    def seconds_per_step(self) -> float | None:
+        """The usual time of a step; None if it is unknown."""
+        batch = read_global_batch(self.path)
+        return batch / self.rate if batch and self.rate and self.rate > MIN_RATE else None
+
+    @cached_property
+    def idle(self) -> tuple[float, str] | None:
+        """Seconds without progress and the phase, if it trains and those are more than usual."""
+        if self.state != "running":
             return None
-        batch = _read_global_batch(RunDir(self.path).config)
-        return max(0, self.total_steps - self.step) * batch / self.rate if batch else None
+        return find_idle_time(self.path, self.updated, self.seconds_per_step or 0.0, is_here=self.pid is not None)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Remaining seconds at the usual rate; None if it makes no progress, or if that is unknown or beyond reason."""
+        if self.state != "running" or self.idle or not self.seconds_per_step or not self.total_steps:
+            return None
+        left = max(0, self.total_steps - self.step) * self.seconds_per_step
+        return left if left < MAX_SECONDS else None
 
     @property
     def restarts_in_place(self) -> int:
-        return int(self.status.get("restarts") or 0)
+        return self.status.get("restarts", 0)
 
     @property
     def job_restarts(self) -> int:
@@ -150,6 +166,7 @@ class RunSnapshot:
             "epoch": self.status.get("epoch"),
             "samples_per_second": self.rate,
             "seconds_left": self.seconds_left,
+            "seconds_without_progress": self.idle[0] if self.idle else None,
             "score": self.score,
             "evaluation": {k: v for k, v in self.last_eval_line.items() if k != "per_class"}
             if self.last_eval_line
@@ -163,6 +180,7 @@ class RunSnapshot:
             "updated": updated.isoformat() if updated else None,
             "verdict": verdict.to_dict() if verdict else None,
             "go_on": self.resume_command,
+            "unreadable": self.unreadable,
         }
 
 
@@ -173,13 +191,13 @@ def read_run(path: Path) -> RunSnapshot:
         ConfigError: the directory is not that of a run.
     """
     if is_sweep(path):
-        names = ", ".join(trial.path.name for trial in read_trials(path)[:3])
-        raise ConfigError(f"{path}: is a sweep; give the directory of one of its trials ({names}, ...)")
+        names = ", ".join(escape(trial.path.name) for trial in read_trials(path)[:3])
+        raise ConfigError(f"{escape(path)}: is a sweep; give the directory of one of its trials ({names}, ...)")
     if not is_run(path) and find_trial(path) is None:
-        guess = f" Did you mean {RUNS / path}?" if is_run(RUNS / path) else ""
+        guess = f" Did you mean {escape(RUNS / path)}?" if is_run(RUNS / path) else ""
         raise ConfigError(
-            f"{path}: is not a run: it has no status.json, run.lock or jobs/.{guess} `dist-train status` lists the "
-            f"runs in {RUNS}/"
+            f"{escape(path)}: is not a run: it has no status.json, run.lock or jobs/.{guess} `dist-train status` lists "
+            f"the runs in {RUNS}/"
         )
     return read_runs([path])[0]
 
@@ -189,13 +207,13 @@ def read_runs(paths: Iterable[Path]) -> list[RunSnapshot]:
 
     squeue is called at most once, and not for runs whose files say that their newest job is done.
     """
-    found = [(path, read_status(path), JobHistory.read(path)) for path in paths]
-    answers = _query_jobs({job for _, status, history in found for job in _list_open_jobs(status, history)})
-    return [_build_snapshot(path, status, history, answers) for path, status, history in found]
+    found = [(path, *read_status(path), JobHistory.read(path)) for path in paths]
+    answers = _query_jobs({job for _, status, _, history in found for job in _list_open_jobs(status, history)})
+    return [_build_snapshot(*files, answers) for files in found]
 
 
 def _build_snapshot(
-    path: Path, status: Mapping[str, Any], history: JobHistory, answers: Mapping[str, Job | None]
+    path: Path, status: Status, fault: str | None, history: JobHistory, answers: Mapping[str, Job | None]
 ) -> RunSnapshot:
     ids = history.job_ids  # without an interactive job in which the run was started
     known = [job for each in ids if (job := answers.get(each)) is not None]
@@ -208,14 +226,20 @@ def _build_snapshot(
         job,
         history.newest,
         is_gone=newest in answers and job is None,
-        is_alive=pid is not None or (not status and bool(RunDir(path).is_held())),
+        is_alive=pid is not None or (not status and _is_held(path)),
     )
-    if not status and not active and RunDir(path).status.exists():
+    if fault and not active:
         state = "unknown"
-    return RunSnapshot(path, status, history, state, job, active, pid)
+    return RunSnapshot(path, status, fault, history, state, job, active, pid)
 
 
-def _list_open_jobs(status: Mapping[str, Any], history: JobHistory) -> list[str]:
+def _is_held(path: Path) -> bool:
+    with suppress(OSError):
+        return bool(RunDir(path).is_held())
+    return False
+
+
+def _list_open_jobs(status: Status, history: JobHistory) -> list[str]:
     """Return the jobs whose state only Slurm knows: none if the newest job finished the run."""
     newest = max(history.job_ids, key=_parse_job_number, default=None)
     return [] if status.get("state") == "done" and status.get("job_id") == newest else history.job_ids
@@ -241,31 +265,19 @@ def _rank_job(job: Job) -> tuple[bool, int]:
     return (job.state != "PENDING", _parse_job_number(job.number))
 
 
-def _find_launcher(status: Mapping[str, Any]) -> int | None:
+def _find_launcher(status: Status) -> int | None:
     """Return the pid of the launcher, if it runs on this machine; its start time guards against a reused pid."""
-    words = str(status.get("launcher") or "").rsplit(" ", 3)
-    if len(words) != 4 or words[1] != socket.gethostname():
+    found = re.fullmatch(r".* (\S+) ([0-9]{1,9}) ([0-9]{1,18})", status.get("launcher") or "", re.DOTALL)
+    if found is None or found[1] != socket.gethostname():
         return None
-    pid, started = int(words[2]), int(words[3])
-    return pid if read_process_state(pid, started) != "X" else None
+    return int(found[2]) if read_process_state(int(found[2]), int(found[3])) != "X" else None
 
 
-def _find_first_rank(path: Path, status: Mapping[str, Any]) -> int | None:
+def _find_first_rank(path: Path, status: Status) -> int | None:
     """Return the pid of rank 0, if it runs on this machine."""
     beat = read_heartbeats(RunDir(path).diagnostics).get(0)
     is_alive = beat is not None and beat.is_on_this_host and beat.process.pid == status.get("pid") and beat.is_alive()
     return beat.process.pid if beat is not None and is_alive else None
-
-
-def _read_global_batch(config: Path) -> int | None:
-    """Return `data.global_batch` of the settings of a run."""
-    import yaml
-
-    try:
-        found = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["global_batch"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return None
-    return found if isinstance(found, int) else None
 
 
 def rank_trials(sweep: Path) -> list[tuple[Trial, RunSnapshot]]:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
+from dist_train.run_dir import Status
 from launch.runs.history import parse_time
 from launch.slurm.client import Job
 
@@ -28,7 +29,7 @@ _ENDINGS: Mapping[str, State] = {
 
 
 def determine_state(
-    status: Mapping[str, Any],
+    status: Status,
     job: Job | None = None,
     newest: datetime | None = None,
     *,
@@ -58,7 +59,7 @@ def determine_state(
     return _mark_dead(written) if is_gone and status.get("job_id") else written
 
 
-def _read_state(status: Mapping[str, Any], newest: datetime | None) -> State | None:
+def _read_state(status: Status, newest: datetime | None) -> State | None:
     """Return the state in `status.json`; None if it is older than the newest job."""
     updated = parse_time(status.get("updated"))
     is_earlier = updated is not None and newest is not None and updated < newest

@@ -7,15 +7,28 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from dist_train.errors import ConfigError
-from dist_train.run_dir import RunDir, write_atomically
+from dist_train.run_dir import write_atomically
+from dist_train.system.escape import escape
+from dist_train.system.read_file import explain, list_directory, open_at_once
+from launch.runs.find import read_status
 from launch.sweeps.grid import Grid, build_directory_name
-from launch.sweeps.sweep_dir import LIST, LOCK, SweepRecord, Trial, is_sweep, read_record, read_start_time, read_trials
+from launch.sweeps.sweep_dir import (
+    LIST,
+    LOCK,
+    Holder,
+    SweepRecord,
+    Trial,
+    is_sweep,
+    read_record,
+    read_start_time,
+    read_trials,
+)
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
@@ -70,7 +83,7 @@ class Sweep:
 
     def find_unfinished(self) -> list[Trial]:
         """Return the trials of the grid that are not done, sorted by number."""
-        unfinished = [each for each in self.trials if (RunDir(each.path).read_status() or {}).get("state") != "done"]
+        unfinished = [each for each in self.trials if read_status(each.path)[0].get("state") != "done"]
         return sorted(unfinished, key=lambda trial: trial.number)
 
     @property
@@ -91,7 +104,7 @@ class Sweep:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = (self.directory / LOCK).open("a")
+            lock = open(self.directory / LOCK, "a", opener=open_at_once)  # noqa: SIM115 (`with` below)
         except OSError as error:
             raise self._build_write_error(error) from error
         with lock:
@@ -123,13 +136,13 @@ class Sweep:
                 for each in self.record.trials
             ],
         }
-        if not self.record.config.exists():
+        if not os.path.lexists(self.record.config):
             shutil.copyfile(self.source, self.record.config)
         write_atomically(self.directory / LIST, json.dumps(content, indent=2) + "\n")
 
     def _build_write_error(self, error: OSError) -> ConfigError:
         return ConfigError(
-            f"{self.directory}: can't be written: {error.strerror or error}; set run.dir to another directory"
+            f"{escape(self.directory)}: can't be written: {explain(error)}; set run.dir to another directory"
         )
 
 
@@ -160,13 +173,13 @@ def load_settings(config: Path, grid: Grid, check: Callable[["Config"], None]) -
 def _write_owner(lock: TextIO) -> None:
     """Write host, process and start time to the lock file, for `find_worker`."""
     lock.truncate(0)
-    lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "start": read_start_time(os.getpid())}))
+    lock.write(json.dumps(asdict(Holder(socket.gethostname(), os.getpid(), read_start_time(os.getpid())))))
     lock.flush()
 
 
 def _check_empty(directory: Path) -> None:
-    if directory.exists() and {path.name for path in directory.iterdir()} - {LOCK}:
-        raise ConfigError(f"{directory}: has files but no sweep.json; move it away, or set another run.name")
+    if {path.name for path in list_directory(directory)} - {LOCK}:
+        raise ConfigError(f"{escape(directory)}: has files but no sweep.json; move it away, or set another run.name")
 
 
 def _check_same(directory: Path, record: SweepRecord, grid: Grid, settings: Sequence["Config"]) -> None:

@@ -6,16 +6,18 @@ digits.yaml      copy of CONFIG, which all trials train
 jobs/            the job arrays, with the same files as those of a run
 """
 
-import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from dist_train.errors import ConfigError
+from dist_train.system.escape import escape
 from dist_train.system.process import read_process_stat
+from dist_train.system.read_file import check_types, explain, parse_record, read_bytes, read_object
 
 LIST, LOCK = "sweep.json", "sweep.lock"
 
@@ -35,6 +37,16 @@ class Trial:
         return " ".join(self.overrides)
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that trains or submits a sweep, in `sweep.lock`."""
+
+    host: str
+    pid: int
+    start: int | None
+    """Its start time as `read_start_time` returns it."""
+
+
 class SweepRecord(NamedTuple):
     """The content of `sweep.json`."""
 
@@ -47,18 +59,31 @@ class SweepRecord(NamedTuple):
     trials: tuple[Trial, ...]
 
 
+class _ListedTrial(TypedDict):
+    number: int
+    overrides: list[str]
+    dir: str
+
+
+class _List(TypedDict):
+    config: str
+    overrides: list[str]
+    axes: dict[str, Any]
+    trials: list[dict[str, Any]]
+
+
 def is_sweep(directory: Path) -> bool:
-    return (directory / LIST).is_file()
+    return os.path.lexists(directory / LIST)
 
 
 def find_worker(sweep: Path) -> int | None:
     """Return the process of this machine that holds the lock of a sweep; None if there is none."""
     try:
-        holder = json.loads((sweep / LOCK).read_text(encoding="utf-8"))
-        is_here = holder["host"] == socket.gethostname() and holder["start"] is not None
-        return int(holder["pid"]) if is_here and read_start_time(holder["pid"]) == holder["start"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        holder = parse_record(Holder, read_bytes(sweep / LOCK))
+    except (OSError, ValueError):
         return None
+    is_here = holder.host == socket.gethostname() and holder.start is not None
+    return holder.pid if is_here and read_start_time(holder.pid) == holder.start else None
 
 
 def read_trials(sweep: Path) -> list[Trial]:
@@ -69,7 +94,7 @@ def read_trials(sweep: Path) -> list[Trial]:
     """
     with _report_damage(sweep):
         found = [
-            Trial(sweep, int(one["number"]), tuple(map(str, one["overrides"])), sweep / Path(one["dir"]).name)
+            Trial(sweep, one["number"], tuple(one["overrides"]), sweep / _read_name(one["dir"]))
             for one in _read_content(sweep)["trials"]
         ]
     return sorted(found, key=lambda trial: trial.number)
@@ -86,8 +111,8 @@ def read_record(directory: Path) -> SweepRecord:
     """Read `sweep.json`; raises ConfigError if it is damaged."""
     with _report_damage(directory):
         content = _read_content(directory)
-        axes = {str(key): tuple(map(str, values)) for key, values in content["axes"].items()}
-        config, common = directory / Path(content["config"]).name, tuple(map(str, content["overrides"]))
+        axes = {key: tuple(map(str, values)) for key, values in content["axes"].items()}
+        config, common = directory / _read_name(content["config"]), tuple(content["overrides"])
     return SweepRecord(config, common, axes, tuple(read_trials(directory)))
 
 
@@ -95,9 +120,11 @@ def read_record(directory: Path) -> SweepRecord:
 def _report_damage(sweep: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{escape(sweep / LIST)}: can't be read: {explain(error)}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{sweep / LIST}: is damaged: {error!r}. Only `dist-train sweep` writes it: undo your "
+            f"{escape(sweep / LIST)}: is damaged: {escape(repr(error))}. Only `dist-train sweep` writes it: undo your "
             "changes, or set another run.name"
         ) from error
 
@@ -109,4 +136,17 @@ def read_start_time(pid: int) -> int | None:
 
 
 def _read_content(sweep: Path) -> Any:
-    return json.loads((sweep / LIST).read_text(encoding="utf-8"))
+    content = read_object(sweep / LIST)
+    check_types(content, _List)
+    for trial in content["trials"]:
+        check_types(trial, _ListedTrial)
+    return content
+
+
+def _read_name(path: str) -> str:
+    """Return the last part of a path; raises ValueError if no file can have this name."""
+    name = Path(path).name
+    if not name or name == ".." or "\0" in name:
+        raise ValueError(f"{path!r} is not the name of a file")
+    os.fsencode(name)
+    return name

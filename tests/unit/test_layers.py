@@ -12,8 +12,9 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("errors and seeds need nothing of ours", {"__init__", "errors", "seeds"}),
+    ("what the machine and its files are like", {"system"}),
     ("settings say what to train, without torch", {"settings"}),
-    ("models and system know the settings only", {"models", "system"}),
+    ("models know the settings only", {"models"}),
     ("a run has a directory", {"run_dir"}),
     ("diagnostics write there how each rank is doing", {"diagnostics"}),
     ("ranks meet in a process group", {"distributed"}),

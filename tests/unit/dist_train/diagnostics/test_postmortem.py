@@ -55,7 +55,7 @@ def test_postmortem_of_a_run_whose_ranks_are_gone(run: Path) -> None:
 @pytest.mark.parametrize("content", ["[]", "{}", '"x"', '{"state": "running"}', "\0", '{"state": "done", "step": "5"}'])
 def test_postmortem_of_a_damaged_status_is_refused(run: Path, content: str) -> None:
     (run / "status.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"no complete status\.json"):
+    with pytest.raises(ConfigError, match=r"no complete status\.json|status\.json: can't be read"):
         postmortem(run)
 
 

@@ -234,6 +234,7 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
 ) -> None:
     stream = _Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(metrics_module, "_has_width", lambda: True)
     assert shows_progress_bar(progress) == expected
     written = Metrics(tmp_path / "metrics.jsonl", tmp_path, Log(tensorboard=False, progress=progress), 3, 10, 0)
     written.step(1)

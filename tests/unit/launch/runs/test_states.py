@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dist_train.run_dir import Status
 from launch.runs.states import State, determine_state
 from launch.slurm.client import Job
 
@@ -12,7 +13,7 @@ SUBMITTED = datetime(2030, 1, 1, tzinfo=UTC)
 EARLIER, LATER = SUBMITTED - timedelta(hours=1), SUBMITTED + timedelta(hours=1)
 
 
-def status(state: str | None, job_id: str | None = "12", updated: datetime = LATER) -> dict[str, Any]:
+def status(state: Any, job_id: str | None = "12", updated: datetime = LATER) -> Status:
     if state is None:
         return {}
     return {"state": state, "step": 5, "job_id": job_id, "updated": updated.isoformat(timespec="seconds")}

@@ -1,0 +1,40 @@
+"""The settings of runs, from their `config.yaml`, and how those of two runs differ."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dist_train.errors import ConfigError
+from dist_train.run_dir import RunDir
+
+OWN = ("run.name", "run.dir", "run.resume")
+"""Settings that differ in any two runs."""
+
+
+def read_settings(run: Path) -> Mapping[str, Any]:
+    """Return the settings by their dotted keys, with today's names; empty if they can't be read."""
+    from dist_train.settings.renames import translate_settings
+    from dist_train.settings.schema import flatten
+    from dist_train.settings.strict_yaml import read_file
+
+    try:
+        return translate_settings(flatten(read_file(RunDir(run).config)[0].to_plain()))
+    except ConfigError:
+        return {}
+
+
+def read_global_batch(run: Path) -> int | None:
+    """Return `data.global_batch`; None if the settings can't be read."""
+    found = read_settings(run).get("data.global_batch")
+    return found if type(found) is int else None
+
+
+def list_differences(first: Path, second: Path) -> list[str]:
+    """Return the settings that two runs do not share, as `optim.lr: 0.1 and 0.2`; none if those of one are unknown."""
+    from dist_train.settings.messages import format_value
+
+    one, other = read_settings(first), read_settings(second)
+    keys = [key for key in {**one, **other} if key not in OWN and one.get(key) != other.get(key)]
+    if not one or not other:
+        return []
+    return [f"{key}: {format_value(one.get(key))} and {format_value(other.get(key))}" for key in keys]

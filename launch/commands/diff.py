@@ -21,19 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dist_train.errors import LedgerError
-    from dist_train.monitoring.ledger import compare, read
+    from dist_train.monitoring.ledger import compare_files
     from dist_train.run_dir import RunDir
 
-    runs = [RunDir(path) for path in (options.first, options.second)]
-    ledgers = [read(run.ledger) for run in runs]
-    for run, lines in zip(runs, ledgers, strict=True):
-        if not lines:
-            ledger = escape(run.ledger)
-            raise LedgerError(f"{ledger}: has no steps yet; they are written in blocks, and with each checkpoint")
     names = f"{escape(options.first)} and {escape(options.second)}"
+    found = compare_files(RunDir(options.first).ledger, RunDir(options.second).ledger)
     _print_settings(names, list_differences(options.first, options.second))
-    found = compare(ledgers[0], ledgers[1])
     if found.divergence is None:
         print(f"{names} agree in all {found.steps} steps")
         return 0

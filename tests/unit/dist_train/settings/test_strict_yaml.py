@@ -38,8 +38,8 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
         (b"a: 1\nb: &x {c: 1}\nd: *x\n", "a.yaml:2: anchors and aliases (&, *) are not allowed"),
         (b"a: 1\nb: *x\n", "a.yaml:2: anchors and aliases"),
         (b"a: &x 1\nb:\n  <<: *x\n", "a.yaml:1: anchors and aliases"),
-        (b"a: " + b"[" * 100_000, "a.yaml:1: nested deeper than 20 levels"),
-        (b"a: " + b"{x: " * 100_000, "a.yaml:1: nested deeper than 20 levels"),
+        (b"a: " + b"[" * 90_000, "a.yaml:1: nested deeper than 20 levels"),
+        (b"a: " + b"{x: " * 20_000, "a.yaml:1: nested deeper than 20 levels"),
     ],
 )
 def test_no_file_of_settings(load: Load, content: bytes, message: str) -> None:

@@ -24,3 +24,16 @@ def test_diff_of_no_steps_is_no_agreement(tmp_path: Path, capsys: pytest.Capture
     assert (code, "has no steps yet" in output) == (2, True)
     code, output = run_command(capsys, "diff", first, tmp_path / "none")
     assert (code, "can't be read: No such file" in output) == (2, True)
+
+
+def test_settings_that_differ_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = leave_ledger(tmp_path / "a", lr=0.1), leave_ledger(tmp_path / "b", lr=0.2)
+    for run, lr in ((first, 0.1), (second, 0.2)):
+        (run / "config.yaml").write_text(
+            f"run: {{name: {run.name}, dir: {run.name}}}\noptim: {{name: sgd, lr: {lr}}}\n"
+        )
+    code, output = run_command(capsys, "diff", first, second)
+    lines = output.splitlines()
+    assert code == 1
+    assert lines[0] == f"{first} and {second} have other settings: optim.lr: 0.1 and 0.2"
+    assert "differ at step 1, in update: lr" in lines[1]

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
-        serialization.load_weights(network, files[name], name)
+        serialization.load_weights(network, files[name], str(place / name))
     apply_to_process(auto_settings, config.is_deterministic, world.device)
     network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
     use_fast_cpu_layers(network)

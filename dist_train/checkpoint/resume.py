@@ -62,12 +62,15 @@ def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False
             contents = source.contents
             is_own = source.path.parent.resolve() == run.checkpoints.resolve()
             _check_settings(source.files, config, source.path)
-    about = json.dumps({"names": list(contents), "is_own": is_own}).encode()
+    about = json.dumps(
+        {"names": list(contents), "is_own": is_own, "source": str(source.path) if source else ""}
+    ).encode()
     header = json.loads(world.broadcast_bytes(about if world.is_main else None))
     received = {name: world.broadcast_bytes(contents.get(name)) for name in header["names"]}
     if not received:
         return None
     files = source.files if source else serialization.decode_files(received)
+    files["training.pt"]["source"] = header["source"]
     if not header["is_own"]:
         files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
     return files

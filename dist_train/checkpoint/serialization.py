@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import pickle
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from dist_train.checkpoint.reader import read
+from dist_train.checkpoint.schema import check_training, is_dense
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.models import rename_old_parameters
+from dist_train.system.escape import escape
 
 Files = dict[str, dict[str, Any]]
-
-NEEDED = {
-    *("epoch", "step", "optimizer_state_dict", "scaler_state_dict", "loss", "window", "best_accuracy", "best_step"),
-    *("evaluated_step", "settings", "choices", "machine"),
-}
-"""Keys of `training.pt` without which a run cannot be resumed."""
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -60,34 +54,27 @@ def decode(content: bytes, name: str) -> dict[str, Any]:
     """
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, struct.error) as error:
+    except Exception as error:  # torch's reader raises whatever the bytes lead it to
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise DamagedError(f"{name}: does not load: {reason}") from error
+        raise DamagedError(f"{name}: does not load: {escape(reason)}") from error
     if not isinstance(loaded, dict):
         raise DamagedError(f"{name}: does not load: it holds a {type(loaded).__name__}")
     return loaded
 
 
-def decode_training(content: bytes) -> dict[str, Any]:
-    """Decode `training.pt`.
+def decode_files(contents: Mapping[str, bytes]) -> Files:
+    """Decode all files of a checkpoint.
 
     Raises:
-        DamagedError: as `decode`.
-        CheckpointError: it lacks a key of `NEEDED`.
+        DamagedError: as `decode`, or a file of weights holds more than tensors by their names.
+        CheckpointError: as `check_training`.
     """
-    loaded = decode(content, "training.pt")
-    if missing := NEEDED - set(loaded):
-        raise CheckpointError(
-            f"training.pt: lacks {', '.join(sorted(missing))}; another program wrote it. Start from another "
-            "checkpoint, or at step 0 with run.resume=never"
-        )
-    return loaded
-
-
-def decode_files(contents: Mapping[str, bytes]) -> Files:
-    """Decode all files of a checkpoint; raises what `decode_training` does."""
-    weights = {name: decode(content, name) for name, content in contents.items() if name != "training.pt"}
-    return {**weights, "training.pt": decode_training(contents["training.pt"])}
+    files = {name: decode(content, name) for name, content in contents.items()}
+    for name in set(files) - {"training.pt"}:
+        if not all(isinstance(key, str) and is_dense(value) for key, value in files[name].items()):
+            raise DamagedError(f"{name}: holds more than tensors")
+    check_training(files["training.pt"])
+    return files
 
 
 @dataclass(frozen=True)
@@ -114,12 +101,11 @@ def load(path: Path) -> LoadedCheckpoint:
         weights = weights_sha256(files["model.pt"])
     except CheckpointError as error:
         raise type(error)(f"{path}: {error}") from error
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise DamagedError(f"{path}: model.pt: holds more than tensors") from error
     if weights != stored.weights_sha256:
         raise DamagedError(f"{path}: model.pt: its weights are not those whose SHA-256 the manifest has")
     if files["training.pt"]["step"] != stored.step:
         raise DamagedError(f"{path}: training.pt: is of step {files['training.pt']['step']}, not {stored.step}")
+    files["training.pt"]["source"] = str(path)
     return LoadedCheckpoint(path, stored.files, files)
 
 
@@ -146,18 +132,17 @@ def not_finite(state_dict: Mapping[str, Tensor]) -> list[str]:
     return [f"{name} ({count} of {state_dict[name].numel()})" for name, count in counts.items() if count]
 
 
-def _differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
-    """List how the tensors `found` differ from those of a network, `own`, in name, type and shape."""
+def _differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """List how the tensors `found` differ from those of a network, `own`, in name, shape and dtype."""
     missing = [f"{name} is missing" for name in own if name not in found]
     unexpected = [f"{name} is not in the model" for name in found if name not in own]
-    both = [(name, own[name], found[name]) for name in own if name in found]
-    kinds = [f"{name} is a {type(value).__name__}" for name, _, value in both if not isinstance(value, Tensor)]
-    shapes = [
-        f"{name} is {list(value.shape)}, in the model {list(tensor.shape)}"
-        for name, tensor, value in both
-        if isinstance(value, Tensor) and value.shape != tensor.shape
-    ]
-    return [*missing, *unexpected, *kinds, *shapes]
+    both = [(name, _describe_form(own[name]), _describe_form(found[name])) for name in own if name in found]
+    forms = [f"{name} is {value}, in the model {tensor}" for name, tensor, value in both if value != tensor]
+    return [escape(text, 300) for text in (*missing, *unexpected, *forms)]
+
+
+def _describe_form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def shorten(differences: list[str], most: int = 20) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,10 +151,12 @@ class TrainState:
 
     def _load(self, files: Files) -> None:
         saved = files["training.pt"]
-        serialization.load_weights(self.network, files["model.pt"], "model.pt")
+        source = Path(saved.get("source", ""))
+        serialization.load_weights(self.network, files["model.pt"], str(source / "model.pt"))
         if self.average:
-            serialization.load_weights(self.average.network, files.get("average.pt", files["model.pt"]), "average.pt")
-        load_optimizer(self.optimizer, saved["optimizer_state_dict"], saved["step"])
+            average = "average.pt" if "average.pt" in files else "model.pt"
+            serialization.load_weights(self.average.network, files[average], str(source / average))
+        load_optimizer(self.optimizer, saved["optimizer_state_dict"], saved["step"], str(source / "training.pt"))
         if self.scaler and saved["scaler_state_dict"]:
             self.scaler.load_state_dict(saved["scaler_state_dict"])
         self.window.load_state_dict(saved["window"])

@@ -13,18 +13,31 @@ from torch import nn
 
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.saver import Saver
-from dist_train.checkpoint.serialization import NEEDED
 from dist_train.checkpoint.store import Store
 from dist_train.errors import CheckpointError, DamagedError
+
+TRAINING: dict[str, Any] = {
+    "epoch": 0,
+    "step": 1,
+    "optimizer_state_dict": {"state": {}, "param_groups": []},
+    "scaler_state_dict": None,
+    "loss": None,
+    "window": {"loss_sum": 0.0, "samples": 0},
+    "best_accuracy": None,
+    "best_step": None,
+    "evaluated_step": 0,
+    "settings": {},
+    "choices": {"precision": "fp32", "channels_last": False, "threads": 1, "local_size": 1},
+    "machine": {},
+}
 
 
 def content(step: int) -> dict[str, dict[str, Any]]:
     weights = torch.arange(6.0).view(2, 3) + step
-    training: dict[str, Any] = dict.fromkeys(NEEDED)
-    state = {"state": {0: {"exp_avg": weights / 7}}}
+    state = {"state": {0: {"exp_avg": weights / 7}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
     return {
         "model.pt": {"conv1.weight": weights, "conv1.bias": torch.tensor([0.5])},
-        "training.pt": {**training, "step": step, "optimizer_state_dict": state, "loss": 0.25},
+        "training.pt": {**TRAINING, "step": step, "optimizer_state_dict": state, "loss": 0.25},
     }
 
 
@@ -82,7 +95,7 @@ def test_a_checkpoint_of_another_program_is_refused_and_not_damaged(tmp_path: Pa
     files = content(3)
     del files["training.pt"]["window"]
     place = save(tmp_path, 3, files=files)
-    with pytest.raises(CheckpointError, match=f"^{place}: training\\.pt: lacks window; another program") as caught:
+    with pytest.raises(CheckpointError, match=f"^{place}: training\\.pt: was not written by this program") as caught:
         serialization.load(place)
     assert not isinstance(caught.value, DamagedError)
 
@@ -102,11 +115,12 @@ class TestLoadWeights:
 
     def test_another_network_is_named_by_what_differs(self) -> None:
         said = self.refusal(
-            {"0.weight": torch.zeros(4, 3), "2.weight": torch.zeros(1), "1.bias": "text"}, without="0.bias"
+            {"0.weight": torch.zeros(4, 3), "2.weight": torch.zeros(1), "1.bias": torch.zeros(2).int()},
+            without="0.bias",
         )
         assert said == (
-            "model.pt: is of another network: 0.bias is missing; 2.weight is not in the model; 1.bias is a str; "
-            "0.weight is [4, 3], in the model [2, 3]"
+            "model.pt: is of another network: 0.bias is missing; 2.weight is not in the model; "
+            "0.weight is [4, 3] float32, in the model [2, 3] float32; 1.bias is [2] int32, in the model [2] float32"
         )
 
     def test_of_many_differences_the_first_are_told(self) -> None:

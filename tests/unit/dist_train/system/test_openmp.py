@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dist_train.checkpoint.saver import Saver
-from dist_train.checkpoint.serialization import NEEDED
 from dist_train.checkpoint.store import Store
+from tests.unit.dist_train.checkpoint.test_serialization import TRAINING
 
 TASKS = Path("/proc/self/task")
 MANY = 1_000_000  # elements; torch processes some ten thousand in one thread
@@ -29,8 +29,7 @@ def two_threads() -> Iterator[None]:
 def test_the_saver_has_one_thread(tmp_path: Path) -> None:
     before = len(list(TASKS.iterdir()))
     with Saver(Store(tmp_path), keep_last=1, asynchronous=True) as saver:
-        training = {**dict.fromkeys(NEEDED), "step": 1}
-        saver.save(1, {"model.pt": {"weight": torch.zeros(MANY)}, "training.pt": training})
+        saver.save(1, {"model.pt": {"weight": torch.zeros(MANY)}, "training.pt": TRAINING})
         saver.wait()
         assert len(list(TASKS.iterdir())) == before + 1
     assert torch.get_num_threads() == 2

@@ -61,7 +61,7 @@ def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False
         if source:
             contents = source.contents
             is_own = source.path.parent.resolve() == run.checkpoints.resolve()
-            _check_settings(source.files, config, source.path)
+            check_settings(source.files, config, source.path)
     about = json.dumps(
         {"names": list(contents), "is_own": is_own, "source": str(source.path) if source else ""}
     ).encode()
@@ -124,7 +124,8 @@ def _load_given(path: Path) -> LoadedCheckpoint:
         raise CheckpointError(f"{error}. Set run.resume to an undamaged checkpoint") from error
 
 
-def _check_settings(files: Files, config: Config, source: Path) -> None:
+def check_settings(files: Files, config: Config, source: Path) -> None:
+    """Check that no setting differs from those of a checkpoint that a resume can't change; raises CheckpointError."""
     changed = _compare_settings(files, config)
     if fixed := [key for key in changed if any(key == name or key.startswith(f"{name}.") for name in _FIXED)]:
         values = {key: changed[key] for key in fixed}

@@ -99,6 +99,11 @@ class _Optimizer(_Strict):
     param_groups: list[_Group]
 
 
+class _Network(_Strict):
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=3, max_length=3)]
+    num_classes: Annotated[int, Field(ge=1, le=2**24)]
+
+
 class _Training(_Strict):
     epoch: _Count
     step: _Count
@@ -113,6 +118,7 @@ class _Training(_Strict):
     choices: _AutoSettings
     machine: _Plain
     data: _Plain | None = None
+    network: _Network | None = None
 
 
 def check_training(content: Mapping[str, Any]) -> None:

@@ -1,0 +1,86 @@
+"""Check the checkpoints of a run for all that a resume or an evaluation would refuse.
+
+    python -m dist_train.training.verification runs/digits
+
+prints a line for each checkpoint. Exit codes: 0 all are undamaged; 1 one would be refused; 2 there are none, or the run
+can't be read.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dist_train.checkpoint import resume, serialization
+from dist_train.checkpoint.store import Store
+from dist_train.distributed.world import World
+from dist_train.errors import CheckpointError, UserError
+from dist_train.execution.auto_settings import AutoSettings
+from dist_train.models import build_model
+from dist_train.run_dir import RunDir
+from dist_train.settings.loader import load_run_config
+from dist_train.settings.schema import Config
+from dist_train.system.escape import escape
+from dist_train.system.exit import Parser, leave, run_guarded
+from dist_train.training.state import TrainState
+
+
+def verify(run: RunDir) -> Iterator[tuple[int, str | None]]:
+    """Yield the step of each checkpoint, and what of it would be refused; None if nothing.
+
+    Raises:
+        CheckpointError: the run has no checkpoints.
+        ConfigError: its `config.yaml` can't be read.
+    """
+    store = Store(run.checkpoints)
+    steps = store.list_steps()
+    if not steps:
+        raise CheckpointError(f"{escape(run.path)}: has no checkpoints; give the directory of a run, e.g. runs/digits")
+    config = load_run_config(run.config, [])
+    for step in steps:
+        yield step, find_fault(store.path(step), config)
+
+
+def find_fault(checkpoint: Path, config: Config) -> str | None:
+    """Describe why a resume or an evaluation would refuse a checkpoint, None if neither would.
+
+    Args:
+        config: settings of the run.
+    """
+    try:
+        files = serialization.load(checkpoint).files
+        resume.check_settings(files, config, checkpoint)
+        auto_settings = AutoSettings.from_dict(files["training.pt"]["choices"])
+        if "network" in files["training.pt"]:  # earlier versions have not written it
+            _load(files, config, auto_settings, checkpoint)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _load(files: serialization.Files, config: Config, auto_settings: AutoSettings, checkpoint: Path) -> None:
+    """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
+    about: dict[str, Any] = files["training.pt"]["network"]
+    channels, height, width = about["shape"]
+    network = build_model(config.model, (channels, height, width), about["num_classes"], config.run.seed)
+    # Only GPUs have it, and it changes no name or shape.
+    train = config.train.model_copy(update={"sync_batchnorm": False})
+    state = TrainState(config.model_copy(update={"train": train}), network, auto_settings, World(), files)
+    if "average.pt" in files:
+        serialization.load_weights(state.network, files["average.pt"], str(checkpoint / "average.pt"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Verify the checkpoints of a run; return the exit code."""
+    parser = Parser(prog="python -m dist_train.training.verification", description=main.__doc__)
+    parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
+    has_faults = False
+    for step, fault in verify(RunDir(parser.parse_args(arguments).run)):
+        has_faults |= fault is not None
+        print(f"step {step:>9}  {fault or 'undamaged'}")
+    sys.stdout.flush()
+    return int(has_faults)
+
+
+if __name__ == "__main__":
+    leave(run_guarded(main))

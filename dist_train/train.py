@@ -50,18 +50,12 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
                 state, run.reduction, batch, config, stop_requested=run.stop.reason is not None, mark=run.recorder.mark
             )
             state.step += 1
-            results = run.step_results.add(state.step, lr, batch.samples, scalars, grad_norm)
-            if schedule.needs_results(state.step):
-                results += run.step_results.flush()
-            stop_requested = run.process_results(results)
-            run.reporter.count_step()
-            if schedule.is_logged(state.step):
-                run.log(lr)
+            run.record_step(lr, batch.samples, scalars, grad_norm)
             if schedule.is_evaluated(state.step) and not run.evaluate():
                 return run.save_and_stop()
             if schedule.is_saved(state.step) or run.has_new_best:
                 run.save()
-            if stop_requested:
+            if run.stop_requested:
                 return run.save_and_stop()
         return run.finish()
 

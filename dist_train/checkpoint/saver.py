@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dist_train.checkpoint.serialization import encode, not_finite, shorten, weights_sha256
+from dist_train.checkpoint.snapshot import copy_to_host, take_snapshot
 from dist_train.checkpoint.store import Store
 from dist_train.errors import UnreadableError
 from dist_train.system.openmp import use_one_thread
@@ -56,13 +57,22 @@ class Saver:
         """Save the checkpoint of `step`, and point the links `latest` and `link` at it.
 
         Args:
-            files: content of each file by its name: plain types, and tensors on the CPU that no longer change.
+            files: content of each file by its name: plain types, and tensors on any device that no longer change.
         """
         self.wait()
         if self._thread:
             self._running = self._thread.submit(self._save, step, files, link)
         else:
             self._save(step, files, link)
+
+    def hash_weights(self, state_dict: Mapping[str, Any]) -> Future[str]:
+        """Return the SHA-256 of weights as they are now, which the thread computes after what it has to do before."""
+        snapshot = take_snapshot(dict(state_dict))
+        if self._thread:
+            return self._thread.submit(_hash, snapshot)
+        done: Future[str] = Future()
+        done.set_result(_hash(snapshot))
+        return done
 
     def wait(self) -> None:
         """Wait until the current save is on disk; raise its error."""
@@ -122,6 +132,7 @@ class Saver:
     def _write(self, step: int, files: Mapping[str, Mapping[str, Any]]) -> str | None:
         """Write a checkpoint; return why it was not written, None if it was."""
         path = self._store.path(step)
+        files = copy_to_host(dict(files))
         for name in set(files) - {"training.pt"}:
             if broken := not_finite(files[name]):
                 return f"{path}: was not saved: {name} has values that are not finite: {shorten(broken)}"
@@ -133,3 +144,7 @@ class Saver:
         except UnreadableError as error:
             return f"{path}: was not saved again: {error}"
         return None
+
+
+def _hash(snapshot: dict[str, Any]) -> str:
+    return weights_sha256(copy_to_host(snapshot))

@@ -14,6 +14,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from dist_train.system.escape import escape
 from dist_train.system.read_file import open_regular, parse_object
 
 Line = dict[str, Any]
+_Step = tuple[int, memoryview, float, float | None, float, Future[str] | None]
 _BLOCK = 64
 _HEXADECIMAL = re.compile(r"[0-9a-f]*")
 _FIELDS = {"step", "samples", "loss", "grad_norm", "lr"}
@@ -45,7 +47,7 @@ class Ledger:
         cut_lines(path, (lambda text: 0 < _step_of(text) <= step) if step else None)
         self.newest_step = find_newest_step(path)
         """The step of the last line that was kept."""
-        self._block: list[tuple[int, memoryview, float, float | None, float, str | None]] = []
+        self._block: list[_Step] = []
 
     @property
     def missing(self) -> str | None:
@@ -53,15 +55,27 @@ class Ledger:
         return self._file.missing
 
     def add(
-        self, step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None
+        self,
+        step: int,
+        samples: memoryview,
+        loss: float,
+        grad_norm: float | None,
+        lr: float,
+        weights: Future[str] | None,
     ) -> None:
-        """Add a step; `samples`: the int64 indices of the global batch, `loss`: the mean over it."""
+        """Add a step.
+
+        Args:
+            samples: the int64 indices of the global batch.
+            loss: the mean over it.
+            weights: the hash of the weights, which another thread may still compute.
+        """
         self._block.append((step, samples, loss, grad_norm, lr, weights))
-        if len(self._block) >= _BLOCK:
+        if len(self._block) >= _BLOCK and all(weights is None or weights.done() for *_, weights in self._block):
             self.flush()
 
     def flush(self) -> None:
-        """Write the steps added so far."""
+        """Write the steps added so far; wait for the hashes of their weights."""
         self._file.write("".join(_format_line(*values) for values in self._block))
         self._block.clear()
 
@@ -75,10 +89,10 @@ class Ledger:
 
 
 def _format_line(
-    step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: str | None
+    step: int, samples: memoryview, loss: float, grad_norm: float | None, lr: float, weights: Future[str] | None
 ) -> str:
     norm = "null" if grad_norm is None else f'"{float_to_hex(grad_norm)}"'
-    weights_field = "" if weights is None else f', "weights": "{weights}"'
+    weights_field = "" if weights is None else f', "weights": "{weights.result()}"'
     return (
         f'{{"step": {step}, "samples": "{hashlib.blake2b(samples, digest_size=8).hexdigest()}", '
         f'"loss": "{float_to_hex(loss)}", "grad_norm": {norm}, "lr": {lr!r}{weights_field}}}\n'

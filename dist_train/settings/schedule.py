@@ -81,10 +81,6 @@ class Schedule:
     def is_logged(self, step: int) -> bool:
         return step % self.log_every_steps == 0 or step == self.total_steps
 
-    def needs_results(self, step: int) -> bool:
-        """Whether the results of this step are needed before the next step."""
-        return self.is_logged(step) or self.is_saved(step) or self.is_evaluated(step) or self.is_hashed(step)
-
     def is_hashed(self, step: int) -> bool:
         """Whether the ledger records a hash of the weights after this step."""
         return step % self.weights_every_steps == 0 or step == self.total_steps

@@ -5,6 +5,7 @@ import logging
 import platform
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +15,6 @@ import torch
 
 from dist_train import __version__
 from dist_train.checkpoint.resume import Changes
-from dist_train.checkpoint.serialization import weights_sha256
 from dist_train.data import Dataset
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, NonFiniteError, UserError
@@ -50,7 +50,7 @@ class Reporter:
 
     def write_evaluation(self, step: int, evaluation: Evaluation) -> None: ...
 
-    def record_step(self, result: StepResult) -> None: ...
+    def record_step(self, result: StepResult, weights: Future[str] | None) -> None: ...
 
     def prepare_save(self) -> None: ...
 
@@ -148,11 +148,9 @@ class MainReporter(Reporter):
         self._metrics.write("eval", step=step, epoch=self._schedule.epoch(step), **evaluation.to_dict())
         _log.info("step %d  %s", step, evaluation)
 
-    def record_step(self, result: StepResult) -> None:
-        """Write the ledger's line of a step."""
+    def record_step(self, result: StepResult, weights: Future[str] | None) -> None:
+        """Write the ledger's line of a step, with the hash of the weights after it."""
         if self._ledger:
-            is_hashed = self._schedule.is_hashed(result.step)
-            weights = weights_sha256(self._state.network.state_dict()) if is_hashed else None
             loss = result.loss_sum / len(result.samples)
             self._ledger.add(result.step, result.samples.numpy().data, loss, result.grad_norm, result.lr, weights)
 

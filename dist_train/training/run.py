@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
+
+from torch import Tensor
 
 from dist_train.checkpoint.saver import Saver
 from dist_train.data import Batch, Dataset, Samples, TrainBatches
@@ -42,6 +45,10 @@ class TrainingRun:
     """What each checkpoint says of this run."""
     has_new_best: bool = False
     """Whether the newest evaluation is the best so far, and is to be saved for it."""
+    stop_requested: bool = False
+    """Whether a rank has requested a stop, the same on every rank."""
+    _weights: dict[int, Future[str]] = field(default_factory=dict)
+    """Hashes of the weights after the steps whose results are pending."""
 
     def next_batch(self) -> Batch | None:
         """Return this rank's part of the next global batch; None if a single process is asked to stop.
@@ -61,26 +68,33 @@ class TrainingRun:
                 raise
             return None
 
-    def process_results(self, results: Iterable[StepResult]) -> bool:
-        """Record the results of finished steps; return whether a rank requests a stop.
+    def record_step(self, lr: float, samples: Tensor, scalars: Tensor, grad_norm: Tensor | None) -> None:
+        """Record the step that was just made, on a GPU some steps later; arguments as of `StepResults.add`.
 
         Raises:
             NonFiniteError: the loss or the gradient norm of a step is infinite or NaN.
         """
+        step = self.state.step
+        self.reporter.count_step()
+        if self.world.is_main and self.config.log.ledger and self.schedule.is_hashed(step):
+            self._weights[step] = self.saver.hash_weights(self.state.network.state_dict())
+        self._process_results(self.step_results.add(step, lr, samples, scalars, grad_norm))
+
+    def _finish_steps(self) -> None:
+        """Wait for the steps made so far, and record them; every rank has to call this after the same step."""
+        self._process_results(self.step_results.flush())
+
+    def _process_results(self, results: Iterable[StepResult]) -> None:
         is_scaled = self.state.scaler is not None  # it finds its factor by gradients that are infinite
-        stop_requested = False
         for result in results:
             if not isfinite(result.loss_sum) or not (is_scaled or isfinite(result.grad_norm or 0)):
                 self.state.step = result.step  # on a GPU, others were made after it
                 raise self._non_finite_error(result)
             self.state.window.add(result.loss_sum, len(result.samples))
-            self.reporter.record_step(result)
-            stop_requested |= result.stop_requests > 0
-        return stop_requested
-
-    def log(self, lr: float) -> None:
-        """Write a line of kind `train`."""
-        self.reporter.write_train_line(self.state.step, lr, *self.state.window.read())
+            self.reporter.record_step(result, self._weights.pop(result.step, None))
+            if self.schedule.is_logged(result.step):
+                self.reporter.write_train_line(result.step, result.lr, *self.state.window.read())
+            self.stop_requested |= result.stop_requests > 0
 
     def is_evaluation_pending(self) -> bool:
         """Whether an earlier start was stopped in the evaluation that is due after this step."""
@@ -89,6 +103,7 @@ class TrainingRun:
 
     def evaluate(self) -> bool:
         """Evaluate the split by which the best checkpoint is chosen; return False if a stop was requested."""
+        self._finish_steps()
         evaluation = self._evaluate_split(self.dataset.validation or self.dataset.test)
         if evaluation is None:
             return False
@@ -101,6 +116,7 @@ class TrainingRun:
         self._save()
 
     def _save(self) -> None:
+        self._finish_steps()
         with self.state.window.stopped_clock():
             self.recorder.mark("save", self.state.step)
             files = self.state.checkpoint_files(self.schedule.steps_per_epoch, self.about)
@@ -122,6 +138,7 @@ class TrainingRun:
     def finish(self) -> bool:
         """Evaluate the test split and save; return whether the run is done, or was stopped meanwhile."""
         self.batches.close()
+        self._finish_steps()
         if earlier := self._read_earlier_test():
             self._wait_for_files()
             self.reporter.report_nothing_left(earlier)

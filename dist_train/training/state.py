@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dist_train.checkpoint import serialization
-from dist_train.checkpoint.serialization import Files, on_tensors
+from dist_train.checkpoint.serialization import Files
+from dist_train.checkpoint.snapshot import take_snapshot
 from dist_train.distributed.buffers import broadcast_buffers
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
@@ -132,13 +133,13 @@ class TrainState:
             self.last_loss = window["loss_sum"] / window["samples"]
         if not self._world.is_main:
             return {}
-        files = {"model.pt": _copy_to_cpu(self.network.state_dict())}
+        files = {"model.pt": self.network.state_dict()}
         if self.average:
-            files["average.pt"] = _copy_to_cpu(self.average.network.state_dict())
+            files["average.pt"] = self.average.network.state_dict()
         files["training.pt"] = {
             "epoch": self.step // steps_per_epoch,
             "step": self.step,
-            "optimizer_state_dict": _copy_to_cpu(self.optimizer.state_dict()),
+            "optimizer_state_dict": self.optimizer.state_dict(),
             "scaler_state_dict": self.scaler.state_dict() if self.scaler else None,
             "loss": self.last_loss,
             "window": window,
@@ -147,7 +148,7 @@ class TrainState:
             "evaluated_step": self.evaluated_step,
             **about,
         }
-        return files
+        return take_snapshot(files)
 
     def _load(self, files: Files) -> None:
         saved = files["training.pt"]
@@ -195,9 +196,3 @@ def _check_not_tied(network: nn.Module) -> None:
                 f"model: {other} and {name} share memory but are two parameters, so that an optimizer would change it "
                 "twice; let both modules have the one nn.Parameter"
             )
-
-
-def _copy_to_cpu(content: dict[str, Any]) -> dict[str, Any]:
-    """Copy the tensors in `content` to the CPU in their own memory format: another would take twice as long."""
-    copied: dict[str, Any] = on_tensors(lambda tensor: tensor.detach().to("cpu", copy=True), content)
-    return copied

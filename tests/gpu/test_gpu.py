@@ -67,7 +67,7 @@ optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine}
 train: {max_steps: 100, ema_decay: 0.9, max_grad_norm: 1.0}
 eval: {every_epochs: 0}
 checkpoint: {every_steps: 50}
-log: {every_steps: 50, tensorboard: false}
+log: {every_steps: 10, weights_every_steps: 20, tensorboard: false}
 """
 CONFIGS = {"config": CONFIG, "everything": EVERYTHING, "long": LONG, "steady": STEADY}
 MODES = {
@@ -226,8 +226,8 @@ def test_the_host_waits_in_no_steady_step(runs: Runs, python: Python, settings: 
     name = "-".join(["steady", *settings])
     done = python("tests/programs/unsynced.py", *runs.arguments("steady", name, *settings))
     assert done.returncode == 0, done.stdout + done.stderr
-    # All but 1 to 4, 50 and the one after it, and 100.
-    assert "watched 93 steps" in done.stdout
+    # All but 1 to 4, and the one after the save at 50; a line of metrics or a hash of the weights waits for nothing.
+    assert "watched 95 steps" in done.stdout
 
 
 @pytest.mark.parametrize("mode", ["fp32", pytest.param("bf16", marks=needs_ampere), "bitwise"])

@@ -3,7 +3,7 @@
     python tests/programs/unsynced.py CONFIG [key=value ...]
 
 Prints how many steps were watched. Not watched are the first, in which memory is allocated and kernels are loaded, and
-those after which all numbers have to be known: they are logged, saved, evaluated, or their weights are hashed.
+those after a save or an evaluation, which need all numbers of the steps before.
 """
 
 import sys
@@ -49,7 +49,8 @@ def count_step(self: MainReporter) -> None:
     """In place of `MainReporter.count_step`, which is called after each step, before what is due after it."""
     _count_step(self)
     step, schedule = self._state.step, self._schedule
-    is_watched = step >= WARM and not schedule.needs_results(step) and not schedule.needs_results(step + 1)
+    is_due = schedule.is_saved(step) or schedule.is_evaluated(step) or step == schedule.total_steps
+    is_watched = step >= WARM and not is_due
     torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
     if is_watched:
         _watched.append(step + 1)

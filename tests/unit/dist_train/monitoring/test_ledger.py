@@ -1,6 +1,7 @@
 """The ledger: its lines, what a resume removes, and the first difference between two runs."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_a_line_holds_the_bits_of_a_step(tmp_path: Path) -> None:
     ledger = Ledger(path, 0)
     samples = torch.tensor([5, 3, 4])
     ledger.add(1, samples.numpy().data, 0.1, None, 1e-3, None)
-    ledger.add(2, samples.flip(0).numpy().data, 0.25, 2.0, 1e-3, "cd" * 32)
+    weights: Future[str] = Future()
+    weights.set_result("cd" * 32)
+    ledger.add(2, samples.flip(0).numpy().data, 0.25, 2.0, 1e-3, weights)
     ledger.close()
     first, second = (json.loads(text) for text in path.read_text().splitlines())
     assert first["samples"] != second["samples"], "the order counts"
@@ -67,6 +70,19 @@ def test_lines_are_written_in_blocks_and_by_a_flush(tmp_path: Path) -> None:
     ledger.flush()
     assert len(read(path)) == 69
     ledger.close()
+
+
+def test_a_block_waits_for_the_hash_of_the_weights_and_the_training_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    ledger, weights = Ledger(path, 0), Future[str]()
+    for step in range(1, 70):
+        ledger.add(step, torch.tensor([step]).numpy().data, 1.0, 1.0, 0.1, weights if step == 3 else None)
+    assert read(path) == []
+    weights.set_result("cd" * 32)
+    ledger.add(70, torch.tensor([70]).numpy().data, 1.0, 1.0, 0.1, None)
+    ledger.close()
+    assert [line["step"] for line in read(path)] == list(range(1, 71))
+    assert [line["step"] for line in read(path) if "weights" in line] == [3]
 
 
 def test_equal_ledgers_agree() -> None:

@@ -57,12 +57,6 @@ def test_settings_decide_what_is_due() -> None:
     assert due(found.is_logged, found) == [4, 8, 11]
 
 
-def test_results_are_needed_for_what_is_due() -> None:
-    log = Log(every_steps=4, weights_every_steps=6)
-    found = make_schedule(eval=Eval(every_epochs=2), checkpoint=Checkpoint(every_steps=5), log=log, max_steps=11)
-    assert due(found.needs_results, found) == [4, 5, 6, 8, 10, 11]
-
-
 def test_evaluation_only_at_the_end() -> None:
     found = make_schedule(eval=Eval(every_epochs=0))
     assert due(found.is_evaluated, found) == []

@@ -14,6 +14,7 @@ from dist_train.checkpoint.store import Store, find
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.execution.auto_settings import AutoSettings
+from dist_train.execution.gpu import describe_versions
 from dist_train.run_dir import RunDir
 from dist_train.settings.renames import translate_settings
 from dist_train.settings.schema import Config, flatten
@@ -157,6 +158,8 @@ def describe_changes(files: Files | None, config: Config, auto_settings: AutoSet
 def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]]:
     before = translate_settings(flatten(files["training.pt"]["settings"]))
     now = flatten(config.model_dump())
+    if now["train.precision"] is None:  # it keeps what the run has decided
+        before["train.precision"] = None
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
     return {key: (_format_value(before, key), _format_value(now, key)) for key in keys}
 
@@ -226,6 +229,7 @@ def _describe_machine(config: Config, auto_settings: AutoSettings, world: World)
         "torch": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        **describe_versions(world.device),
         # Where there are shards, the ranks that compute them may be any number.
         "world_size": world.size if config.shards is None else None,
         "shards": config.shards,

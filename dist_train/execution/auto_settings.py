@@ -4,7 +4,6 @@ A checkpoint keeps the decisions and a resumed run takes them over: another prec
 threads sums in another order, and the run would no longer end with the same bits.
 """
 
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, ConfigError
+from dist_train.execution.deterministic import use_deterministic_kernels
+from dist_train.execution.gpu import configure_gpu
 from dist_train.settings.schema import Distributed, Train
 from dist_train.system.cpu import count_cores
 
@@ -139,12 +140,18 @@ def _decide_precision(
     train: Train, device: torch.device, convolutions: Convolutions, before: AutoSettings | None
 ) -> str:
     """Raises ConfigError and CheckpointError as `decide` does."""
-    precision: str = train.precision
-    if precision == "auto":
+    precision: str
+    if train.precision is None:
+        fp32 = "tf32" if _has_tf32(device) else "fp32"
+        # A GPU's run may go on where there is no TF32, as before it was the default.
+        precision = fp32 if before is None or before.precision == "tf32" else before.precision
+    elif train.precision == "auto":
         is_small = device.type == "cpu" and convolutions.are_small_on_one_rank
         best = "bf16" if _is_made_for_bf16(device) and not is_small else "fp32"
         precision = before.precision if before else best
-    if before and before.precision != precision:
+    else:
+        precision = train.precision
+    if before and train.precision is not None and before.precision != precision:
         raise CheckpointError(
             f"train.precision is {precision}, but the checkpoint was trained in {before.precision}. Set it back, or "
             "start again with run.resume=never."
@@ -188,17 +195,17 @@ def measure_convolutions(network: nn.Module, shape: tuple[int, int, int]) -> lis
 
 
 def apply_to_process(auto_settings: AutoSettings, deterministic: bool, device: torch.device) -> None:
-    """Set what torch keeps per process: threads, oneDNN, TF32 and deterministic mode."""
+    """Set what torch keeps per process: threads, oneDNN, deterministic mode, and how a GPU computes.
+
+    Raises:
+        ConfigError: as `configure_gpu`.
+    """
     torch.set_num_threads(auto_settings.threads)
     use_onednn(auto_settings.onednn)
     if device.type == "cuda":
-        # fp32 means fp32: by default cuDNN's convolutions drop 13 bits of the mantissa. Both flags by the older of
-        # torch's two interfaces, which the newer one follows: after a use of both, torch refuses to answer.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = auto_settings.precision == "tf32"
+        configure_gpu(auto_settings.precision, deterministic=deterministic)
     if deterministic:
-        if device.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses this mode without it
-        torch.use_deterministic_algorithms(True)
+        use_deterministic_kernels()
 
 
 def use_onednn(wanted: bool) -> None:

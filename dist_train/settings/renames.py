@@ -32,12 +32,6 @@ OLD_VALUES = (
         "model",
         "compiling the whole step, with several steps in one call, was removed: use model, which compiles the network",
     ),
-    OldValue(
-        "distributed.binding",
-        "auto",
-        "off",
-        "binding to NUMA nodes on CPU was removed: delete this setting, or set it to off",
-    ),
 )
 
 ADDED_KEYS = {"train.compile_mode": "default"}

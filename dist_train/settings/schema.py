@@ -339,17 +339,18 @@ class Train(Section):
     micro_batch: PositiveInt | None = None
     """Largest number of samples per rank in one backward pass; larger batches accumulate gradients. Default: no
     limit."""
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] | None = None
     """Arithmetic inside autocast; weights stay fp32. `auto`: bf16 on hardware made for it, except for convolutions
     too small to gain from it, else fp32. `tf32`: fp32 with 10 bits of mantissa in matrix products and convolutions,
-    on GPUs of compute capability 8.0 and newer."""
+    on GPUs of compute capability 8.0 and newer. `fp32`: all 23 bits, on GPUs too. Default: tf32 on such GPUs, as in
+    plain PyTorch's convolutions, else fp32."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Memory format of images and convolutions. `auto`: on where it is known to be faster."""
     onednn: Literal["auto", "on", "off"] = "auto"
     """oneDNN's convolutions in training on a CPU. `auto`: on, except for passes so small that its calls cost more
     than the work."""
     compile: Literal["off", "model"] = "off"
-    """`model`: compile the network with `torch.compile`. On a CPU this needs a C++ compiler."""
+    """`model`: compile the network with `torch.compile`. This needs a compiler: for C++ on a CPU, for C on a GPU."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
     """The `mode` of `torch.compile`. `reduce-overhead`: CUDA graphs, for small steps on a GPU. `max-autotune`: time
     several kernels and take the fastest; compiling takes longer."""
@@ -402,8 +403,9 @@ class Distributed(Section):
     allocator: Literal["auto", "system"] = "auto"
     """`auto`: glibc keeps freed memory for the next step instead of returning it to the system, unless `LD_PRELOAD`
     names another allocator or a variable tunes glibc. `system`: nothing is changed."""
-    binding: Literal["off"] = "off"
-    """Binding of ranks to the cores near their memory or GPU. `off` is the only value in this version."""
+    binding: Literal["auto", "off"] = "auto"
+    """`auto`: a rank on a GPU runs on the cores of that GPU's NUMA node, as far as the system tells it and the launcher
+    allows them. `off`: on all cores that it may use."""
     shards: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Virtual ranks into which `run.reproducible: bitwise` splits every global batch, a power of two; each rank
     computes an equal number of them, one after another. Default: 8 if `run.reproducible` is `bitwise`."""

@@ -19,6 +19,7 @@ from dist_train.data import Dataset
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, NonFiniteError, UserError
 from dist_train.execution.auto_settings import AutoSettings
+from dist_train.execution.gpu import describe_versions
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
@@ -340,6 +341,7 @@ def _describe_environment(world: World, state: TrainState, allocator: str) -> di
         "packages": {"torch": str(torch.__version__), **{name: _find_version(name) for name in packages}},
         "cuda": torch.version.cuda,
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        **describe_versions(world.device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "backend": world.backend,
         "world_size": world.size,

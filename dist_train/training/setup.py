@@ -28,6 +28,8 @@ from dist_train.execution.auto_settings import (
     decide,
     measure_convolutions,
 )
+from dist_train.execution.deterministic import check_deterministic
+from dist_train.execution.gpu import bind_to_near_cores
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
 from dist_train.run_dir import RunDir
@@ -67,8 +69,16 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     auto_settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
     with world.agreement():
         apply_to_process(auto_settings, config.is_deterministic, world.device)
+        if config.distributed.binding == "auto":
+            bind_to_near_cores(world.device)
+        if config.train.compile == "model":
+            from dist_train.execution.compile import check_compiler
+
+            check_compiler(world.device)
         state = TrainState(config, network, auto_settings, world, checkpoint)
         check_passes(state.network, dataset.shape, schedule.smallest_pass(world.size))
+        if config.is_deterministic:
+            check_deterministic(state.network, dataset.shape, state.autocast())
     moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
         open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
@@ -188,7 +198,7 @@ def _build_reduction(
     if config.train.compile == "model":
         from dist_train.execution.compile import CompiledModel
 
-        model = CompiledModel(network, config.train.compile_mode, world.device)
+        model = CompiledModel(network, config.train.compile_mode)
     if config.shards:
         return ShardedTreeReduction(model, network, world, memory)
     if world.size == 1:

@@ -16,6 +16,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
+from dist_train.execution.gpu import ALIGNMENT
 from dist_train.monitoring.metrics import LossWindow
 from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.optimizer import build_optimizer, load_optimizer, unwrapped_step
@@ -181,7 +182,8 @@ def move_network(network: nn.Module, train: Train, memory_format: torch.memory_f
     network = network.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload]
     for parameter in network.parameters():
         dense = torch.empty_like(parameter, device="meta")
-        if dense.stride() != parameter.stride():  # a part of a larger tensor: fused updates need one block of memory
+        # A part of a larger tensor: fused updates need one block of memory, compiled kernels one that is aligned.
+        if dense.stride() != parameter.stride() or parameter.data_ptr() % ALIGNMENT:
             parameter.data = torch.empty_like(parameter).copy_(parameter.detach())
     return network
 

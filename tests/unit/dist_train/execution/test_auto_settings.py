@@ -167,6 +167,26 @@ def test_tf32_is_taken_where_there_is_some(monkeypatch: pytest.MonkeyPatch) -> N
     assert (found.precision, found.channels_last, found.autocast_dtype) == ("tf32", True, None)
 
 
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "tf32"), ((9, 0), "tf32")])
+def test_unset_precision_is_tf32_on_gpus_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found = decide(Train(), Distributed(), ON_GPU, CONVOLUTION, None)
+    assert found.precision == precision
+    assert str(found).startswith(f"{precision}, ")
+    assert decide(Train(precision="fp32"), Distributed(), ON_GPU, CONVOLUTION, None).precision == "fp32"
+
+
+@pytest.mark.parametrize("stored", ["fp32", "tf32", "bf16", "fp16"])
+def test_unset_precision_stays_what_the_run_began_with(monkeypatch: pytest.MonkeyPatch, stored: str) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    before = replace(STORED, precision=stored).to_dict()
+    assert decide(Train(), Distributed(), ON_GPU, LINEAR, before).precision == stored
+    on_cpu = decide(Train(), Distributed(), World(), LINEAR, before).precision
+    assert on_cpu == ("fp32" if stored == "tf32" else stored), "a GPU's run goes on where there is no TF32"
+
+
 def test_choices_as_torch_has_them() -> None:
     assert STORED.memory_format is torch.channels_last
     assert replace(STORED, channels_last=False).memory_format is torch.contiguous_format
@@ -177,11 +197,11 @@ def test_choices_as_torch_has_them() -> None:
 @pytest.fixture
 def process_settings() -> Iterator[None]:
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    is_filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+    torch.utils.deterministic.fill_uninitialized_memory = is_filled  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("process_settings")
@@ -190,12 +210,3 @@ def test_choices_are_applied(deterministic: bool) -> None:
     apply_to_process(STORED, deterministic, torch.device("cpu"))
     assert torch.get_num_threads() == 3
     assert torch.are_deterministic_algorithms_enabled() == deterministic
-
-
-@pytest.mark.usefixtures("process_settings")
-@pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
-def test_convolutions_and_products_drop_bits_in_tf32_alone(precision: str) -> None:
-    apply_to_process(replace(STORED, precision=precision), False, ON_GPU.device)
-    is_tf32 = precision == "tf32"
-    assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == is_tf32
-    assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == is_tf32, "inductor reads this one"

@@ -65,7 +65,7 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
         ("optim: {name: adm}", "optim.name is 'adm'; allowed: sgd, adam, adamw"),
         ("optim: {name: AdamW}", "Did you mean adamw?"),
         ("optim: {name: [adam]}", "optim.name is ['adam']; allowed: sgd"),
-        ("train: {precision: fp8}", "train.precision is 'fp8'; allowed: auto, fp32, tf32, bf16, fp16"),
+        ("train: {precision: fp8}", "train.precision is 'fp8'; it must be auto, fp32, tf32, bf16, fp16, or null"),
         ("train: {precision: fp-16}", "Did you mean fp16?"),
         ("train: {channels_last: true}", "train.channels_last is true; allowed: auto, on, off"),
         ("train: {sync_batchnorm: yes}", "train.sync_batchnorm is 'yes'; it must be true or false"),

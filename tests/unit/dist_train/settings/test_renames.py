@@ -83,8 +83,8 @@ def test_an_old_value_on_the_command_line_is_refused(load: Load, old: OldValue, 
 
 def test_all_old_settings_are_refused_at_once(load: Load) -> None:
     text = LEAST + "log: {every: 5, weights_every: 9}\ncheckpoint: {every: 3}\ntrain: {compile: step}\n"
-    lines = complaint(load, text, "distributed.binding=auto", "data.loader=resident").splitlines()
-    keys = ["log.every", "log.weights_every", "checkpoint.every", "train.compile", "distributed.binding", "data.loader"]
+    lines = complaint(load, text, "data.loader=resident").splitlines()
+    keys = ["log.every", "log.weights_every", "checkpoint.every", "train.compile", "data.loader"]
     assert [line.partition(" is ")[0].split(": ")[-1] for line in lines] == keys
 
 
@@ -97,7 +97,6 @@ def test_all_old_settings_are_refused_at_once(load: Load) -> None:
         ("checkpoint.evry=1", "allowed: every_steps, keep_last, keep_best, asynchronous"),
         ("data.loader=residnt", "allowed: auto, in_memory, workers"),
         ("train.compile=stp", "allowed: off, model"),
-        ("distributed.binding=atuo", "allowed: off"),
     ],
 )
 def test_old_names_are_not_proposed(load: Load, wrong: str, end: str) -> None:
@@ -135,7 +134,7 @@ def old_run(tmp_path: Path) -> Path:
 
 def check_translated(config: Config) -> None:
     assert (config.log.every_steps, config.log.weights_every_steps, config.checkpoint.every_steps) == (7, 9, 5)
-    assert (config.data.loader, config.train.compile, config.distributed.binding) == ("in_memory", "model", "off")
+    assert (config.data.loader, config.train.compile, config.distributed.binding) == ("in_memory", "model", "auto")
     assert config.train.compile_mode == "default"
 
 
@@ -146,7 +145,7 @@ def test_the_config_of_an_old_run_is_translated(old_run: Path) -> None:
 def test_the_fixture_of_an_old_run_is_read() -> None:
     config = load_run_config(ROOT / "tests/fixtures/run_before_packages/config.yaml")
     assert (config.log.every_steps, config.log.weights_every_steps, config.checkpoint.every_steps) == (5, 5, 5)
-    assert (config.data.loader, config.train.compile, config.distributed.binding) == ("in_memory", "off", "off")
+    assert (config.data.loader, config.train.compile, config.distributed.binding) == ("in_memory", "off", "auto")
 
 
 def test_a_run_s_config_given_as_the_file_of_settings_is_translated(old_run: Path) -> None:

@@ -93,9 +93,7 @@ def check_like_a_gpu(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_without_a_deterministic_kernel_is_named(name: str) -> None:
-    with (
-        pytest.raises(ConfigError, match=rf"no deterministic kernel for {name}_backward_cuda.*layer 1") as found,
-    ):
+    with pytest.raises(ConfigError, match=rf"no deterministic kernel for {name}_backward_cuda.*layer 1") as found:
         check_like_a_gpu(network(LAYERS[name]))
     assert "run.deterministic=false" in str(found.value)
 

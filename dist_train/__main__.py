@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         from dist_train.training.fault_injection import inject_nan_images
 
     with only_first_rank_reports():
-        world = open_world(config.distributed, about=describe_start(config))
+        world = open_world(config.distributed, about=describe_start(config), deterministic=config.is_deterministic)
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):
         logging.getLogger("dist_train").warning(

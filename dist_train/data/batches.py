@@ -24,7 +24,9 @@ from dist_train.settings.schema import Augment, Data
 from dist_train.system.stop_signals import Stop, StopRequested
 
 EVAL_BATCH = 250
-"""Samples in an evaluation batch; constant, so that the batches are the same at every world size."""
+"""Samples in an evaluation batch, at least; the same at every world size."""
+EVAL_PIXELS = 2**20
+"""Pixels in an evaluation batch on a GPU, unless `EVAL_BATCH` has more: of small images, a GPU takes many at once."""
 AHEAD = {"cpu": 2**22, "cuda": 2**25}
 """Bytes of prepared images up to which batches are prepared together, by the device of the stored images.
 The first calls after a step are cold and take several times as long as later ones, so many are made at once: as much as
@@ -198,8 +200,9 @@ def eval_batches(
         StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
     preparation = Preprocessing(dataset.normalize, Augment(), 0, world.device, memory_format)
-    mine = range(world.rank * EVAL_BATCH, len(samples), world.size * EVAL_BATCH)
-    batches = (torch.arange(start, min(start + EVAL_BATCH, len(samples))) for start in mine)
+    size = _count_eval_samples(dataset, world.device)
+    mine = range(world.rank * size, len(samples), world.size * size)
+    batches = (torch.arange(start, min(start + size, len(samples))) for start in mine)
     stop = stop or Stop()
     with _open_loader(samples, batches, dataset, config, world, stop) as loader:
         for start, images in zip(mine, loader, strict=True):
@@ -207,9 +210,14 @@ def eval_batches(
                 raise StopRequested(stop.reason)
             yield EvalBatch(
                 images=preparation.normalize_images(to_device(images, world.device)),
-                labels=to_device(samples.labels[start : start + EVAL_BATCH], world.device),
-                number=start // EVAL_BATCH,
+                labels=to_device(samples.labels[start : start + size], world.device),
+                number=start // size,
             )
+
+
+def _count_eval_samples(dataset: Dataset, device: torch.device) -> int:
+    _, height, width = dataset.shape
+    return max(EVAL_BATCH, EVAL_PIXELS // (height * width)) if device.type == "cuda" else EVAL_BATCH
 
 
 def _align(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:

@@ -15,10 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dist_train.distributed.gpu import check_own_gpu, pin_nccl, select_gpu
 from dist_train.distributed.launcher import read_launcher_variables
 from dist_train.distributed.rendezvous import Rendezvous, open_rendezvous
 from dist_train.errors import RefusedElsewhereError, UserError, WorldError
 from dist_train.settings.schema import Distributed
+
+_BROADCAST_BYTES = 2**28
+"""Of tensors that are broadcast as one."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,9 @@ class World:
 
     def broadcast_(self, tensors: list[Tensor], source: int = 0) -> None:
         """Overwrite `tensors` with those of rank `source`; all ranks have the same shapes and dtypes."""
-        if self.backend is not None:
-            for tensor in tensors:
-                dist.broadcast(tensor, source)
+        if self.backend is not None and tensors:
+            broadcast: Any = dist._broadcast_coalesced  # type: ignore[attr-defined]
+            broadcast(dist.group.WORLD, tensors, _BROADCAST_BYTES, source)
 
     def broadcast_bytes(self, payload: bytes | None, source: int = 0) -> bytes:
         """Return the `payload` of rank `source` on all ranks; the others pass None. Nothing is unpickled."""
@@ -97,25 +101,27 @@ class World:
 
     @contextmanager
     def agreement(self) -> Iterator[None]:
-        """A block after which all ranks continue, or none: if one raises a UserError in it, all of them raise.
+        """A block after which all ranks continue, or none: if one raises an exception in it, all of them raise.
 
         The lowest rank that raised re-raises its own error, every other rank raises RefusedElsewhereError, and the
         process group is closed. The block must not contain a collective: a rank that has raised would be missing.
         """
-        refusal: UserError | None = None
+        failure: Exception | None = None
+        first = torch.tensor([self.size], device=self.device)  # before the block, which may use up a GPU's memory
         try:
             yield
-        except UserError as error:
-            refusal = error
+        except Exception as error:
+            failure = error
         if self.backend is not None:
-            first = torch.tensor([self.size if refusal is None else self.rank], device=self.device)
+            if failure is not None:
+                first.fill_(self.rank)
             dist.all_reduce(first, dist.ReduceOp.MIN)
             if int(first) < self.size:
                 self.close()
             if int(first) < self.size and int(first) != self.rank:
-                raise RefusedElsewhereError(f"rank {int(first)}({self.size}) refused")
-        if refusal is not None:
-            raise refusal
+                raise RefusedElsewhereError(f"rank {int(first)}({self.size}) has failed")
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Leave the process group, together with all ranks.
@@ -133,12 +139,17 @@ class World:
 
 
 def open_world(
-    config: Distributed, environ: Mapping[str, str] | None = None, about: Mapping[str, Any] | None = None
+    config: Distributed,
+    environ: Mapping[str, str] | None = None,
+    about: Mapping[str, Any] | None = None,
+    *,
+    deterministic: bool = False,
 ) -> World:
     """Join the process group that the launcher's variables describe; without them, return a world of one rank.
 
     Args:
         about: what has to be equal on all ranks, by name; they compare it before they open the group.
+        deterministic: whether sums over GPUs must have a fixed order.
 
     Raises:
         WorldError: some variables are missing or contradict each other, there are fewer devices than local ranks, other
@@ -155,7 +166,10 @@ def open_world(
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=config.timeout_minutes)
     rendezvous = open_rendezvous(launched, environ, timeout.total_seconds())
-    rendezvous.check_equal("settings", {**(about or {}), "WORLD_SIZE": launched.size, "backend": backend})
+    pinned = pin_nccl(os.environ) if backend == "nccl" and deterministic else {}
+    rendezvous.check_equal("settings", {**(about or {}), "WORLD_SIZE": launched.size, "backend": backend, **pinned})
+    if backend == "nccl":
+        check_own_gpu(rendezvous.store, device, launched.rank, launched.size)
     dist.init_process_group(
         backend,
         timeout=timeout,
@@ -180,10 +194,6 @@ def _select_device(config: Distributed, local_rank: int, local_size: int) -> tor
         if config.backend == "nccl":
             raise WorldError("distributed.backend is nccl, but torch finds no GPU here; use auto or gloo")
         return torch.device("cpu")
-    if local_size > count:  # the same on every rank, so that none waits for one that has refused
-        raise WorldError(
-            f"{local_size} ranks were started on a machine with {count} GPU(s). Start one rank per GPU "
-            f"(--nproc_per_node={count}), or train on CPU with distributed.backend=gloo"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    device = select_gpu(count, local_rank, local_size)
+    torch.cuda.set_device(device)
+    return device

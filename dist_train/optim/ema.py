@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from dist_train.distributed.buffers import BufferSlots
+
 
 class ParameterAverage:
     """Moving average of a network's parameters, with the network's newest buffers.
@@ -16,13 +18,16 @@ class ParameterAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False)
         self._decay = decay
-        self._source = network
         self._averages: list[Tensor] = list(self.network.parameters())
         self._parameters: list[Tensor] = list(network.parameters())
+        # Statistics and counts: one call copies tensors of one dtype.
+        kinds = (Tensor.is_floating_point, lambda buffer: not buffer.is_floating_point())
+        self._buffers = [(BufferSlots(self.network, kind), BufferSlots(network, kind)) for kind in kinds]
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters of the step that was made last."""
         torch._foreach_lerp_(self._averages, self._parameters, 1 - self._decay)
-        for average, buffer in zip(self.network.buffers(), self._source.buffers(), strict=True):
-            average.copy_(buffer)
+        for averages, newest in self._buffers:
+            if buffers := newest.current():
+                torch._foreach_copy_(averages.current(), buffers)

@@ -63,10 +63,13 @@ def refuse(world: World) -> dict[str, Any]:
 
 
 def fail(world: World) -> dict[str, Any]:
-    """An error that is not a refusal: the other ranks are in the agreement and must not wait for ever."""
-    with world.agreement():
-        if world.rank == 1:
-            raise ZeroDivisionError("a fault of the program")
+    """An error that is no refusal: the other ranks are in the agreement and must not wait, though this one lives on."""
+    try:
+        with world.agreement():
+            if world.rank == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    except Exception as error:
+        return {"raised": type(error).__name__, "text": str(error)}
     return {}
 
 

@@ -18,7 +18,7 @@ model: {name: mnist_cnn}
 optim: {name: adam, lr: 0.001}
 train: {max_steps: 10, compile: off, ema_decay: 0.9}
 checkpoint: {every_steps: 5, keep_last: 1}
-distributed: {binding: off, threads: 1, backend: gloo}
+distributed: {binding: auto, threads: 1, backend: gloo}
 log: {every_steps: 5, weights_every_steps: 5, tensorboard: false}
 """
 

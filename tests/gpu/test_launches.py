@@ -49,7 +49,7 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that would launch a kernel."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

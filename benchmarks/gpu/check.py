@@ -5,7 +5,8 @@
 
 One GPU is enough, and no network is needed. Each part runs in a process of its own with a time limit; what does not fit
 is reported as skipped, never as passed. Prints one table and writes it to `benchmarks/results/` as `gpu-<date>.md` and
-`.json`, with the output of the parts in `gpu-<date>.log`. With `--allow-cpu` and without a GPU it does what a CPU can.
+`.json`, with the output of the parts in `gpu-<date>.log`; the parts that have ended are there
+already. With `--allow-cpu` and without a GPU it does what a CPU can.
 
 Exit code 0: nothing failed; 1: something failed; 2: packages are missing; 3: there is no GPU, and no `--allow-cpu`.
 """
@@ -52,12 +53,18 @@ class Part:
     """Its time limit."""
 
 
+MINUTES = 8.5
+START_SECONDS = 30.0
+"""For the first start of torch, which tells what this machine has."""
+# The first ones are those that say most where the time is cut short. Together they take MINUTES.
 PARTS = (
-    Part("group", "a process group of one by torchrun: NCCL on a GPU, Gloo on a CPU", 70),
-    Part("tests", "the tests that need a GPU", 200),
-    *(Part(name, f"throughput: {workload.title}", 55) for name, workload in WORKLOADS.items()),
-    Part("checkpoint", "what a step waits for a checkpoint of ResNet-18", 40),
-    Part("compiled", "throughput with train.compile=model", 300),
+    Part("group", "a process group of one by torchrun: NCCL on a GPU, Gloo on a CPU", 45),
+    Part("ddp", "DistributedDataParallel on one GPU: NCCL with one rank, Gloo with two", 75),
+    Part("compiled", "throughput with train.compile=model", 85),
+    Part("profile", "kernels of a step, and how long the GPU is busy", 30),
+    *(Part(name, f"throughput: {workload.title}", 35) for name, workload in WORKLOADS.items()),
+    Part("checkpoint", "what a step waits for a checkpoint of ResNet-18", 25),
+    Part("tests", "the tests that need a GPU", 80),
 )
 
 
@@ -81,8 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not facts["gpu"] and not given.allow_cpu:
             _skip_all(parts, facts)
             return 3
-        rows = [row for part in parts for row in check.run_part(part, "cuda" if facts["gpu"] else "cpu")]
-        _write(facts, rows, check.log.read_text(encoding="utf-8", errors="replace"), given.out)
+        rows: list[Row] = []
+        for part in parts:
+            rows += check.run_part(part, "cuda" if facts["gpu"] else "cpu")
+            text = _write(facts, rows, check.log, given.out)  # a machine may be taken away at any moment
+        print(f"\n{text}")
     return 1 if any(row.outcome == "failed" for row in rows) else 0
 
 
@@ -97,7 +107,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--allow-cpu", action="store_true", help="without a GPU, do what a CPU can")
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
-    parser.add_argument("--minutes", type=float, default=8.5, help="time limit of all parts (default: 8.5)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time limit of all parts (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args(arguments)
 
@@ -201,8 +211,8 @@ def _last_line(path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")[:300]
 
 
-def _write(facts: dict[str, Any], rows: Sequence[Row], log: str, out: Path) -> None:
-    """Print the table and write it to `out`, with the facts and the log."""
+def _write(facts: dict[str, Any], rows: Sequence[Row], log: Path, out: Path) -> str:
+    """Write the table of the parts so far to `out`, with the facts and the log; return it."""
     counts = {outcome: sum(row.outcome == outcome for row in rows) for outcome in ("passed", "measured", "failed")}
     late = sum(row.outcome == "skipped" and row.note == LATE for row in rows)
     others = sum(row.outcome == "skipped" for row in rows) - late
@@ -214,8 +224,8 @@ def _write(facts: dict[str, Any], rows: Sequence[Row], log: str, out: Path) -> N
     content = {"facts": facts, "rows": [asdict(row) for row in rows]}
     (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     (out / f"{name}.md").write_text(f"# {name}\n\n{text}", encoding="utf-8")
-    (out / f"{name}.log").write_text(log, encoding="utf-8")
-    print(f"\n{text}\n{out / name}.md")
+    (out / f"{name}.log").write_bytes(log.read_bytes())
+    return f"{text}\n{out / name}.md"
 
 
 def _describe(facts: dict[str, Any]) -> str:

@@ -9,31 +9,27 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.compare import builders
 from benchmarks.compare.session import torchrun
 from benchmarks.compare.workloads import WORKLOADS, Workload
 from benchmarks.gpu import speed
+from benchmarks.gpu.checkpoint import save, stall, state, time_calls
+from benchmarks.gpu.ddp import train_by
 from benchmarks.gpu.rows import Sheet
 from benchmarks.gpu.speed import Setup
 from benchmarks.processes import ROOT, run
 from benchmarks.rounds import Spread
-from dist_train.distributed.world import open_world
 from dist_train.monitoring.metrics import read_lines
-from dist_train.train import train
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 COMPILED = (
@@ -42,6 +38,7 @@ COMPILED = (
     *(("tf32", workload) for workload in ("small", "mnist", "tutorial", "resnet")),
 )
 """What is compiled, the most important first: the time may not be enough for all."""
+PROFILED = ("small", "resnet")
 UNIT = "samples/s"
 NO_TF32 = "a CPU has no TF32"
 
@@ -171,6 +168,50 @@ def _train_digits(setup: Setup, backend: str) -> float:
     return float([line for line in read_lines(directory / "metrics.jsonl") if line["kind"] == "eval"][-1]["accuracy"])
 
 
+def run_ddp(part: PartRun) -> None:
+    """Train by DistributedDataParallel, and compare the losses with those of one process."""
+    cases = [
+        (f"{backend}, {ranks} rank(s){', compiled' if compiled else ''}", backend, ranks, compiled)
+        for compiled in (False, True)
+        for backend, ranks in (("nccl", 1), ("gloo", 2))
+    ]
+    part.sheet.plan(name for name, *_ in cases)
+    expected = train_by("", 1, part.setup, compiled=False)
+    for name, backend, ranks, compiled in cases:
+        if not part.setup.on_gpu and (backend == "nccl" or compiled):
+            part.add_skipped([name], "on a GPU only")
+            continue
+        try:
+            found = train_by(backend, ranks, part.setup, compiled=compiled)
+        except Exception as error:
+            part.add_failed(name, error)
+            continue
+        worst = max(abs(one / other - 1) for one, other in zip(found, expected, strict=True))
+        outcome = "passed" if worst < 5e-3 else "failed"
+        part.sheet.add(name, outcome, note=f"losses differ from those of one process by at most {100 * worst:.3g} %")  # type: ignore[arg-type]
+
+
+def measure_profile(part: PartRun) -> None:
+    """Count the kernels of a step, and how long the GPU is busy with them; the table of kernels is in the log."""
+    from benchmarks.gpu.profile import profile_steps
+
+    what = "kernels and copies a step" if part.setup.on_gpu else "operations a step"
+    part.sheet.plan(f"{each}: {name}" for each in PROFILED for name in (what, "the device is busy"))
+    for each in PROFILED:
+        if each == "resnet" and not part.setup.on_gpu:
+            part.add_skipped((f"{each}: {name}" for name in (what, "the device is busy")), "too long on a CPU")
+            continue
+        part.setup.reset()
+        try:
+            found = profile_steps(WORKLOADS[each], part.setup, 42 if part.setup.on_gpu else 5)
+        except Exception as error:
+            part.add_failed(f"{each}: {what}", error)
+            continue
+        print(found.table)
+        part.sheet.add(f"{each}: {what}", "measured", value=found.launches)
+        part.sheet.add(f"{each}: the device is busy", "measured", value=100 * found.busy, unit="% of the time")
+
+
 def run_tests(part: PartRun) -> None:
     """Run `tests/gpu/test_gpu.py`, each test a row."""
     if not importlib.util.find_spec("pytest"):
@@ -252,65 +293,24 @@ def measure_checkpoint(part: PartRun) -> None:
     to_disk = "torch.save and fsync"
     part.sheet.plan([*names, to_disk])
     setup, workload = part.setup, WORKLOADS["resnet"]
-    part.measure(names[0], partial(_stall, workload, setup, "checkpoint.asynchronous=true"), "ms")
-    part.measure(names[1], partial(_stall, workload, setup, "checkpoint.asynchronous=false"), "ms")
-    state = _state(workload, setup)
-    megabytes = f"{sum(tensor.nbytes for tensor in state) / 1e6:.0f} MB"
-    part.measure(names[2], lambda: _time(setup, lambda: [each.to("cpu", copy=True) for each in state]), "ms", megabytes)
+    part.measure(names[0], partial(stall, workload, setup, "checkpoint.asynchronous=true"), "ms")
+    part.measure(names[1], partial(stall, workload, setup, "checkpoint.asynchronous=false"), "ms")
+    tensors = state(workload, setup)
+    megabytes = f"{sum(tensor.nbytes for tensor in tensors) / 1e6:.0f} MB"
+    part.measure(
+        names[2], lambda: time_calls(setup, lambda: [each.to("cpu", copy=True) for each in tensors]), "ms", megabytes
+    )
     if setup.on_gpu:
-        pinned = [torch.empty_like(each, device="cpu", pin_memory=True) for each in state]
-        copies = list(zip(pinned, state, strict=True))
+        pinned = [torch.empty_like(each, device="cpu", pin_memory=True) for each in tensors]
+        copies = list(zip(pinned, tensors, strict=True))
         part.measure(
             names[3],
-            lambda: _time(setup, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
+            lambda: time_calls(setup, lambda: [one.copy_(other, non_blocking=True) for one, other in copies]),
             "ms",
         )
     else:
         part.sheet.add(names[3], "skipped", note="on a GPU only")
-    part.measure(to_disk, lambda: _time(setup, lambda: _save(state, setup.folder / "state.pt")), "ms")
-
-
-def _stall(workload: Workload, setup: Setup, *overrides: str) -> Spread:
-    """Milliseconds that a saved step takes longer than the median of the others."""
-    every, steps = (50, 310) if setup.on_gpu else (2, 9)
-    config = speed.load_settings(
-        workload, setup, "train.precision=auto", "log.every_steps=1", f"checkpoint.every_steps={every}",
-        f"train.max_steps={steps}", "checkpoint.keep_last=1", "checkpoint.keep_best=false",
-        "log.weights_every_steps=1000000", *overrides,
-        *([] if setup.on_gpu else ["data.global_batch=4"]),
-    )  # fmt: skip
-    train(config, open_world(config.distributed, {}))
-    lines = [line for line in read_lines(Path(config.run.dir) / "metrics.jsonl") if line["kind"] == "train"]
-    took = {before["step"]: after["time"] - before["time"] for before, after in pairwise(lines)}
-    saved = [seconds for step, seconds in took.items() if step % every == 0]
-    usual = statistics.median(seconds for step, seconds in took.items() if step % every and step > every)
-    return Spread.of(1000 * (seconds - usual) for seconds in saved)
-
-
-def _state(workload: Workload, setup: Setup) -> list[torch.Tensor]:
-    """Parameters, statistics and momentum of a network on the device."""
-    network = builders.build_network(workload).to(setup.device)
-    momentum = [torch.zeros_like(parameter) for parameter in network.parameters()]
-    return [*(tensor.detach() for tensor in network.state_dict().values()), *momentum]
-
-
-def _time(setup: Setup, do: Callable[[], object], times: int = 5) -> Spread:
-    """Milliseconds of each call; the first is not counted."""
-    found = []
-    for _ in range(times + 1):
-        setup.wait()
-        start = time.perf_counter()
-        do()
-        setup.wait()
-        found.append(1000 * (time.perf_counter() - start))
-    return Spread.of(found[1:])
-
-
-def _save(state: Sequence[torch.Tensor], path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save(list(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    part.measure(to_disk, lambda: time_calls(setup, lambda: save(tensors, setup.folder / "state.pt")), "ms")
 
 
 def measure_compiled(part: PartRun) -> None:
@@ -332,6 +332,8 @@ def measure_compiled(part: PartRun) -> None:
 
 FUNCTIONS: dict[str, Callable[[PartRun], None]] = {
     "group": run_group,
+    "ddp": run_ddp,
+    "profile": measure_profile,
     "tests": run_tests,
     **{name: partial(measure_throughput, workload) for name, workload in WORKLOADS.items()},
     "checkpoint": measure_checkpoint,

@@ -97,7 +97,7 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank has called this."""
         if self.backend is not None:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+            dist.barrier(device_ids=[self.device.index] if self.backend == "nccl" else None)
 
     @contextmanager
     def agreement(self) -> Iterator[None]:

@@ -116,7 +116,7 @@ def count_ours(
 
 def count_bare(config: Config, network: nn.Module, dataset: Dataset, chosen: AutoSettings) -> Counter[str]:
     """Count the loop that a lesson has, on one batch, with the fused optimizer."""
-    network = network.to(memory_format=chosen.memory_format)  # type: ignore[call-overload]
+    network = network.to(memory_format=chosen.memory_format)
     optimizer = build_optimizer(config.optim, network)
     images = torch.zeros(BATCH, *dataset.shape).contiguous(memory_format=chosen.memory_format)
     labels = torch.zeros(BATCH, dtype=torch.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import check
-from benchmarks.gpu.check import PARTS, Check, Part
+from benchmarks.gpu.check import MINUTES, PARTS, START_SECONDS, Check, Part
 from benchmarks.gpu.rows import Row, Sheet, markdown, read_rows
 from benchmarks.processes import environment
 from tests.conftest import ROOT, Python, command_of
@@ -50,6 +50,37 @@ def test_a_cpu_measures_what_it_can_and_reports_the_rest_as_skipped(interpreter:
     assert {row["outcome"] for row in tests} == {"skipped"}
     assert "| mnist | ours fp32 | measured |" in done.stdout
     assert "0 passed" in done.stdout
+
+
+def test_the_parts_together_take_the_time_limit_and_say_most_first() -> None:
+    assert sum(part.seconds for part in PARTS) + START_SECONDS == 60 * MINUTES
+    names = [part.name for part in PARTS]
+    assert names.index("ddp") < names.index("compiled") < names.index("profile") < names.index("mnist")
+
+
+def test_what_has_ended_is_written_before_the_next_part_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def run_part(_: Check, part: Part, device: str) -> list[Row]:
+        files = list(tmp_path.glob("*.json"))
+        seen.append(len(json.loads(files[0].read_text())["rows"]) if files else 0)
+        return [Row(part.name, f"something on a {device}", "passed")]
+
+    monkeypatch.setattr(Check, "facts", lambda _: {"gpu": None})
+    monkeypatch.setattr(Check, "run_part", run_part)
+    assert check.main(["--allow-cpu", "--out", str(tmp_path)]) == 0
+    assert seen == list(range(len(PARTS)))
+
+
+@pytest.mark.slow
+def test_distributed_data_parallel_is_tried_without_a_gpu_too(interpreter: Python, tmp_path: Path) -> None:
+    asked = ("--allow-cpu", "--parts", "ddp", "profile", "--out", str(tmp_path))
+    done = interpreter("-m", "benchmarks.gpu.check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["name"]: row for row in json.loads(next(tmp_path.glob("*.json")).read_text())["rows"]}
+    assert rows["gloo, 2 rank(s)"]["outcome"] == "passed"
+    assert rows["nccl, 1 rank(s), compiled"]["note"] == "on a GPU only"
+    assert rows["small: operations a step"]["value"] > 20
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,21 @@ from pathlib import Path
 from dist_train.diagnostics.failure import Failure
 from dist_train.diagnostics.heartbeat import HeartbeatFile, Phase, RankId, RankProcess
 from dist_train.diagnostics.root_cause import RunEvidence, find_root_cause
+from dist_train.diagnostics.stack_traces import record_crash
 from dist_train.diagnostics.verdict import publish_verdict
 from dist_train.diagnostics.watchdog import Watchdog
 from dist_train.errors import mark_reported
 from dist_train.system.stop_signals import StopRequested
 
-_FILES_OF_AN_ATTEMPT = ("rank_*", "*failure_rank_*", "stacks_rank_*", "stalled_*", "verdict.json", ".verdict.*")
+_FILES_OF_AN_ATTEMPT = (
+    "rank_*",
+    "*failure_rank_*",
+    "stacks_rank_*",
+    "crash_rank_*",
+    "stalled_*",
+    "verdict.json",
+    ".verdict.*",
+)
 
 Mark = Callable[[Phase, int], None]
 
@@ -74,7 +83,7 @@ def open_recorder(
     watchdog = Watchdog(run, heartbeats, stall_minutes)
     recorder = Recorder(run, heartbeats, watchdog)
     try:
-        with watchdog:
+        with watchdog, record_crash(run / "diagnostics", rank_id.rank):
             yield recorder
         heartbeats.mark("end", heartbeats.read().step)
     except BaseException as error:

@@ -20,7 +20,11 @@ from pathlib import Path
 
 from dist_train.diagnostics.failure import Cause, Failure, read_failures
 from dist_train.diagnostics.heartbeat import Heartbeat, read_heartbeats
-from dist_train.diagnostics.stack_traces import is_waiting_for_peers, read_main_frames
+from dist_train.diagnostics.stack_traces import (
+    is_waiting_for_peers,
+    read_main_frames,
+    was_aborted_outside_python,
+)
 from dist_train.diagnostics.verdict import Verdict, find_newest_checkpoint
 
 _PATIENCE, _POLL = 1.5, 0.05  # seconds: time for the record of the first failure to appear; pause between two looks
@@ -28,6 +32,7 @@ _DELAY = 0.2  # seconds before the first look, so that a record that another ran
 _KILLED = (
     "the process ended without an error message, as after SIGKILL (for example by the out-of-memory killer, or by hand)"
 )
+_ABORTED = "the ranks that waited were aborted (SIGABRT), as NCCL's watchdog does after distributed.timeout_minutes"
 _ALL_KILLED = "all ranks ended without an error message, as when their launcher or their machine is killed"
 
 
@@ -62,9 +67,12 @@ class RunEvidence:
 
     @property
     def killed(self) -> list[Heartbeat]:
-        """Ranks of this host that are gone without a record, in the order of their last heartbeats."""
+        """Ranks of this host that are gone without a record, in the order of their last heartbeats.
+
+        Those that NCCL's watchdog has aborted come last: they waited for another.
+        """
         gone = [each for each in self._unrecorded if each.phase != "end" and not each.is_alive()]
-        return sorted(gone, key=lambda heartbeat: heartbeat.time)
+        return sorted(gone, key=lambda heartbeat: (self.was_aborted(heartbeat), heartbeat.time))
 
     @property
     def running(self) -> list[Heartbeat]:
@@ -81,6 +89,10 @@ class RunEvidence:
     def _unrecorded(self) -> list[Heartbeat]:
         here = [each for each in self.heartbeats.values() if each.is_on_this_host]
         return [each for each in here if each.process.rank not in self.failures]
+
+    def was_aborted(self, heartbeat: Heartbeat) -> bool:
+        """Whether NCCL's watchdog has ended a rank, because it waited too long for another or lost it."""
+        return was_aborted_outside_python(self.run / "diagnostics", heartbeat.process.rank)
 
     def is_waiting(self, heartbeat: Heartbeat) -> bool:
         """Whether the stacks of a rank show that it waits for its peers."""
@@ -144,7 +156,9 @@ def find_known_failure(evidence: RunEvidence) -> Verdict | None:
     killed = evidence.killed
     if not killed:
         return None
-    if len(killed) == evidence.world_size > 1:
+    if evidence.was_aborted(killed[0]):  # and so were all the others that are gone
+        return find_stalled_rank(evidence, _ABORTED)
+    if len(killed) == evidence.world_size > 1 and not evidence.was_aborted(killed[-1]):
         return replace(evidence.make_verdict("killed", _ALL_KILLED, killed[0]), victims=[])
     return evidence.make_verdict("killed", _KILLED, killed[0])
 

@@ -5,7 +5,8 @@ A rank that can run Python writes the stacks of its own threads. For one that ca
 
 import faulthandler
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +50,34 @@ class StackFile:
         self._file.close()
 
 
+@contextmanager
+def record_crash(directory: Path, rank: int) -> Iterator[None]:
+    """Let a crash in C code during the block leave the stacks of all threads in `crash_rank_R.txt`.
+
+    Nothing changes where faulthandler records crashes already, as by PYTHONFAULTHANDLER. Raises OSError.
+    """
+    if faulthandler.is_enabled():
+        yield
+        return
+    with _crash_path(directory, rank).open("wb") as file:
+        faulthandler.enable(file)
+        try:
+            yield
+        finally:
+            faulthandler.disable()
+
+
+def was_aborted_outside_python(directory: Path, rank: int) -> bool:
+    """Whether a thread that runs no Python has aborted the process of a rank.
+
+    NCCL's watchdog does so when the rank has waited too long for others, or they have closed the connection.
+    """
+    with suppress(OSError):
+        text = _crash_path(directory, rank).read_text(errors="replace")
+        return text.startswith("Fatal Python error: Aborted") and "Current thread" not in text
+    return False
+
+
 def has_dumped_stacks(directory: Path, rank: int) -> bool:
     """Whether a rank has written its stacks itself, and so can run Python."""
     with suppress(OSError):
@@ -90,6 +119,10 @@ def is_waiting_for_peers(frames: list[str]) -> bool:
 
 def _read(directory: Path, rank: int) -> str:
     return read_bytes(_path(directory, rank)).decode(errors="replace")
+
+
+def _crash_path(directory: Path, rank: int) -> Path:
+    return directory / f"crash_rank_{rank}.txt"
 
 
 def _path(directory: Path, rank: int) -> Path:

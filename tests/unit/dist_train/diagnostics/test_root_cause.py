@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.diagnostics.failure import Kind
-from dist_train.diagnostics.root_cause import RunEvidence, find_root_cause, find_stalled_rank
+from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure, find_root_cause, find_stalled_rank
 from tests.unit.dist_train.diagnostics.run_files import (
     NO_PID,
     heartbeat,
@@ -39,6 +39,40 @@ def test_a_rank_that_is_gone_without_a_record_was_killed(run: Path) -> None:
     assert found is not None
     assert (found.rank, found.cause, found.victims) == (1, "killed", [0])
     assert "SIGKILL (for example by the out-of-memory killer, or by hand)" in found.error
+
+
+def abort(run: Path, rank: int) -> None:
+    """What faulthandler leaves of a rank that a thread of NCCL has aborted."""
+    text = 'Fatal Python error: Aborted\n\nThread 0x0f (most recent call first):\n  File "a.py", line 1 in main\n'
+    (run / "diagnostics" / f"crash_rank_{rank}.txt").write_text(text)
+
+
+def test_a_rank_that_nccl_aborted_is_not_blamed_for_one_that_was_killed(run: Path) -> None:
+    """Rank 2 is killed; the watchdogs of the others end them, and rank 0 gave its last sign of life first."""
+    write_heartbeats(run, *(heartbeat(rank, 3, pid=NO_PID) for rank in range(3)))
+    for rank in (0, 1):
+        abort(run, rank)
+    found = find_known_failure(RunEvidence.read(run))
+    assert found is not None
+    assert (found.rank, found.cause, found.victims) == (2, "killed", [0, 1])
+
+
+def test_ranks_that_nccl_aborted_lead_to_the_one_they_waited_for(run: Path) -> None:
+    write_heartbeats(run, heartbeat(0, 2, step=5, pid=NO_PID), heartbeat(1, 2, "data", step=4))
+    abort(run, 0)
+    found = find_known_failure(RunEvidence.read(run))
+    assert found is not None
+    assert (found.rank, found.cause) == (1, "stalled")
+    assert "NCCL's watchdog" in found.error
+
+
+def test_where_nccl_aborted_all_ranks_none_is_blamed(run: Path) -> None:
+    write_heartbeats(run, *(heartbeat(rank, 2, pid=NO_PID) for rank in range(2)))
+    for rank in range(2):
+        abort(run, rank)
+    found = find_known_failure(RunEvidence.read(run))
+    assert found is not None
+    assert (found.rank, found.cause) == (None, "stalled")
 
 
 @pytest.mark.usefixtures("no_patience")

@@ -10,9 +10,11 @@ from dist_train.diagnostics.stack_traces import (
     has_dumped_stacks,
     is_waiting_for_peers,
     read_main_frames,
+    was_aborted_outside_python,
     write_process_state,
 )
 from dist_train.distributed import shared_memory
+from tests.conftest import Python
 from tests.unit.dist_train.diagnostics.run_files import heartbeat, write_stacks
 
 
@@ -24,6 +26,32 @@ def test_a_rank_that_can_run_writes_the_stacks_of_its_threads(run: Path) -> None
     file.close()
     assert has_dumped_stacks(directory, 1)
     assert __file__ in (directory / "stacks_rank_1.txt").read_text()
+
+
+CRASH = """
+import ctypes, os, sys, time
+from pathlib import Path
+from dist_train.diagnostics.stack_traces import record_crash
+
+with record_crash(Path(sys.argv[1]), 1):
+    {crash}
+"""
+IN_A_THREAD_OF_C = "c = ctypes.CDLL(None); c.pthread_create(ctypes.byref(ctypes.c_ulong()), None, c.abort, None)"
+
+
+@pytest.mark.parametrize(
+    ("crash", "outside_python"),
+    [(f"{IN_A_THREAD_OF_C}; time.sleep(20)", True), ("os.abort()", False), ("os.kill(os.getpid(), 9)", False)],
+    ids=["a thread of C", "the main thread", "killed"],
+)
+def test_an_abort_by_a_thread_of_c_is_recognised(
+    interpreter: Python, tmp_path: Path, crash: str, outside_python: bool
+) -> None:
+    """As NCCL's watchdog aborts a rank."""
+    done = interpreter("-c", CRASH.format(crash=crash), str(tmp_path), timeout=60)
+    assert done.returncode < 0
+    assert was_aborted_outside_python(tmp_path, 1) is outside_python
+    assert not was_aborted_outside_python(tmp_path, 0), "it has left no file"
 
 
 def test_the_frames_of_the_main_thread_come_innermost_first(run: Path) -> None:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from dist_train.system.escape import escape
-from launch.runs.run_settings import list_differences
+from launch.runs.run_settings import describe_gpu_bits, list_differences
 
 MOST = 8  # settings that are named
 
@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{names} differ at step {step}, in {phase}: {what}")
     else:
         print(f"{names} agree in {found.steps} steps; step {step}: {what}")
+    if phase and phase != "data" and (note := describe_gpu_bits(options.first, options.second)):
+        print(note)
     return 1
 
 

@@ -19,6 +19,7 @@ from launch.drill.comparison import find_difference
 from launch.drill.faults import FAULTS, EndedEarly, read_step
 from launch.drill.report import HEADING, RoundResult
 from launch.drill.training_process import TrainingProcess
+from launch.runs.run_settings import describe_gpu_bits
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config
@@ -178,6 +179,8 @@ class Drill:
             finally:
                 run.kill()
             self._references[tier] = (run, time.monotonic() - began)
+            if note := describe_gpu_bits(run.directory.path):
+                print(note, flush=True)
         return self._references[tier]
 
     def _create_run(self, name: str, tier: str, step: int) -> TrainingProcess:

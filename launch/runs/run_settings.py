@@ -6,6 +6,7 @@ from typing import Any
 
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
+from dist_train.system.read_file import read_object
 
 OWN = ("run.name", "run.dir", "run.resume")
 """Settings that differ in any two runs."""
@@ -38,3 +39,24 @@ def list_differences(first: Path, second: Path) -> list[str]:
     if not one or not other:
         return []
     return [f"{key}: {format_value(one.get(key))} and {format_value(other.get(key))}" for key in keys]
+
+
+def describe_gpu_bits(*runs: Path) -> str | None:
+    """Return what to expect of the bits of runs of which one was on a GPU without deterministic kernels; else None."""
+    if not any(_was_on_gpu(run) and not _is_deterministic(read_settings(run)) for run in runs):
+        return None
+    return (
+        "on a GPU without run.deterministic=true, kernels and NCCL may add up in another order at each start, and the "
+        "last bits of loss, gradients and weights differ without a fault; samples and learning rates are the same"
+    )
+
+
+def _was_on_gpu(run: Path) -> bool:
+    try:
+        return read_object(RunDir(run).environment).get("device", "cpu") != "cpu"
+    except (OSError, ValueError):
+        return False
+
+
+def _is_deterministic(settings: Mapping[str, Any]) -> bool:
+    return settings.get("run.deterministic") is True or settings.get("run.reproducible") == "bitwise"

@@ -63,6 +63,54 @@ def test_the_table_of_arguments_is_torch_s(section: type[Optim]) -> None:
     assert ours == {name: parameter.default for name, parameter in parameters.items() if name not in how_it_runs}
 
 
+class LateLayer(nn.Module):
+    """A network with a layer that takes part from the second pass on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.always, self.late = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.passes = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        hidden = self.always(images).tanh()
+        return self.late(hidden) if self.passes > 1 else hidden  # type: ignore[no-any-return]
+
+
+def train_late_layer(optimizer: torch.optim.Optimizer, model: nn.Module, scaled: bool, overflows: int) -> Tensor:
+    """Make some steps, the first ones with infinite gradients if a scaler skips them."""
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled, init_scale=8.0)
+    for step in range(6):
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(torch.linspace(-1, 1, 12).view(4, 3)).square().sum()
+        scaler.scale(loss * torch.inf if scaled and step < overflows else loss).backward()  # type: ignore[no-untyped-call]
+        if not scaled and step < overflows:
+            continue
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+@pytest.mark.parametrize("overflows", [0, 1, 2])
+@pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
+def test_a_scaler_and_a_parameter_without_a_first_gradient_go_together(section: type[Optim], overflows: int) -> None:
+    """Steps with a scaler are those without, less the ones that overflow."""
+    name, arguments = section.__name__, {"lr": 0.05, **ARGUMENTS[section.__name__]}
+    config = section.model_validate({"name": name.lower(), **arguments})
+    ours, plain = LateLayer(), LateLayer()
+    found = train_late_layer(build_optimizer(config, ours), ours, scaled=True, overflows=overflows)
+    expected = train_late_layer(
+        getattr(torch.optim, name)(plain.parameters(), foreach=False, **arguments),
+        plain,
+        scaled=False,
+        overflows=overflows,
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_every_optimizer_of_torch_that_fits_is_there() -> None:
     assert {section.__name__ for section in OPTIMIZERS} == set(ARGUMENTS)
     assert all(getattr(settings, name) in OPTIMIZERS for name in ARGUMENTS)

@@ -5,11 +5,12 @@ from typing import get_args
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.schema import check_training
 from dist_train.errors import CheckpointError, ConfigError
+from dist_train.execution.gpu import ALIGNMENT
 from dist_train.models import build_model
 from dist_train.optim.optimizer import build_optimizer
 from dist_train.settings.schema import Optim
@@ -23,6 +24,28 @@ class TiedByMemory(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
         self.second.weight.data = self.first.weight.data
+
+
+class PartsOfOne(nn.Module):
+    """A network whose parameters are parts of one tensor, which begin anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = torch.linspace(-1, 1, 3 + 4 * 144 + 4)
+        self.one = nn.Linear(144, 4)
+        self.one.weight.data, self.one.bias.data = whole[3:-4].view(4, 144), whole[-4:]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.one(images.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("tier", ["elastic", "bitwise"])
+def test_parameters_and_gradients_are_aligned(tmp_path: Path, tier: str) -> None:
+    """As vector instructions of a GPU need it, and what Inductor compiles for it."""
+    stepper = Stepper(configure(tmp_path, f"run.reproducible={tier}"), PartsOfOne())
+    stepper.steps([0, 1])
+    parameters = list(stepper.network.parameters())
+    assert [tensor.data_ptr() % ALIGNMENT for tensor in (*parameters, *stepper.reduction.gradients())] == [0] * 4
 
 
 def test_synchronised_statistics_are_refused_on_cpu(tmp_path: Path) -> None:

@@ -37,3 +37,24 @@ def test_settings_that_differ_come_first(tmp_path: Path, capsys: pytest.CaptureF
     assert code == 1
     assert lines[0] == f"{first} and {second} have other settings: optim.lr: 0.1 and 0.2"
     assert "differ at step 1, in update: lr" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "setting", "expected"),
+    [
+        ("NVIDIA H100", "deterministic: false", True),
+        ("NVIDIA H100", "deterministic: true", False),
+        ("NVIDIA H100", "reproducible: bitwise", False),
+        ("cpu", "deterministic: false", False),
+    ],
+)
+def test_what_to_expect_of_bits_on_a_gpu_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str, setting: str, expected: bool
+) -> None:
+    first, second = leave_ledger(tmp_path / "a"), leave_ledger(tmp_path / "b", loss=2.0)
+    for run in (first, second):
+        (run / "config.yaml").write_text(f"run: {{name: x, dir: x, {setting}}}\n")
+        (run / "env.json").write_text(f'{{"device": "{device}"}}')
+    code, output = run_command(capsys, "diff", first, second)
+    assert (code, "on a GPU without run.deterministic=true" in output) == (1, expected)
+    assert "on a GPU" not in run_command(capsys, "diff", first, first)[1], "they agree"

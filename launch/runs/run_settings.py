@@ -53,7 +53,7 @@ def describe_gpu_bits(*runs: Path) -> str | None:
 
 def _was_on_gpu(run: Path) -> bool:
     try:
-        return read_object(RunDir(run).environment).get("device", "cpu") != "cpu"
+        return bool(read_object(RunDir(run).environment).get("device", "cpu") != "cpu")
     except (OSError, ValueError):
         return False
 

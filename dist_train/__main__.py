@@ -105,17 +105,19 @@ def _make_next_command(options: argparse.Namespace, world: "World") -> str:
     """The command that resumes the run after a failure; `DIST_TRAIN_COMMAND` if a scheduler has set it."""
     if "DIST_TRAIN_COMMAND" in os.environ:
         return os.environ["DIST_TRAIN_COMMAND"]
-    settings = shlex.join([options.config, *options.overrides])
+    arguments = [options.config, *options.overrides]
     if world.size != world.local_size:
-        return f"torchrun ... -m dist_train {settings} (as before, on each host)"
-    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
-    return " ".join(
-        [
-            f"dist-train train {settings}",
-            *([f"--nproc {world.size}"] if world.backend else []),
-            *([f"--max-restarts {restarts}"] if restarts != "0" else []),
-        ]
-    )
+        return f"torchrun ... -m dist_train {shlex.join(arguments)} (as before, on each host)"
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return make_local_command(arguments, world.size if world.backend else None, restarts)
+
+
+def make_local_command(arguments: Sequence[str], ranks: int | None, restarts: int) -> str:
+    """The command that trains on this machine; `ranks` is None for a process without a launcher."""
+    if "DIST_TRAIN_COMMAND" in os.environ:
+        return os.environ["DIST_TRAIN_COMMAND"]
+    words = ["dist-train", "train", *arguments, *(["--nproc", str(ranks)] if ranks else [])]
+    return shlex.join([*words, *(["--max-restarts", str(restarts)] if restarts else [])])
 
 
 def start(arguments: Sequence[str] | None = None) -> NoReturn:

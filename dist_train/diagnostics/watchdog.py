@@ -18,6 +18,7 @@ from dist_train.diagnostics.heartbeat import Heartbeat, HeartbeatFile
 from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure, find_stalled_rank
 from dist_train.diagnostics.stack_traces import StackFile, has_dumped_stacks, write_process_state
 from dist_train.diagnostics.verdict import publish_verdict
+from dist_train.system.process import signal_process
 
 FAILED = 1
 _MAX_POLL = 1.0  # seconds between two looks
@@ -147,6 +148,5 @@ class Watchdog(threading.Thread):
 
 def _kill(heartbeat: Heartbeat) -> None:
     """Kill a rank, if the process is still the one that wrote the heartbeat."""
-    if heartbeat.is_alive():
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(heartbeat.process.pid, signal.SIGKILL)
+    with suppress(PermissionError):
+        signal_process(heartbeat.process.pid, signal.SIGKILL, heartbeat.is_alive)

@@ -9,6 +9,7 @@ and imports what the run needs before it forks the ranks.
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.system.exit import Parser, leave, run_guarded
@@ -26,10 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with without_garbage_collection():
         from dist_train.settings.loader import load_config
 
-        _import_modules(load_config(options.config, options.overrides))
+        config = load_config(options.config, options.overrides)
+        _import_modules(config)
         from dist_train.elastic.forking_agent import ForkingAgent, count_gpus
     ranks = count_gpus() if options.nproc == "auto" else int(options.nproc)
-    agent = ForkingAgent(ranks, options.max_restarts, (options.config, *options.overrides))
+    arguments = (options.config, *options.overrides)
+    agent = ForkingAgent(ranks, options.max_restarts, arguments, Path(config.run.dir))
     agent.run()
     return agent.exit_code
 

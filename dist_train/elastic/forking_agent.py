@@ -12,8 +12,11 @@ import math
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,13 +25,20 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, W
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
+from dist_train.__main__ import make_local_command
+from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure
+from dist_train.diagnostics.verdict import Verdict, find_newest_checkpoint, publish_verdict
 from dist_train.elastic.private_store import PrivateStore
-from dist_train.elastic.rank_process import FORWARDED, ForkBarrier, find_exit_code, is_running, run_rank
+from dist_train.elastic.rank_process import FORWARDED, LEFT_EARLY, ForkBarrier, find_exit_code, is_running, run_rank
+from dist_train.errors import NonFiniteError, UserError
+from dist_train.run_dir import RunDir
 from dist_train.system.exit import FAILED, INTERRUPTED
 from dist_train.system.stop_signals import PREEMPTED
 
 POLL = 0.02  # seconds between two looks at the ranks
 PATIENCE = 2.0  # seconds in which ranks notice that a peer is lost, and leave by themselves
+ON_PURPOSE = (UserError.exit_code, NonFiniteError.exit_code, PREEMPTED, INTERRUPTED)
+"""Exit codes after which no restart helps: the rank has said why."""
 PATIENCE_TO_SAVE = 600.0  # seconds in which the other ranks save when one is preempted
 
 
@@ -47,10 +57,12 @@ class ForkingAgent(LocalElasticAgent):
         ranks: number of processes to fork.
         max_restarts: how often all ranks are restarted because one was killed or failed.
         arguments: those of `python -m dist_train`.
+        run: directory of the run.
     """
 
-    def __init__(self, ranks: int, max_restarts: int, arguments: tuple[str, ...]) -> None:
+    def __init__(self, ranks: int, max_restarts: int, arguments: tuple[str, ...], run: Path) -> None:
         _silence_torchelastic()
+        self._run, self._arguments = run, arguments
         self._barrier = ForkBarrier()
         spec = WorkerSpec(
             role="rank",
@@ -105,28 +117,67 @@ class ForkingAgent(LocalElasticAgent):
         rank = min(failed, key=lambda each: _order_by_cause(failed[each]))
         self._handle_exit(rank, failed[rank])
         self._end_other_ranks(PATIENCE_TO_SAVE if failed[rank] == PREEMPTED else PATIENCE)
+        if self.exit_code == FAILED:
+            self._report_end(rank, failed[rank])
         return RunResult(WorkerState.FAILED)
 
     def _handle_exit(self, rank: int, code: int) -> None:
         """Set what follows from the exit of a rank: a restart, or the exit code of the run."""
-        is_lost = code < 0 or code == FAILED
+        is_lost = code not in ON_PURPOSE
         if not is_lost or self._first_signal:
             self._remaining_restarts = 0
         if is_lost and self._interrupts > 1:
             self.exit_code = INTERRUPTED
             return
         self.exit_code = FAILED if is_lost else code
-        if is_lost:
+        if is_lost and self._is_done():
+            self.exit_code = self._remaining_restarts = 0
+            print(f"rank {rank} {_describe_exit(code)} after the run was done", file=sys.stderr, flush=True)
+        elif is_lost:
             self._print_loss(rank, code)
         elif code == PREEMPTED and not self._first_signal:
             self._send(signal.SIGTERM)  # only this rank was asked to stop
 
     def _print_loss(self, rank: int, code: int) -> None:
         spec, left = self._worker_group.spec, self._remaining_restarts
-        reason = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        reason = _describe_exit(code)
         restart = f"restart {spec.max_restarts - left + 1} of {spec.max_restarts} from the newest checkpoint"
         text = f"rank {rank}({spec.local_world_size}) {reason} at {time.strftime('%H:%M:%S')}"
         print(f"{text}; {restart if left else 'the run ends'}", file=sys.stderr, flush=True)
+
+    def _is_done(self) -> bool:
+        """Whether rank 0 has written that the run is done: all of it is saved then."""
+        status = RunDir(self._run).read_status() or {}
+        return status.get("state") == "done" and status.get("pid") in self._pids()
+
+    def _report_end(self, rank: int, code: int) -> None:
+        """Print why the ranks have ended, unless one of them has: all were killed, or before they could record it."""
+        evidence = RunEvidence.read(self._run)
+        pids = {worker.global_rank: worker.id for worker in self._worker_group.workers}
+        has_begun = pids[rank] in [each.process.pid for each in evidence.heartbeats.values()]
+        if has_begun and evidence.first_own_failure:
+            return  # the rank itself has published a verdict, or printed a message
+        if has_begun and evidence.killed and (verdict := find_known_failure(evidence)):
+            publish_verdict(self._run, verdict)
+            return
+        beat = evidence.heartbeats.get(rank) if has_begun else None
+        ranks, restarts = len(pids), self._worker_group.spec.max_restarts
+        verdict = Verdict(
+            rank=rank,
+            world_size=ranks,
+            host=socket.gethostname(),
+            pid=pids[rank],
+            phase=beat.phase if beat else "start",
+            step=beat.step if beat else None,
+            cause="killed" if code < 0 else "exception",
+            error=f"the process {_describe_exit(code)}; what it printed is above",
+            victims=[other for other in pids if other != rank],
+            next_command=make_local_command(self._arguments, ranks, restarts),
+            attempt=evidence.attempt,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            checkpoint=find_newest_checkpoint(self._run),
+        )
+        print(verdict.format_screen(self._run), file=sys.stderr, flush=True)
 
     def _end_other_ranks(self, patience: float) -> None:
         """Give the other ranks time to leave, then kill them: they may be in an operation that never ends."""
@@ -175,4 +226,19 @@ def _silence_torchelastic() -> None:
 
 def _order_by_cause(code: int) -> int:
     """Order exit codes of ranks that ended together: on purpose, then killed, then failed, which may only follow."""
-    return 2 if code == FAILED else 1 if code < 0 else 0
+    return 2 if code == FAILED else 0 if code in ON_PURPOSE else 1
+
+
+def _describe_exit(code: int) -> str:
+    if code < 0:
+        return f"was killed by {_name_signal(-code)}"
+    if code == LEFT_EARLY:
+        return "left with exit code 0 before its end"
+    return f"failed with exit code {code}"
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -16,6 +16,11 @@ FORWARDED: dict[signal.Signals, signal.Signals] = {
 """Signals that the agent forwards to its ranks, and as which."""
 
 
+LEFT_EARLY = 256
+"""What stands for exit code 0 of a rank that has not finished; no process ends with it."""
+_FINISHED = 99  # with which a rank leaves instead of 0
+
+
 class ForkBarrier:
     """Holds the ranks back until all of them are forked; a context manager around the forks.
 
@@ -51,18 +56,23 @@ def run_rank(agent: int, barrier: ForkBarrier, arguments: tuple[str, ...]) -> No
     stop = Stop.install()
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    leave(run_guarded(lambda: train_main(arguments, stop)))
+    leave(run_guarded(lambda: train_main(arguments, stop)) or _FINISHED)
 
 
 def find_exit_code(pid: int) -> int | None:
-    """Return the exit code of a child, minus the signal that killed it; None while it runs. May be called again."""
+    """Return the exit code of a rank, minus the signal that killed it; None while it runs. May be called again.
+
+    0 only after its training has returned; LEFT_EARLY if something else, such as a library, ended it with 0.
+    """
     try:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:  # it ended before the next rank was forked, and Python has reaped it then
         return FAILED
     if ended is None:
         return None
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    if ended.si_code != os.CLD_EXITED:
+        return -ended.si_status
+    return {_FINISHED: 0, 0: LEFT_EARLY}.get(ended.si_status, ended.si_status)
 
 
 def is_running(pid: int) -> bool:

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,6 +64,33 @@ def read_process_state(pid: int, started: int) -> str:
         return "S"
     stat = read_process_stat(pid)
     return "X" if stat is None or stat[1] != started or stat[0] == "Z" else stat[0]
+
+
+def signal_process(pid: int, number: signal.Signals, is_it: Callable[[], bool]) -> bool:
+    """Send a signal to a process, if it is the right one; return whether it was sent.
+
+    A file that names a process may be old, and the number may belong to another process now, also a moment after a
+    check. The check is made here while the kernel keeps hold of the process.
+
+    Args:
+        is_it: whether the process with this number is the right one.
+
+    Raises:
+        PermissionError: it belongs to another user.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (OSError, ValueError, OverflowError):  # it has ended, or no process has such a number
+        return False
+    try:
+        if not is_it():
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from random import Random
 
 from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.heartbeat import Heartbeat, read_heartbeats
+from dist_train.system.process import signal_process
 from launch.drill.training_process import TrainingProcess
 
 POLL = 0.001  # seconds
@@ -61,16 +62,16 @@ def kill(run: TrainingProcess, random: Random) -> None:
 
 def kill_one(run: TrainingProcess, random: Random) -> None:
     beats = read_ranks(run)
-    _send(random.choice(beats).process.pid if beats else run.pid, signal.SIGKILL)
+    _send(random.choice(beats) if beats else run, signal.SIGKILL)
 
 
 def kill_launcher(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
-    _send(run.pid, signal.SIGKILL)
+    _send(run, signal.SIGKILL)
 
 
 def kill_all(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
-    for pid in {run.pid, *(beat.process.pid for beat in read_ranks(run))}:
-        _send(pid, signal.SIGKILL)
+    for each in _list_processes(run):
+        _send(each, signal.SIGKILL)
 
 
 def kill_in_save(run: TrainingProcess, random: Random) -> None:
@@ -84,20 +85,20 @@ def kill_in_save(run: TrainingProcess, random: Random) -> None:
 def stop(run: TrainingProcess, random: Random) -> None:  # noqa: ARG001
     """Send SIGTERM to the launcher, as a user does."""
     wait_for_step(run)
-    _send(run.pid, signal.SIGTERM)
+    _send(run, signal.SIGTERM)
 
 
 def preempt(run: TrainingProcess, random: Random) -> None:
     """Preempt as a scheduler does: SIGUSR2 to all, SIGTERM a little later, SIGKILL after a grace period."""
     wait_for_step(run)
-    pids = {run.pid, *(beat.process.pid for beat in read_ranks(run))}
+    processes = _list_processes(run)
     for number in (signal.SIGUSR2, signal.SIGTERM):
-        for pid in pids:
-            _send(pid, number)
+        for each in processes:
+            _send(each, number)
         time.sleep(random.uniform(0, 0.2))
     if not run.wait(GRACE):
-        for pid in pids:
-            _send(pid, signal.SIGKILL)
+        for each in processes:
+            _send(each, signal.SIGKILL)
 
 
 def corrupt_latest(run: TrainingProcess, random: Random) -> None:
@@ -169,6 +170,13 @@ def _limit_files(pids: list[int], size: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
 
 
-def _send(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _list_processes(run: TrainingProcess) -> list[TrainingProcess | Heartbeat]:
+    """The launcher and its ranks."""
+    return [run, *read_ranks(run)]
+
+
+def _send(process: TrainingProcess | Heartbeat, number: signal.Signals) -> None:
+    if isinstance(process, Heartbeat):
+        signal_process(process.process.pid, number, process.is_alive)
+    else:
+        process.send(number)

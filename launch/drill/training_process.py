@@ -13,6 +13,7 @@ from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.monitoring import ledger
 from dist_train.run_dir import RunDir
+from dist_train.system.process import signal_process
 
 
 class TrainingProcess:
@@ -61,16 +62,17 @@ class TrainingProcess:
         self.wait(None)
         return self._process.returncode
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the launcher, if it still runs."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """Kill the launcher and its ranks, if they still run."""
-        pids = [
-            beat.process.pid
-            for beat in read_heartbeats(self.directory.path / "diagnostics").values()
-            if beat.is_alive()
-        ]
-        for pid in [] if self.is_over() else [self.pid, *pids]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        beats = read_heartbeats(self.directory.path / "diagnostics").values()
+        if not self.is_over():
+            self.send(signal.SIGKILL)
+            for beat in beats:
+                signal_process(beat.process.pid, signal.SIGKILL, beat.is_alive)
         self.wait(None)
 
     def read_output(self) -> str:

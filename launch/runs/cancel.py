@@ -1,15 +1,16 @@
 """Stop runs: Slurm jobs by scancel, processes of this machine by SIGTERM."""
 
-import os
 import re
 import signal
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.system.escape import escape
+from dist_train.system.process import signal_process
 from launch.runs import snapshot
 from launch.runs.format import MAX_LINE, summarize_run
 from launch.runs.history import read_submissions
@@ -29,7 +30,7 @@ def cancel_sweep(sweep: Path) -> list[RunSnapshot]:
             client.run("scancel", array)
             _say(f"{sweep}: job array {array} is cancelled; running trials finish their step, save and exit")
     if (pid := sweep_dir.find_worker(sweep)) is not None:
-        _stop_process(pid, sweep)
+        _stop_process(pid, sweep, lambda: sweep_dir.find_worker(sweep) == pid)
         _say(f"{sweep}: process {pid} is asked to start no more trials")
     found = [run for run in snapshot.read_runs([trial.path for trial in sweep_dir.read_trials(sweep)]) if run.is_active]
     if not found:
@@ -51,7 +52,7 @@ def cancel_run(run: RunSnapshot) -> None:
             _cancel_job(run, job)
     else:
         pid = _find_process(run)
-        _stop_process(pid, run.path)
+        _stop_process(pid, run.path, lambda: snapshot.read_run(run.path).pid == pid)
         _say(f"{run.path}: process {pid} is asked to stop. {_explain_stop(run)}")
 
 
@@ -66,7 +67,7 @@ def _say(line: str) -> None:
     print(escape(line, MAX_LINE))
 
 
-def _stop_process(pid: int, path: Path) -> None:
+def _stop_process(pid: int, path: Path, is_it: Callable[[], bool]) -> None:
     """Send SIGTERM to a process that trains; nothing if it has just exited.
 
     Raises:
@@ -76,7 +77,7 @@ def _stop_process(pid: int, path: Path) -> None:
         if not re.search(rb"dist[_-]train|launch", Path(f"/proc/{pid}/cmdline").read_bytes()):
             raise ConfigError(f"{escape(path)}: its files name process {pid}, which does not train: it was left alone")
         try:
-            os.kill(pid, signal.SIGTERM)
+            signal_process(pid, signal.SIGTERM, is_it)
         except PermissionError:
             raise ConfigError(f"{escape(path)}: process {pid} belongs to another user, who has to stop it") from None
 

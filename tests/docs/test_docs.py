@@ -232,4 +232,4 @@ class TestCommandsOfACluster:
         assert not (tmp_path / "runs").exists()
 
     def test_there_are_some(self) -> None:
-        assert len(commands(CLUSTER)) == 27
+        assert len(commands(CLUSTER)) == 25

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ class AgentWithoutRanks(ForkingAgent):
     """An agent that has not forked its two ranks; the signals that it would send are in `sent`."""
 
     def __init__(self) -> None:
-        super().__init__(2, RESTARTS, ("x.yaml",))
+        super().__init__(2, RESTARTS, ("x.yaml",), Path("no-run"))
         self.sent: list[signal.Signals] = []
 
     def _send(self, number: signal.Signals) -> None:

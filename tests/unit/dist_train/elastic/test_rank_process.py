@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from dist_train.elastic.rank_process import ForkBarrier, find_exit_code, is_running
+from dist_train.elastic.rank_process import _FINISHED, LEFT_EARLY, ForkBarrier, find_exit_code, is_running
 
 
 @pytest.mark.parametrize(
-    ("code", "number", "expected"), [(0, None, 0), (7, None, 7), (0, signal.SIGKILL, -signal.SIGKILL)]
+    ("code", "number", "expected"),
+    [(_FINISHED, None, 0), (0, None, LEFT_EARLY), (7, None, 7), (0, signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_the_exit_code_of_a_child_can_be_read_again(code: int, number: signal.Signals | None, expected: int) -> None:
     child = os.fork()

@@ -37,7 +37,7 @@ def test_a_sweep_that_is_over(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_only_the_very_launcher_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
     """A process that has reused the pid of the launcher is left alone."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dist_train"]) as process:
         stat = read_process_stat(process.pid)
         assert stat is not None
         launcher = f"a run {socket.gethostname()} {process.pid}"

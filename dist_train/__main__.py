@@ -123,6 +123,7 @@ def make_local_command(arguments: Sequence[str], ranks: int | None, restarts: in
 def start(arguments: Sequence[str] | None = None) -> NoReturn:
     """Train in a process of its own: install the signal handlers first, train, and exit."""
     prepare_streams()
+    os.environ["PYTHONSAFEPATH"] = "1"  # no file of the working directory replaces a module in other processes
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
     stop = Stop.install()

@@ -121,7 +121,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _checkpoint_path(run: RunDir, wanted: str) -> Path:
     if wanted == "latest":
         return run.path
-    if wanted.isdecimal():
+    if wanted.isdecimal() and len(wanted) < 19:
         return run.checkpoints / f"step_{int(wanted):08d}"
     inside = run.checkpoints / wanted
     return inside if inside.exists() else Path(wanted)

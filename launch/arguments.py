@@ -4,21 +4,24 @@ import argparse
 import re
 from collections.abc import Callable
 
+from dist_train.system.escape import escape
+
 AUTO = "auto"
-TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}"
+LARGEST = 10**9  # of a number without a limit of its own
+TIME = r"[0-9]{1,6}(:[0-9]{1,6}){0,2}|[0-9]{1,6}-[0-9]{1,6}(:[0-9]{1,6}){0,2}"
 """A time limit in sbatch's format."""
 
 
-def number_from(least: int, *words: str, most: int | None = None) -> Callable[[str], int | str]:
-    """Return an argparse type: an integer from `least` up (or to `most`), or one of `words`."""
+def number_from(least: int, *words: str, most: int = LARGEST) -> Callable[[str], int | str]:
+    """Return an argparse type: an integer from `least` to `most`, or one of `words`."""
 
     def read(text: str) -> int | str:
         if text in words:
             return text
-        is_number = text.isascii() and text.isdecimal()
-        if not is_number or int(text) < least or (most is not None and int(text) > most):
-            allowed = " or ".join([*words, f"a number from {least} {'up' if most is None else f'to {most}'}"])
-            raise argparse.ArgumentTypeError(f"is {text!r}; it must be {allowed}")
+        is_number = text.isascii() and text.isdecimal() and len(text) < 30
+        if not is_number or not least <= int(text) <= most:
+            allowed = " or ".join([*words, f"a number from {least} {'up' if most == LARGEST else f'to {most}'}"])
+            raise argparse.ArgumentTypeError(f"is '{escape(text, 60)}'; it must be {allowed}")
         return int(text)
 
     return read
@@ -28,7 +31,7 @@ def parse_time_limit(text: str) -> str:
     """Return the text unchanged if it is a time limit; an argparse type."""
     if not re.fullmatch(TIME, text):
         raise argparse.ArgumentTypeError(
-            f"is {text!r}; it must be like 2:00:00, 1-12:00:00 or minutes, the formats of sbatch"
+            f"is '{escape(text, 60)}'; it must be like 2:00:00, 1-12:00:00 or minutes, the formats of sbatch"
         )
     return text
 

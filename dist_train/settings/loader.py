@@ -53,6 +53,9 @@ from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
 MAX_FAULTS = 50
+PATHS = ("run.dir", "run.resume", "data.root", "data.cache")
+"""The settings that are paths."""
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
@@ -89,7 +92,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     faults += _apply_overrides(root, overrides)
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
-    faults += _expand_homes(root)
+    faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
     _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in find_contradictions(config)])
@@ -236,14 +239,35 @@ def _get(root: LocatedValue, key: str) -> LocatedValue:
     return written
 
 
-def _expand_homes(root: LocatedValue) -> Iterator[Fault]:
-    for key in ("run.dir", "data.root", "data.cache"):
+def _expand_paths(root: LocatedValue, environ: Mapping[str, str], is_of_run: bool) -> Iterator[Fault]:
+    """Expand `~` and `$NAME` in paths; those in the file of a run have been expanded before."""
+    for key in PATHS:
         value, location = _get(root, key).value, _get(root, key).location
-        if isinstance(value, str) and value.startswith("~"):
+        if isinstance(value, str) and not (is_of_run and 0 < location.order <= MAX_BYTES):
             try:
-                _set(root, key, LocatedValue(str(Path(value).expanduser()), location))
-            except (RuntimeError, ValueError):
-                yield Fault(location, f"{key} is {format_value(value)}; the home directory at its start is unknown")
+                _set(root, key, LocatedValue(_expand_path(value, environ), location))
+            except ValueError as error:
+                yield Fault(location, f"{key} is {format_value(value)}; {error}")
+
+
+def _expand_path(text: str, environ: Mapping[str, str]) -> str:
+    """Return a path without `~` and `$NAME`; raises ValueError with what is wrong."""
+
+    def look_up(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        if not environ.get(name):
+            raise ValueError(f"the variable {shorten(name)} is not set")
+        return environ[name]
+
+    if re.match("[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise ValueError("it must be a path in a file system of this machine, not an address")
+    if "$" in re.sub(_VARIABLE, "", text):
+        raise ValueError("its $ is not followed by the name of a variable")
+    expanded = re.sub(_VARIABLE, look_up, text)
+    try:
+        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
+    except (RuntimeError, ValueError):
+        raise ValueError("the home directory at its start is unknown") from None
 
 
 # Checks

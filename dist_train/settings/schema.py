@@ -5,13 +5,24 @@ torch, so that a wrong key is reported in a fraction of a second, also on a logi
 its own section only, as in `build_optimizer(config.optim, ...)`.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator
+
+
+def _check_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not text")
+    os.fsencode(value)
+    return value
+
 
 Auto = Literal["auto"]
-PositiveInt = Annotated[int, Field(ge=1)]
+# Pydantic's own check of text refuses file names that are not UTF-8.
+FileName = Annotated[str, PlainValidator(_check_text), Field(min_length=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 SideLength = Annotated[int, Field(ge=1, le=10**4)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -31,11 +42,12 @@ class Run(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     """Name of the run. Default: the name of the settings file without its extension."""
-    dir: Annotated[str, Field(min_length=1)]
-    """Directory for all files of the run. Default: `runs/<name>`."""
+    dir: FileName
+    """Directory for all files of the run. In this and every other path `~` and `$NAME` are expanded. Default:
+    `runs/<name>`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of all random numbers: initial weights, sample order, augmentation, dropout, the validation split."""
-    resume: Annotated[str, Field(min_length=1)] = "auto"
+    resume: FileName = "auto"
     """`auto`: continue from the newest checkpoint in `run.dir`, if there is one. `never`: start from step 0, and
     rename an existing directory to `<dir>.old-1`. A path: start from this checkpoint, or from the newest one of this
     run; once the new run has checkpoints of its own, it continues from those."""
@@ -43,7 +55,7 @@ class Run(Section):
     """What stays equal when the number of ranks changes. `elastic`: samples, order, augmentation and learning rate;
     losses agree up to float rounding. `bitwise`: every bit of the weights too, on the same kind of hardware, for any
     number of ranks that divides `distributed.shards`; this is slower."""
-    time_limit_minutes: PositiveFloat | None = None
+    time_limit_minutes: Annotated[float, Field(gt=0, le=10**6)] | None = None
     """Minutes after the start of the launcher when the run finishes its step, saves and stops with exit code 75.
     Default: no limit."""
     deterministic: bool = False
@@ -78,7 +90,7 @@ class Data(Section):
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
     download), `image_folder` (reads `<root>/{train,test}/<class>/*`) or `synthetic` (generated from the seed, for
     tests)."""
-    root: Annotated[str, Field(min_length=1)]
+    root: FileName
     """Directory with the data set's files. Default: `$DIST_TRAIN_DATA`, else `data`. Only downloads write there."""
     download: bool = True
     """Download missing files to `root`, if the address of the data set is known."""
@@ -95,7 +107,7 @@ class Data(Section):
     normalize: Auto | Normalize = "auto"
     """`auto`: the known mean and std of the data set, or else those of the training split, computed once. Or `{mean:
     [...], std: [...]}`."""
-    cache: Annotated[str, Field(min_length=1)]
+    cache: FileName
     """Directory for decoded images and computed statistics. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`."""
     augment: Augment = Augment()
     """Random changes of the training images; none by default."""
@@ -119,7 +131,7 @@ class SyntheticData(Data):
     name: Literal["synthetic"]
     shape: tuple[SideLength, SideLength, SideLength] = (1, 28, 28)
     """Channels, height and width."""
-    num_classes: Annotated[int, Field(ge=2)] = 10
+    num_classes: Annotated[int, Field(ge=2, le=10**6)] = 10
     """Number of classes."""
     num_train: Annotated[int, Field(ge=1, le=10**8)] = 1024
     """Samples in the training split."""
@@ -133,7 +145,7 @@ class Model(Section):
     name: str
     """The network. `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
     torchvision."""
-    num_classes: Annotated[int, Field(ge=2)] | None = None
+    num_classes: Annotated[int, Field(ge=2, le=10**6)] | None = None
     """Outputs of the last layer. Default: the number of classes in the data; another number is refused."""
 
 
@@ -367,7 +379,7 @@ class Train(Section):
 class Eval(Section):
     """When held-out data are evaluated."""
 
-    every_epochs: Annotated[int, Field(ge=0)] = 1
+    every_epochs: Annotated[int, Field(ge=0, le=10**9)] = 1
     """Epochs between evaluations; 0: only at the end."""
 
 

@@ -10,6 +10,7 @@ the results in its `drill.json`. Exit code 0 if every round passes.
 import argparse
 import sys
 
+from dist_train.system.escape import escape
 from launch.arguments import add_config_arguments, number_from
 from launch.drill.drill import Drill, DrillError
 from launch.drill.faults import FAULTS
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"faults to inject, of {', '.join(FAULTS)}; default: all",
     )
     parser.add_argument("--rounds", type=number_from(1), default=20, metavar="N", help="number of rounds; default 20")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random steps and targets; default 0")
+    parser.add_argument(
+        "--seed", type=number_from(0, most=2**63 - 1), default=0, help="seed of the random steps and targets; default 0"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,5 +51,7 @@ def run(options: argparse.Namespace) -> int:
 def _parse_faults(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in FAULTS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: no such fault; there are {', '.join(FAULTS)}")
+        raise argparse.ArgumentTypeError(
+            f"{escape(', '.join(unknown), 60)}: no such fault; there are {', '.join(FAULTS)}"
+        )
     return names

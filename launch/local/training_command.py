@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dist_train
 from dist_train.system.cpu import count_cores
 from launch.arguments import AUTO
 
@@ -40,7 +41,16 @@ def build_environment(ranks: int | None, environ: Mapping[str, str], runs: int =
         runs: number of parallel runs.
     """
     shared = runs * (ranks or len(find_gpu_files()) or 1)
-    return {"OMP_NUM_THREADS": str(max(1, count_cores() // shared)), **environ}
+    return {"OMP_NUM_THREADS": str(max(1, count_cores() // shared)), **environ, **protect_imports()}
+
+
+def protect_imports() -> dict[str, str]:
+    """Return variables with which files of the user, such as a random.py, replace no modules in processes started here.
+
+    A checkout that is not installed is found by the working directory alone; `dist_train` then moves that to the end.
+    """
+    is_installed = Path(dist_train.__file__).resolve().parent.parent != Path.cwd()
+    return {"PYTHONSAFEPATH": "1" if is_installed else ""}
 
 
 def resolve_ranks(nproc: int | str, distributed: "Distributed", environ: Mapping[str, str]) -> int | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir, write_atomically
+from dist_train.system.read_file import list_directory
 from launch.runs.history import JobHistory
 from launch.slurm import client
 from launch.slurm.resources import Resources
@@ -151,7 +152,8 @@ def find_script() -> Path:
 
 def find_next_number(run: RunDir) -> int:
     """Return the number of the next submission of a run, from 1."""
-    return 1 + max((int(path.name) for path in run.jobs.glob("*") if path.name.isdecimal()), default=0)
+    names = [path.name for path in list_directory(run.jobs)]
+    return 1 + max((int(name) for name in names if re.fullmatch("[0-9]{1,9}", name)), default=0)
 
 
 def check_no_active_job(run: RunDir) -> None:

@@ -207,7 +207,7 @@ def _load_recorded(record: SweepRecord, overrides: Sequence[str]) -> "Config":
 
 def _identify(config: "Config") -> str:
     """Return a text that is equal for equal trials."""
-    return config.model_dump_json(exclude={"run": {"dir"}})
+    return json.dumps(config.model_dump(exclude={"run": {"dir"}}))
 
 
 def _build_trial(directory: Path, number: int, overrides: tuple[str, ...]) -> Trial:

@@ -40,8 +40,8 @@ def test_home_is_expanded(load: Load) -> None:
 
 
 def test_variable_that_is_no_text_is_named(load: Load) -> None:
-    text = complaint(load, LEAST, DIST_TRAIN_DATA="\udcff", XDG_CACHE_HOME="~nobody-is-called-so")
-    assert "$DIST_TRAIN_DATA: data.root is '\\udcff'; it must be text" in text
+    text = complaint(load, LEAST, DIST_TRAIN_DATA="\ud800", XDG_CACHE_HOME="~nobody-is-called-so")
+    assert "$DIST_TRAIN_DATA: data.root is '\\ud800'; it must be text" in text
     assert "$XDG_CACHE_HOME: data.cache is '~nobody-is-called-so/dist-train'; the home directory" in text
 
 

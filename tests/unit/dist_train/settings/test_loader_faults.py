@@ -42,7 +42,10 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
         ("log: {every_steps: 1:30}", "log.every_steps is '1:30'; it must be a whole number"),
         ("log: {every_steps: {a: [b]}}", "log.every_steps is {a: ['b']}; it must be a whole number"),
         ("log: {every_steps: " + "9" * 5000 + "}", "log.every_steps is '9999"),
-        ("train: {epochs: three}", "train.epochs is 'three'; it must be a whole number of at least 1, or null"),
+        (
+            "train: {epochs: three}",
+            "train.epochs is 'three'; it must be a whole number of at least 1 and at most 1000000000, or null",
+        ),
         ("optim: {lr: -1.0}", "a.yaml:3: optim.lr is -1.0; it must be a number of at least 0"),
         ("optim: {lr: .inf}", "optim.lr is '.inf'; it must be a number"),
         ("optim: {lr: nan}", "optim.lr is 'nan'; it must be a number"),
@@ -155,7 +158,7 @@ def test_fault_of_a_whole_file(load: Load, text: str, message: str) -> None:
         ("data.normalize={mean: [1], mean: [2]}", "data.normalize is '{mean: [1], mean: [2]}'; it must be auto"),
         ("optim.nesterov=true", "command line: optim.nesterov=true: optim.nesterov needs"),
         ("run.name=a\nb", "command line: run.name=a\\nb: run.name is "),
-        ("run.dir=\udcff", "command line: run.dir=\\udcff: run.dir is '\\udcff'; it must be text"),
+        ("run.dir=\ud800", "command line: run.dir=\\ud800: run.dir is '\\ud800'; it must be text"),
     ],
 )
 def test_fault_of_a_command_line(load: Load, override: str, message: str) -> None:

@@ -1,0 +1,66 @@
+"""Numbers of any size and spelling, for each setting that takes one: a value that it can hold, or a message."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dist_train.errors import ConfigError
+from dist_train.settings.messages import describe_type, list_choices
+from dist_train.settings.schema import Config, Section, flatten, section_classes
+from tests.unit.dist_train.settings.conftest import LEAST, Load
+
+SPELLINGS = (
+    *("0", "-0", "-1", "1", "+5", "1.", ".5", "1e3", "1e+5", "1E5", "1.0e5", "1e-400", "1e400", "-1e400", "1.5", "--5"),
+    *("nan", "NaN", ".nan", "inf", "-inf", ".inf", "Infinity", "1_000", "0x10", "0o7", "0b1", "007", "1,000", "1/2"),
+    *("true", "null", "", "1:30", "\u0663", "\uff11", "\u00b2", "[1]", "{a: 1}", "9" * 31, "9" * 5000, "1" + "0" * 400),
+    *(str(sign * 2**bits + more) for sign in (1, -1) for bits in (31, 32, 53, 63, 64, 100) for more in (-1, 0, 1)),
+    *("0." + "0" * 400 + "1", "1e308", "1e309", "5e-324", "1.7976931348623157e308"),
+)
+BOUND = 2**63
+
+
+def list_numbers() -> Iterator[tuple[str, str]]:
+    """Yield the keys of all numeric settings, each with the override that makes it valid."""
+    for section, info in Config.model_fields.items():
+        for kind in section_classes(info.annotation):
+            names = list_choices(kind.model_fields["name"].annotation) if "name" in kind.model_fields else ()
+            yield from ((key, f"{section}.name={names[0]}" if names else "") for key in find_numbers(kind, section))
+
+
+def find_numbers(kind: type[Section], prefix: str) -> Iterator[str]:
+    for name, info in kind.model_fields.items():
+        for inner in section_classes(info.annotation):
+            yield from find_numbers(inner, f"{prefix}.{name}")
+        if not section_classes(info.annotation) and "number" in describe_type(info.annotation, info.metadata):
+            yield f"{prefix}.{name}"
+
+
+@pytest.mark.parametrize(("key", "name"), sorted(set(list_numbers())))
+def test_a_number_of_any_size_and_spelling(load: Load, key: str, name: str) -> None:
+    for text in SPELLINGS:
+        found = load_or_refuse(load, *([name] if name else []), f"{key}={text}")
+        if isinstance(found, str):
+            assert key.rpartition(".")[0] in found, (key, text)
+            assert all(len(line) < 400 for line in found.splitlines()), (key, text)
+        else:
+            assert all(map(is_possible, as_list(flatten(found.model_dump())[key]))), (key, text)
+
+
+def load_or_refuse(load: Load, *overrides: str) -> Config | str:
+    try:
+        return load(LEAST, *overrides)
+    except ConfigError as error:
+        return str(error)
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def is_possible(value: Any) -> bool:
+    """Whether a value can be held by the types that programs use: 64 bits."""
+    if type(value) is int:
+        return -BOUND <= value < BOUND
+    return value is None or isinstance(value, str | bool) or math.isfinite(value)

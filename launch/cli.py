@@ -10,7 +10,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 
 from dist_train.errors import ConfigError
 from dist_train.system.escape import escape
@@ -46,9 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # None if the shell has closed it
-            stream.reconfigure(errors="backslashreplace")
     given = sys.argv[1:] if arguments is None else arguments
     own, passed_on = _split_at_dashes(given)
     chosen = _build_parser().parse_args(own)

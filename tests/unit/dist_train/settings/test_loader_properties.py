@@ -152,7 +152,9 @@ def allowed_scalar(kind: type, metadata: Sequence[Any]) -> st.SearchStrategy[Any
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
-paths = (texts | st.sampled_from(["on", "1.0e4", "0.1", "null", "12:30:00"])).filter(lambda text: text[0] != "~")
+paths = (texts | st.sampled_from(["on", "1.0e4", "0.1", "null", "12:30:00"])).filter(
+    lambda text: text[0] != "~" and "$" not in text and "://" not in text
+)
 
 
 def limits(metadata: Sequence[Any]) -> dict[str, Any]:

@@ -25,6 +25,10 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+class _ReplacedError(BaseException):
+    """A real execve does not come back."""
+
+
 def test_a_signal_waits_for_what_is_started(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the handlers are installed it would end the process with another code than 75."""
     started: list[list[str]] = []
@@ -33,10 +37,10 @@ def test_a_signal_waits_for_what_is_started(config: Path, monkeypatch: pytest.Mo
     def execve(program: str, command: list[str], environ: dict[str, str]) -> None:  # noqa: ARG001
         started.append(command)
         blocked.update(signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS))
-        raise SystemExit(0)  # a real one does not come back
+        raise _ReplacedError
 
     monkeypatch.setattr(os, "execve", execve)
-    with pytest.raises(SystemExit):
+    with pytest.raises(_ReplacedError):
         cli.main(["train", str(config), "--nproc", "1"])
     assert started == [[sys.executable, "-m", "dist_train", str(config)]]
     assert blocked >= set(SIGNALS)

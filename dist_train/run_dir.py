@@ -101,8 +101,7 @@ class RunDir:
 
     def _would_harm(self, fresh_start: bool) -> bool:
         """Whether the directory is not that of a run, and has files that a run would overwrite or move aside."""
-        saved = [path for path in list_directory(self.checkpoints) if path.name.startswith("step_")]
-        is_run = self._is_known() or any(may_exist(path / "manifest.json") for path in saved)
+        is_run = self._is_known() or self._has_checkpoints()
         paths = (*self._files, *self._directories)
         return not is_run and (any(map(_holds_files, paths)) or (fresh_start and self._has_files()))
 
@@ -135,6 +134,9 @@ class RunDir:
     def _is_known(self) -> bool:
         """Whether a process has claimed the directory, or a job was submitted that will."""
         return may_exist(self.lock) or self.jobs.is_dir()
+
+    def _has_checkpoints(self) -> bool:
+        return any(may_exist(path / "manifest.json") for path in list_directory(self.checkpoints))
 
     def _has_files(self) -> bool:
         return self.path.is_dir() and any(map(_holds_files, self.path.iterdir()))

@@ -44,13 +44,13 @@ def read(checkpoint: Path) -> StoredCheckpoint:
     try:
         step, weights_sha256, about = _read_manifest(checkpoint)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise DamagedError(f"{checkpoint}: does not load: {escape(error)}") from error
+        raise DamagedError(f"{escape(checkpoint)}: does not load: {escape(error)}") from error
     if missing := {"model.pt", "training.pt"} - set(about):
-        raise DamagedError(f"{checkpoint}: does not load: it has no {' and no '.join(sorted(missing))}")
+        raise DamagedError(f"{escape(checkpoint)}: does not load: it has no {' and no '.join(sorted(missing))}")
     files = {name: _read_verified(checkpoint, name, sha256, size) for name, (sha256, size) in about.items()}
     named = NAME.fullmatch(checkpoint.resolve().name)
     if named and int(named[1]) != step:
-        raise DamagedError(f"{checkpoint}: does not load: its manifest is of step {step}")
+        raise DamagedError(f"{escape(checkpoint)}: does not load: its manifest is of step {step}")
     return StoredCheckpoint(step, weights_sha256, files)
 
 
@@ -78,14 +78,14 @@ def try_again(read_once: Callable[[], _T]) -> _T:
 def explain_unreadable(path: Path, error: OSError) -> UnreadableError:
     """Make the error for a file or directory that is there and can't be read."""
     return UnreadableError(
-        f"{path}: can't be read: {error.strerror or error}. Nothing was changed; give the same command again when it "
+        f"{escape(path)}: can't be read: {error.strerror or error}. Nothing was changed; give the same command again when it "
         "can be read"
     )
 
 
 def _read_manifest(checkpoint: Path) -> tuple[int, str, dict[str, tuple[str, int]]]:
     """Step, hash of the weights, and (SHA-256, bytes) of each file; raises ValueError and others if it is none."""
-    manifest = parse_object(_read(checkpoint, lambda: read_bytes(checkpoint / "manifest.json")))
+    manifest = parse_object(_read(checkpoint / "manifest.json", read_bytes))
     files = {str(name): (str(file["sha256"]), int(file["bytes"])) for name, file in manifest["files"].items()}
     if outside := [name for name in files if Path(name).name != name or "\0" in name]:
         raise ValueError(f"its manifest names files outside of it: {escape(', '.join(outside))}")
@@ -94,19 +94,19 @@ def _read_manifest(checkpoint: Path) -> tuple[int, str, dict[str, tuple[str, int
 
 def _read_verified(checkpoint: Path, name: str, sha256: str, size: int) -> bytes:
     path = checkpoint / name
-    found = _read(checkpoint, lambda: path.stat().st_size)
+    found = _read(path, lambda path: path.stat().st_size)
     if found != size:
-        raise DamagedError(f"{path}: is damaged, it has {found} bytes and {size} were written")
-    content = _read(checkpoint, lambda: read_bytes(path, size))
+        raise DamagedError(f"{escape(path)}: is damaged, it has {found} bytes and {size} were written")
+    content = _read(path, lambda path: read_bytes(path, size))
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedError(f"{path}: is damaged, its SHA-256 is not that of the manifest")
+        raise DamagedError(f"{escape(path)}: is damaged, its SHA-256 is not that of the manifest")
     return content
 
 
-def _read(checkpoint: Path, read_once: Callable[[], _T]) -> _T:
+def _read(path: Path, read_once: Callable[[Path], _T]) -> _T:
     try:
-        return try_again(read_once)
+        return try_again(lambda: read_once(path))
     except OSError as error:
         if error.errno in _GONE:
-            raise DamagedError(f"{checkpoint}: does not load: {error}") from error
-        raise explain_unreadable(Path(error.filename or checkpoint), error) from error
+            raise DamagedError(f"{escape(path.parent)}: does not load: {escape(error)}") from error
+        raise explain_unreadable(path, error) from error

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -28,6 +29,7 @@ log: {{every_steps: 1, weights_every_steps: 1}}
 distributed: {{threads: 1}}
 """
 KILLED = -signal.SIGKILL
+READ_ERRNOS = (errno.EIO, errno.EMFILE, errno.ESTALE, errno.EACCES)
 ERRNOS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.EINTR, errno.ESTALE)
 # How the directory comes to be, before the start that fails.
 SITUATIONS = ("empty", "stopped", "never")
@@ -75,7 +77,7 @@ class Torture:
         if code and not wrong:
             code, output = self.start(arguments, {})
             wrong = f"the same command ends with {code}: {output}" if code else None
-        wrong = wrong or self._compare(run, situation)
+        wrong = wrong or self.compare(run, situation)
         shutil.rmtree(run)
         for aside in self.folder.glob(f"{run.name}.old-*"):
             shutil.rmtree(aside)
@@ -86,11 +88,11 @@ class Torture:
             return f"exit code {code}: {output}"
         if "Traceback" in output:
             return f"a traceback: {output}"
-        if code == 0 and (missing := self._compare(run, situation)):
+        if code == 0 and (missing := self.compare(run, situation)):
             return f"says it is done, but {missing}: {output}"
         return None
 
-    def _compare(self, run: Path, situation: str) -> str | None:
+    def compare(self, run: Path, situation: str) -> str | None:
         """What of a run that is done differs from an undisturbed one."""
         whole = self.reference(situation)
         difference = ledger.compare(ledger.read(run / "ledger.jsonl"), ledger.read(whole / "ledger.jsonl")).divergence
@@ -132,6 +134,94 @@ def calls_of(torture: Torture, situation: str) -> list[tuple[str, str]]:
     log = torture.folder / f"{run.name}.calls"
     calls = list_calls(torture.server, arguments, torture.environ, run, log)
     return [(kind, re.sub(r"\d{3,}", "N", str(path.relative_to(run.parent)))) for kind, path in calls]
+
+
+def distinct_calls(torture: Torture, situation: str) -> dict[tuple[str, str], int]:
+    """Where each call on each file comes first."""
+    first: dict[tuple[str, str], int] = {}
+    for at, call in enumerate(calls_of(torture, situation), 1):
+        first.setdefault(call, at)
+    return first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", range(2))
+def test_some_calls_fail(torture: Torture, offset: int) -> None:
+    """A part of what the long test does: kills and errors in turn, before the first call on each file."""
+    wrong = {}
+    for number, (call, at) in enumerate(distinct_calls(torture, "empty").items()):
+        if number % 4 == 2 * offset:
+            fault = Fault(at, KILLED if offset == 0 else ERRNOS[number // 4 % len(ERRNOS)])
+            if found := torture.check("empty", fault):
+                wrong[call] = found
+    assert wrong == {}
+
+
+@pytest.mark.slow
+def test_a_disk_that_cannot_be_read_now_is_named_and_moves_nothing(torture: Torture) -> None:
+    """Every kind of read fails, for a while and for good; afterwards the same command finishes the run."""
+    for number, (call, what) in enumerate(
+        [
+            *(("open", "manifest.json"), ("open", "model.pt"), ("open", "training.pt")),
+            *(("read", "training.pt"), ("stat", "model.pt"), ("list", "checkpoints")),
+        ]
+    ):
+        for count in (1, 10**6):
+            run, arguments = torture.prepare("stopped")
+            before = sorted((run / "checkpoints").rglob("*"))
+            fault = Fault(1, READ_ERRNOS[number % len(READ_ERRNOS)], call, count)
+            code, output = torture.start(arguments, {**fault.variables(run), "FAILING_PATH": what})
+            if count == 1:
+                assert code == 0, output
+                continue
+            assert code == 2, output
+            assert os.strerror(fault.with_) in output
+            assert what in output
+            assert "Traceback" not in output
+            assert sorted((run / "checkpoints").rglob("*")) == before
+            code, output = torture.start(arguments, {})
+            assert code == 0, output
+
+
+@pytest.mark.slow
+def test_a_run_whose_checkpoints_are_gone_is_not_started_over(torture: Torture) -> None:
+    run, arguments = torture.prepare("stopped")
+    shutil.rmtree(run / "checkpoints")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    code, output = torture.start(arguments, {})
+    assert code == 2, output
+    for said in ("status.json says done at step 2", "metrics.jsonl ends at step 2", "ledger.jsonl ends at step 2"):
+        assert said in output
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    code, output = torture.start([*arguments, "run.resume=never"], {})
+    assert code == 0, output
+    kept = run.with_name(f"{run.name}.old-1")
+    assert {path: (kept / path.relative_to(run)).read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_run_without_its_status_is_still_a_run(torture: Torture) -> None:
+    run, arguments = torture.prepare("stopped")
+    (run / "status.json").unlink()
+    (run / ".status.json.4711").write_text("a killed start has left this")
+    code, output = torture.start(arguments, {})
+    assert (code, "at step 2 of 4" in output) == (0, True), output
+    assert torture.compare(run, "stopped") is None
+
+
+@pytest.mark.slow
+def test_done_is_not_said_while_a_file_lacks_something(torture: Torture) -> None:
+    """The file of metrics, the ledger or the status takes nothing more: the last screen and the exit code say so."""
+    for kind, name in (("write", "metrics.jsonl"), ("write", "ledger.jsonl"), ("rename", "status.json")):
+        run, arguments = torture.prepare("empty")
+        fault = Fault(2, errno.ENOSPC, kind, 10**6)
+        code, output = torture.start(arguments, {**fault.variables(run), "FAILING_PATH": f"{run.name}/{name}"})
+        assert code == 1, output
+        assert "these files are not complete" in output
+        assert f"{run / name}: " in output.partition("these files are not complete")[2]
+        assert f"{torture.config.stem}: done" not in output
+        code, output = torture.start(arguments, {})
+        assert code == 0, output
 
 
 @pytest.mark.long

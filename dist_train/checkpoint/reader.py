@@ -78,8 +78,8 @@ def try_again(read_once: Callable[[], _T]) -> _T:
 def explain_unreadable(path: Path, error: OSError) -> UnreadableError:
     """Make the error for a file or directory that is there and can't be read."""
     return UnreadableError(
-        f"{escape(path)}: can't be read: {error.strerror or error}. Nothing was changed; give the same command again when "
-        "it can be read"
+        f"{escape(path)}: can't be read: {error.strerror or error}. Nothing was changed; give the same command again "
+        "when it can be read"
     )
 
 

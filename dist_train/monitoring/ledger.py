@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dist_train.errors import LedgerError
-from dist_train.system.append_file import AppendFile, cut_lines, read_lines_backward
+from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward
 from dist_train.system.escape import escape
 from dist_train.system.read_file import open_regular, parse_object
 
@@ -47,6 +47,8 @@ class Ledger:
         cut_lines(path, (lambda text: 0 < _step_of(text) <= step) if step else None)
         self.newest_step = find_newest_step(path)
         """The step of the last line that was kept."""
+        self.damaged = count_damaged(path, _step_of)
+        """Damaged lines near the end, which stay."""
         self._block: list[_Step] = []
 
     @property

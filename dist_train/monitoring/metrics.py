@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dist_train.monitoring.tensorboard import encode_scalars, encode_start, encode_version
 from dist_train.settings.schema import Log
-from dist_train.system.append_file import AppendFile, cut_lines, read_lines_backward
+from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward
 from dist_train.system.read_file import list_directory, may_exist, open_regular, parse_object
 
 Line = dict[str, Any]
@@ -195,6 +195,8 @@ class Metrics:
         cut_lines(path, is_kept if step else None)
         self.newest_step = find_newest_step(path)
         """The step of the last line that was kept."""
+        self.damaged = count_damaged(path, _parse_line)
+        """Damaged lines near the end, which stay."""
         self._curves = Curves(curves, step, self.earlier, _stream_lines(path)) if config.tensorboard else None
         self._bar = _make_bar(config.progress, step, total_steps)
 

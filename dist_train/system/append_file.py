@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,6 +81,11 @@ def read_lines_backward(path: Path) -> Iterator[bytes]:
     """
     with open_regular(path) as file:
         yield from (line for _, line in _scan_backward(file))
+
+
+def count_damaged(path: Path, is_undamaged: Callable[[bytes], object], most: int = 300) -> int:
+    """Count the damaged ones among the last lines of a file; raises OSError."""
+    return sum(not is_undamaged(line) for line in islice(read_lines_backward(path), most))
 
 
 def cut_lines(path: Path, is_kept: Callable[[bytes], bool] | None) -> None:

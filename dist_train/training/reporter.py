@@ -121,6 +121,11 @@ class MainReporter(Reporter):
         for path, newest_step in self._earlier_lines.items():
             if newest_step < self._started_step:
                 _log.warning("%s: has no lines of the steps %d to %d", path, newest_step + 1, self._started_step)
+        for path, file in ((self._run.metrics, self._metrics), (self._run.ledger, self._ledger)):
+            if file and file.damaged:
+                _log.warning(
+                    "%s: %d of its last lines are damaged; they stay and count for nothing", path, file.damaged
+                )
         for setting in changes.settings:
             _log.info("setting changed: %s", setting)
         if changes.bits:

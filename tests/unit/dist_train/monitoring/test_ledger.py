@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from dist_train.errors import LedgerError
-from dist_train.monitoring.ledger import Comparison, Ledger, compare, float_to_hex, hex_to_float, read
+from dist_train.monitoring.ledger import (
+    Comparison,
+    Ledger,
+    compare,
+    compare_files,
+    find_newest_step,
+    float_to_hex,
+    hex_to_float,
+    read,
+)
+from dist_train.system import append_file
 
 Lines = list[dict[str, Any]]
 
@@ -59,6 +69,43 @@ def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path) -> None:
     ledger.close()
     assert [line["step"] for line in read(path)] == [1, 2, 3, 4]
     assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 9])
+@pytest.mark.parametrize("rest", ["", '{"step": 6, "samp', "noise\n\n", "[" * 9999])
+def test_a_resume_keeps_what_comes_before_it(tmp_path: Path, step: int, rest: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines(5)) + rest)
+    ledger = Ledger(path, step)
+    assert [line["step"] for line in read(path)] == list(range(1, min(step, 5) + 1))
+    assert (ledger.newest_step, ledger.damaged, ledger.missing) == (min(step, 5), 0, None)
+    ledger.close()
+
+
+def test_a_damaged_line_before_a_resume_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines(5, weights={2: None})))
+    ledger = Ledger(path, 4)
+    assert (ledger.newest_step, ledger.damaged) == (4, 1)
+    ledger.close()
+
+
+def test_a_resume_reads_and_writes_only_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are counted, not seconds."""
+    path, positions = tmp_path / "ledger.jsonl", []
+    real = append_file._scan_backward
+
+    def scanned(file: Any) -> Any:
+        for offset, line in real(file):
+            positions.append(offset)
+            yield offset, line
+
+    monkeypatch.setattr(append_file, "_scan_backward", scanned)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines(20_000)))
+    size = path.stat().st_size
+    Ledger(path, 19_990).close()
+    assert min(positions) > size - 2**16
+    assert find_newest_step(path) == 19_990
 
 
 def test_lines_are_written_in_blocks_and_by_a_flush(tmp_path: Path) -> None:
@@ -131,6 +178,28 @@ def test_a_ledger_that_ends_before_the_other_does_not_agree() -> None:
 def test_only_some_fields_are_compared_if_asked() -> None:
     other = lines(loss={2: float_to_hex(1.5)})
     assert compare(lines(), other, ("samples", "lr")) == Comparison(5, None)
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"loss": {3: float_to_hex(7.0)}}, {"weights": {2: "ef" * 32}}, {"lr": {1: 0.2}}]
+)
+@pytest.mark.parametrize("steps", [3, 5])
+@pytest.mark.parametrize("noise", ["", "noise\n"])
+def test_files_are_compared_as_their_lines_are(tmp_path: Path, changed: Any, steps: int, noise: str) -> None:
+    """Lines that are equal as text are not parsed."""
+    ledgers = lines(), lines(steps, **changed)
+    paths = [tmp_path / name for name in ("first", "second")]
+    for path, ledger in zip(paths, ledgers, strict=True):
+        path.write_text(noise + "".join(json.dumps(line) + "\n" for line in ledger))
+    assert compare_files(*paths) == compare(*ledgers)
+    assert compare_files(*reversed(paths)) == compare(*reversed(ledgers))
+
+
+def test_a_file_without_steps_is_not_compared(tmp_path: Path) -> None:
+    for name, text in (("first", "noise\n"), ("second", "")):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(LedgerError, match="has no steps yet"):
+        compare_files(tmp_path / "first", tmp_path / "second")
 
 
 def test_a_run_without_a_ledger_is_named(tmp_path: Path) -> None:

@@ -122,7 +122,16 @@ def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path, rest: str, 
     assert read_lines(path) == written
     metrics = resume(tmp_path, 2, evaluated_step=2 if is_evaluated else 1)
     assert [json.loads(text) for text in path.read_text().splitlines()] == written[:kept]
-    assert (metrics.earlier, metrics.newest_step) == (written[1:kept], 2)
+    assert (metrics.earlier, metrics.newest_step, metrics.damaged) == (written[1:kept], 2, 0)
+    metrics.close()
+
+
+def test_damaged_lines_before_a_resume_are_counted_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, [line(1), {**line(2), "loss": None}, line(3), line(4)])
+    metrics = resume(tmp_path, 3)
+    assert (metrics.damaged, metrics.newest_step) == (1, 3)
+    assert len(path.read_text().splitlines()) == 3
     metrics.close()
 
 

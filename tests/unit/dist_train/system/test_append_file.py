@@ -12,7 +12,7 @@ from dist_train.distributed.world import World
 from dist_train.monitoring.console import log_to_file, log_to_terminal
 from dist_train.monitoring.metrics import Curves, read_lines
 from dist_train.system import append_file as module
-from dist_train.system.append_file import AppendFile, read_lines_backward
+from dist_train.system.append_file import AppendFile, cut_lines, read_lines_backward
 from tests.unit.dist_train.monitoring.test_metrics import line, scalars
 
 
@@ -120,3 +120,41 @@ def test_lines_are_read_from_the_last_to_the_first(
     if not expected[-1]:
         del expected[-1]
     assert list(read_lines_backward(path))[::-1] == expected
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+@pytest.mark.parametrize("text", ["", "\n", "a", "a\n", "\n\nab\n", "ab\n\ncd", "\nab\r\ncd\n\n"])
+def test_a_file_is_cut_after_any_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, text: str) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    path = tmp_path / "file"
+    found = text.encode().split(b"\n")
+    if not found[-1]:
+        del found[-1]
+    for kept in range(len(found) + 1):
+        path.write_bytes(text.encode())
+        left = iter(range(len(found) - 1, -1, -1))
+        cut_lines(path, lambda _, left=left, kept=kept: next(left) < kept)  # type: ignore[misc]
+        assert path.read_bytes() == b"".join(line + b"\n" for line in found[:kept])
+    cut_lines(path, None)
+    assert path.read_bytes() == b""
+
+
+def test_a_line_without_an_end_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 16)
+    monkeypatch.setattr(module, "_LONGEST", 20)
+    path = tmp_path / "file"
+    path.write_bytes(b"first\nsecond\n" + b"x" * 1000 + b"\nlast")
+    lines = list(read_lines_backward(path))
+    assert [lines[0], *lines[2:]] == [b"last", b"second", b"first"]
+    assert len(lines[1]) < 64
+    cut_lines(path, lambda line: line == b"second")
+    assert path.read_bytes() == b"first\nsecond\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "lines"
+    path.mkdir() if kind == "directory" else os.mkfifo(path)
+    for use in (AppendFile, lambda path: list(read_lines_backward(path)), lambda path: cut_lines(path, bool)):
+        with pytest.raises(OSError, match=r"lines|regular"):
+            use(path)

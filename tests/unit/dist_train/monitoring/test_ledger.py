@@ -187,12 +187,12 @@ def test_only_some_fields_are_compared_if_asked() -> None:
 @pytest.mark.parametrize("noise", ["", "noise\n"])
 def test_files_are_compared_as_their_lines_are(tmp_path: Path, changed: Any, steps: int, noise: str) -> None:
     """Lines that are equal as text are not parsed."""
-    ledgers = lines(), lines(steps, **changed)
+    first, second = lines(), lines(steps, **changed)
     paths = [tmp_path / name for name in ("first", "second")]
-    for path, ledger in zip(paths, ledgers, strict=True):
+    for path, ledger in zip(paths, (first, second), strict=True):
         path.write_text(noise + "".join(json.dumps(line) + "\n" for line in ledger))
-    assert compare_files(*paths) == compare(*ledgers)
-    assert compare_files(*reversed(paths)) == compare(*reversed(ledgers))
+    assert compare_files(*paths) == compare(first, second)
+    assert compare_files(*reversed(paths)) == compare(second, first)
 
 
 def test_a_file_without_steps_is_not_compared(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def measure_plain(workload: Workload, setup: Setup, workers: int, dtype: torch.d
     Args:
         dtype: of autocast; None: fp32.
     """
-    _use_tf32(convolutions=True, products=False)
+    _configure_gpu(convolutions=True, products=False, benchmark=False)
     loader = DataLoader(
         Images(workload), workload.batch, shuffle=True, num_workers=workers, pin_memory=setup.on_gpu, drop_last=True
     )
@@ -184,8 +184,11 @@ class Images(TorchDataset[tuple[Tensor, int]]):
 
 
 def measure_bare(workload: Workload, setup: Setup, precision: str) -> Spread:
-    """Samples a second of the bare step with a fused update, in the memory format that ours uses in this precision."""
-    _use_tf32(convolutions=precision == "tf32", products=precision == "tf32")
+    """Samples a second of the bare step with a fused update, in the memory format that ours uses in this precision.
+
+    cuDNN times its kernels, as in ours.
+    """
+    _configure_gpu(convolutions=precision == "tf32", products=precision == "tf32", benchmark=True)
     is_channels_last = not setup.on_gpu or precision != "fp32"
     memory_format = torch.channels_last if is_channels_last else torch.contiguous_format
     network = builders.build_network(workload).train()
@@ -213,10 +216,14 @@ def log_every_steps(workload: Workload, setup: Setup) -> int:
     return max(10, 2 * workload.log_every_steps) if setup.on_gpu else (1 if workload.name == "resnet" else 4)
 
 
-def _use_tf32(convolutions: bool, products: bool) -> None:
-    """Set TF32 by the interface that `dist_train` uses too; torch raises an error if both are used."""
+def _configure_gpu(convolutions: bool, products: bool, benchmark: bool) -> None:
+    """Set where TF32 is used, by the interface that `dist_train` uses too, and whether cuDNN times its kernels.
+
+    torch raises an error if both of its interfaces for TF32 are used.
+    """
     torch.backends.cudnn.allow_tf32 = convolutions
     torch.backends.cuda.matmul.allow_tf32 = products
+    torch.backends.cudnn.benchmark = benchmark
 
 
 def _are_enough(readings: Sequence[tuple[int, float]], seconds: float) -> bool:

@@ -59,8 +59,9 @@ class Run(Section):
     """Minutes after the start of the launcher when the run finishes its step, saves and stops with exit code 75.
     Default: no limit."""
     deterministic: bool = False
-    """Use only deterministic kernels (`torch.use_deterministic_algorithms`), and fail where torch has none. On CPU
-    the supplied models are deterministic without it; on a GPU it costs speed."""
+    """Use only deterministic kernels (`torch.use_deterministic_algorithms`) and sums of NCCL in a fixed order; a
+    network for which torch has no such kernels is refused. On CPU the supplied models are deterministic without it. On
+    a GPU a resumed run ends with the same bits only with this or `run.reproducible: bitwise`; it costs speed."""
 
 
 class Augment(Section):

@@ -71,15 +71,16 @@ log: {every_steps: 10, weights_every_steps: 20, tensorboard: false}
 """
 CONFIGS = {"config": CONFIG, "everything": EVERYTHING, "long": LONG, "steady": STEADY}
 MODES = {
-    "fp32": [],
+    "fp32": ["train.precision=fp32"],
+    "unset": [],
     "tf32": ["train.precision=tf32"],
     "bf16": ["train.precision=bf16"],
     "auto": ["train.precision=auto"],
     "fp16": ["train.precision=fp16", "train.max_grad_norm=5.0"],
 }
-COMPILED = {"model": ["train.compile=model"]}
+COMPILED = {"model": ["train.compile=model", "train.precision=fp32"]}
 EXACT = {
-    "fp32": [],
+    "fp32": ["train.precision=fp32"],
     "bf16": ["train.precision=bf16"],
     "bitwise": ["run.reproducible=bitwise", "train.micro_batch=3"],
 }
@@ -180,6 +181,33 @@ def test_automatic_precision_is_bf16(runs: Runs) -> None:
     assert choices["channels_last"] == HAS_BF16
 
 
+def test_unset_precision_is_tf32(runs: Runs) -> None:
+    assert runs.environment("unset")["choices"]["precision"] == ("tf32" if HAS_BF16 else "fp32")
+    if HAS_BF16:
+        assert runs.weights("unset") != runs.weights("fp32")
+
+
+def test_the_versions_of_the_gpus_libraries_are_recorded(runs: Runs) -> None:
+    environment = runs.environment("fp32")
+    assert {"cudnn", "nccl", "driver"} <= set(environment)
+    assert environment["driver"] != "unknown"
+    saved = torch.load(runs.path("fp32") / "checkpoints/latest/training.pt", weights_only=True)
+    assert saved["machine"]["driver"] == environment["driver"]
+
+
+def test_a_network_without_deterministic_kernels_is_refused_before_anything_is_written(
+    runs: Runs, python: Python
+) -> None:
+    pytest.importorskip("torchvision")
+    asked = ["model.name=torchvision/alexnet", "run.deterministic=true", "data.shape=[3, 64, 64]"]
+    config = runs.directory / "alexnet.yaml"
+    config.write_text(CONFIG.replace("model: {name: mnist_cnn}\n", ""))
+    done = python("-m", "dist_train", str(config), f"run.dir={runs.path('alexnet')}", *asked)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "no deterministic kernel for adaptive_avg_pool2d_backward_cuda (layer avgpool)" in done.stderr
+    assert not runs.path("alexnet").exists()
+
+
 def test_fp16_scales_its_loss(runs: Runs) -> None:
     saved = torch.load(runs.path("fp16") / "checkpoints/latest/training.pt", weights_only=True)
     assert saved["scaler_state_dict"]["scale"] > 1
@@ -239,7 +267,7 @@ def test_a_resumed_run_ends_with_the_same_bits(exact: Runs, mode: str) -> None:
 
 
 def test_a_group_of_one_ends_with_the_bits_of_a_process_without_one(exact: Runs, torchrun: Ranks) -> None:
-    done = torchrun(1, "-m", "dist_train", *exact.arguments("everything", "nccl"))
+    done = torchrun(1, "-m", "dist_train", *exact.arguments("everything", "nccl", *EXACT["fp32"]))
     assert done.returncode == 0, done.stderr
     assert exact.environment("nccl")["backend"] == "nccl"
     assert exact.weights("nccl") == exact.weights("exact-fp32")

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     has_faults = False
     for step, fault in verify(RunDir(parser.parse_args(arguments).run)):
         has_faults |= fault is not None
-        print(f"step {step:>9}  {fault or 'undamaged'}")
+        print(f"step {step:>9}  {escape(fault, 4000) if fault else 'undamaged'}")
     sys.stdout.flush()
     return int(has_faults)
 

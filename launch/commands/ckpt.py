@@ -1,19 +1,25 @@
 """List, verify or remove the checkpoints of a run.
 
     dist-train ckpt ls runs/digits                    list the checkpoints: size, time, links
-    dist-train ckpt verify runs/digits                check every SHA-256; exit code 1 if a checkpoint is damaged
+    dist-train ckpt verify runs/digits                check all that a resume or an evaluation would refuse
     dist-train ckpt prune runs/digits --keep-last 1   remove old checkpoints, except those that a link points to
 
-`prune` keeps the newest undamaged checkpoints. It is refused while the run trains.
+`verify` reads every byte; its exit code is 1 if one of the checkpoints would be refused. `prune` keeps the newest
+undamaged checkpoints. It is refused while the run trains.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.system.escape import escape
+from dist_train.system.exit import FAILED
 from launch.arguments import number_from
+from launch.local.training_command import protect_imports
 
 if TYPE_CHECKING:
     from dist_train.checkpoint.store import CheckpointInfo, Store
@@ -36,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.keep_last and options.action != "prune":
         raise ConfigError(f"--keep-last is an option of prune, not of {options.action}")
+    if options.action == "verify":
+        return _verify(options.run)
     directory = RunDir(options.run)
     store = Store(directory.checkpoints)
     if not store.steps():
@@ -47,10 +55,18 @@ def run(options: argparse.Namespace) -> int:
             return _prune(store, options.keep_last or 1)
         finally:
             directory.release()
-    entries = store.entries(verify=options.action == "verify")
+    entries = store.entries(verify=False)
     for entry in entries:
-        print(_format_row(entry, options.action == "verify"))
-    return 1 if any(entry.fault or entry.unreadable for entry in entries) else 0
+        print(_format_row(entry))
+    return 1 if any(entry.unreadable for entry in entries) else 0
+
+
+def _verify(run: Path) -> int:
+    """Verify in a process of its own, because that builds the network, and `dist-train` never imports torch."""
+    command = [sys.executable, "-m", "dist_train.training.verification", "--", str(run)]
+    sys.stdout.flush()
+    code = subprocess.call(command, env={**os.environ, **protect_imports()})  # noqa: S603 (this Python)
+    return code if code >= 0 else FAILED
 
 
 def _prune(store: "Store", keep_last: int) -> int:
@@ -75,9 +91,8 @@ def _prune(store: "Store", keep_last: int) -> int:
     return 0
 
 
-def _format_row(entry: "CheckpointInfo", is_verified: bool) -> str:
+def _format_row(entry: "CheckpointInfo") -> str:
     when = datetime.fromtimestamp(entry.time).astimezone().isoformat(" ", timespec="seconds")
     links = f"  {' '.join(entry.links)}" if entry.links else ""
-    fault = entry.unreadable or entry.fault
-    result = f"  {fault or 'undamaged'}" if is_verified or fault else ""
+    result = f"  {entry.unreadable}" if entry.unreadable else ""
     return escape(f"step {entry.step:>9}  {entry.bytes / 1e6:>9.2f} MB  {when}{links}{result}", MAX_LINE)

@@ -26,7 +26,7 @@ from tests.unit.launch.run_files import leave_run
 pytestmark = pytest.mark.usefixtures("runs_dir")
 COMMANDS = (
     *("status", "status --json", "status runs/a", "status runs/a --json", "status 12", "logs runs/a", "logs runs/a -f"),
-    *("logs runs/a --rank 0 --lines 2", "cancel runs/a", "postmortem runs/a", "ckpt ls runs/a", "ckpt verify runs/a"),
+    *("logs runs/a --rank 0 --lines 2", "cancel runs/a", "postmortem runs/a", "ckpt ls runs/a"),
     *("diff runs/a runs/whole", "diff runs/whole runs/a"),
 )
 OF_SWEEP = ("status", "status runs/x.sweep", "status runs/x.sweep --json", "cancel runs/x.sweep", "status 20")
@@ -115,7 +115,7 @@ def affected(name: str) -> tuple[str, ...]:
     """The commands that read a file."""
     words = {
         "ledger": ("diff runs/a runs/whole",),
-        "checkpoints": ("ckpt ls runs/a", "ckpt verify runs/a"),
+        "checkpoints": ("ckpt ls runs/a",),
         "jobs": ("status 12", "logs runs/a -f"),
     }
     return next(

@@ -19,7 +19,7 @@ UNCHANGED = ("state", "updated", "time", "kind", "cause", "samples", "loss", "gr
 COMMANDS = (
     *("status", "status {run}", "status {run} --json", "status {sweep}", "logs {run}", "logs {run} -f --lines 3"),
     *("logs {run} --rank 0", "logs {run} --rank 1", "cancel {run}", "cancel {sweep}", "postmortem {run}"),
-    *("ckpt ls {run}", "ckpt verify {run}", "ckpt prune {run}", "diff {run} {other}", "diff {other} {run}"),
+    *("ckpt ls {run}", "ckpt prune {run}", "diff {run} {other}", "diff {other} {run}"),
     *("status {unknown}", "logs {unknown}", "cancel {unknown}", "postmortem {unknown}", "ckpt ls {unknown}"),
     *(
         "diff {unknown} {run}",

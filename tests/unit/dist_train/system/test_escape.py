@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from dist_train.system.escape import escape
+from dist_train.system.escape import escape, escape_lines
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_no_character_of_unicode_controls_or_fails_to_print() -> None:
 
 def test_a_long_text_keeps_its_ends() -> None:
     assert escape("a" * 5000 + "z", limit=10) == "aaaaa...aaaaz"
+
+
+def test_newlines_and_tabs_of_several_lines_stay() -> None:
+    assert escape_lines("a\tb\n\x1b[31mc\r\n\nd\u202e") == "a\tb\n\\x1b[31mc\\r\n\nd\\u202e"
+    assert escape_lines("x" * 10_000) == "x" * 10_000

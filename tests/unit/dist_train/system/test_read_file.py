@@ -1,12 +1,24 @@
 """Files that others wrote are read with limits on kind and size."""
 
+import json
 import os
 import socket
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from dist_train.system.read_file import parse_object, read_bytes, read_object
+from dist_train.system.read_file import (
+    find_files,
+    is_file,
+    list_directory,
+    may_exist,
+    parse_object,
+    parse_record,
+    read_bytes,
+    read_object,
+)
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -44,3 +56,69 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path, kind: str
 def test_what_is_not_a_json_object_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_object(text)
+
+
+@dataclass(frozen=True)
+class _Record:
+    name: str
+    count: int
+    kind: Literal["a", "b"]
+    rate: float | None = None
+    ranks: list[int] = field(default_factory=list)
+
+
+GOOD = {"name": "x", "count": 3, "kind": "a"}
+
+
+@pytest.mark.parametrize("more", [{}, {"rate": 1}, {"rate": 0.5, "ranks": [1, 2]}, {"kind": "b", "rate": None}])
+def test_a_record_is_read(more: dict[str, Any]) -> None:
+    assert parse_record(_Record, json.dumps(GOOD | more)) == _Record(**GOOD | more)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("name", "count", "kind") for value in (None, [], {}, 1.5, True)),
+        *(("name", value) for value in (1, "\0", ["x"])),
+        *(("count", value) for value in ("3", 2**63, -(2**63), 10**400, float("inf"), 3.0)),
+        *(("kind", value) for value in ("c", "", 1, ["a"])),
+        *(("rate", value) for value in (float("nan"), float("inf"), "1", 10**309, True, [])),
+        *(("ranks", value) for value in (1, ["1"], {"a": 1}, None, [None])),
+    ],
+)
+def test_a_value_of_another_type_is_named(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{key} is "):
+        parse_record(_Record, json.dumps(GOOD | {key: value}))
+
+
+@pytest.mark.parametrize("record", [{"name": "x", "count": 3}, {**GOOD, "more": 1}])
+def test_missing_and_other_keys_are_refused(record: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"missing|unexpected"):
+        parse_record(_Record, json.dumps(record))
+
+
+def test_what_may_exist_is_all_that_is_not_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("gone")
+    assert may_exist(tmp_path / "file")
+    assert may_exist(tmp_path / "dangling")
+    assert may_exist(tmp_path / ("a" * 5000))  # can't be looked up
+    assert not may_exist(tmp_path / "none")
+    assert not may_exist(tmp_path / "file" / "below")
+    assert not may_exist(tmp_path / "a\0b")
+    assert [is_file(tmp_path / name) for name in ("file", "dangling", "none", "a" * 5000)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_a_directory_is_listed_in_order(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / name).touch()
+    assert list_directory(tmp_path) == [tmp_path / "a", tmp_path / "b"]
+    assert list_directory(tmp_path / "none") == list_directory(tmp_path / "a") == []
+    with pytest.raises(OSError, match="too long"):
+        list_directory(tmp_path / ("a" * 5000))
+    assert find_files(tmp_path / ("a" * 5000)) == []

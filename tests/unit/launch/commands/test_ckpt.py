@@ -1,5 +1,7 @@
 """`dist-train ckpt` on written checkpoints, without training."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,14 +18,11 @@ def leave_checkpoints(run: Path, *steps: int) -> Store:
     return store
 
 
-def test_ckpt_lists_verifies_and_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ckpt_lists_and_prunes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = leave_checkpoints(tmp_path, 1, 2, 3)
     code, output = run_command(capsys, "ckpt", "ls", tmp_path)
     assert (code, len(output.splitlines()), "latest" in output.splitlines()[2]) == (0, 3, True)
-    assert run_command(capsys, "ckpt", "verify", tmp_path)[0] == 0
     (store.path(3) / "model.pt").write_bytes(b"wEights")
-    code, output = run_command(capsys, "ckpt", "verify", tmp_path)
-    assert (code, "is damaged, its SHA-256" in output) == (1, True)
     code, output = run_command(capsys, "ckpt", "prune", tmp_path)
     assert (code, "kept 2; removed 1" in output) == (0, True)
     assert store.steps() == [2]
@@ -53,3 +52,18 @@ def test_ckpt_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str], argume
     action, *more = arguments
     code, output = run_command(capsys, "ckpt", action, tmp_path, *more)
     assert (code, message in output) == (2, True)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (2, 2), (-11, 1)])
+def test_verify_ends_as_the_process_that_builds_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, expected: int
+) -> None:
+    started: list[list[str]] = []
+
+    def call(command: list[str], env: dict[str, str]) -> int:  # noqa: ARG001
+        started.append(command)
+        return code
+
+    monkeypatch.setattr(subprocess, "call", call)
+    assert run_command(capsys, "ckpt", "verify", tmp_path)[0] == expected
+    assert started == [[sys.executable, "-m", "dist_train.training.verification", "--", str(tmp_path)]]

@@ -18,7 +18,7 @@ from torch import Tensor
 from dist_train.data.augment import Preprocessing
 from dist_train.data.loader import ImageLoader
 from dist_train.data.sampler import BatchSlice, GlobalBatchSampler
-from dist_train.data.samples import Dataset, InMemoryImages, Samples, to_device
+from dist_train.data.samples import Dataset, InMemoryImages, Samples, Shape, to_device
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Augment, Data
 from dist_train.system.stop_signals import Stop, StopRequested
@@ -200,7 +200,7 @@ def eval_batches(
         StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
     preparation = Preprocessing(dataset.normalize, Augment(), 0, world.device, memory_format)
-    size = _count_eval_samples(dataset, world.device)
+    size = eval_batch_size(dataset.shape, world.device)
     mine = range(world.rank * size, len(samples), world.size * size)
     batches = (torch.arange(start, min(start + size, len(samples))) for start in mine)
     stop = stop or Stop()
@@ -215,8 +215,9 @@ def eval_batches(
             )
 
 
-def _count_eval_samples(dataset: Dataset, device: torch.device) -> int:
-    _, height, width = dataset.shape
+def eval_batch_size(shape: Shape, device: torch.device) -> int:
+    """Return how many samples of a shape are evaluated at once: as many on any number of ranks."""
+    _, height, width = shape
     return max(EVAL_BATCH, EVAL_PIXELS // (height * width)) if device.type == "cuda" else EVAL_BATCH
 
 

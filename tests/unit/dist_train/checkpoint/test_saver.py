@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dist_train.checkpoint import saver as saver_module
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.store import Store
@@ -40,6 +41,30 @@ def test_saves_go_on_in_a_thread_until_they_are_waited_for(tmp_path: Path, monke
     assert set(called) == {"checkpoint_0"}
     assert serialization.load(tmp_path / "best").files["training.pt"]["step"] == 2
     assert Store(tmp_path).steps() == [2, 3]
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_weights_are_hashed_as_they_are_when_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asynchronous: bool
+) -> None:
+    may_go, threads = threading.Event(), list[str]()
+
+    def hash_late(weights: dict[str, Any]) -> str:
+        threads.append(threading.current_thread().name)
+        assert may_go.wait(10)
+        return serialization.weights_sha256(weights)
+
+    monkeypatch.setattr(saver_module, "weights_sha256", hash_late)
+    weights = content(1)["model.pt"]
+    expected = serialization.weights_sha256(weights)
+    with Saver(Store(tmp_path), keep_last=1, asynchronous=asynchronous) as saver:
+        may_go.set() if not asynchronous else None
+        found = saver.hash_weights(weights)
+        for tensor in weights.values():
+            tensor.add_(1)
+        may_go.set()
+        assert found.result() == expected
+    assert threads == ["checkpoint_0" if asynchronous else "MainThread"]
 
 
 def test_without_a_thread_a_save_is_done_when_it_returns(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dist_train.data import Batch, TrainBatches, eval_batches, memory
 from dist_train.data import batches as batches_module
-from dist_train.data.batches import EVAL_BATCH
+from dist_train.data.batches import EVAL_BATCH, eval_batch_size
 from dist_train.distributed.world import World
 from dist_train.system.stop_signals import Stop, StopRequested
 from tests.unit.dist_train.data.files import ALL, SEED, Settings, Trained, flat, opened, trained, write_images
@@ -190,6 +190,19 @@ def test_augmentation_reaches_the_training_only(settings: Settings) -> None:
         both = [list(eval_batches(samples, dataset, config, World())) for config in (plain, augmented)]
         for one, other in zip(*both, strict=True):
             assert torch.equal(one.images, other.images)
+
+
+@pytest.mark.parametrize(
+    ("device", "shape", "size"),
+    [
+        ("cpu", (1, 28, 28), EVAL_BATCH),
+        ("cuda", (1, 28, 28), 1337),
+        ("cuda", (3, 32, 32), 1024),
+        ("cuda", (3, 224, 224), EVAL_BATCH),
+    ],
+)
+def test_a_gpu_evaluates_many_small_images_at_once(device: str, shape: tuple[int, int, int], size: int) -> None:
+    assert eval_batch_size(shape, torch.device(device)) == size
 
 
 @pytest.mark.parametrize("name", ["test", "validation"])

@@ -1,7 +1,8 @@
 """The moving average of parameters against its closed form."""
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_train.optim.ema import ParameterAverage
 
@@ -25,6 +26,20 @@ def test_the_average_has_its_closed_form() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     assert torch.equal(nn.utils.parameters_to_vector(model.parameters()).detach(), history[-1])
     assert not any(weight.requires_grad for weight in average.network.parameters())
+
+
+def test_all_buffers_of_one_kind_are_copied_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[set[torch.dtype]] = []
+    copy = torch._foreach_copy_
+
+    def copy_and_note(targets: list[Tensor], sources: list[Tensor]) -> None:
+        calls.append({tensor.dtype for tensor in (*targets, *sources)})
+        copy(targets, sources)
+
+    monkeypatch.setattr(torch, "_foreach_copy_", copy_and_note)
+    average = ParameterAverage(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)), 0.9)
+    average.update()
+    assert calls == [{torch.float32}, {torch.int64}], "of mixed types torch copies one by one"
 
 
 def test_the_average_has_the_newest_buffers() -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.errors import RefusedElsewhereError, UserError
+from dist_train.system.core_load import LoadMeter, leave_busy_cores
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
 from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
     """Train, or print the settings; returns the exit code."""
+    meter = LoadMeter()
     with without_garbage_collection():
         from dist_train.run_dir import RunDir
         from dist_train.settings.loader import load_config, to_yaml
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         from dist_train.train import train
         from dist_train.training.fault_injection import inject_nan_images
 
+    busy = leave_busy_cores(meter, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with only_first_rank_reports():
         world = open_world(config.distributed, about=describe_start(config), deterministic=config.is_deterministic)
     log_to_terminal(world, sys.stdout)
@@ -69,6 +72,8 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
             "a restart in place may hang: torchrun's store keeps the entries of lost ranks. Set "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun, or use dist-train train --max-restarts K"
         )
+    if busy and world.is_main:
+        logging.getLogger("dist_train").warning(busy)
     inject_nan_images()
     with _record_refusal(run):
         is_done = train(config, world, stop, _make_next_command(options, world))

@@ -150,7 +150,8 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     kept = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
     path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
     threads = str(torch.get_num_threads())
-    cores = {"DIST_TRAIN_CORES": threads, "OMP_NUM_THREADS": threads} if WORKERS > 1 else {}
+    # Also of a single worker: what else the machine does must not change the bits of a test.
+    cores = {"DIST_TRAIN_CORES": threads, **({"OMP_NUM_THREADS": threads} if WORKERS > 1 else {})}
     return {**kept, **cores, "PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
 

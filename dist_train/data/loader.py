@@ -1,11 +1,15 @@
 """The images of each batch, read in this process or ahead of it by worker processes."""
 
 import atexit
+import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,10 +19,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dist_train.data.samples import Samples
-from dist_train.errors import DataError
+from dist_train.errors import ConfigError, DataError
 from dist_train.system.process import die_with_parent
 from dist_train.system.stop_signals import SIGNALS, Stop, StopRequested
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (torch's workers write there)
+_PREFETCHED = 2  # batches that each worker has under way
 POLL_SECONDS = 0.1
 """How often a wait for a worker looks at the stop flag."""
 
@@ -47,6 +53,10 @@ class ImageLoader:
         self._workers: Iterator[Tensor | DataError] | None = None
         self._batches: Iterator[Tensor | DataError] = map(samples.images_at, batches)
         if workers:
+            positions = iter(batches)
+            first = list(islice(positions, 1))
+            _check_shared_memory(samples, max(map(len, first), default=0), workers)
+            batches = chain(first, positions)
             self._batches = self._workers = _start_workers(samples, batches, workers, pin=pin)
             # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
             atexit.register(self.close)
@@ -103,6 +113,25 @@ class _SamplesDataset(TorchDataset[Any]):
             return error
 
 
+def _check_shared_memory(samples: Samples, batch: int, workers: int) -> None:
+    """Check that /dev/shm has room for what the workers have under way, as torch has no error for it: it waits.
+
+    Raises:
+        ConfigError: it has not, as in a container that was given 64 MB.
+    """
+    needed = (_PREFETCHED * workers + 1) * batch * math.prod(samples.images.shape)  # one byte a number
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # the system has another place for it
+        return
+    if free < needed:
+        raise ConfigError(
+            f"data.workers={workers}: they need {needed / 1e6:.1f} MB of shared memory for their images, and "
+            f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free. Give it more (docker run --shm-size 8g ...), or set "
+            "data.workers=0 or a smaller data.global_batch"
+        )
+
+
 def _start_workers(
     samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool
 ) -> Iterator[Tensor | DataError]:
@@ -110,6 +139,7 @@ def _start_workers(
         _SamplesDataset(samples),
         batch_sampler=(positions.tolist() for positions in batches),  # a tensor would travel as a file
         num_workers=workers,
+        prefetch_factor=_PREFETCHED,
         collate_fn=_keep,
         pin_memory=pin,
         timeout=POLL_SECONDS,  # `next` raises RuntimeError then, and may be called again

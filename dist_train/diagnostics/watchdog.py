@@ -4,6 +4,7 @@ The main thread may wait in C++ for a peer that never comes; neither an exceptio
 it there. This thread still runs, and ends the process by `os._exit`.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -18,11 +19,16 @@ from dist_train.diagnostics.heartbeat import Heartbeat, HeartbeatFile
 from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure, find_stalled_rank
 from dist_train.diagnostics.stack_traces import StackFile, has_dumped_stacks, write_process_state
 from dist_train.diagnostics.verdict import publish_verdict
+from dist_train.system.core_load import WaitMeter
 from dist_train.system.process import signal_process
+
+_log = logging.getLogger(__name__)
 
 FAILED = 1
 _MAX_POLL = 1.0  # seconds between two looks
 _PEERS_AFTER = 5.0  # seconds without progress before the first look at the peers; then twice as many each time
+_WAITS_EVERY = 5.0  # seconds of training over which waits for a core are counted
+_MANY_WAITS = 0.25  # part of the time; 0.00 to 0.03 on a machine of its own, 0.5 beside two busy programs on two cores
 _DUMP_GRACE = 2.0  # seconds beyond a poll that the other ranks have to write their stacks
 
 
@@ -42,6 +48,8 @@ class Watchdog(threading.Thread):
         self._rank = heartbeats.process.rank
         self._stall_marker = self._directory / f"stalled_{self._attempt}"
         self._stacks: StackFile | None = None
+        self._wait_meter: WaitMeter | None = WaitMeter()
+        self._waits_due = 0.0
         self._last = heartbeats.read()
         self._last_change = self._last_look = time.monotonic()
         self._peers_due = _PEERS_AFTER
@@ -73,12 +81,28 @@ class Watchdog(threading.Thread):
             self._last_change, self._peers_due = now, _PEERS_AFTER
         self._last, self._last_look = heartbeat, now
         self._schedule_dump()
+        self._check_waits(now)
         still = now - self._last_change
         if self._stall_marker.exists() or self._is_stalled(still):
             self._end_stalled_run()
         if still > self._peers_due:
             self._peers_due *= 2  # ranks that wait for a long save should not read each other's files all the time
             self._end_if_peer_failed()
+
+    def _check_waits(self, now: float) -> None:
+        """Say once, on rank 0, if this rank's threads wait for a core much of the time."""
+        if self._wait_meter is None or self._last.phase == "start" or self._rank != 0 or now < self._waits_due:
+            return
+        is_first, share = self._waits_due == 0.0, self._wait_meter.share_waited()
+        self._waits_due = now + _WAITS_EVERY
+        if not is_first and share > _MANY_WAITS:
+            self._wait_meter = None
+            _log.warning(
+                "the threads of this rank wait %.0f %% of the time for a core, because other programs or ranks use "
+                "them. Stop those, or resume with a smaller distributed.threads, such as 1: threads wait for each "
+                "other (bits of the result may differ then)",
+                100 * share,
+            )
 
     def _schedule_dump(self) -> None:
         """Have the stacks written before the stall is noticed, even if this thread can't run then."""

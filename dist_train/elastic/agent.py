@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_train.system.core_load import LoadMeter, leave_busy_cores
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.system.process import without_garbage_collection
 from dist_train.system.surroundings import prepare_streams
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the ranks to their end; returns the exit code of the run."""
-    options = _parse(arguments)
+    options, meter = _parse(arguments), LoadMeter()
     _set_environment()
     with without_garbage_collection():
         from dist_train.settings.loader import load_config
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _import_modules(config)
         from dist_train.elastic.forking_agent import ForkingAgent, count_gpus
     ranks = count_gpus() if options.nproc == "auto" else int(options.nproc)
+    if busy := leave_busy_cores(meter):
+        print(f"warning: {busy}", flush=True)
     arguments = (options.config, *options.overrides)
     agent = ForkingAgent(ranks, options.max_restarts, arguments, Path(config.run.dir))
     agent.run()

@@ -13,6 +13,7 @@ from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.monitoring import ledger
 from dist_train.run_dir import RunDir
+from dist_train.system.cpu import count_cores
 from dist_train.system.process import signal_process
 from launch.local.training_command import protect_imports
 
@@ -38,7 +39,8 @@ class TrainingProcess:
         self.starts += 1
         self._process = subprocess.Popen(  # noqa: S603 (this Python, and what the user has given)
             [*self._command, f"run.resume={resume}", "--nproc", str(nproc), "--max-restarts", "1"],
-            env={**os.environ, **protect_imports(), **(variables or {})},
+            # Every start gets the same threads, whatever else the machine does: the drill compares bits.
+            env={"DIST_TRAIN_CORES": str(count_cores()), **os.environ, **protect_imports(), **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

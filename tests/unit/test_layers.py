@@ -34,6 +34,7 @@ WITHOUT_TORCH = (
         for name in (
             "allocator",
             "append_file",
+            "core_load",
             "cpu",
             "escape",
             "exit",

@@ -1,5 +1,6 @@
 """Worker processes: waiting for them, their threads, their signals and their end."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from dist_train.data import loader as loader_module
 from dist_train.data.loader import POLL_SECONDS, ImageLoader
 from dist_train.data.samples import Samples, Shape
 from dist_train.distributed.world import World
+from dist_train.errors import ConfigError
 from dist_train.system.stop_signals import Stop, StopRequested
 from tests.unit.dist_train.data.files import SEED, Settings, opened, write_images
 
@@ -153,6 +156,7 @@ import sys, time
 from dist_train.settings.schema import StoredData
 from dist_train.data import TrainBatches, open_dataset
 from dist_train.distributed.world import World
+from dist_train.errors import ConfigError
 root, cache, end = sys.argv[1:]
 config = StoredData(name="image_folder", root=root, cache=cache, loader="workers", workers=2, global_batch=2)
 batches = TrainBatches(open_dataset(config, 0, World()), config, 0, World(), 0, 9000)
@@ -191,3 +195,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_shared_memory_that_is_too_small_is_refused_at_once(
+    settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(root)
+    config = settings("image_folder", global_batch=3, loader="workers", workers=2)
+    dataset = opened(config)
+    free = [10**9]
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    TrainBatches(dataset, config, SEED, World(), 0, 6).close()
+    free[0] = 4 * 3 * math.prod(dataset.shape)  # less than two batches of each worker and the one in use
+    with pytest.raises(ConfigError, match=r"data\.workers=2: .*/dev/shm has .* MB free.*--shm-size"):
+        TrainBatches(dataset, config, SEED, World(), 0, 6)
+    assert not multiprocessing.active_children()

@@ -61,7 +61,8 @@ def test_the_parts_together_take_the_time_limit_and_say_most_first() -> None:
 def test_what_has_ended_is_written_before_the_next_part_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def run_part(_: Check, part: Part, device: str) -> list[Row]:
+    def run_part(_: Check, part: Part, device: str, later: float) -> list[Row]:
+        assert later == sum(other.seconds for other in PARTS[len(seen) + 1 :])
         files = list(tmp_path.glob("*.json"))
         seen.append(len(json.loads(files[0].read_text())["rows"]) if files else 0)
         return [Row(part.name, f"something on a {device}", "passed")]
@@ -110,6 +111,24 @@ def test_a_part_for_which_no_time_is_left_is_skipped(tmp_path: Path) -> None:
     assert [(row.outcome, row.note) for row in rows] == [("skipped", "no time was left")]
 
 
+@pytest.mark.parametrize(
+    ("left", "later", "limit"), [(100.0, 80.0, 35.0), (100.0, 20.0, 80.0), (30.0, 80.0, 30.0), (100.0, 0.0, 100.0)]
+)
+def test_a_part_takes_the_time_that_others_do_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, later: float, limit: float
+) -> None:
+    given: list[float] = []
+
+    def run(_: Check, arguments: list[str], seconds: float, sheet: Path) -> str:
+        assert sheet.stem == arguments[0]
+        given.append(seconds)
+        return ""
+
+    monkeypatch.setattr(Check, "_run", run)
+    Check(tmp_path, time.monotonic() + left).run_part(Part("mnist", "throughput", 35.0), "cpu", later)
+    assert given == [pytest.approx(limit, abs=0.5)]
+
+
 # Replaces `python -m benchmarks.gpu.parts`: writes some rows, and ends as the test wants it.
 FAKE_PYTHON = """#!{python}
 import sys, time
@@ -140,7 +159,7 @@ def test_a_planned_row_without_result_is_not_passed(
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     monkeypatch.setattr(check, "MIN_SECONDS", 0.0)
-    rows = Check(tmp_path, time.monotonic() + 60).run_part(Part("group", "a group", 2.0), "cpu")
+    rows = Check(tmp_path, time.monotonic() + 60).run_part(Part("group", "a group", 2.0), "cpu", later=60.0)
     assert [(row.name, row.outcome, row.note) for row in rows] == [("first", "passed", ""), ("second", outcome, note)]
     deadline = time.monotonic() + 5
     while is_running(b"sleep 61.25 "):

@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from dist_train.distributed.world import World
 from dist_train.system.append_file import AppendFile
+from dist_train.system.escape import escape
 from dist_train.system.stop_signals import StopRequested
 
+_LONGEST = 20_000  # characters of a line
 _ROOT = logging.getLogger("dist_train")
 
 
@@ -64,7 +66,14 @@ class RankLog(logging.Handler):
         super().close()
 
 
-class _LevelFormatter(logging.Formatter):
+class _SafeFormatter(logging.Formatter):
+    """Escapes what acts on a terminal, such as in a path or a library's message; line ends stay."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(escape(line, _LONGEST) for line in super().format(record).split("\n"))
+
+
+class _LevelFormatter(_SafeFormatter):
     """Puts the level before warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -121,5 +130,5 @@ def _open_log(directory: Path, world: World) -> RankLog:
     except OSError as error:
         _ROOT.warning("%s: can't be written: %s; the run continues", path, error.strerror)
         log = RankLog(Path(os.devnull))
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     return log

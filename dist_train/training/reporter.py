@@ -234,10 +234,11 @@ class MainReporter(Reporter):
         self._print_paths()
 
     def _print_paths(self) -> None:
-        _log.info("run:      %s", self._run.path)
+        path = escape(self._run.path)
+        _log.info("run:      %s", path)
         if may_exist(self._run.curves):
-            _log.info("curves:   tensorboard --logdir %s", self._run.curves)
-        _log.info("evaluate: python -m dist_train.evaluate %s", self._run.path)
+            _log.info("curves:   tensorboard --logdir %s", escape(self._run.curves))
+        _log.info("evaluate: python -m dist_train.evaluate %s", path)
 
     def close(self) -> None:
         self._metrics.close()
@@ -367,5 +368,5 @@ def _list_classes(evaluation: Evaluation, most: int = 20) -> str:
     """The classes and their accuracies; of many classes only the worst."""
     rows = [(row["accuracy"], name) for name, row in evaluation.to_dict()["per_class"].items()]
     listed = sorted(rows)[:most] if len(rows) > most else rows
-    text = ", ".join(f"{name} {100 * accuracy:.1f} %" for accuracy, name in listed)
+    text = ", ".join(f"{escape(name, 80)} {100 * accuracy:.1f} %" for accuracy, name in listed)
     return text if len(rows) <= most else f"{text} (the worst {most} of {len(rows)})"

@@ -39,6 +39,17 @@ def test_rank_0_prints_its_lines() -> None:
     assert stream.getvalue() == "a line of 5 words\nwarning: take care\n"
 
 
+def test_no_text_acts_on_the_terminal_or_in_the_file(tmp_path: Path) -> None:
+    """Every control, format and surrogate character; a line end separates lines."""
+    stream, harmful = io.StringIO(), [*map(chr, range(32)), "\x7f", "\x9b", "\u202e", "\u2028", "\udcff"]
+    log_to_terminal(World(), stream)
+    with log_to_file(tmp_path, World(), step=0):
+        LOGGER.info("before\nafter%s", "".join(harmful).replace("\n", ""))
+    for text in (stream.getvalue(), (tmp_path / "rank_0.log").read_text()):
+        assert [character for character in harmful if character in text] == ["\n"]
+        assert "after\\x00" in text
+
+
 def test_other_ranks_print_only_warnings() -> None:
     stream = io.StringIO()
     log_to_terminal(World(rank=2, size=4), stream)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import accumulate, islice
 from pathlib import Path
@@ -112,18 +113,21 @@ def cut_lines(path: Path, is_kept: Callable[[bytes], bool] | None) -> None:
 
 def _scan_backward(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Yield offset and text of each line, the last one first."""
-    position, rest = file.seek(0, os.SEEK_END), b""
-    is_end = True
+    position, is_end = file.seek(0, os.SEEK_END), True
+    rest = deque[bytes]()  # the parts of a line whose beginning has not been read
     while position:
         start = max(0, position - _BLOCK)
         file.seek(start)
-        lines = (file.read(position - start) + rest).split(b"\n")
-        offsets = accumulate((len(line) + 1 for line in lines), initial=start)
-        found = list(zip(offsets, lines, strict=False))[1:]
-        if is_end and found and not found[-1][1]:
-            del found[-1]  # nothing follows the last newline
-        yield from reversed(found)
-        rest = lines[0][:_LONGEST]
+        rest.appendleft(file.read(position - start))
+        if b"\n" in rest[0]:
+            first, *lines = b"".join(rest).split(b"\n")
+            if is_end and not lines[-1]:
+                del lines[-1]  # nothing follows the last newline
+            offsets = accumulate((len(line) + 1 for line in lines), initial=start + len(first) + 1)
+            yield from reversed(list(zip(offsets, lines, strict=False)))
+            rest = deque([first])
+        elif len(rest) > max(1, _LONGEST // _BLOCK):
+            rest.pop()
         position, is_end = start, False
-    if rest or not is_end:
-        yield 0, rest
+    if not is_end:
+        yield 0, b"".join(rest)

@@ -1,12 +1,15 @@
 """Random images for tests: each class has a pattern, and a sample is its pattern with noise."""
 
+import math
 from functools import partial
 
 import torch
 from torch.nn import functional
 
 from dist_train import seeds
+from dist_train.data.memory import host_bytes
 from dist_train.data.source import DecodedSplit, SplitSource, resize
+from dist_train.errors import DataError
 from dist_train.settings.schema import Data, SyntheticData
 
 COARSE = 4
@@ -19,8 +22,20 @@ def find(config: Data, split: str, seed: int) -> SplitSource:
     """Describe one split; no files are needed."""
     assert isinstance(config, SyntheticData)  # noqa: S101
     count = config.num_train if split == "train" else config.num_test
+    _check_memory(config, count)
     identity = (seed, config.shape, config.num_classes, count, torch.__version__)
     return SplitSource(identity, partial(_read, config, split, count, seed))
+
+
+def _check_memory(config: SyntheticData, count: int) -> None:
+    """Raise DataError if the images can't be generated in the memory of this machine."""
+    needed = (3 * count + config.num_classes) * math.prod(config.shape) * 4  # bytes: patterns, noise, their sum
+    if needed > (available := host_bytes()):
+        raise DataError(
+            f"data.shape, data.num_train, data.num_test, data.num_classes: {count:,} images of "
+            f"{'x'.join(map(str, config.shape))} take {needed / 1e9:,.1f} GB of memory while they are generated, and "
+            f"{available / 1e9:,.1f} GB are available; make one of them smaller"
+        )
 
 
 def _read(config: SyntheticData, split: str, count: int, seed: int) -> DecodedSplit:

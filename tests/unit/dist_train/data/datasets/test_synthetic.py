@@ -1,9 +1,13 @@
 """Synthetic images."""
 
+from typing import Any
+
+import pytest
 import torch
 
 from dist_train.data import open_dataset
 from dist_train.distributed.world import World
+from dist_train.errors import DataError
 from tests.unit.dist_train.data.files import Settings
 
 
@@ -16,3 +20,20 @@ def test_synthetic_depends_on_the_seed(settings: Settings) -> None:
     assert torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[0], pixels[2])
     assert not torch.equal(pixels[0][:20], one.test.images.take(torch.arange(20)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_train": 10**8},
+        {"num_test": 10**8},
+        {"shape": (10**4, 10**4, 10**4)},
+        {"num_classes": 10**6, "num_train": 1},
+    ],
+)
+def test_images_that_no_memory_holds_are_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("dist_train.data.datasets.synthetic.host_bytes", lambda: 2 * 10**9)
+    with pytest.raises(DataError, match=r"GB of memory while they are generated, and 2\.0 GB are available"):
+        open_dataset(settings("synthetic", **values), 0, World())

@@ -10,7 +10,7 @@ the results in its `drill.json`. Exit code 0 if every round passes.
 import argparse
 import sys
 
-from dist_train.system.escape import escape
+from dist_train.system.escape import escape, escape_lines
 from launch.arguments import add_config_arguments, number_from
 from launch.drill.drill import Drill, DrillError
 from launch.drill.faults import FAULTS
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         return 0 if drill.run_rounds(options.rounds, options.faults, options.seed) else 1
     except DrillError as error:
-        print(error, file=sys.stderr)
+        print(escape_lines(str(error)), file=sys.stderr)
         return 1
 
 

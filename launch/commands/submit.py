@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from dist_train.run_dir import RunDir
+from dist_train.system.escape import escape
 from launch.arguments import add_config_arguments
 from launch.slurm import submission
 from launch.slurm.resources import Resources, add_resource_arguments
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _suggest_next(run: RunDir) -> str:
     return "\n".join(
-        f"  dist-train {command:<10}{run.path}{flag:<5}{what}"
+        f"  dist-train {command:<10}{escape(run.path)}{flag:<5}{what}"
         for command, flag, what in (
             ("status", "", "show state and progress"),
             ("logs", " -f", "follow the output"),

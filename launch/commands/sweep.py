@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
+from dist_train.system.escape import escape
 from launch.arguments import AUTO, number_from
 from launch.local.training_command import max_ranks, resolve_ranks
-from launch.runs.format import format_trials
+from launch.runs.format import MAX_LINE, format_trials
 from launch.runs.snapshot import rank_trials
 from launch.slurm import client
 from launch.slurm.resources import Resources, add_resource_arguments
@@ -87,9 +88,9 @@ def _train(options: argparse.Namespace, grid: Grid) -> int:
 
     sweep = Sweep.plan(Path(options.config), grid, check)
     unfinished = sweep.find_unfinished()
-    print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(unfinished)} to be trained", flush=True)
+    print(f"{escape(sweep.directory)}: {len(sweep.trials)} trials, {len(unfinished)} to be trained", flush=True)
     if options.dry_run:
-        print("\n".join(f"  {trial.number}: {trial.format_overrides()}" for trial in unfinished))
+        print("\n".join(escape(f"  {trial.number}: {trial.format_overrides()}", MAX_LINE) for trial in unfinished))
         return 0
     with sweep.claim():
         if client.is_available():
@@ -104,7 +105,7 @@ def _submit(options: argparse.Namespace, grid: Grid) -> int:
     sweep = Sweep.plan(Path(options.config), grid, resources.check)
     unfinished = sweep.find_unfinished()
     print("\n".join(dict.fromkeys(map(resources.describe, sweep.settings))))
-    print(f"{sweep.directory}: {len(sweep.trials)} trials, {len(unfinished)} to be submitted")
+    print(f"{escape(sweep.directory)}: {len(sweep.trials)} trials, {len(unfinished)} to be submitted")
     if not unfinished:
         return 0
     resume_command = build_resume_command(options.command_arguments)
@@ -119,7 +120,7 @@ def _submit(options: argparse.Namespace, grid: Grid) -> int:
 
 def _suggest_next(sweep: Sweep) -> str:
     return (
-        f"  dist-train status {sweep.directory}     list the trials, the best first\n"
-        f"  dist-train cancel {sweep.directory}     save and stop\n"
+        f"  dist-train status {escape(sweep.directory)}     list the trials, the best first\n"
+        f"  dist-train cancel {escape(sweep.directory)}     save and stop\n"
         "Run the same command again to submit the trials that are not done then"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from dist_train.system.escape import escape
 from dist_train.system.read_file import list_directory, open_at_once
 from launch.arguments import AUTO
 from launch.drill.comparison import find_difference
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_TRIES = 6
 """Limit of the starts of one run, and of the runs of a round that ended before their fault."""
+MAX_LINE = 4000  # characters of a row that are shown
 USER_ERROR = 2
 NEEDS_RESTART = {"stop", "preempt", "resize", "nan", "corrupt-latest", "truncate-latest", "kill-in-save"}
 """Faults that end the run. After others it continues by itself: ranks restart in place, the disk has space again."""
@@ -64,7 +66,7 @@ class Drill:
             return self._run_rounds(count, faults, seed)
 
     def _run_rounds(self, count: int, faults: Sequence[str], seed: int) -> bool:
-        print(f"{count} rounds on {self.nproc} ranks in {self.directory}, seed {seed}", flush=True)
+        print(f"{count} rounds on {self.nproc} ranks in {escape(self.directory)}, seed {seed}", flush=True)
         print(HEADING, flush=True)
         random = Random(seed)  # noqa: S311 (not for secrets)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the running training is killed first
@@ -78,7 +80,7 @@ class Drill:
         results: list[RoundResult] = []
         for number in range(1, count + 1):
             results.append(self.run_round(number, faults[(number - 1) % len(faults)], random))
-            print(results[-1].format_row(), flush=True)
+            print(escape(results[-1].format_row(), MAX_LINE), flush=True)
             self._write_results(about, results)
         passed = sum(result.passed for result in results)
         print(f"{passed} passed, {count - passed} failed")

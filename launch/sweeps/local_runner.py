@@ -6,11 +6,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from dist_train.system.escape import escape
 from dist_train.system.stop_signals import PREEMPTED
 from launch.local.placement import build_slot_environment, choose_cores
 from launch.local.process_pool import LoggedProcess, ProcessPool
 from launch.local.training_command import build_command, resolve_ranks
-from launch.runs.format import format_percent
+from launch.runs.format import MAX_LINE, format_percent, summarize_run
 from launch.runs.snapshot import read_runs
 from launch.sweeps.sweep import Sweep
 from launch.sweeps.sweep_dir import Trial
@@ -43,7 +44,7 @@ def _start_trial(
     config = sweep.settings[sweep.trials.index(trial)]
     ranks = resolve_ranks(nproc, config.distributed, os.environ)
     settings = [str(sweep.record.config), *sweep.shared_overrides, *sweep.build_overrides(trial)]
-    print(f"trial {trial.number}: started: {trial.format_overrides()}", flush=True)
+    print(escape(f"trial {trial.number}: started: {trial.format_overrides()}", MAX_LINE), flush=True)
     return pool.start(
         build_command(settings, ranks),
         build_slot_environment(slot, slots, ranks, os.environ),
@@ -52,13 +53,16 @@ def _start_trial(
 
 
 def _report_end(process: LoggedProcess, trial: Trial) -> int:
-    """Print how a trial has ended, its score and its time; return the exit code."""
+    """Print how a trial has ended, its score and its time; return the exit code, FAILED if its files say otherwise."""
     code, seconds = process.wait(), time.monotonic() - process.began
-    score = format_percent(read_runs([trial.path])[0].score)
-    what = ", ".join(text for text in (_describe_exit(code), score, f"{seconds:.0f} s") if text)
-    print(f"trial {trial.number}: {what}: {trial.format_overrides()}", flush=True)
+    run = read_runs([trial.path])[0]
+    end = _describe_exit(code)
+    if code == 0 and run.state != "done":
+        code, end = FAILED, f"failed: its exit code is 0, but it is {summarize_run(run)}"
+    what = ", ".join(text for text in (end, format_percent(run.score), f"{seconds:.0f} s") if text)
+    print(escape(f"trial {trial.number}: {what}: {trial.format_overrides()}", MAX_LINE), flush=True)
     if code not in (0, PREEMPTED):
-        print("\n".join(f"  | {line}" for line in process.read_last_lines()), flush=True)
+        print("\n".join(f"  | {escape(line, MAX_LINE)}" for line in process.read_last_lines()), flush=True)
     process.close()
     return code
 

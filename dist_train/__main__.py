@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.errors import RefusedElsewhereError, UserError
-from dist_train.system.core_load import LoadMeter, leave_busy_cores
+from dist_train.system.cpu import LoadMeter, leave_busy_cores
+from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
 from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
@@ -63,8 +64,8 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         from dist_train.train import train
         from dist_train.training.fault_injection import inject_nan_images
 
-    busy = leave_busy_cores(meter, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     with only_first_rank_reports():
+        busy = leave_busy_cores(meter, read_number(os.environ, "LOCAL_WORLD_SIZE", 1))
         world = open_world(config.distributed, about=describe_start(config), deterministic=config.is_deterministic)
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):
@@ -113,7 +114,7 @@ def _make_next_command(options: argparse.Namespace, world: "World") -> str:
     arguments = [options.config, *options.overrides]
     if world.size != world.local_size:
         return f"torchrun ... -m dist_train {shlex.join(arguments)} (as before, on each host)"
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    restarts = read_number(os.environ, "TORCHELASTIC_MAX_RESTARTS", 0)
     return make_local_command(arguments, world.size if world.backend else None, restarts)
 
 

@@ -19,7 +19,7 @@ from dist_train.diagnostics.heartbeat import Heartbeat, HeartbeatFile
 from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure, find_stalled_rank
 from dist_train.diagnostics.stack_traces import StackFile, has_dumped_stacks, write_process_state
 from dist_train.diagnostics.verdict import publish_verdict
-from dist_train.system.core_load import WaitMeter
+from dist_train.system.cpu import WaitMeter
 from dist_train.system.process import signal_process
 
 _log = logging.getLogger(__name__)

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dist_train.errors import WorldError
-from dist_train.system.escape import escape
+from dist_train.system.environment import read_number
 
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def read_launcher_variables(environ: Mapping[str, str]) -> LauncherVariables | N
             f"of {', '.join(LAUNCHER_VARIABLES)}, or unset them to run one process."
         )
     rank, size, local_rank, local_size, port = (
-        _parse_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+        read_number(environ, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
     )
     for low, high in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         if int(environ[low]) >= int(environ[high]):
@@ -59,14 +58,7 @@ def restart_may_hang(environ: Mapping[str, str]) -> bool:
     The new ranks then try to connect to the lost ones: with torch 2.15, in about every second restart of two ranks.
     """
     return (
-        int(environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
+        read_number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
         and environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         and environ.get("TORCH_DISABLE_SHARE_RDZV_TCP_STORE") != "1"
     )
-
-
-def _parse_number(environ: Mapping[str, str], name: str) -> int:
-    text = environ[name]
-    if not text.isdecimal() or len(text) > _MOST_DIGITS:
-        raise WorldError(f"environment: {name} is {escape(repr(text), 40)}; it must be a number from 0 to 999999999")
-    return int(text)

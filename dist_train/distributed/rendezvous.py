@@ -22,7 +22,7 @@ import torch
 from torch.distributed import DistError, FileStore, Store, TCPStore  # type: ignore[attr-defined]
 
 import dist_train
-from dist_train.distributed.launcher import LauncherVariables
+from dist_train.distributed.launcher import LAUNCHER_VARIABLES, LauncherVariables
 from dist_train.errors import RefusedElsewhereError, WorldError
 from dist_train.settings.schema import Config, flatten
 from dist_train.system.escape import escape
@@ -189,9 +189,9 @@ def explain_wait(launched: LauncherVariables, ranks: Sequence[int]) -> str:
     more = f" and {len(ranks) - _MOST_LINES} more" if len(ranks) > _MOST_LINES else ""
     return (
         f"rank {launched.rank}({launched.size}) on host {socket.gethostname()} waits for rank {names}{more}: RANK="
-        f"{launched.rank}, WORLD_SIZE={launched.size}, MASTER_ADDR={launched.address} and MASTER_PORT={launched.port} "
-        "say that there are others. Start them too; or, if another launcher has left these variables, start without "
-        "them: env -u RANK -u WORLD_SIZE -u LOCAL_RANK -u LOCAL_WORLD_SIZE -u MASTER_ADDR -u MASTER_PORT ..."
+        f"{launched.rank}, WORLD_SIZE={launched.size}, MASTER_ADDR={escape(launched.address, 80)} and MASTER_PORT="
+        f"{launched.port} say that there are others. Start them too; or, if another launcher has left these variables, "
+        f"start without them: env {' '.join(f'-u {name}' for name in LAUNCHER_VARIABLES)} ..."
     )
 
 
@@ -209,7 +209,7 @@ def _listen(launched: LauncherVariables) -> socket.socket:
     A name that leads to the loopback interface, or an address that this machine does not have itself, as behind a
     translating gateway, leaves no choice: then on all.
     """
-    where = f"environment: MASTER_ADDR is {launched.address} and MASTER_PORT is {launched.port}"
+    where = f"environment: MASTER_ADDR is {escape(launched.address, 80)} and MASTER_PORT is {launched.port}"
     try:
         family, _, _, _, address = socket.getaddrinfo(launched.address, launched.port, type=socket.SOCK_STREAM)[0]
         is_loopback = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
@@ -221,6 +221,8 @@ def _listen(launched: LauncherVariables) -> socket.socket:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
             return _listen_on_all(launched.port)
+    except UnicodeError as error:  # no name of a machine looks like this
+        raise WorldError(f"{where}: is no name or address of a machine") from error
     except OSError as error:
         hint = "; another process uses that port: choose another one" if error.errno == errno.EADDRINUSE else ""
         raise WorldError(f"{where}: rank 0 can't listen there: {error.strerror or error}{hint}") from error

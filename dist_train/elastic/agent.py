@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_train.system.core_load import LoadMeter, leave_busy_cores
+from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.system.process import without_garbage_collection
 from dist_train.system.surroundings import prepare_streams

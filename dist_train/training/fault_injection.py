@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 
 from dist_train.data.batches import Batch, TrainBatches
+from dist_train.system.environment import read_number
 
 NAN_STEP = "DIST_TRAIN_NAN_STEP"
 """Environment variable that `dist-train drill` sets: the number, from 1, of the step that gets NaN images."""
@@ -14,7 +15,7 @@ def inject_nan_images(environ: Mapping[str, str] = os.environ) -> None:
     """Fill the images of one step with NaN, if the environment variable asks for it."""
     if NAN_STEP not in environ:
         return
-    nan_step, read_next = int(environ[NAN_STEP]) - 1, TrainBatches.__next__
+    nan_step, read_next = read_number(environ, NAN_STEP) - 1, TrainBatches.__next__
 
     def read_next_with_nan(batches: TrainBatches) -> Batch:
         batch = read_next(batches)

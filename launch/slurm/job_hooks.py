@@ -23,6 +23,7 @@ from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
 from dist_train.system.append_file import AppendFile
+from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, run_guarded
 from dist_train.system.stop_signals import PREEMPTED
 from launch.runs.history import STARTS, JobHistory, JobStart, read_starts
@@ -189,7 +190,7 @@ def _read_job_id(environ: Mapping[str, str]) -> str:
 
 
 def _read_restart_count(environ: Mapping[str, str]) -> int:
-    return int(environ.get("SLURM_RESTART_COUNT") or 0)
+    return read_number(environ, "SLURM_RESTART_COUNT", 0)
 
 
 def _format_now() -> str:

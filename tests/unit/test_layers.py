@@ -34,8 +34,8 @@ WITHOUT_TORCH = (
         for name in (
             "allocator",
             "append_file",
-            "core_load",
             "cpu",
+            "environment",
             "escape",
             "exit",
             "lock_file",

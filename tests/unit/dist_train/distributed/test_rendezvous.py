@@ -125,9 +125,13 @@ class TestListening:
             with pytest.raises(WorldError, match=f"MASTER_PORT is {port}: rank 0 can't listen there: .*choose another"):
                 open_rendezvous(LauncherVariables(0, 2, 0, 2, "127.0.0.1", port), {}, 1)
 
-    def test_a_name_that_leads_nowhere_is_named(self) -> None:
-        with pytest.raises(WorldError, match=r"MASTER_ADDR is nowhere\.invalid .* can't listen there"):
-            open_rendezvous(LauncherVariables(0, 2, 0, 2, "nowhere.invalid", 29500), {}, 1)
+    @pytest.mark.parametrize("address", ["nowhere.invalid", "a" * 5000, "\x1b[2J", "a..b", "null", "-1"])
+    def test_a_name_that_leads_nowhere_is_named(self, address: str) -> None:
+        for rank in (0, 1):
+            with pytest.raises(WorldError, match="MASTER_ADDR") as raised:
+                open_rendezvous(LauncherVariables(rank, 2, rank, 2, address, 29500), {}, 0.5)
+            assert len(str(raised.value)) < 1000
+            assert "\x1b" not in str(raised.value)
 
     def test_a_rank_to_which_nothing_answers_says_for_whom_it_waits(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

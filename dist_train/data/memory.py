@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from dist_train.errors import DataError
+
 MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -12,6 +14,13 @@ CGROUPS = Path("/sys/fs/cgroup")
 def host_bytes() -> int:
     """Bytes that this process can still allocate, within the limits of its container or batch job."""
     return min([_available(), *_limits()])
+
+
+def check_memory(needed: int, what: str) -> None:
+    """Raise DataError if something takes more bytes than this process can allocate; `what` names the settings."""
+    if needed > (available := host_bytes()):
+        there = f"{available / 1e9:,.1f} GB are available"
+        raise DataError(f"{what} take {needed / 1e9:,.1f} GB of memory, and {there}; make them smaller")
 
 
 def device_bytes(device: torch.device) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dist_train.data.memory import check_memory
 from dist_train.data.samples import PIECE, Images
 from dist_train.errors import DataError
 
@@ -78,6 +79,9 @@ def resize(images: Tensor, side: int | None) -> Tensor:
     shorter = min(height, width)
     size = (side * height // shorter, side * width // shorter)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    scaled_bytes, cut_bytes = 8 * size[0] * size[1] * min(len(images), PIECE), 2 * side * side * len(images)
+    shape = f"{images.shape[1]}x{side}x{side}"
+    check_memory(images.shape[1] * (scaled_bytes + cut_bytes), f"data.resize={side}: {len(images):,} images of {shape}")
     parts = []
     for piece in torch.split(images, PIECE):
         scaled = functional.interpolate(piece.to(torch.float32), size, mode="bilinear", antialias=True)

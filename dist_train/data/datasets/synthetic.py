@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional
 
 from dist_train import seeds
-from dist_train.data.memory import host_bytes
+from dist_train.data.memory import check_memory
 from dist_train.data.source import DecodedSplit, SplitSource, resize
-from dist_train.errors import DataError
 from dist_train.settings.schema import Data, SyntheticData
 
 COARSE = 4
@@ -29,13 +28,9 @@ def find(config: Data, split: str, seed: int) -> SplitSource:
 
 def _check_memory(config: SyntheticData, count: int) -> None:
     """Raise DataError if the images can't be generated in the memory of this machine."""
+    shape = "x".join(map(str, config.shape))
     needed = (3 * count + config.num_classes) * math.prod(config.shape) * 4  # bytes: patterns, noise, their sum
-    if needed > (available := host_bytes()):
-        raise DataError(
-            f"data.shape, data.num_train, data.num_test, data.num_classes: {count:,} images of "
-            f"{'x'.join(map(str, config.shape))} take {needed / 1e9:,.1f} GB of memory while they are generated, and "
-            f"{available / 1e9:,.1f} GB are available; make one of them smaller"
-        )
+    check_memory(needed, f"data.shape, data.num_train, data.num_test, data.num_classes: {count:,} images of {shape}")
 
 
 def _read(config: SyntheticData, split: str, count: int, seed: int) -> DecodedSplit:

@@ -34,6 +34,6 @@ def test_synthetic_depends_on_the_seed(settings: Settings) -> None:
 def test_images_that_no_memory_holds_are_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("dist_train.data.datasets.synthetic.host_bytes", lambda: 2 * 10**9)
-    with pytest.raises(DataError, match=r"GB of memory while they are generated, and 2\.0 GB are available"):
+    monkeypatch.setattr("dist_train.data.memory.host_bytes", lambda: 2 * 10**9)
+    with pytest.raises(DataError, match=r"GB of memory, and 2\.0 GB are available"):
         open_dataset(settings("synthetic", **values), 0, World())

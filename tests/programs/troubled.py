@@ -156,11 +156,11 @@ def in_save(original: Callable[..., None]) -> Callable[..., None]:
 def in_joining(original: Callable[..., Any]) -> Callable[..., Any]:
     """One rank waits for the others in `init_process_group`."""
 
-    def join(*arguments: Any) -> Any:
+    def join(*arguments: Any, **named: Any) -> Any:
         if not is_mine():
             time.sleep(FOR_EVER)
         send_soon()
-        return original(*arguments)
+        return original(*arguments, **named)
 
     return join
 

@@ -1,8 +1,12 @@
 """Metrics: the window of losses, metrics.jsonl, TensorBoard's curves, and the progress bar."""
 
+import fcntl
 import io
 import json
+import pty
+import struct
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +254,19 @@ def test_a_bar_is_shown_only_where_it_is_wanted(
     written.close()
     assert ("3/10" in stream.getvalue()) == expected
     assert expected or stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(0, False), (1, True), (80, True)])
+def test_no_bar_is_shown_on_a_terminal_without_width(
+    monkeypatch: pytest.MonkeyPatch, columns: int, expected: bool
+) -> None:
+    """As under `script` and in some containers."""
+    controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(terminal, "w") as stream, open(controller, "rb"):  # noqa: PTH123 (descriptors)
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert shows_progress_bar("auto") == expected
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ evaluates a run's checkpoint; under torchrun the ranks share the work.
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,28 +15,33 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dist_train.checkpoint import serialization
+from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.store import find
-from dist_train.data import Dataset, Samples, open_dataset
+from dist_train.data import DataFormat, Samples, open_dataset, open_split
 from dist_train.data.batches import eval_batches
+from dist_train.data.identity import DataIdentity, compare
+from dist_train.data.samples import SplitName
 from dist_train.distributed.world import World, open_world
-from dist_train.errors import CheckpointError, ConfigError
+from dist_train.errors import CheckpointError, ConfigError, DataError
 from dist_train.execution.auto_settings import AutoSettings, apply_to_process, use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import Config, Data
+from dist_train.system.escape import escape
 from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
 from dist_train.tasks.classification import Evaluation, EvaluationCounts
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(
     network: nn.Module,
     samples: Samples,
-    dataset: Dataset,
+    dataset: DataFormat,
     config: Data,
     auto_settings: AutoSettings,
     world: World,
@@ -92,9 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         files = serialization.load(place).files
         training = files["training.pt"]
         auto_settings = AutoSettings.from_dict(training["choices"])
-        dataset = open_dataset(config.data, config.run.seed, world)
+        dataset, samples = _open_split(config, world, options.split, resume.read_data_identity(files))
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
-        samples = _samples(dataset, options.split)
         name = "average.pt" if "average.pt" in files else "model.pt"
         serialization.load_weights(network, files[name], str(place / name))
     apply_to_process(auto_settings, config.is_deterministic, world.device)
@@ -127,11 +132,28 @@ def _checkpoint_path(run: RunDir, wanted: str) -> Path:
     return inside if inside.exists() else Path(wanted)
 
 
-def _samples(dataset: Dataset, split: str) -> Samples:
-    samples: Samples | None = getattr(dataset, split)
-    if samples is None:
-        raise ConfigError("--split validation: this run has none; data.validation is 0")
-    return samples
+def _open_split(
+    config: Config, world: World, split: SplitName, stored: DataIdentity | None
+) -> tuple[DataFormat, Samples]:
+    """Open a split with the mean and std of the run; of a run that did not store them, all splits.
+
+    Raises:
+        DataError: the split has other classes, or images of another shape, than the run was trained on.
+    """
+    if stored is None:
+        _log.info("the run did not store which data it was trained on: mean and std are those of the data now")
+        dataset = open_dataset(config.data, config.run.seed, world)
+        samples: Samples | None = getattr(dataset, split)
+        if samples is None:
+            raise ConfigError(f"--split {split}: this run has none")
+        return dataset, samples
+    opened = open_split(config.data, config.run.seed, world, split, stored)
+    now = opened.identity
+    if differences := compare(stored.restrict(now.splits), now, "in the run", "now"):
+        if (stored.classes, stored.shape) != (now.classes, now.shape):
+            raise DataError("\n  ".join(["data: the run was trained on other classes or shapes:", *differences]))
+        _log.warning("the data are not those of the run: %s", "; ".join(differences))
+    return opened, opened.samples
 
 
 def _print(run: RunDir, place: Path, step: int, evaluation: Evaluation, as_json: bool) -> None:
@@ -141,7 +163,7 @@ def _print(run: RunDir, place: Path, step: int, evaluation: Evaluation, as_json:
         return
     print(f"{place}: {evaluation}")
     for name, row in result["per_class"].items():
-        print(f"  {name:<20} {100 * row['accuracy']:6.2f} %  ({row['correct']} of {row['count']})")
+        print(f"  {escape(name):<20} {100 * row['accuracy']:6.2f} %  ({row['correct']} of {row['count']})")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from functools import partial
 import torch
 
 from benchmarks.single.memory import samples_of
-from dist_train.data import batches, cache, open_dataset
+from dist_train.data import batches, open_dataset
 from dist_train.data.batches import TrainBatches
+from dist_train.data.cache import entries
 from dist_train.data.datasets import synthetic
 from dist_train.data.source import DecodedSplit
 from dist_train.distributed.world import World
@@ -33,7 +34,7 @@ def make(config: Config) -> None:
         source = synthetic.find(config.data, split, config.run.seed)
         count = config.data.num_train if split == "train" else config.data.num_test
         cheap = replace(source, read=partial(_images, count))
-        cache.open_split(cache.locate_entry(config.data, split, cheap), cheap, verify=False)
+        entries.open_split(entries.locate_entry(config.data, split, cheap, digest=""), cheap, verify=False)
 
 
 def _images(count: int) -> DecodedSplit:

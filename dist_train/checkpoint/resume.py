@@ -11,6 +11,7 @@ from dist_train.checkpoint import serialization
 from dist_train.checkpoint.progress import check_nothing_is_lost
 from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
 from dist_train.checkpoint.store import Store, find
+from dist_train.data.identity import DataIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.execution.auto_settings import AutoSettings
@@ -31,6 +32,7 @@ _FIXED = (
     "data.normalize",
     "data.augment",
     "data.resize",
+    "data.orientation",
     "data.limit_train",
     "data.limit_test",
     "data.shape",
@@ -202,10 +204,42 @@ def read_auto_settings(files: Files | None) -> dict[str, Any] | None:
     return dict(files["training.pt"]["choices"]) if files else None
 
 
-def describe_run(config: Config, auto_settings: AutoSettings, world: World) -> dict[str, Any]:
-    """Describe a run for its checkpoints: settings, the values of `auto`, and what the bits depend on."""
+def read_data_identity(files: Files | None) -> DataIdentity | None:
+    """Return which data the checkpoint's run trains on; None without a checkpoint, or if an older version wrote it.
+
+    Raises:
+        CheckpointError: another program wrote it.
+    """
+    if files is None or files["training.pt"].get("data") is None:
+        return None
+    try:
+        return DataIdentity.from_dict(files["training.pt"]["data"])
+    except ValueError as error:
+        raise CheckpointError(f"training.pt: data: {error}; another program wrote it") from error
+
+
+def check_data(files: Files | None, stored: DataIdentity | None, found: DataIdentity) -> None:
+    """Compare the data with those that the checkpoint's run has `stored`; raises CheckpointError if they differ."""
+    if files is None:
+        return
+    if stored is None:
+        _log.info("the checkpoint is of a version that did not store its data: they are not compared")
+    elif differences := compare(stored, found, "in the checkpoint", "now"):
+        raise CheckpointError(
+            "data: the run was trained on other data, which a resumed run can't change:\n"
+            + "".join(f"  {difference}\n" for difference in differences)
+            + "Put them back, give the run another name (run.name=...), or start it at step 0 (run.resume=never, which "
+            "moves the old one aside)."
+        )
+
+
+def describe_run(
+    config: Config, auto_settings: AutoSettings, world: World, data: DataIdentity | None = None
+) -> dict[str, Any]:
+    """Describe a run for its checkpoints: settings, the values of `auto`, its data, and what the bits depend on."""
     return {
         "settings": config.model_dump(),
+        "data": data.to_dict() if data else None,
         "choices": auto_settings.to_dict(),
         "machine": _describe_machine(config, auto_settings, world),
     }

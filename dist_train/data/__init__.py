@@ -1,6 +1,7 @@
 """Images and labels: from files to batches on the device.
 
     open_dataset     find, download and decode a data set once per machine (`cache`); returns a Dataset
+    open_split       one split of it, for an evaluation
     TrainBatches     the batches of this rank, all epochs in one stream, from any step on
     eval_batches     the evaluation batches of this rank, the same batches at every world size
 
@@ -9,12 +10,13 @@ files and reads them; `registry` holds the table. A batch is a function of the s
 """
 
 from dist_train.data.batches import Batch, EvalBatch, TrainBatches, eval_batches
-from dist_train.data.registry import open_dataset
+from dist_train.data.registry import open_dataset, open_split
 from dist_train.data.sampler import GlobalBatchSampler
-from dist_train.data.samples import Dataset, Samples
+from dist_train.data.samples import DataFormat, Dataset, Samples
 
 __all__ = [
     "Batch",
+    "DataFormat",
     "Dataset",
     "EvalBatch",
     "GlobalBatchSampler",
@@ -22,4 +24,5 @@ __all__ = [
     "TrainBatches",
     "eval_batches",
     "open_dataset",
+    "open_split",
 ]

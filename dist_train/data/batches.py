@@ -18,7 +18,7 @@ from torch import Tensor
 from dist_train.data.augment import Preprocessing
 from dist_train.data.loader import ImageLoader
 from dist_train.data.sampler import BatchSlice, GlobalBatchSampler
-from dist_train.data.samples import Dataset, InMemoryImages, Samples, Shape, to_device
+from dist_train.data.samples import DataFormat, Dataset, InMemoryImages, Samples, Shape, to_device
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Augment, Data
 from dist_train.system.stop_signals import Stop, StopRequested
@@ -187,7 +187,7 @@ class TrainBatches:
 
 def eval_batches(
     samples: Samples,
-    dataset: Dataset,
+    dataset: DataFormat,
     config: Data,
     world: World,
     memory_format: torch.memory_format = torch.contiguous_format,
@@ -233,7 +233,7 @@ def _align(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
 def _open_loader(
     samples: Samples,
     batches: Iterable[Tensor],
-    dataset: Dataset,
+    dataset: DataFormat,
     config: Data,
     world: World,
     stop: Stop | None,

@@ -3,20 +3,27 @@
 import importlib
 import logging
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from dist_train import seeds
-from dist_train.data import cache, memory, statistics
-from dist_train.data.samples import Dataset, InMemoryImages, Samples
+from dist_train.data import memory, statistics
+from dist_train.data.cache import entries as cache
+from dist_train.data.cache.digests import find_digest
+from dist_train.data.cache.location import CacheError, choose_directory, choose_fallback
+from dist_train.data.identity import DataIdentity, SplitIdentity
+from dist_train.data.samples import Dataset, InMemoryImages, OpenSplit, Samples, SplitName
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data, Normalize
+from dist_train.system.escape import escape
 
 MODULES = {
     "mnist": "mnist",
@@ -28,30 +35,38 @@ MODULES = {
     "image_folder": "image_folder",
     "synthetic": "synthetic",
 }
-"""Data set -> module of `datasets`, imported on use, with `find(config, split, seed) -> SplitSource`."""
+"""Data set -> module of `datasets`, imported on use, with `find(config, split, seed) -> SplitSource`, and
+`list_splits(config)` where they are not train and test."""
 
 Loader = Literal["in_memory", "workers"]
+Contents = dict[SplitName, LazySplit]
+T = TypeVar("T")
 
 _log = logging.getLogger("dist_train.data")
 
 
-def open_dataset(config: Data, seed: int, world: World) -> Dataset:
+def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | None = None) -> Dataset:
     """Find, download and decode the data once per machine, and choose the samples of each split.
 
     Runs no collective: the ranks of a machine wait for each other by a file lock.
 
     Args:
         seed: seed of the validation split and of synthetic images.
+        stored: of the run that is resumed; `data.normalize: auto` is its mean and std.
 
     Raises:
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
-    try:
-        return _open(config, seed, world)
-    except OSError as error:
-        raise DataError(
-            f"data.name {config.name}: {error}; check that data.root ({config.root}) can be read"
-        ) from error
+    return _use_cache(config, world, lambda usable: _open(usable, seed, world, stored))
+
+
+def open_split(config: Data, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+    """Open one split for an evaluation with the mean and std that the run has `stored`; read no other files.
+
+    Raises:
+        DataError: as `open_dataset`.
+    """
+    return _use_cache(config, world, lambda usable: _open_one(usable, seed, world, split, stored))
 
 
 def import_module_of(config: Data) -> ModuleType:
@@ -59,43 +74,121 @@ def import_module_of(config: Data) -> ModuleType:
     return importlib.import_module(f"dist_train.data.datasets.{MODULES[config.name]}")
 
 
-def _open(config: Data, seed: int, world: World) -> Dataset:
-    module = import_module_of(config)
-    sources: dict[str, SplitSource] = {split: module.find(config, split, seed) for split in ("train", "test")}
-    loader, contents = _open_splits(config, sources, world)
+def _use_cache(config: Data, world: World, open_data: Callable[[Data], T]) -> T:
+    """Open data with the cache of this user; with another directory if the default one can't be written."""
+    try:
+        try:
+            return open_data(_replace_cache(config, choose_directory(Path(config.cache))))
+        except CacheError as error:
+            fallback = choose_fallback(Path(config.cache))
+            if fallback is None:
+                raise
+            _log.log(logging.WARNING if world.is_main else logging.INFO, "%s. Now it is %s", error, fallback)
+            return open_data(_replace_cache(config, fallback))
+    except OSError as error:
+        raise DataError(
+            f"data.name {config.name}: {escape(error)}; check that data.root ({escape(config.root)}) can be read"
+        ) from error
+
+
+def _replace_cache(config: Data, directory: Path) -> Data:
+    return config.model_copy(update={"cache": str(directory)})
+
+
+def _open(config: Data, seed: int, world: World, stored: DataIdentity | None) -> Dataset:
+    found = {split: _find(config, seed, split) for split in _list_splits(config)}
+    loader, contents = _open_splits(config, found, world)
     _check_shapes(config, contents)
-    normalize = _choose_normalization(config, sources["train"], contents["train"])
+    train = contents["train"]
+    normalize = _choose_normalization(config, found["train"], train, stored)
+    identity = _describe(found, contents, normalize)
     if loader == "in_memory":
         contents = _move_to_device(contents, world.device)
-    train, test = contents["train"], contents["test"]
     chosen, held_out = _choose_samples(len(train.labels), config, seed)
+    validation = None if held_out is None else _select_samples("validation", contents["train"], held_out)
+    if "validation" in contents:
+        validation = _select_samples("validation", contents["validation"], None)
     return Dataset(
-        train=_select_samples("train", train, chosen),
-        validation=None if held_out is None else _select_samples("validation", train, held_out),
-        test=_select_samples("test", test, _space_evenly(len(test.labels), config.limit_test)),
+        train=_select_samples("train", contents["train"], chosen),
+        validation=validation,
+        test=_select_test(config, contents["test"]) if "test" in contents else None,
         shape=train.images.shape,
         classes=train.classes,
         normalize=normalize,
         loader=loader,
+        identity=identity,
     )
 
 
-def _open_splits(config: Data, sources: dict[str, SplitSource], world: World) -> tuple[Loader, dict[str, LazySplit]]:
-    """Choose the loader and open both splits, decoded if the loader is in memory."""
-    contents = {split: source.lazy or _open_cached(config, split, source, world) for split, source in sources.items()}
+def _open_one(config: Data, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+    if split not in stored.splits and (split, config.validation) != ("validation", config.validation or None):
+        raise DataError(f"--split {split}: this run has none; it has {', '.join(sorted(stored.splits))}")
+    source: SplitName = split if split in stored.splits else "train"  # a validation split that is a part of it
+    found = {source: _find(config, seed, source)}
+    loader, contents = _open_splits(config, found, world)
+    normalize = _choose_normalization(config, found[source], contents[source], stored)
+    identity = _describe(found, contents, normalize)
+    if loader == "in_memory":
+        contents = _move_to_device(contents, world.device)
+    opened = contents[source]
+    if source == "train":
+        chosen, held_out = _choose_samples(len(opened.labels), config, seed)
+        samples = _select_samples(split, opened, chosen if split == "train" else held_out)
+    elif split == "test":
+        samples = _select_test(config, opened)
+    else:
+        samples = _select_samples(split, opened, None)
+    return OpenSplit(opened.images.shape, opened.classes, normalize, loader, identity, samples)
+
+
+def _list_splits(config: Data) -> tuple[SplitName, ...]:
+    module = import_module_of(config)
+    return module.list_splits(config) if hasattr(module, "list_splits") else ("train", "test")
+
+
+@dataclass(frozen=True)
+class _FoundSplit:
+    """A split that was found, and where its decoded images are or will be."""
+
+    source: SplitSource
+    digest: str
+    entry: cache.CacheEntry
+
+
+def _find(config: Data, seed: int, split: SplitName) -> _FoundSplit:
+    source: SplitSource = import_module_of(config).find(config, split, seed)
+    digest = find_digest(config, source.files) if source.files.paths else ""
+    return _FoundSplit(source, digest, cache.locate_entry(config, split, source, digest))
+
+
+def _describe(found: dict[SplitName, _FoundSplit], contents: Contents, normalize: Normalize) -> DataIdentity:
+    (opened, *_) = contents.values()
+    splits = {
+        str(split): SplitIdentity(
+            tuple(torch.bincount(contents[split].labels, minlength=len(opened.classes)).tolist()), each.digest
+        )
+        for split, each in found.items()
+    }
+    return DataIdentity(opened.images.shape, opened.classes, normalize, splits)
+
+
+def _open_splits(config: Data, found: dict[SplitName, _FoundSplit], world: World) -> tuple[Loader, Contents]:
+    """Choose the loader and open the splits, decoded if the loader is in memory."""
+    contents = {split: each.source.lazy or _open_cached(each, world) for split, each in found.items()}
+    _check_classes(config, contents)
     loader = _choose_loader(config, contents)
     if loader == "in_memory":
-        for split, source in sources.items():
-            if source.lazy:
-                contents[split] = _open_cached(config, split, source, world)
+        for split, each in found.items():
+            if each.source.lazy:
+                contents[split] = _open_cached(each, world)
     return loader, contents
 
 
-def _open_cached(config: Data, split: str, source: SplitSource, world: World) -> LazySplit:
-    return cache.open_split(cache.locate_entry(config, split, source), source, verify=world.local_rank == 0)
+def _open_cached(found: _FoundSplit, world: World) -> LazySplit:
+    return cache.open_split(found.entry, found.source, verify=world.local_rank == 0)
 
 
-def _choose_loader(config: Data, contents: dict[str, LazySplit]) -> Loader:
+def _choose_loader(config: Data, contents: Contents) -> Loader:
     if config.loader != "auto":
         return config.loader
     size, available = _count_bytes(contents), memory.host_bytes()
@@ -104,11 +197,11 @@ def _choose_loader(config: Data, contents: dict[str, LazySplit]) -> Loader:
     return loader
 
 
-def _count_bytes(contents: dict[str, LazySplit]) -> int:
+def _count_bytes(contents: Contents) -> int:
     return sum(len(found.labels) * math.prod(found.images.shape) for found in contents.values())
 
 
-def _move_to_device(contents: dict[str, LazySplit], device: torch.device) -> dict[str, LazySplit]:
+def _move_to_device(contents: Contents, device: torch.device) -> Contents:
     """Copy the images to a GPU, if they take less than a quarter of its free memory."""
     if device.type == "cpu" or _count_bytes(contents) >= memory.device_bytes(device) // 4:
         return contents
@@ -119,19 +212,32 @@ def _move_to_device(contents: dict[str, LazySplit], device: torch.device) -> dic
     return moved
 
 
-def _check_shapes(config: Data, contents: dict[str, LazySplit]) -> None:
-    train, test = (
-        "{} channels, {} x {} pixels (height x width)".format(*contents[split].images.shape)
-        for split in ("train", "test")
-    )
-    if train != test:
-        raise DataError(
-            f"data.name {config.name} under {config.root}: images of train have {train}, of test {test}; set "
-            "data.resize to bring all to one size"
-        )
+def _check_classes(config: Data, contents: Contents) -> None:
+    train = contents.get("train")
+    for split, found in contents.items():
+        if train and found.classes != train.classes:
+            one_sided = sorted(set(train.classes) ^ set(found.classes))
+            where = [f"{'train' if name in train.classes else split} {escape(name)}" for name in one_sided[:10]]
+            raise DataError(
+                f"data.root {escape(config.root)}: train and {split} hold different classes: only one of them has "
+                f"{', '.join(where)}. Give both the same folders"
+            )
 
 
-def _choose_normalization(config: Data, source: SplitSource, train: LazySplit) -> Normalize:
+def _check_shapes(config: Data, contents: Contents) -> None:
+    shapes = {
+        split: "{} channels, {} x {} pixels (height x width)".format(*found.images.shape)
+        for split, found in contents.items()
+    }
+    for split, shape in shapes.items():
+        if shape != shapes["train"]:
+            raise DataError(
+                f"data.name {config.name} under {escape(config.root)}: images of train have {shapes['train']}, of "
+                f"{split} {shape}; set data.resize to bring all to one size"
+            )
+
+
+def _choose_normalization(config: Data, found: _FoundSplit, train: LazySplit, stored: DataIdentity | None) -> Normalize:
     channels = train.images.shape[0]
     if isinstance(config.normalize, Normalize):
         for key, numbers in config.normalize:
@@ -141,16 +247,19 @@ def _choose_normalization(config: Data, source: SplitSource, train: LazySplit) -
                     f"{channels} channel(s); give one a channel, or `auto`"
                 )
         return config.normalize
+    if stored and len(stored.normalize.mean) == channels:
+        return stored.normalize
     if config.name in statistics.KNOWN:
         return statistics.KNOWN[config.name]
-    entry = cache.locate_entry(config, "train", source)
-    found = cache.load_statistics(entry, lambda: statistics.compute(train.images))
-    return Normalize(mean=tuple(found["mean"]), std=tuple(found["std"]))
+    computed = cache.load_statistics(found.entry, lambda: statistics.compute(train.images))
+    return Normalize(mean=tuple(computed["mean"]), std=tuple(computed["std"]))
 
 
-def _select_samples(
-    split: Literal["train", "validation", "test"], contents: LazySplit, chosen: Tensor | None
-) -> Samples:
+def _select_test(config: Data, contents: LazySplit) -> Samples:
+    return _select_samples("test", contents, _space_evenly(len(contents.labels), config.limit_test))
+
+
+def _select_samples(split: SplitName, contents: LazySplit, chosen: Tensor | None) -> Samples:
     labels = contents.labels if chosen is None else contents.labels[chosen]
     return Samples(split, chosen, labels, contents.images)
 

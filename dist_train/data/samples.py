@@ -7,10 +7,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from dist_train.data.identity import DataIdentity
 from dist_train.settings.schema import Normalize
 
 Shape = tuple[int, int, int]
 """Channels, height and width."""
+SplitName = Literal["train", "validation", "test"]
 
 
 class Images(Protocol):
@@ -80,7 +82,7 @@ class InMemoryImages:
 class Samples:
     """Some samples of one split."""
 
-    split: Literal["train", "validation", "test"]
+    split: SplitName
     chosen: Tensor | None
     """int64 [N], ascending: numbers of the samples in the split of the files; None if all are used, to save the memory.
     Samples of `validation` are numbered in the training split."""
@@ -110,12 +112,9 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """An open data set."""
+class DataFormat:
+    """What all splits of an open data set have in common."""
 
-    train: Samples
-    validation: Samples | None
-    test: Samples
     shape: Shape
     """Channels, height and width of an image as the model gets it."""
     classes: tuple[str, ...]
@@ -124,3 +123,27 @@ class Dataset:
     """The mean and std in use, one number a channel."""
     loader: Literal["in_memory", "workers"]
     """The loader that `data.loader` selects on this machine."""
+    identity: DataIdentity
+    """What a checkpoint keeps, to notice at a resume that the data have changed."""
+
+
+@dataclass(frozen=True)
+class Dataset(DataFormat):
+    """An open data set."""
+
+    train: Samples
+    validation: Samples | None
+    test: Samples | None
+    """None where image folders have no `test`; then there is a validation split."""
+
+    @property
+    def held_out(self) -> tuple[Samples, ...]:
+        """The splits that are evaluated: the first during training, all at the end of a run."""
+        return tuple(samples for samples in (self.validation, self.test) if samples)
+
+
+@dataclass(frozen=True)
+class OpenSplit(DataFormat):
+    """One open split, of which an evaluation reads nothing else."""
+
+    samples: Samples

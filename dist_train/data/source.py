@@ -1,6 +1,9 @@
 """Splits as the modules of data sets return them: found, lazily readable, or decoded."""
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from torch.nn import functional
 from dist_train.data.memory import check_memory
 from dist_train.data.samples import PIECE, Images
 from dist_train.errors import DataError
+from dist_train.system.cpu import count_cores
+from dist_train.system.escape import escape
 
 
 @dataclass(frozen=True)
@@ -35,25 +40,64 @@ class DecodedSplit:
 
 
 @dataclass(frozen=True)
+class FileList:
+    """The files of a split, in the order of its samples."""
+
+    root: str
+    """The folder to which names are relative."""
+    paths: tuple[str, ...] = ()
+    stamp: str = ""
+    """SHA-256 of paths, sizes and times, which change when a file changes."""
+
+    def compute_digest(self) -> str:
+        """Read all files; return the SHA-256 of their names below `root` and their contents. Raises OSError."""
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor(count_cores()) as pool:
+            for start in range(0, len(self.paths), PIECE):
+                paths = self.paths[start : start + PIECE]
+                for path, content in zip(paths, pool.map(_hash_file, paths), strict=True):
+                    digest.update(os.fsencode(os.path.relpath(path, self.root)) + b"\0" + content)
+        return digest.hexdigest()
+
+
+NO_FILES = FileList("")
+
+
+def list_files(paths: Iterable[Path], root: Path) -> FileList:
+    """List files with their sizes and times; raises OSError."""
+    return stamp_files([(str(path), path.stat()) for path in paths], root)
+
+
+def stamp_files(found: Iterable[tuple[str, os.stat_result]], root: Path) -> FileList:
+    """List files whose sizes and times are known."""
+    files, stamp = tuple(found), hashlib.sha256(os.fsencode(root.absolute()))
+    for path, status in files:
+        stamp.update(os.fsencode(path) + f"\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
+    return FileList(str(root), tuple(path for path, _ in files), stamp.hexdigest())
+
+
+def _hash_file(path: str) -> bytes:
+    with open(path, "rb") as file:  # noqa: PTH123 - a Path for each of a million files takes seconds
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@dataclass(frozen=True)
 class SplitSource:
     """A split whose files were found and not yet read."""
 
-    identity: tuple[object, ...]
-    """What the decoded images depend on besides the settings; serializable as JSON."""
+    files: FileList
+    """What the images and labels are read from; `NO_FILES` if they are generated."""
     read: Callable[[], DecodedSplit]
     """Decodes the whole split; raises DataError."""
+    versions: tuple[object, ...] = ()
+    """What else the decoded images depend on besides the settings; serializable as JSON."""
     lazy: LazySplit | None = None
     """The split with images decoded on demand; None if one file holds many images."""
 
 
-def stamp(paths: list[Path], root: Path) -> tuple[object, ...]:
-    """List the names below `root`, sizes and times of files, to notice changes without reading the files."""
-    found = [(path, path.stat()) for path in paths]
-    return tuple([path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns] for path, status in found)
-
-
-def check_labels(labels: Tensor, classes: tuple[str, ...], where: str) -> None:
-    """Raise DataError if there are no samples, or a label is not the number of a class; `where` names the files."""
+def check_labels(labels: Tensor, classes: tuple[str, ...], path: Path) -> None:
+    """Raise DataError if there are no samples, or a label is not the number of a class; `path` is of the labels."""
+    where = escape(path)
     if len(labels) == 0:
         raise DataError(f"{where}: holds no samples")
     low, high = int(labels.min()), int(labels.max())

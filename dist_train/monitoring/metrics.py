@@ -115,9 +115,9 @@ def newest_lines(path: Path, kind: Literal["train", "eval"]) -> Iterator[Line]:
         yield from (line for line in found if line is not None and line["kind"] == kind)
 
 
-def find_test_line(lines: list[Line], step: int) -> Line | None:
-    """Return the line of the test evaluation after `step`, None where there is none."""
-    found = [line for line in lines if line["kind"] == "eval" and line["split"] == "test" and line["step"] == step]
+def find_test_line(lines: list[Line], step: int, split: str = "test") -> Line | None:
+    """Return the line of the evaluation of `split` after `step`, None where there is none."""
+    found = [line for line in lines if line["kind"] == "eval" and line["split"] == split and line["step"] == step]
     return found[-1] if found else None
 
 

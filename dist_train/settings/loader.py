@@ -10,6 +10,7 @@ message from the annotation that pydantic checks.
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -215,11 +216,21 @@ def _set_defaults(root: LocatedValue, file_stem: str, environ: Mapping[str, str]
     _set_default(root, "run.name", name, root.location)
     _set_default(root, "run.dir", f"runs/{_get(root, 'run.name').to_plain()}", root.location)
     _set_default(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", SourceLocation(0, "$DIST_TRAIN_DATA"))
-    cache = environ.get("XDG_CACHE_HOME") or "~/.cache"
-    _set_default(root, "data.cache", f"{cache}/dist-train", SourceLocation(0, "$XDG_CACHE_HOME"))
+    _set_default(root, "data.cache", find_default_cache(environ), SourceLocation(0, "$XDG_CACHE_HOME"))
     _set_default(root, "optim.name", "sgd", root.location)
     if _get(root, "train.max_steps").value is None:
         _set_default(root, "train.epochs", 10, root.location)
+
+
+def find_default_cache(environ: Mapping[str, str]) -> str:
+    """Return the cache of a user who names none; where the home directory is unknown, one for temporary files."""
+    base = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return str(Path(base, "dist-train").expanduser())
+    except RuntimeError:
+        return (
+            f"{base}/dist-train" if "XDG_CACHE_HOME" in environ else f"{tempfile.gettempdir()}/dist-train-{os.getuid()}"
+        )
 
 
 def _set_default(root: LocatedValue, key: str, value: Any, location: SourceLocation) -> None:

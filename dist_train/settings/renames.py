@@ -34,8 +34,8 @@ OLD_VALUES = (
     ),
 )
 
-ADDED_KEYS = {"train.compile_mode": "default"}
-"""Settings that earlier versions did not have, with the value under which those versions trained."""
+ADDED_KEYS = {"train.compile_mode": "default", "data.orientation": "exif"}
+"""Settings that earlier versions did not have, with the value that counts as unchanged."""
 
 
 def find_old_value(key: str, value: Any) -> OldValue | None:

@@ -114,6 +114,9 @@ class Data(Section):
     """Random changes of the training images; none by default."""
     resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
     """Scale the shorter side to this many pixels and crop the central square."""
+    orientation: Literal["exif", "stored"] = "exif"
+    """Of `image_folder`. `exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the
+    pixels in the order of the file, as other libraries do."""
     limit_train: PositiveInt | None = None
     """Use only this many training samples, evenly spaced over the split."""
     limit_test: PositiveInt | None = None
@@ -498,6 +501,8 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _schedule_contradictions(config.optim)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
+    if config.data.orientation != "exif" and config.data.name != "image_folder":
+        yield Contradiction("data.orientation", "is only used with data.name image_folder")
     optim = config.optim
     if isinstance(optim, SGD) and optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
         yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")

@@ -61,7 +61,7 @@ class Reporter:
 
     def write_done(self) -> str | None: ...
 
-    def find_test(self, step: int) -> dict[str, Any] | None: ...
+    def find_test(self, step: int, split: str) -> dict[str, Any] | None: ...
 
     def report_nothing_left(self, test: dict[str, Any]) -> None: ...
 
@@ -210,9 +210,9 @@ class MainReporter(Reporter):
             self._name, reason or "another rank", _describe_progress(self._state.step, self._schedule),
         )  # fmt: skip
 
-    def find_test(self, step: int) -> dict[str, Any] | None:
-        """Return the line of the test evaluation at `step` that an earlier start has written."""
-        return find_test_line(self._metrics.earlier, step)
+    def find_test(self, step: int, split: str) -> dict[str, Any] | None:
+        """Return the line of the last evaluation, on `split`, at `step` that an earlier start has written."""
+        return find_test_line(self._metrics.earlier, step, split)
 
     def report_nothing_left(self, test: dict[str, Any]) -> None:
         _log.info(
@@ -366,7 +366,7 @@ def _find_version(package: str) -> str | None:
 
 def _list_classes(evaluation: Evaluation, most: int = 20) -> str:
     """The classes and their accuracies; of many classes only the worst."""
-    rows = [(row["accuracy"], name) for name, row in evaluation.to_dict()["per_class"].items()]
+    rows = [(row["accuracy"], escape(name)) for name, row in evaluation.to_dict()["per_class"].items()]
     listed = sorted(rows)[:most] if len(rows) > most else rows
     text = ", ".join(f"{escape(name, 80)} {100 * accuracy:.1f} %" for accuracy, name in listed)
     return text if len(rows) <= most else f"{text} (the worst {most} of {len(rows)})"

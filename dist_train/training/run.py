@@ -104,7 +104,7 @@ class TrainingRun:
     def evaluate(self) -> bool:
         """Evaluate the split by which the best checkpoint is chosen; return False if a stop was requested."""
         self._finish_steps()
-        evaluation = self._evaluate_split(self.dataset.validation or self.dataset.test)
+        evaluation = self._evaluate_split(self.dataset.held_out[0])
         if evaluation is None:
             return False
         self._compare_with_best(evaluation)
@@ -136,14 +136,14 @@ class TrainingRun:
         return False
 
     def finish(self) -> bool:
-        """Evaluate the test split and save; return whether the run is done, or was stopped meanwhile."""
+        """Evaluate what is held out and save; return whether the run is done, or was stopped meanwhile."""
         self.batches.close()
         self._finish_steps()
         if earlier := self._read_earlier_test():
             self._wait_for_files()
             self.reporter.report_nothing_left(earlier)
             return True
-        splits = [split for split in (self.dataset.validation, self.dataset.test) if split]
+        splits = self.dataset.held_out
         evaluations = [evaluation for split in splits if (evaluation := self._evaluate_split(split))]
         if len(evaluations) < len(splits):
             return self.save_and_stop()
@@ -176,8 +176,12 @@ class TrainingRun:
         self.state.evaluated_step = self.state.step
 
     def _read_earlier_test(self) -> dict[str, Any] | None:
-        """The test evaluation of this very step by an earlier start, the same on every rank."""
-        found = json.dumps(self.reporter.find_test(self.state.step)).encode() if self.world.is_main else None
+        """The last evaluation of this very step by an earlier start, the same on every rank."""
+        found = (
+            json.dumps(self.reporter.find_test(self.state.step, self.dataset.held_out[-1].split)).encode()
+            if self.world.is_main
+            else None
+        )
         return json.loads(self.world.broadcast_bytes(found))  # type: ignore[no-any-return]
 
     def _wait_for_saves(self) -> None:

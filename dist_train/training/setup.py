@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, TrainBatches, open_dataset
+from dist_train.data.identity import DataIdentity
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
 from dist_train.distributed.reduction import GradientReduction, SingleProcess
@@ -58,13 +58,16 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     is_fresh_start = config.run.resume == "never" and not directory.was_begun_before_restart()
     with world.agreement():
         check_ranks(config, world.size)
-        dataset = open_dataset(config.data, config.run.seed, world)
-        schedule = Schedule.from_config(config, len(dataset.train))
-        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
         if world.is_main:
             directory.check_usable(is_fresh_start)
-    world.check_equal("data", _describe_data(dataset))
     checkpoint = resume.load(config, directory, world, is_fresh_start)
+    with world.agreement():
+        stored = resume.read_data_identity(checkpoint)
+        dataset = open_dataset(config.data, config.run.seed, world, stored)
+        resume.check_data(checkpoint, stored, dataset.identity)
+        schedule = Schedule.from_config(config, len(dataset.train))
+        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+    world.check_equal("data", _describe_data(dataset.identity))
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
     with world.agreement():
@@ -99,19 +102,21 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         state.window.start_clock()
         yield TrainingRun(
             config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
-            saver, stop, about=resume.describe_run(config, auto_settings, world)
+            saver, stop, about=resume.describe_run(config, auto_settings, world, dataset.identity)
             | {"network": {"shape": list(dataset.shape), "num_classes": len(dataset.classes)}},
         )  # fmt: skip
 
 
-def _describe_data(dataset: Dataset) -> dict[str, Any]:
+def _describe_data(identity: DataIdentity) -> dict[str, Any]:
     """What has to be equal on the machines of all ranks, each of which may have its own copy of the data."""
-    about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(dataset.classes)}
-    for samples in (dataset.train, dataset.validation, dataset.test):
-        if samples is not None:
-            about[f"samples of {samples.split}"] = len(samples)
-            about[f"SHA-256 of the labels of {samples.split}"] = sha256(samples.labels.numpy().tobytes()).hexdigest()
-    return {**about, "shape": dataset.shape, "normalize": dataset.normalize.model_dump()}
+    about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(identity.classes)}
+    for split, found in identity.splits.items():
+        about |= {
+            f"{split} samples of class {name}": count
+            for name, count in zip(identity.classes, found.counts, strict=True)
+        }
+        about[f"SHA-256 of the {split} files"] = found.files
+    return {**about, "shape": identity.shape, "normalize": identity.normalize.model_dump()}
 
 
 def _agree_on_auto_settings(

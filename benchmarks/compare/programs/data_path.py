@@ -125,6 +125,7 @@ def _rates(folder: Path, batch: int) -> dict[str, Rate]:
 
 def _write(dataset: Dataset, root: Path) -> None:
     """Write some of the images as JPEG files in folders of their classes."""
+    assert dataset.test  # noqa: S101
     for split, samples, count in (("train", dataset.train, FILES), ("test", dataset.test, 10)):
         for name in dataset.classes:
             (root / split / name).mkdir(parents=True)

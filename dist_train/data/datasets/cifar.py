@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_train.data.datasets.download import DataFiles, require
-from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resize, stamp
+from dist_train.data.source import DecodedSplit, SplitSource, check_labels, list_files, resize
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -66,8 +66,9 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     layout = LAYOUTS[config.name]
     folder = require(layout.files, config)
     paths = [folder / name for name in layout.batches[split]]
-    identity = (stamp([*paths, folder / layout.meta], folder), config.resize and torch.__version__)
-    return SplitSource(identity, partial(_read, config, layout, paths, folder / layout.meta))
+    files = list_files([*paths, folder / layout.meta], folder)
+    versions = (config.resize and torch.__version__,)
+    return SplitSource(files, partial(_read, config, layout, paths, folder / layout.meta), versions)
 
 
 def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> DecodedSplit:
@@ -87,7 +88,7 @@ def _read_batch(path: Path, layout: Layout, classes: tuple[str, ...]) -> tuple[T
     if not isinstance(numbers, list) or len(numbers) != len(data) or not all(type(label) is int for label in numbers):
         raise _damage_error(path, f"its `{layout.labels}` are no list of {len(data)} numbers")
     labels = torch.tensor(numbers, dtype=torch.int64)
-    check_labels(labels, classes, str(path))
+    check_labels(labels, classes, path)
     return torch.from_numpy(data).view(-1, *SHAPE), labels
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dist_train.data.source import DecodedSplit, SplitSource, resize
+from dist_train.data.source import NO_FILES, DecodedSplit, SplitSource, resize
 from dist_train.settings.schema import Data
 
 SIDE = 28
@@ -14,7 +14,7 @@ EVERY = 5
 
 def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """Describe one split; no files are needed."""
-    return SplitSource((torch.__version__,), lambda: _read(config, split))
+    return SplitSource(NO_FILES, lambda: _read(config, split), (torch.__version__,))
 
 
 def _read(config: Data, split: str) -> DecodedSplit:

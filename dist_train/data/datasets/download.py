@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from dist_train.data import cache
+from dist_train.data.cache.lock import lock
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -42,7 +42,7 @@ def require(files: DataFiles, config: Data) -> Path:
         return folder
     if not config.download:
         raise _missing_files_error(files, config, "data.download is off")
-    with cache.lock(Path(config.cache), config.name):
+    with lock(Path(config.cache), config.name):
         if _list_missing(files, folder):
             _download(files, config, folder)
     return folder

@@ -1,7 +1,6 @@
-"""Images in folders, `<root>/{train,test}/<class>/*`, listed as torchvision's ImageFolder lists them."""
+"""Images in folders, `<root>/{train,val,test}/<class>/*`."""
 
-import hashlib
-import os
+import logging
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,36 +11,99 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dist_train.data.samples import PIECE, Shape
-from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
+from dist_train.data.datasets.listing import File, PassedOver, identify, list_classes, list_pictures
+from dist_train.data.datasets.picture import ENDINGS, VERSION, Pixels, decode
+from dist_train.data.samples import PIECE, Shape, SplitName
+from dist_train.data.source import DecodedSplit, LazySplit, SplitSource, stamp_files
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 from dist_train.system.cpu import count_cores
+from dist_train.system.escape import escape
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""torchvision's IMG_EXTENSIONS."""
+FOLDERS: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+"""Names of the folder of each split."""
 LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or another ending of an image)"
 
+_log = logging.getLogger("dist_train.data")
 
-def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
+
+def list_splits(config: Data) -> tuple[SplitName, ...]:
+    """List the splits that have a folder.
+
+    Raises:
+        DataError: there is nothing to evaluate, or two validation splits.
+    """
+    there = {split: _find_folders(config, split) for split in FOLDERS}
+    if len(there["validation"]) > 1 or (there["validation"] and config.validation):
+        names = " and ".join(escape(path) for path in there["validation"])
+        other = f" beside data.validation={config.validation}" if config.validation else ""
+        raise DataError(f"{names}{other}: one validation split is needed; set data.validation=0, or move one away")
+    if not there["test"]:
+        held_out = there["validation"] or config.validation
+        if not held_out:
+            raise DataError(
+                f"{escape(Path(config.root) / 'test')}: is not a folder; {LAYOUT}. Instead of test, val/<class>/*.jpg "
+                "or a fraction for data.validation is enough"
+            )
+        _log.info("%s has no folder test: only the validation split is evaluated", escape(config.root))
+    return tuple(split for split, folders in there.items() if folders or split == "train")
+
+
+def find(config: Data, split: SplitName, seed: int) -> SplitSource:  # noqa: ARG001
     """List the files of one split; raises DataError if the folders are not as `LAYOUT` says."""
     root = Path(config.root)
-    classes = _list_classes(root / split)
-    if split == "test":
-        _check_same(root, _list_classes(root / "train"), classes)
-    listing = [_list_images(root / split / name) for name in classes]
+    folder = next(iter(_find_folders(config, split)), root / FOLDERS[split][0])
+    passed = PassedOver()
+    classes = _list_classes(folder, passed)
+    listing = _list_images(folder, classes, passed)
+    if str(passed):
+        _log.info("%s: passed over %s", escape(folder), passed)
     counts = torch.tensor([len(found) for found in listing])
     labels = torch.arange(len(classes)).repeat_interleave(counts)
     found = [file for of_class in listing for file in of_class]
-    files = ImageFiles(tuple(file.path for file in found), config.resize)
-    identity = (_digest(found, root), PIL.__version__)
-    return SplitSource(identity, partial(_read, files, labels, classes), LazySplit(files, labels, classes))
+    files = ImageFiles(tuple(path for path, _ in found), config.resize, config.orientation)
+    versions = (VERSION, PIL.__version__, config.orientation)
+    return SplitSource(
+        stamp_files(found, root), partial(_read, files, labels, classes), versions, LazySplit(files, labels, classes)
+    )
+
+
+def _find_folders(config: Data, split: SplitName) -> list[Path]:
+    return [path for name in FOLDERS[split] if (path := Path(config.root) / name).is_dir()]
+
+
+def _list_classes(folder: Path, passed: PassedOver) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise DataError(f"{escape(folder)}: is not a folder; {LAYOUT}")
+    classes = list_classes(folder, passed)
+    if not classes:
+        raise DataError(f"{escape(folder)}: holds no folder of a class; {LAYOUT}")
+    return classes
+
+
+def _list_images(folder: Path, classes: tuple[str, ...], passed: PassedOver) -> list[list[File]]:
+    """List the images of each class; a link in one class leads neither to another class nor up."""
+    folders = [identify(folder / name) for name in classes]
+    above = {identify(folder), identify(folder.parent)}
+    listing = []
+    for name, own in zip(classes, folders, strict=True):
+        of_class = PassedOver()
+        files = list_pictures(folder / name, ENDINGS, frozenset({*above, *folders} - {own}), of_class)
+        if not files:
+            others = f", but {of_class}" if str(of_class) else ""
+            raise DataError(
+                f"{escape(folder / name)}: holds no image ({', '.join(ENDINGS)}){others}; add some, or remove it"
+            )
+        listing.append(files)
+        passed.add(of_class)
+    return listing
 
 
 @dataclass(frozen=True)
@@ -50,11 +112,12 @@ class ImageFiles:
 
     paths: tuple[str, ...]
     resize: int | None
+    orientation: str
 
     @cached_property
     def shape(self) -> Shape:
         """Channels, height and width of the first image, which all others must have too."""
-        channels, height, width = _decode(self.paths[0], self.resize).shape
+        channels, height, width = self._decode(self.paths[0]).shape
         return channels, height, width
 
     def __len__(self) -> int:
@@ -72,24 +135,20 @@ class ImageFiles:
                 yield self._stack(_count_progress(images, bar))
 
     def _read_image(self, path: str) -> Pixels:
-        pixels = _decode(path, self.resize)
+        pixels = self._decode(path)
         if pixels.shape != self.shape:
             raise DataError(
-                f"{path} is {_format_size(pixels.shape)} and {self.paths[0]} is {_format_size(self.shape)} pixels "
-                "(width x height); set data.resize to bring all images to one size"
+                f"{escape(path)} is {_format_size(pixels.shape)} and {escape(self.paths[0])} is "
+                f"{_format_size(self.shape)} pixels (width x height); set data.resize to bring all images to one size"
             )
         return pixels
+
+    def _decode(self, path: str) -> Pixels:
+        return decode(path, self.resize, self.orientation)
 
     def _stack(self, images: Iterator[Pixels]) -> Tensor:
         found = list(images)
         return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape, dtype=torch.uint8)
-
-
-@dataclass(frozen=True)
-class _File:
-    path: str
-    size: int
-    mtime_ns: int
 
 
 def _read(files: ImageFiles, labels: Tensor, classes: tuple[str, ...]) -> DecodedSplit:
@@ -109,69 +168,6 @@ def _count_progress(images: Iterable[Pixels], bar: "tqdm[Any]") -> Iterator[Pixe
     for image in images:
         bar.update()
         yield image
-
-
-def _list_classes(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; {LAYOUT}")
-    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()))
-    if not classes:
-        raise DataError(f"{folder}: holds no folder of a class; {LAYOUT}")
-    return classes
-
-
-def _check_same(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
-    if train != test:
-        one_sided = sorted(set(train) ^ set(test))
-        where = [f"{root / ('train' if name in train else 'test') / name}" for name in one_sided]
-        raise DataError(
-            f"{root}: train and test hold different classes: only one of them has {', '.join(where[:10])}. "
-            "Give both the same folders"
-        )
-
-
-def _list_images(folder: Path) -> list[_File]:
-    """List the image files at any depth, in torchvision's order."""
-    found = []
-    for directory, _, names in sorted(os.walk(folder, followlinks=True)):
-        for name in sorted(names):
-            if name.lower().endswith(ENDINGS):
-                path = os.path.join(directory, name)  # noqa: PTH118 - a Path for each of a million files takes seconds
-                status = os.stat(path)  # noqa: PTH116
-                found.append(_File(path, status.st_size, status.st_mtime_ns))
-    if not found:
-        raise DataError(f"{folder}: holds no image ({', '.join(ENDINGS)}); add some, or remove the folder")
-    return found
-
-
-def _digest(files: list[_File], root: Path) -> str:
-    digest = hashlib.sha256()
-    start = len(str(root))
-    for file in files:
-        digest.update(f"{file.path[start:]}\0{file.size}\0{file.mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _decode(path: str, resize: int | None) -> Pixels:
-    """Decode one file to uint8 [3, H, W]."""
-    try:
-        with Image.open(path) as file:
-            file.load()
-            image = file if file.mode == "RGB" else file.convert("RGB")
-    except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
-        raise DataError(f"{path}: is not a readable image ({error}); replace it, or remove it") from error
-    if resize is not None:
-        image = _cut_square(image, resize)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _cut_square(image: Image.Image, side: int) -> Image.Image:
-    """Scale the shorter side to `side` pixels and cut the middle square."""
-    shorter = min(image.size)
-    width, height = side * image.width // shorter, side * image.height // shorter
-    left, top = (width - side) // 2, (height - side) // 2
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-    return scaled.crop((left, top, left + side, top + side))
 
 
 def _format_size(shape: tuple[int, ...]) -> str:

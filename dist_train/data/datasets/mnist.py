@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from dist_train.data.datasets.download import DataFiles, require
-from dist_train.data.source import DecodedSplit, SplitSource, check_labels, resize, stamp
+from dist_train.data.source import DecodedSplit, SplitSource, check_labels, list_files, resize
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 
@@ -22,8 +22,8 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     loader = LOADERS[config.name]
     folder = require(DataFiles(loader, f"{loader}/raw", NAMES), config)
     paths = [folder / name for name in NAMES if name.startswith(PREFIXES[split])]
-    identity = (stamp(paths, folder), config.resize and torch.__version__)
-    return SplitSource(identity, partial(_read, config, split, paths))
+    versions = (config.resize and torch.__version__,)
+    return SplitSource(list_files(paths, folder), partial(_read, config, split, paths), versions)
 
 
 def _read(config: Data, split: str, paths: list[Path]) -> DecodedSplit:
@@ -35,7 +35,7 @@ def _read(config: Data, split: str, paths: list[Path]) -> DecodedSplit:
         raise DataError(f"{held} samples; delete the damaged file and let data.download fetch it again")
     loaded = getattr(datasets, LOADERS[config.name])(config.root, train=split == "train")
     classes = tuple(loaded.classes)
-    check_labels(loaded.targets, classes, str(paths[1]))
+    check_labels(loaded.targets, classes, paths[1])
     return DecodedSplit(resize(loaded.data[:, None], config.resize), loaded.targets, classes)
 
 

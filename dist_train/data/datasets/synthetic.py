@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from dist_train import seeds
 from dist_train.data.memory import check_memory
-from dist_train.data.source import DecodedSplit, SplitSource, resize
+from dist_train.data.source import NO_FILES, DecodedSplit, SplitSource, resize
 from dist_train.settings.schema import Data, SyntheticData
 
 COARSE = 4
@@ -22,8 +22,8 @@ def find(config: Data, split: str, seed: int) -> SplitSource:
     assert isinstance(config, SyntheticData)  # noqa: S101
     count = config.num_train if split == "train" else config.num_test
     _check_memory(config, count)
-    identity = (seed, config.shape, config.num_classes, count, torch.__version__)
-    return SplitSource(identity, partial(_read, config, split, count, seed))
+    versions = (seed, config.shape, config.num_classes, count, torch.__version__)
+    return SplitSource(NO_FILES, partial(_read, config, split, count, seed), versions)
 
 
 def _check_memory(config: SyntheticData, count: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dist_train.data import Batch, Dataset, TrainBatches, eval_batches, open_dataset, statistics
+from dist_train.data import Batch, Dataset, Samples, TrainBatches, eval_batches, open_dataset, statistics
 from dist_train.data.datasets.cifar import LAYOUTS
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
@@ -28,6 +28,11 @@ Settings = Callable[..., Data]
 
 def opened(config: Data, world: World | None = None) -> Dataset:
     return open_dataset(config, SEED, world or World())
+
+
+def held_out(dataset: Dataset) -> Samples:
+    assert dataset.test
+    return dataset.test
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def refusal(config: Data) -> str:
     def read_all() -> None:
         dataset = opened(config)
         trained(dataset, config, World(), 0, 1)
-        list(eval_batches(dataset.test, dataset, config, World()))
+        list(eval_batches(held_out(dataset), dataset, config, World()))
 
     with pytest.raises(DataError) as caught:
         read_all()

@@ -15,7 +15,7 @@ from dist_train.data import batches as batches_module
 from dist_train.data.batches import EVAL_BATCH, eval_batch_size
 from dist_train.distributed.world import World
 from dist_train.system.stop_signals import Stop, StopRequested
-from tests.unit.dist_train.data.files import ALL, SEED, Settings, Trained, flat, opened, trained, write_images
+from tests.unit.dist_train.data.files import ALL, SEED, Settings, Trained, flat, held_out, opened, trained, write_images
 
 # Python 3.12 and later warn at each fork of a process with threads, which torch always has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -186,7 +186,7 @@ def test_augmentation_reaches_the_training_only(settings: Settings) -> None:
     assert torch.equal(first.indices, second.indices)
     assert not torch.equal(first.images, second.images)
     assert dataset.validation is not None
-    for samples in (dataset.validation, dataset.test):
+    for samples in (dataset.validation, held_out(dataset)):
         both = [list(eval_batches(samples, dataset, config, World())) for config in (plain, augmented)]
         for one, other in zip(*both, strict=True):
             assert torch.equal(one.images, other.images)
@@ -209,7 +209,7 @@ def test_a_gpu_evaluates_many_small_images_at_once(device: str, shape: tuple[int
 def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None:
     config = settings("digits", validation=0.5)
     dataset = opened(config)
-    samples = dataset.test if name == "test" else dataset.validation
+    samples = held_out(dataset) if name == "test" else dataset.validation
     assert samples is not None
     alone = list(eval_batches(samples, dataset, config, World()))
     assert [len(batch.labels) for batch in alone] == [EVAL_BATCH] * (len(alone) - 1) + [len(samples) % EVAL_BATCH]
@@ -225,7 +225,9 @@ def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None
 def test_eval_batches_by_workers_are_the_same(settings: Settings, root: Path) -> None:
     write_images(root, classes=2, each=300, size=(3, 3))
     resident, workers = settings("image_folder", loader="in_memory"), settings("image_folder", loader="workers")
-    both = [list(eval_batches(opened(config).test, opened(config), config, World())) for config in (resident, workers)]
+    both = [
+        list(eval_batches(held_out(opened(config)), opened(config), config, World())) for config in (resident, workers)
+    ]
     assert [len(batch.labels) for batch in both[0]] == [250, 50]
     assert all(torch.equal(one.images, other.images) for one, other in zip(*both, strict=True))
     assert not multiprocessing.active_children()
@@ -252,7 +254,7 @@ def test_the_global_random_state_is_left_alone(settings: Settings, root: Path, w
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     dataset = opened(config)
     trained(dataset, config, World(), 0, 8)
-    list(eval_batches(dataset.test, dataset, config, World()))
+    list(eval_batches(held_out(dataset), dataset, config, World()))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]
 
@@ -261,7 +263,7 @@ def test_a_stop_ends_evaluation_batches(settings: Settings) -> None:
     """In the process itself too, before the next batch."""
     config, stop = settings("synthetic", num_test=3 * EVAL_BATCH), Stop()
     dataset = opened(config)
-    batches = eval_batches(dataset.test, dataset, config, World(), stop=stop)
+    batches = eval_batches(held_out(dataset), dataset, config, World(), stop=stop)
     assert next(batches).number == 0
     stop.reason = "SIGTERM"
     with pytest.raises(StopRequested, match="SIGTERM"):

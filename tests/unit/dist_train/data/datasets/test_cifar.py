@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dist_train.data.datasets.cifar import LAYOUTS
-from tests.unit.dist_train.data.files import Settings, assert_known, opened, refusal, write_cifar
+from tests.unit.dist_train.data.files import Settings, assert_known, held_out, opened, refusal, write_cifar
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_pickle_runs_no_code(settings: Settings, root: Path, tmp_path: Path, m
 @pytest.mark.parametrize("real", ["cifar-10-batches-py"], indirect=True)
 def test_real_cifar10(settings: Settings, real: str) -> None:
     dataset = opened(settings("cifar10", root=real))
-    assert (len(dataset.train), len(dataset.test), dataset.shape) == (50000, 10000, (3, 32, 32))
+    assert (len(dataset.train), len(held_out(dataset)), dataset.shape) == (50000, 10000, (3, 32, 32))
     assert torch.bincount(dataset.train.labels).tolist() == [5000] * 10
     assert dataset.classes[0] == "airplane"
     assert_known(dataset, "cifar10", 3e-3)  # the images may have been through JPEG

@@ -19,6 +19,7 @@ from dist_train.data.datasets.cifar import LAYOUTS
 from dist_train.settings.schema import Data
 from tests.unit.dist_train.data.files import (
     Settings,
+    held_out,
     opened,
     refusal,
     write_cifar,
@@ -95,7 +96,7 @@ def test_a_download_leaves_the_files_and_nothing_else(
 ) -> None:
     assert archive.exists()
     dataset = opened(settings("cifar10", download=True))
-    assert (len(dataset.train), len(dataset.test)) == (20, 4)
+    assert (len(dataset.train), len(held_out(dataset))) == (20, 4)
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["cifar-10-batches-py"]
     assert len(list((tmp_path / "root" / "cifar-10-batches-py").iterdir())) == 7
     assert "not the original" not in caplog.text

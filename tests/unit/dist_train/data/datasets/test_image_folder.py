@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from dist_train.data import Dataset, statistics
-from dist_train.data.datasets import image_folder
+from dist_train.data.datasets import image_folder, picture
+from dist_train.data.datasets.picture import ENDINGS, Pixels
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Normalize
-from tests.unit.dist_train.data.files import Settings, Trained, opened, refusal, trained, write_images
+from tests.unit.dist_train.data.files import Settings, Trained, held_out, opened, refusal, trained, write_images
 
 # Python 3.12 and later warn at each fork of a process with threads, which torch always has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -38,7 +39,7 @@ def test_image_folder_reads_as_torchvision(settings: Settings, root: Path) -> No
     assert dataset.train.labels.tolist() == theirs.targets
     pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image, _ in theirs])
     assert np.array_equal(dataset.train.images.take(dataset.train.indices).numpy(), pixels)
-    assert image_folder.ENDINGS == IMG_EXTENSIONS
+    assert set(IMG_EXTENSIONS) < set(ENDINGS)
 
 
 @pytest.mark.parametrize("size", [(8, 10), (10, 8), (6, 6)])
@@ -72,17 +73,18 @@ def test_workers_decode_nothing_ahead(settings: Settings, root: Path, monkeypatc
     write_images(root)
     config = settings("image_folder", loader="workers", normalize=Normalize(mean=(0.5,) * 3, std=(0.2,) * 3))
     decoded: list[str] = []
-    original = image_folder._decode
 
-    def recorded(path: str, side: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def recorded(path: str, side: int | None, orientation: str) -> Pixels:
         decoded.append(path)
-        return original(path, side)
+        return picture.decode(path, side, orientation)
 
-    monkeypatch.setattr(image_folder, "_decode", recorded)
+    monkeypatch.setattr(image_folder, "decode", recorded)
     dataset = opened(config)
     assert dataset.loader == "workers"
     assert len(decoded) == 2  # the first of each split, for the shape
-    assert not Path(config.cache).exists()
+    assert sorted(path.name for path in Path(config.cache).iterdir()) == [
+        "image_folder.digests.json", "image_folder.lock",
+    ]  # fmt: skip
 
 
 def break_folders(root: Path, what: str) -> Path:
@@ -167,8 +169,8 @@ def test_real_image_folder(settings: Settings, real: str) -> None:
         normalize=statistics.KNOWN["cifar10"],
     )  # fmt: skip
     dataset = opened(config)
-    assert (len(dataset.train), len(dataset.test), dataset.shape) == (50000, 600, (3, 32, 32))
-    assert torch.bincount(dataset.test.labels).tolist() == [60] * 10
+    assert (len(dataset.train), len(held_out(dataset)), dataset.shape) == (50000, 600, (3, 32, 32))
+    assert torch.bincount(held_out(dataset).labels).tolist() == [60] * 10
     batches = trained(dataset, config, World(), 390, 392)
     assert [(batch.count, batch.epoch) for batch in batches] == [(80, 0), (128, 1)]
     first = Image.open(io.BytesIO(Path(image_path(dataset, batches[0])).read_bytes()))

@@ -1,7 +1,6 @@
 """The cache of decoded images: read once, repaired, shared by processes."""
 
 import contextlib
-import fcntl
 import logging
 import multiprocessing
 import os
@@ -9,7 +8,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -20,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from dist_train.data import Dataset
-from dist_train.data import cache as cache_module
+from dist_train.data.cache import entries as cache_module
+from dist_train.data.cache.location import CacheError
 from dist_train.distributed.world import World
-from dist_train.errors import DataError
 from dist_train.settings.schema import Data
 from tests.unit.dist_train.data.files import (
     Settings,
@@ -173,7 +171,7 @@ def test_an_entry_in_a_cache_that_cannot_be_written_is_read_at_each_start(
 
     @contextlib.contextmanager
     def refuse(*_: object) -> Iterator[None]:
-        raise DataError("data.cache: cannot write")
+        raise CacheError("data.cache: cannot write")
         yield
 
     monkeypatch.setattr(cache_module, "lock", refuse)
@@ -254,19 +252,3 @@ def test_concurrent_processes_decode_once(settings: Settings, root: Path, tmp_pa
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert log.read_text().count("decoding image_folder-train") == 1
     assert log.read_text().count("decoding image_folder-test") == 1
-
-
-def test_a_process_that_waits_says_so(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(cache_module, "PATIENCE", 0.05)
-    caplog.set_level(logging.INFO, "dist_train.data")
-    config = settings("digits")
-    Path(config.cache).mkdir()
-    with (Path(config.cache) / "digits.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        timer = threading.Timer(0.3, lambda: fcntl.flock(other, fcntl.LOCK_UN))
-        timer.start()
-        opened(config)
-        timer.join()
-    assert "waiting for another process that downloads or decodes digits" in caplog.text

@@ -1,15 +1,14 @@
-"""Decoded images and their statistics, stored once per machine under `data.cache` and verified before use.
+"""Decoded images and their statistics, verified before use.
 
     <name>-<split>-<key>/images.u8       uint8 [N, C, H, W], raw
                          labels.i64        int64 [N], raw
                          meta.json         shape, classes, count, checksums of both
                          checked.json      sizes, times and inodes of both when they were last verified
     <name>-<split>-<key>.statistics.json   mean and std of each channel
-    <name>.lock                            held while something is downloaded, decoded or computed
 
-The key is a hash of all that the images depend on, with the names, sizes and times of the files, so changed files make
-another entry; a changed file of the same size and time is not noticed. An entry is written under another name and then
-renamed, so readers need no lock. Images are memory-mapped: the ranks of a machine share the pages. A file with the
+The key is a hash of all that the images depend on, with a digest of the files: changed files make another entry, and a
+copy of the files elsewhere makes none. An entry is written under another name and then renamed, so readers need no
+lock. Images are memory-mapped: the ranks of a machine share the pages. A file with the
 size, times and inode of its last verification is not read again to verify it: a start takes as long with ten million
 images as with ten. After a cache was copied, each file is verified once.
 """
@@ -28,20 +27,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import Tensor
 
+from dist_train.data.cache.location import CacheError, report_write_errors
+from dist_train.data.cache.lock import lock
 from dist_train.data.samples import InMemoryImages
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
-from dist_train.errors import DataError
 from dist_train.settings.schema import Data
+from dist_train.system.escape import escape
+from dist_train.system.read_file import read_object
 
 FILES = ("images.u8", "labels.i64")
-FORMAT = 2
+FORMAT = 3
 """Version of the entries; incremented when the program would write other content."""
-PATIENCE = 5.0
-"""Seconds after which a process logs that it waits for another."""
 TICK = 0.02
 """Seconds after which a file system gives a write another time."""
 
@@ -63,35 +62,16 @@ class CacheEntry:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of the data set; raises DataError as `lock` does."""
+        """Hold the lock of the data set; raises as `lock` does."""
         with lock(self.directory.parent, self.name):
             yield
 
 
-def locate_entry(config: Data, split: str, source: SplitSource) -> CacheEntry:
-    """Return the cache entry of a split, whether it exists or not."""
-    identity = [FORMAT, config.name, split, config.resize, source.identity]
+def locate_entry(config: Data, split: str, source: SplitSource, digest: str) -> CacheEntry:
+    """Return the cache entry of a split, whether it exists or not; `digest` is that of its files."""
+    identity = [FORMAT, config.name, split, config.resize, source.versions, digest]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     return CacheEntry(config.name, Path(config.cache) / f"{config.name}-{split}-{key}")
-
-
-@contextmanager
-def lock(cache: Path, name: str) -> Iterator[None]:
-    """Hold the lock of the data set `name`; log a wait of some seconds.
-
-    Raises:
-        DataError: the cache cannot be written.
-    """
-    file = filelock.FileLock(cache / f"{name}.lock")
-    with _report_write_errors(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        try:
-            held = file.acquire(timeout=PATIENCE)
-        except filelock.Timeout:
-            _log.info("waiting for another process that downloads or decodes %s", name)
-            held = file.acquire()
-    with held:
-        yield
 
 
 def open_split(entry: CacheEntry, source: SplitSource, *, verify: bool) -> LazySplit:
@@ -101,7 +81,8 @@ def open_split(entry: CacheEntry, source: SplitSource, *, verify: bool) -> LazyS
         verify: verify the images, and repair them if damaged; one rank of a machine has to.
 
     Raises:
-        DataError: the files cannot be decoded, or the cache cannot be written.
+        DataError: the files cannot be decoded.
+        CacheError: the cache cannot be written.
     """
     contents = _load(entry.directory)
     if contents is None:
@@ -121,26 +102,27 @@ def _verify(entry: CacheEntry, source: SplitSource) -> None:
         with entry.lock():
             _repair(directory, source.read)
     elif _is_undamaged(directory, "labels.i64"):
-        with contextlib.suppress(DataError), entry.lock():  # a cache that can't be written is read at each start
-            _write_json(directory / "checked.json", identities)
+        with contextlib.suppress(CacheError), entry.lock():  # a cache that can't be written is read at each start
+            write_json(directory / "checked.json", identities)
 
 
 def load_statistics(entry: CacheEntry, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Load the statistics of a split; one process of the machine computes them first if they are missing.
 
     Raises:
-        DataError: `compute` does, or the cache cannot be written.
+        DataError: `compute` does.
+        CacheError: the cache cannot be written.
     """
-    found = _read_json(entry.statistics)
+    found = read_json(entry.statistics)
     if found is None:
         with entry.lock():
-            found = _read_json(entry.statistics) or _write_json(entry.statistics, compute())
+            found = read_json(entry.statistics) or write_json(entry.statistics, compute())
     return found
 
 
 def _load(directory: Path) -> LazySplit | None:
     """Map the entry; None if it is missing or incomplete, or its labels are damaged."""
-    meta = _read_json(directory / "meta.json")
+    meta = read_json(directory / "meta.json")
     if meta is None:
         return None
     images, labels = directory / "images.u8", directory / "labels.i64"
@@ -162,7 +144,7 @@ def _has_size(path: Path, size: int) -> bool:
 def _map(directory: Path, meta: dict[str, Any]) -> LazySplit:
     count, shape = meta["count"], meta["shape"]
     images = _map_bytes(directory / "images.u8", count * _count_pixels(meta)).view(count, *shape)
-    labels = torch.from_file(str(directory / "labels.i64"), shared=False, size=count, dtype=torch.int64)
+    labels = _map_file(directory / "labels.i64", count, torch.int64)
     return LazySplit(InMemoryImages(images), labels, tuple(meta["classes"]))
 
 
@@ -173,7 +155,15 @@ def _count_pixels(meta: dict[str, Any]) -> int:
 
 def _map_bytes(path: Path, size: int, *, shared: bool = False) -> Tensor:
     """Map a file as uint8 [size]; writes reach the file only if `shared`."""
-    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8)
+    return _map_file(path, size, torch.uint8, shared=shared)
+
+
+def _map_file(path: Path, size: int, dtype: torch.dtype, *, shared: bool = False) -> Tensor:
+    descriptor = os.open(path, (os.O_RDWR if shared else os.O_RDONLY) | os.O_CLOEXEC)
+    try:  # torch takes no path that is not UTF-8
+        return torch.from_file(f"/proc/self/fd/{descriptor}", shared=shared, size=size, dtype=dtype)
+    finally:
+        os.close(descriptor)
 
 
 def _store(directory: Path, read: Callable[[], DecodedSplit]) -> LazySplit:
@@ -184,9 +174,7 @@ def _store(directory: Path, read: Callable[[], DecodedSplit]) -> LazySplit:
     _log.info("decoding %s", directory.name)
     decoded = read()
     aside, old = directory.with_name(f".{directory.name}.new"), directory.with_name(f".{directory.name}.old")
-    with _report_write_errors(directory.parent):
-        for left_over in (aside, old):
-            shutil.rmtree(left_over, ignore_errors=True)
+    with report_write_errors(directory.parent):
         try:
             meta = _write(aside, decoded)
         except BaseException:
@@ -219,7 +207,7 @@ def _repair(directory: Path, read: Callable[[], DecodedSplit]) -> None:
         return
     _warn_damaged(directory / "images.u8")
     decoded = read()
-    with _report_write_errors(directory.parent):
+    with report_write_errors(directory.parent):
         _map_bytes(directory / "images.u8", decoded.images.numel(), shared=True).copy_(decoded.images.flatten())
         _write_meta(directory, decoded)
         _record_identities(directory)
@@ -228,11 +216,11 @@ def _repair(directory: Path, read: Callable[[], DecodedSplit]) -> None:
 @functools.cache
 def _warn_damaged(path: Path) -> None:
     """Warn once per process: a damaged file is read again under the lock."""
-    _log.warning("%s is damaged and will be written again", path)
+    _log.warning("%s is damaged and will be written again", escape(path))
 
 
 def _is_undamaged(directory: Path, name: str = "images.u8") -> bool:
-    meta = _read_json(directory / "meta.json")
+    meta = read_json(directory / "meta.json")
     return meta is not None and _hash_file(directory / name) == meta["sha256"][name]
 
 
@@ -242,12 +230,12 @@ def _record_identities(directory: Path) -> None:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())  # after a power cut they could have their sizes and times, but other bytes
     time.sleep(TICK)
-    _write_json(directory / "checked.json", _read_identities(directory))
+    write_json(directory / "checked.json", _read_identities(directory))
 
 
 def _is_verified(directory: Path) -> bool:
     """Whether the files are unchanged since they were last verified; reads none of them."""
-    return _read_json(directory / "checked.json") == _read_identities(directory)
+    return read_json(directory / "checked.json") == _read_identities(directory)
 
 
 def _read_identities(directory: Path) -> dict[str, Any]:
@@ -270,22 +258,22 @@ def _write_meta(directory: Path, decoded: DecodedSplit) -> dict[str, Any]:
         "count": len(decoded.images),
         "sha256": {name: _hash_file(directory / name) for name in FILES},
     }
-    return _write_json(directory / "meta.json", meta)
+    return write_json(directory / "meta.json", meta)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+def write_json(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Write `content` with its checksum under another name, and rename; return it."""
     aside = path.with_name(f".{path.name}.new")
-    with _report_write_errors(path.parent):
+    with report_write_errors(path.parent):
         aside.write_text(json.dumps({"content": content, "sha256": _hash_json(content)}))
         aside.replace(path)
     return content
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Read what `_write_json` wrote; None if it is missing or damaged."""
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read what `write_json` wrote; None if it is missing or damaged."""
     try:
-        found = json.loads(path.read_bytes())
+        found = read_object(path)
         content: dict[str, Any] = found["content"]
         if found["sha256"] == _hash_json(content):
             return content
@@ -299,14 +287,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _hash_json(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _report_write_errors(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"data.cache: cannot write under {directory} ({error}); set data.cache to a directory that can be written "
-            "and has room"
-        ) from error

@@ -1,0 +1,144 @@
+"""Decode a picture file to RGB as a viewer shows it, or refuse it by name.
+
+    turned      as its EXIF orientation says
+    transparent parts are over white
+    16 bits     scaled to the full range: 65535 is white
+
+What has no colours that are defined, such as floats and 32-bit integers, and what holds several pictures, is refused.
+"""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dist_train.errors import DataError
+from dist_train.system.escape import escape
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+VERSION = 2
+"""Version of the decoding; incremented when the same file would give other pixels."""
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".tif", ".tiff", ".webp", ".jp2", ".j2k", ".avif"),
+)
+"""Endings of the files that are read, in any case."""
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+"""Pillow's names of the formats that are read, whatever the ending. Others may start programs, as PostScript does."""
+
+_OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_TIFF_UNSIGNED = 1
+_PNG_FACTORS = {"L;2": 85, "L;4": 17}
+"""Factors by which Pillow scales the pixels of PNGs with few bits, but not their transparent value."""
+
+
+class _RefusedError(Exception):
+    """A picture that can't be shown in one way."""
+
+
+def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
+    """Decode one file to uint8 [3, H, W].
+
+    Args:
+        resize: scale the shorter side to this many pixels and cut the middle square.
+        orientation: `exif`, or `stored`: in the order of the pixels in the file.
+
+    Raises:
+        DataError: the file is damaged, or of a kind that is not shown in one way only.
+    """
+    try:
+        with Image.open(path, formats=_find_formats()) as file:
+            _refuse_several(file)
+            factor = _PNG_FACTORS.get(_find_raw_mode(file), 1)
+            file.load()
+            if orientation == "exif":
+                _turn(file)
+            image = _to_rgb(file, factor)
+    except _RefusedError as error:
+        raise DataError(f"{escape(path)}: {error}; convert it, or remove it") from None
+    except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
+        raise DataError(f"{escape(path)}: is not a readable image ({escape(error)}); replace or remove it") from error
+    if resize is not None:
+        image = _cut_square(image, resize)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _find_formats() -> list[str]:
+    """The formats of `FORMATS` that this version of Pillow has."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _refuse_several(file: Image.Image) -> None:
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1 and file.format != "MPO":  # a camera's JPEG, whose other pictures are previews of the first
+        raise _RefusedError(f"holds {frames} pictures ({file.format}, mode {file.mode}), and one is needed")
+
+
+def _find_raw_mode(file: Any) -> str:
+    """How the pixels are stored; known until they are loaded."""
+    arguments = [tile[3] for tile in getattr(file, "tile", None) or []]
+    return arguments[0] if arguments and isinstance(arguments[0], str) else ""
+
+
+def _turn(file: Image.Image) -> None:
+    try:
+        file.getexif()
+    except Exception:  # a viewer shows a picture with damaged EXIF as it is stored
+        return
+    ImageOps.exif_transpose(file, in_place=True)
+
+
+def _to_rgb(file: Image.Image, factor: int) -> Image.Image:
+    tags: Any = getattr(file, "tag_v2", {})
+    formats = tags.get(_TIFF_SAMPLE_FORMAT, ())
+    if any(each != _TIFF_UNSIGNED for each in (formats if isinstance(formats, tuple) else (formats,))):
+        raise _RefusedError(f"has signed numbers or fractions (mode {file.mode}), which are no colours")
+    transparent = file.info.get("transparency")
+    if file.mode in _SIXTEEN_BITS or (file.mode == "I" and file.format in ("PNG", "PPM")):
+        bits = tags.get(_TIFF_BITS, (16,))[0]
+        return _scale_to_bytes(np.asarray(file), bits, tags.get(_TIFF_PHOTOMETRIC) == 0, transparent)
+    if file.mode not in _OPAQUE + _TRANSPARENT:
+        raise _RefusedError(f"has the mode {file.mode}, whose black and white are not defined")
+    if isinstance(transparent, tuple) and max(transparent) > 255:
+        raise _RefusedError(f"has a transparent colour of 16 bits (mode {file.mode})")
+    if isinstance(transparent, int):
+        file.info["transparency"] = transparent * factor
+    if file.mode in _TRANSPARENT or transparent is not None or _has_transparent_palette(file):
+        return _lay_over_white(file)
+    return file if file.mode == "RGB" else file.convert("RGB")
+
+
+def _scale_to_bytes(pixels: Any, bits: int, is_inverted: bool, transparent: int | None) -> Image.Image:
+    """Scale integers of 12 or 16 bits, [H, W], to 0..255."""
+    white = 2**bits - 1
+    wide = pixels.astype(np.int64)
+    scaled = (wide * 255 + white // 2) // white
+    scaled = 255 - scaled if is_inverted else scaled
+    if transparent is not None:
+        scaled[wide == transparent] = 255
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _has_transparent_palette(file: Image.Image) -> bool:
+    return file.mode == "P" and file.palette is not None and file.palette.mode.endswith("A")
+
+
+def _lay_over_white(file: Image.Image) -> Image.Image:
+    image = file.convert("LA") if file.mode == "La" else file
+    over = Image.new("RGBA", image.size, "white")
+    over.alpha_composite(image.convert("RGBA"))
+    return over.convert("RGB")
+
+
+def _cut_square(image: Image.Image, side: int) -> Image.Image:
+    """Scale the shorter side to `side` pixels and cut the middle square."""
+    shorter = min(image.size)
+    width, height = side * image.width // shorter, side * image.height // shorter
+    left, top = (width - side) // 2, (height - side) // 2
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    return scaled.crop((left, top, left + side, top + side))

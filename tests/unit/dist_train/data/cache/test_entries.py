@@ -233,6 +233,7 @@ def test_a_cache_without_room_says_why_and_keeps_no_part(settings: Settings) -> 
 
 
 def open_in_process(config: Data, log: str, together: Barrier) -> None:
+    torch.set_num_threads(1)  # OpenMP does not survive a fork
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     together.wait()
     opened(config)

@@ -97,7 +97,7 @@ def break_folders(root: Path, what: str) -> Path:
         victim.mkdir()
         (victim / "readme.txt").write_text("")
     if what == "one_sided":
-        return victim.parent.parent / "test" / "class1"
+        return victim.parent.parent
     return victim
 
 
@@ -107,7 +107,7 @@ def break_folders(root: Path, what: str) -> Path:
         ("split", "is not a folder; data.root must hold train/<class>/"),
         ("no_class", "holds no folder of a class"),
         ("empty", "holds no image (.jpg"),
-        ("one_sided", "train and test hold different classes"),
+        ("one_sided", "train and test hold different classes: only one of them has test class1"),
     ],
 )
 def test_bad_folders(settings: Settings, root: Path, what: str, complaint: str) -> None:

@@ -2,7 +2,7 @@
 
     python -m dist_train.training.verification runs/digits
 
-prints a line for each checkpoint. Exit codes: 0 all are undamaged; 1 one would be refused; 2 there are none, or the run
+prints each checkpoint with what would be refused. Exit codes: 0 all are undamaged; 1 one would be refused; 2 there are none, or the run
 can't be read.
 """
 
@@ -20,7 +20,7 @@ from dist_train.models import build_model
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config
-from dist_train.system.escape import escape
+from dist_train.system.escape import escape, escape_lines
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.training.state import TrainState
 
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     has_faults = False
     for step, fault in verify(RunDir(parser.parse_args(arguments).run)):
         has_faults |= fault is not None
-        print(f"step {step:>9}  {escape(fault, 4000) if fault else 'undamaged'}")
+        print(f"step {step:>9}  {escape_lines(fault) if fault else 'undamaged'}")
     sys.stdout.flush()
     return int(has_faults)
 

@@ -2,8 +2,8 @@
 
     python -m dist_train.training.verification runs/digits
 
-prints each checkpoint with what would be refused. Exit codes: 0 all are undamaged; 1 one would be refused; 2 there are none, or the run
-can't be read.
+prints each checkpoint with what would be refused. Exit codes: 0 all are undamaged; 1 one would be refused; 2 there are
+none, or the run can't be read.
 """
 
 import sys

@@ -45,13 +45,10 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint", use_one_thread) if asynchronous else None
         self._running: Future[None] | None = None
 
-    def repair_links(self, best_step: int | None) -> None:
-        """Repair the links `latest` and `best`, and remove leftovers, after a crash in a save."""
-        try:
-            self._store.clear_leftovers()
-            self._store.repair_links(best_step)
-        except OSError as error:
-            _log.warning("%s: links can't be repaired: %s", self._store.directory, error.strerror or error)
+    def repair(self, best_step: int | None) -> None:
+        """Do what a crash after a save has left undone: the links `latest` and `best`, and the removal of old ones."""
+        self._try(lambda: self._store.repair_links(best_step), "links can't be repaired")
+        self._try(lambda: self._store.prune(self._keep_last), "old checkpoints can't be removed")
 
     def save(self, step: int, files: Mapping[str, Mapping[str, Any]], link: str | None = None) -> None:
         """Save the checkpoint of `step`, and point the links `latest` and `link` at it.

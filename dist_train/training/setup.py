@@ -95,7 +95,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         recorder.call_before_exit(reporter.report_failure)
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
-            saver.repair_links(state.best_step if config.checkpoint.keep_best else None)
+            saver.repair(state.best_step if config.checkpoint.keep_best else None)
         reduction = _build_reduction(config, state, schedule, dataset.shape, world, memory)
         stop.begin_steps()
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step

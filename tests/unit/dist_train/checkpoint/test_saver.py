@@ -167,5 +167,15 @@ def test_a_link_that_fails_is_no_failed_save(
     assert Store(tmp_path).steps() == [2, 3], "old ones are removed as before"
 
 
+def test_a_start_does_what_a_killed_one_has_left_undone(tmp_path: Path) -> None:
+    with Saver(Store(tmp_path), keep_last=9, asynchronous=False) as saver:
+        for step in (1, 2, 3):
+            saver.save(step, content(step))
+    (tmp_path / "latest").unlink()
+    (tmp_path / ".step_00000004.4711").mkdir()
+    Saver(Store(tmp_path), keep_last=1, asynchronous=False).repair(best_step=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"latest", "best", "step_00000002", "step_00000003"}
+
+
 def full(*_: Any, **__: Any) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -29,7 +29,7 @@ from dist_train.__main__ import make_local_command
 from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure
 from dist_train.diagnostics.verdict import Verdict, find_newest_checkpoint, publish_verdict
 from dist_train.elastic.private_store import PrivateStore
-from dist_train.elastic.rank_process import FORWARDED, LEFT_EARLY, ForkBarrier, find_exit_code, is_running, run_rank
+from dist_train.elastic.rank_process import FORWARDED, LEFT_EARLY, find_exit_code, is_running, run_rank
 from dist_train.errors import NonFiniteError, UserError
 from dist_train.run_dir import RunDir
 from dist_train.system.exit import FAILED, INTERRUPTED
@@ -63,13 +63,12 @@ class ForkingAgent(LocalElasticAgent):
     def __init__(self, ranks: int, max_restarts: int, arguments: tuple[str, ...], run: Path) -> None:
         _silence_torchelastic()
         self._run, self._arguments = run, arguments
-        self._barrier = ForkBarrier()
         spec = WorkerSpec(
             role="rank",
             local_world_size=ranks,
             rdzv_handler=PrivateStore(),
             entrypoint=run_rank,
-            args=(os.getpid(), self._barrier, arguments),
+            args=(os.getpid(), arguments),
             max_restarts=max_restarts,
             monitor_interval=POLL,
         )
@@ -95,8 +94,7 @@ class ForkingAgent(LocalElasticAgent):
         if self._first_signal and not self._pending:
             self._pending.append(self._first_signal)  # only ranks of an earlier attempt have received it
         signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-        with self._barrier:
-            pids: dict[int, Any] = super()._start_workers(worker_group)
+        pids: dict[int, Any] = super()._start_workers(worker_group)
         for worker in worker_group.workers:
             worker.id = pids[worker.local_rank]
         self._has_ranks = True
@@ -117,7 +115,7 @@ class ForkingAgent(LocalElasticAgent):
         rank = min(failed, key=lambda each: _order_by_cause(failed[each]))
         self._handle_exit(rank, failed[rank])
         self._end_other_ranks(PATIENCE_TO_SAVE if failed[rank] == PREEMPTED else PATIENCE)
-        if self.exit_code == FAILED:
+        if self.exit_code == FAILED and not self._remaining_restarts:
             self._report_end(rank, failed[rank])
         return RunResult(WorkerState.FAILED)
 

@@ -21,29 +21,7 @@ LEFT_EARLY = 256
 _FINISHED = 99  # with which a rank leaves instead of 0
 
 
-class ForkBarrier:
-    """Holds the ranks back until all of them are forked; a context manager around the forks.
-
-    A rank that connects to the store keeps the store's thread in the agent busy. A rank that is forked at that moment
-    may inherit a lock of the C library that is never released in it. It happened in one of about 400 starts under
-    load: a rank hung while it connected to the store, and the others waited for it.
-    """
-
-    def __enter__(self) -> None:
-        self._reader, self._writer = os.pipe()
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._writer)
-        os.close(self._reader)
-
-    def wait(self) -> None:
-        """In a rank: wait until the agent and all ranks forked so far have closed the write end of the pipe."""
-        os.close(self._writer)
-        os.read(self._reader, 1)
-        os.close(self._reader)
-
-
-def run_rank(agent: int, barrier: ForkBarrier, arguments: tuple[str, ...]) -> NoReturn:
+def run_rank(agent: int, arguments: tuple[str, ...]) -> NoReturn:
     """Train in a forked rank, in a session of its own: only the agent gets Ctrl-C, and forwards it once.
 
     Args:
@@ -52,7 +30,6 @@ def run_rank(agent: int, barrier: ForkBarrier, arguments: tuple[str, ...]) -> No
     """
     die_with_parent(agent)
     os.setsid()
-    barrier.wait()
     stop = Stop.install()
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)

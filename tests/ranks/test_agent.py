@@ -159,13 +159,14 @@ class TestExitCodes:
     ) -> None:
         done = ranks("return 1 if rank else time.sleep(30)", restarts=2)
         assert done.returncode == 1
-        lines = done.stderr.splitlines()
-        assert [line.split(" at ")[0] for line in lines] == ["rank 1(2) failed with exit code 1"] * 3
-        assert [line.split("; ")[1] for line in lines] == [
+        lines, _, screen = done.stderr.partition("\n---- x: the run failed ----\n")
+        assert [line.split(" at ")[0] for line in lines.splitlines()] == ["rank 1(2) failed with exit code 1"] * 3
+        assert [line.split("; ")[1] for line in lines.splitlines()] == [
             "restart 1 of 2 from the newest checkpoint",
             "restart 2 of 2 from the newest checkpoint",
             "the run ends",
         ]
+        assert screen.startswith("first failed   rank 1(2) on host ")
         assert (tmp_path / "2.0").exists()
 
     def test_a_killed_rank_is_replaced_and_the_run_done(
@@ -177,13 +178,13 @@ class TestExitCodes:
         assert done.stderr.startswith("rank 0(2) was killed by SIGKILL at ")
         assert done.stderr.endswith("; restart 1 of 1 from the newest checkpoint\n")
 
-    def test_a_traceback_is_printed_once_and_nothing_around_it(
+    def test_a_traceback_is_printed_once_before_the_screen(
         self, ranks: Callable[..., "subprocess.CompletedProcess[str]"]
     ) -> None:
         done = ranks("if rank: raise ZeroDivisionError('on purpose')\ntime.sleep(30)")
         assert done.returncode == 1
         assert done.stderr.startswith("Traceback")
-        *_, error, report = done.stderr.splitlines()
+        *_, error, report = done.stderr.partition("\n---- x: the run failed ----\n")[0].splitlines()
         assert error == "ZeroDivisionError: on purpose"
         assert report.startswith("rank 1(2) failed with exit code 1 at ")
 

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -89,37 +89,26 @@ def run() -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 
 def command_lines(port: int) -> dict[str, list[list[str]]]:
-    """What README, configs and `slurm/README.md` print, and what must fail for the test to be worth something."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run"]
-    printed = {}
-    texts = {path: path.read_text() for path in (ROOT / "README.md", ROOT / "slurm" / "README.md")}
-    for path, text in texts.items():
-        for number, group in enumerate(_group(re.findall(r"^(torchrun .*?)(?: *#.*)?$", text, re.MULTILINE))):
-            printed[f"{path.parent.name}/{path.name} {number}"] = [
-                [*torchrun, *shlex.split(each)[1:]] for each in group
-            ]
+    """The trainings that README and `slurm/README.md` print, cut down to this machine."""
+    texts = [(ROOT / name).read_text() for name in ("README.md", "slurm/README.md")]
+    printed = [line for text in texts for line in re.findall(r"^torchrun (.*?)(?: *#.*)?$", text, re.MULTILINE)]
     changes = {
         "distributed.backend=gloo": "log.tensorboard=false",
         "node0": "127.0.0.1",
-        r"29500": str(port),
-        r"per-node=4": "per-node=1",
+        "29500": str(port),
+        "per-node=4": "per-node=1",
         "cifar10_resnet18": "digits",
     }
-    for command in printed.values():
-        for line in command:
-            for old, new in changes.items():
-                line[:] = [re.sub(old, new, word) for word in line]
-    settings = ["configs/digits.yaml"]
+    lines = []
+    for line in dict.fromkeys(printed):  # both pages print some
+        here = re.sub("|".join(changes), lambda found: changes[found[0]], line)
+        lines.append([sys.executable, "-m", "torch.distributed.run", *shlex.split(here)])
+    agent = [sys.executable, "-m", "launch", "train", "configs/digits.yaml", "--nproc", "2", "--max-restarts", "1"]
     return {
-        **printed,
-        "dist-train": [[sys.executable, "-m", "launch", "train", *settings, "--nproc", "2", "--max-restarts", "1"]],
+        "torchrun": [line for line in lines if "--nnodes=2" not in line],
+        "torchrun on two machines": [line for line in lines if "--nnodes=2" in line],
+        "dist-train": [agent],
     }
-
-
-def _group(lines: Sequence[str]) -> list[list[str]]:
-    """Commands of several machines belong together."""
-    many = [line for line in lines if "--nnodes=2" in line]
-    return [[line] for line in lines if line not in many] + ([many] if many else [])
 
 
 PORT = free_port()
@@ -164,6 +153,14 @@ def assert_harmless(processes: list["subprocess.Popen[bytes]"], directory: Path)
         time.sleep(0.2)
     assert not marker.exists()
     return sockets
+
+
+def test_there_is_each_kind_of_command() -> None:
+    assert {name: len(lines) for name, lines in COMMANDS.items()} == {
+        "torchrun": 1,
+        "torchrun on two machines": 2,
+        "dist-train": 1,
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)

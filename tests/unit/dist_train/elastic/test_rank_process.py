@@ -1,4 +1,4 @@
-"""Forked ranks: what can be seen of their end, and the barrier around the forks."""
+"""Forked ranks: what can be seen of their end."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dist_train.elastic.rank_process import _FINISHED, LEFT_EARLY, ForkBarrier, find_exit_code, is_running
+from dist_train.elastic.rank_process import _FINISHED, LEFT_EARLY, find_exit_code, is_running
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,3 @@ def test_the_exit_code_of_a_child_can_be_read_again(code: int, number: signal.Si
     assert [find_exit_code(child), find_exit_code(child)] == [expected] * 2
     os.waitpid(child, 0)
     assert find_exit_code(child) == 1, "another call has reaped it"
-
-
-def test_forked_ranks_wait_until_all_are_forked() -> None:
-    barrier, children = ForkBarrier(), []
-    with barrier:
-        for _ in range(2):
-            child = os.fork()
-            if child == 0:
-                barrier.wait()
-                os._exit(0)
-            children.append(child)
-        time.sleep(0.2)
-        assert all(map(is_running, children))
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]

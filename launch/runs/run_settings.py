@@ -8,8 +8,8 @@ from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 from dist_train.system.read_file import read_object
 
-OWN = ("run.name", "run.dir", "run.resume")
-"""Settings that differ in any two runs."""
+OWN = ("run.name", "run.dir", "run.resume", "data.cache", "log.progress", "log.tensorboard")
+"""Settings that may differ without a difference in training."""
 
 
 def read_settings(run: Path) -> Mapping[str, Any]:

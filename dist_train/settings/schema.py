@@ -116,7 +116,7 @@ class Data(Section):
     """Scale the shorter side to this many pixels and crop the central square."""
     orientation: Literal["exif", "stored"] = "exif"
     """Of `image_folder`. `exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the
-    pixels in the order of the file, as other libraries do."""
+    pixels in the order of the file, as other libraries do; TIFF is turned by Pillow all the same."""
     limit_train: PositiveInt | None = None
     """Use only this many training samples, evenly spaced over the split."""
     limit_test: PositiveInt | None = None

@@ -37,6 +37,7 @@ from dist_train.settings.messages import (
     shorten,
     suggest_choice,
 )
+from dist_train.settings.paths import PATHS, expand_path
 from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, find_old_value
 from dist_train.settings.schema import Config, Section, find_contradictions, list_keys, section_classes
 from dist_train.settings.strict_yaml import (
@@ -54,9 +55,6 @@ from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
 MAX_FAULTS = 50
-PATHS = ("run.dir", "run.resume", "data.root", "data.cache")
-"""The settings that are paths."""
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
@@ -256,29 +254,9 @@ def _expand_paths(root: LocatedValue, environ: Mapping[str, str], is_of_run: boo
         value, location = _get(root, key).value, _get(root, key).location
         if isinstance(value, str) and not (is_of_run and 0 < location.order <= MAX_BYTES):
             try:
-                _set(root, key, LocatedValue(_expand_path(value, environ), location))
+                _set(root, key, LocatedValue(expand_path(value, environ), location))
             except ValueError as error:
                 yield Fault(location, f"{key} is {format_value(value)}; {error}")
-
-
-def _expand_path(text: str, environ: Mapping[str, str]) -> str:
-    """Return a path without `~` and `$NAME`; raises ValueError with what is wrong."""
-
-    def look_up(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
-        if not environ.get(name):
-            raise ValueError(f"the variable {shorten(name)} is not set")
-        return environ[name]
-
-    if re.match("[A-Za-z][A-Za-z0-9+.-]*://", text):
-        raise ValueError("it must be a path in a file system of this machine, not an address")
-    if "$" in re.sub(_VARIABLE, "", text):
-        raise ValueError("its $ is not followed by the name of a variable")
-    expanded = re.sub(_VARIABLE, look_up, text)
-    try:
-        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
-    except (RuntimeError, ValueError):
-        raise ValueError("the home directory at its start is unknown") from None
 
 
 # Checks

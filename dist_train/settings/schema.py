@@ -89,10 +89,11 @@ class Data(Section):
 
     name: str
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
-    download), `image_folder` (reads `<root>/{train,test}/<class>/*`) or `synthetic` (generated from the seed, for
-    tests)."""
+    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`; one of `val` and `test` is enough) or
+    `synthetic` (generated from the seed, for tests)."""
     root: FileName
-    """Directory with the data set's files. Default: `$DIST_TRAIN_DATA`, else `data`. Only downloads write there."""
+    """Directory with the data set's files. Default: `$DIST_TRAIN_DATA`, else `data`. Written only to download
+    files, or to unpack their archives if those lie there."""
     download: bool = True
     """Download missing files to `root`, if the address of the data set is known."""
     global_batch: PositiveInt = 64
@@ -109,7 +110,9 @@ class Data(Section):
     """`auto`: the known mean and std of the data set, or else those of the training split, computed once. Or `{mean:
     [...], std: [...]}`."""
     cache: FileName
-    """Directory for decoded images and computed statistics. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`."""
+    """Directory for decoded images and computed statistics, found again by the content of the files, wherever those
+    are. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`, or one for temporary files if that can't be written. Where
+    others can write, each user has a folder."""
     augment: Augment = Augment()
     """Random changes of the training images; none by default."""
     resize: Annotated[int, Field(ge=1, le=10**4)] | None = None

@@ -32,13 +32,15 @@ class Layout:
     folder: str
     batches: dict[str, tuple[str, ...]]
     meta: str
+    archive: str
     labels: str
     classes: str
 
     @property
     def files(self) -> DataFiles:
         """All files of the data set."""
-        return DataFiles(self.loader, self.folder, (*self.batches["train"], *self.batches["test"], self.meta))
+        names = (*self.batches["train"], *self.batches["test"], self.meta)
+        return DataFiles(self.loader, self.folder, names, self.archive)
 
 
 LAYOUTS = {
@@ -47,6 +49,7 @@ LAYOUTS = {
         folder="cifar-10-batches-py",
         batches={"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)},
         meta="batches.meta",
+        archive="cifar-10-python.tar.gz",
         labels="labels",
         classes="label_names",
     ),
@@ -55,6 +58,7 @@ LAYOUTS = {
         folder="cifar-100-python",
         batches={"train": ("train",), "test": ("test",)},
         meta="meta",
+        archive="cifar-100-python.tar.gz",
         labels="fine_labels",
         classes="fine_label_names",
     ),

@@ -3,6 +3,7 @@
 import fcntl
 import gzip
 import hashlib
+import shutil
 import socket
 import tarfile
 import threading
@@ -37,6 +38,51 @@ def test_missing_files_are_named(settings: Settings, root: Path) -> None:
     message = refusal(settings("cifar10"))
     assert "data_batch_1, data_batch_2" in message
     assert "batches.meta, and data.download is off" in message
+
+
+def pack(root: Path, name: str) -> Path:
+    """Pack the files of a data set as they are published, and remove them; return one of the archives."""
+    if name == "mnist":
+        for path in sorted((root / "MNIST/raw").iterdir()):
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        return root / "MNIST/raw/train-images-idx3-ubyte.gz"
+    archive = root / LAYOUTS[name].archive
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(root / LAYOUTS[name].folder, LAYOUTS[name].folder)
+    shutil.rmtree(root / LAYOUTS[name].folder)
+    return archive
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_archives_in_place_are_unpacked_without_a_network(settings: Settings, root: Path, name: str) -> None:
+    write_idx(root) if name == "mnist" else write_cifar(root, name)
+    before = opened(settings(name)).identity
+    pack(root, name)
+    assert opened(settings(name)).identity == before
+    assert not list(root.rglob(".*"))
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "flipped"])
+def test_a_damaged_archive_is_named_and_leaves_no_file(settings: Settings, root: Path, name: str, damage: str) -> None:
+    write_idx(root) if name == "mnist" else write_cifar(root, name)
+    archive = pack(root, name)
+    content = archive.read_bytes()
+    middle = len(content) // 2
+    archive.write_bytes(
+        {
+            "cut": content[:middle],
+            "garbage": b"not an archive",
+            "empty": b"",
+            "flipped": content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :],
+        }[damage]
+    )
+    message = refusal(settings(name))
+    assert message.startswith(
+        (f"{archive}: can't be unpacked (", f"{root}/MNIST/raw/train-images-idx3-ubyte: has 0 bytes")
+    )
+    assert not list(root.rglob(".*"))
 
 
 @pytest.fixture

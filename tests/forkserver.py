@@ -208,6 +208,12 @@ def _answer(status: int, number: int) -> None:
         os.write(status, b"%d\n" % number)
 
 
+def _open_streams() -> None:
+    """Open the standard streams as an interpreter does; those of the server know another kind of file."""
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # type: ignore[misc]  # noqa: SIM115
+
+
 def _run(arguments: list[str], path: list[str]) -> None:
     """Do what an interpreter does with its arguments.
 
@@ -244,6 +250,7 @@ def main() -> None:
     if request is None:
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    _open_streams()
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environ)

@@ -102,7 +102,7 @@ def _variables() -> set[str]:
     """The environment variables that the source names."""
     text = "".join(path.read_text() for folder in ("dist_train", "launch") for path in (ROOT / folder).rglob("*.py"))
     ours = set(re.findall(r'"((?:DIST_TRAIN|XDG|TORCHELASTIC|SLURM|LOCAL|MASTER|GROUP|ROLE)_[A-Z_]+)"', text))
-    return {*ours, *FOREIGN, *(name for name in LAUNCHER_VARIABLES if not name.endswith("_"))}
+    return {*ours, *FOREIGN, *LAUNCHER_VARIABLES}
 
 
 def _launcher() -> dict[str, str]:

@@ -5,6 +5,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import yaml
+
 HOSTILE = "a\x1b[2J\x1b]0;title\x07\nFORGED: done\r\u202e\x9b31m"
 """Text that clears the screen, sets the title, forges a line and reverses the order of letters."""
 
@@ -47,6 +49,13 @@ VALUES: dict[str, Any] = {
     "deep": _nest(30),
 }
 """Values of every type and size, one for each way to be wrong."""
+
+
+def as_typed(value: Any) -> str:
+    """The value as somebody types it on a command line."""
+    text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**9)
+    return text.removesuffix("\n").removesuffix("\n...")
+
 
 _RENAMED: dict[str, Callable[[Any], str]] = {
     "misspelt": lambda key: f"{key}s",

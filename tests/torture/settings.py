@@ -21,7 +21,7 @@ from dist_train.system.exit import run_guarded
 from tests.conftest import ROOT
 from tests.torture.bench import Bench
 from tests.torture.cases import HANG, Case, Fault, Outcome, judge
-from tests.torture.mutations import HOSTILE, VALUES, damaged, mutations
+from tests.torture.mutations import HOSTILE, VALUES, as_typed, damaged, mutations
 
 QUICK, USUAL = 400, 4200
 DAMAGED_COPIES = 400  # of each recipe
@@ -72,17 +72,11 @@ def cases(bench: Bench, seed: int) -> Iterator[Case]:  # noqa: ARG001
         yield Case(f"command line: {what}", partial(_read, overrides=overrides))
     for key in list_keys((Config,)):
         for what, value in VALUES.items():
-            yield Case(f"{key} is {what}", partial(_read, overrides=[f"{key}={_as_typed(value)}"]))
+            yield Case(f"{key} is {what}", partial(_read, overrides=[f"{key}={as_typed(value)}"]))
 
 
 def _dump(tree: Any) -> bytes:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode("utf-8", "surrogateescape")
-
-
-def _as_typed(value: Any) -> str:
-    return (
-        value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**9).split("\n")[0]
-    )
 
 
 def _read(bench: Bench, content: bytes = TINY.encode(), overrides: list[str] | None = None) -> Iterator[Fault]:

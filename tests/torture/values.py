@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 
-import yaml
-
 from dist_train.distributed.launcher import LAUNCHER_VARIABLES
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config
@@ -21,28 +19,11 @@ from tests.conftest import ROOT
 from tests.torture import runs
 from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault, judge
-from tests.torture.mutations import VALUES
+from tests.torture.mutations import VALUES, as_typed
 
 QUICK, USUAL, WORKERS = 20, 700, 2
-TEXTS = {
-    name: value
-    if isinstance(value, str)
-    else yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0]
-    for name, value in VALUES.items()
-    if name not in ("surrogate",)
-}
-"""Each value as it is typed."""
-FOREIGN = (
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-    "SLURM_JOB_ID",
-    "SLURM_NTASKS",
-    "TERM",
-    "COLUMNS",
-    "LINES",
-    "TZ",
-    "LANG",
-)
+TEXTS = {name: as_typed(value) for name, value in VALUES.items() if name != "surrogate"}
+FOREIGN = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_NTASKS", "TERM", "COLUMNS", "LINES", "TZ", "LANG")
 """Variables that libraries read, or of which ours are not found by their names."""
 
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
 from torch import Tensor
 
+from dist_train.data.identity import DataIdentity
 from dist_train.errors import CheckpointError
 from dist_train.system.escape import escape
 
@@ -57,6 +58,17 @@ def is_dense(value: object) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
+def _check_data(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of the data; raises ValueError if it is none."""
+    try:
+        shape = DataIdentity.from_dict(value).shape
+    except ValueError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    if not all(1 <= number <= 2**16 for number in shape):
+        raise ValueError("has a shape that no image has")
+    return value
+
+
 _Number = Annotated[FiniteFloat, BeforeValidator(_check_number)]
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 _Plain = Annotated[dict[str, Any], AfterValidator(_check_plain)]
@@ -99,11 +111,6 @@ class _Optimizer(_Strict):
     param_groups: list[_Group]
 
 
-class _Network(_Strict):
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=2**16)]], Field(min_length=3, max_length=3)]
-    num_classes: Annotated[int, Field(ge=1, le=2**24)]
-
-
 class _Training(_Strict):
     epoch: _Count
     step: _Count
@@ -117,8 +124,7 @@ class _Training(_Strict):
     settings: _Plain
     choices: _AutoSettings
     machine: _Plain
-    data: _Plain | None = None
-    network: _Network | None = None
+    data: Annotated[_Plain, AfterValidator(_check_data)] | None = None
 
 
 def check_training(content: Mapping[str, Any]) -> None:

@@ -102,8 +102,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         state.window.start_clock()
         yield TrainingRun(
             config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
-            saver, stop, about=resume.describe_run(config, auto_settings, world, dataset.identity)
-            | {"network": {"shape": list(dataset.shape), "num_classes": len(dataset.classes)}},
+            saver, stop, about=resume.describe_run(config, auto_settings, world, dataset.identity),
         )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ none, or the run can't be read.
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.store import Store
+from dist_train.data.identity import DataIdentity
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, UserError
 from dist_train.execution.auto_settings import AutoSettings
@@ -51,18 +51,19 @@ def find_fault(checkpoint: Path, config: Config) -> str | None:
         files = serialization.load(checkpoint).files
         resume.check_settings(files, config, checkpoint)
         auto_settings = AutoSettings.from_dict(files["training.pt"]["choices"])
-        if "network" in files["training.pt"]:  # earlier versions have not written it
-            _load(files, config, auto_settings, checkpoint)
+        if data := resume.read_data_identity(files):  # earlier versions have not stored it
+            _load(files, config, auto_settings, data, checkpoint)
     except UserError as error:
         return str(error)
     return None
 
 
-def _load(files: serialization.Files, config: Config, auto_settings: AutoSettings, checkpoint: Path) -> None:
+def _load(
+    files: serialization.Files, config: Config, auto_settings: AutoSettings, data: DataIdentity, checkpoint: Path
+) -> None:
     """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
-    about: dict[str, Any] = files["training.pt"]["network"]
-    channels, height, width = about["shape"]
-    network = build_model(config.model, (channels, height, width), about["num_classes"], config.run.seed)
+    channels, height, width = data.shape
+    network = build_model(config.model, (channels, height, width), len(data.classes), config.run.seed)
     # Only GPUs have it, and it changes no name or shape.
     train = config.train.model_copy(update={"sync_batchnorm": False})
     state = TrainState(config.model_copy(update={"train": train}), network, auto_settings, World(), files)

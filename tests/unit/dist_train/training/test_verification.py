@@ -11,11 +11,12 @@ from dist_train.checkpoint import resume
 from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files, encode, weights_sha256
 from dist_train.checkpoint.store import Store
+from dist_train.data.identity import DataIdentity
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import to_yaml
-from dist_train.settings.schema import Config
+from dist_train.settings.schema import Config, Normalize
 from dist_train.training.verification import main, verify
 from tests.unit.dist_train.stepper import CLASSES, SHAPE, Stepper, configure, make_batch
 
@@ -35,8 +36,9 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def about(config: Config, stepper: Stepper) -> dict[str, Any]:
-    network = {"shape": list(SHAPE), "num_classes": CLASSES}
-    return {**resume.describe_run(config, stepper.state.auto_settings, World()), "network": network}
+    data = DataIdentity(SHAPE, tuple("abcd"), Normalize(mean=(0.5,), std=(0.25,)), {})
+    assert len(data.classes) == CLASSES
+    return resume.describe_run(config, stepper.state.auto_settings, World(), data)
 
 
 def rewrite(checkpoint: Path, file: str, change: Any) -> None:
@@ -68,6 +70,8 @@ CHANGES: dict[str, tuple[str, Any]] = {
     "no window": ("training.pt", lambda state: state.pop("window")),
     "precision": ("training.pt", lambda state: state["choices"].update(precision="fp8")),
     "settings": ("training.pt", lambda state: state["settings"]["run"].update(seed=7)),
+    "data": ("training.pt", lambda state: state["data"].update(mean=[])),
+    "a huge image": ("training.pt", lambda state: state["data"].update(shape=[1, 2**40, 1])),
     "newer": ("training.pt", lambda state: state["choices"].update(later=1)),
 }
 
@@ -100,7 +104,7 @@ def test_a_run_without_checkpoints_is_refused(run: RunDir) -> None:
 
 
 def test_one_of_an_earlier_version_is_read_as_far_as_it_goes(run: RunDir) -> None:
-    rewrite(run.checkpoints / "step_00000002", "training.pt", lambda state: state.pop("network"))
+    rewrite(run.checkpoints / "step_00000002", "training.pt", lambda state: state.pop("data"))
     assert dict(verify(run))[2] is None
     manifest = run.checkpoints / "step_00000002" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "weights_sha256": ""}))

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dist_train.settings.schema import Normalize
 from dist_train.system.escape import escape
+
+_T = TypeVar("_T")
 
 MOST = 10
 """Differences of one kind that are listed."""
@@ -52,11 +54,13 @@ class DataIdentity:
         """Return what `to_dict` wrote; raises ValueError for anything else."""
         try:
             identity = cls(
-                tuple(int(number) for number in found["shape"]),
-                tuple(str(name) for name in found["classes"]),
+                tuple(_check(int, number) for number in found["shape"]),
+                tuple(_check(str, name) for name in found["classes"]),
                 Normalize(mean=tuple(found["mean"]), std=tuple(found["std"])),
                 {
-                    str(name): SplitIdentity(tuple(int(count) for count in split["counts"]), str(split["files"]))
+                    _check(str, name): SplitIdentity(
+                        tuple(_check(int, count) for count in split["counts"]), _check(str, split["files"])
+                    )
                     for name, split in found["splits"].items()
                 },
             )
@@ -67,6 +71,13 @@ class DataIdentity:
         if not len(identity.shape) == 3 or len(identity.normalize.mean) != len(identity.normalize.std):
             raise ValueError("no description of data: a shape, or mean and std, of another length")
         return identity
+
+
+def _check(kind: type[_T], value: Any) -> _T:
+    """Return a value of this very type; raises ValueError for another, and for a negative number."""
+    if type(value) is not kind or (isinstance(value, int) and value < 0):
+        raise ValueError(f"{value!r:.40} is no {kind.__name__}")
+    return value
 
 
 def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) -> list[str]:

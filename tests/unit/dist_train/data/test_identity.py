@@ -29,6 +29,16 @@ def test_what_is_stored_comes_back() -> None:
     assert compare(ONE, DataIdentity.from_dict(ONE.to_dict()), "then", "now") == []
 
 
+@pytest.mark.parametrize("value", [0.5, "1", True, -1, None])
+def test_a_count_is_a_whole_number(value: Any) -> None:
+    for changed in (
+        {"shape": [value, 1, 1]},
+        {"splits": {"train": {"counts": [value], "files": ""}}, "classes": ["a"]},
+    ):
+        with pytest.raises(ValueError, match="is no int"):
+            DataIdentity.from_dict(ONE.to_dict() | changed)
+
+
 @pytest.mark.parametrize("key", ["shape", "classes", "mean", "std", "splits"])
 @pytest.mark.parametrize(
     "value", [None, 3, "text", [], {}, [None], {"train": 3}, {"train": {"counts": [1], "files": ""}}]

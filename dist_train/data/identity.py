@@ -96,7 +96,7 @@ def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) 
             there, missing = (of_other, of_one) if mine is None else (of_one, of_other)
             found.append(f"split {split}: {there}, and not {missing}")
         elif mine != theirs:
-            found += _compare_split(split, mine, theirs, one.classes, of_one, of_other)
+            found += _compare_split(split, one, other, of_one, of_other)
     return found
 
 
@@ -110,23 +110,25 @@ def _compare_classes(one: tuple[str, ...], other: tuple[str, ...], of_one: str, 
         yield f"order of the classes: {_list(one)} {of_one}, {_list(other)} {of_other}"
 
 
-def _compare_split(
-    split: str, one: SplitIdentity, other: SplitIdentity, classes: tuple[str, ...], of_one: str, of_other: str
-) -> Iterator[str]:
-    if len(one.counts) == len(other.counts):
-        counts = zip(classes, one.counts, other.counts, strict=True)
-        changed = [
-            f"{split} samples of class {escape(name)}: {mine} {of_one}, {theirs} {of_other}"
-            for name, mine, theirs in counts
-            if mine != theirs
-        ]
-        yield from changed[:MOST]
-        if len(changed) > MOST:
-            yield f"{split} samples of {len(changed) - MOST} more classes"
-    if sum(one.counts) != sum(other.counts):
-        yield f"{split} samples: {sum(one.counts):,} {of_one}, {sum(other.counts):,} {of_other}"
-    if one.files != other.files:
-        yield f"{split} files (digest of names and contents): {one.files[:12]} {of_one}, {other.files[:12]} {of_other}"
+def _compare_split(split: str, one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) -> Iterator[str]:
+    mine, theirs = one.splits[split], other.splits[split]
+    counts, others = (
+        dict(zip(each.classes, each.splits[split].counts, strict=True)) for each in (one, other)
+    )  # by name: the same number is another class if one is renamed
+    changed = [
+        f"{split} samples of class {escape(name)}: {count} {of_one}, {others[name]} {of_other}"
+        for name, count in counts.items()
+        if others.get(name, count) != count
+    ]
+    yield from changed[:MOST]
+    if len(changed) > MOST:
+        yield f"{split} samples of {len(changed) - MOST} more classes"
+    if sum(mine.counts) != sum(theirs.counts):
+        yield f"{split} samples: {sum(mine.counts):,} {of_one}, {sum(theirs.counts):,} {of_other}"
+    if mine.files != theirs.files:
+        yield (
+            f"{split} files (digest of names and contents): {mine.files[:12]} {of_one}, {theirs.files[:12]} {of_other}"
+        )
 
 
 def _list(names: list[str] | tuple[str, ...]) -> str:

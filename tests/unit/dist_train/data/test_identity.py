@@ -29,6 +29,26 @@ def test_what_is_stored_comes_back() -> None:
     assert compare(ONE, DataIdentity.from_dict(ONE.to_dict()), "then", "now") == []
 
 
+@pytest.mark.parametrize(
+    ("classes", "counts", "complaints"),
+    [
+        (("cat", "dog"), (3, 5), ["samples of class dog: 4 then, 5 now", "train samples: 7 then, 8 now"]),
+        (("dog", "zebra"), (4, 3), ["classes: cat only then, zebra only now"]),
+        (("dog", "zebra"), (5, 2), ["classes: cat only then", "samples of class dog: 4 then, 5 now"]),
+        (("dog", "cat"), (4, 3), ["order of the classes: cat, dog then, dog, cat now"]),
+        (("cat", "dog", "emu"), (3, 4, 1), ["classes: none only then, emu only now", "train samples: 7 then, 8 now"]),
+        (("cat",), (3,), ["classes: dog only then, none only now", "train samples: 7 then, 3 now"]),
+    ],
+)
+def test_counts_are_compared_by_the_name_of_a_class(
+    classes: tuple[str, ...], counts: tuple[int, ...], complaints: list[str]
+) -> None:
+    now = DataIdentity(ONE.shape, classes, ONE.normalize, {"train": SplitIdentity(counts, "ab" * 32)})
+    found = compare(ONE, now, "then", "now")
+    assert len(found) == len(complaints)
+    assert all(complaint in line for complaint, line in zip(complaints, found, strict=True)), found
+
+
 @pytest.mark.parametrize("value", [0.5, "1", True, -1, None])
 def test_a_count_is_a_whole_number(value: Any) -> None:
     for changed in (

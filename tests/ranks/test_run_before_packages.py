@@ -41,6 +41,7 @@ def test_it_resumes(old_run: Path, python: Python, source: str) -> None:
     changed = [line.partition(": ")[2].split(": ")[0] for line in output.splitlines() if "setting changed" in line]
     assert changed == ["data.cache", "train.max_steps"]
     assert "at step 10 of 20" in output
+    assert output.count("did not store its data: they are not compared") == 1
     assert output.count("the rest of this epoch may repeat or miss samples") == 1
     trained = [line["step"] for line in read_lines(old_run / "metrics.jsonl") if line["kind"] == "train"]
     assert trained == [5, 10, 15, 20]

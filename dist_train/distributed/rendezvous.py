@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ class Rendezvous:
     launched: LauncherVariables
     timeout: float
     """Seconds that a rank waits for the others."""
+    _numbers: Iterator[int] = field(default_factory=count)
+    """Of comparisons: the store keeps those of earlier trainings in the same processes."""
 
     def check_equal(self, topic: str, about: Mapping[str, Any]) -> None:
         """Wait until every rank calls this, and check that all give the same `about`.
@@ -52,7 +55,7 @@ class Rendezvous:
         Rank 0 compares digests, and reads more only where they differ.
 
         Args:
-            topic: a word for what is compared, used once.
+            topic: a word for what is compared.
             about: names and values, as JSON can have them.
 
         Raises:
@@ -61,6 +64,7 @@ class Rendezvous:
         """
         text = json.dumps(about, sort_keys=True)
         own = {"host": socket.gethostname(), "digest": hashlib.sha256(text.encode()).hexdigest()}
+        topic = f"{next(self._numbers)}/{topic}"
         self.store.set(f"{topic}/about/{self.launched.rank}", text)
         self.store.set(f"{topic}/{self.launched.rank}", json.dumps(own))
         try:
@@ -105,11 +109,12 @@ class Rendezvous:
                     )
         if not lines:
             return ""
+        name = topic.partition("/")[2]
         shown = [*lines.values()][:_MOST_LINES]
         more = [f"  and {len(lines) - len(shown)} more"] if len(lines) > len(shown) else []
         return "\n".join(
             [
-                f"the ranks would not train the same: {topic} differ{'s' if not topic.endswith('s') else ''}",
+                f"the ranks would not train the same: {name} differ{'s' if not name.endswith('s') else ''}",
                 *shown,
                 *more,
                 "Start all ranks with the same settings, data and versions.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from dist_train import evaluate
@@ -86,7 +87,8 @@ log: {tensorboard: false}
 
     def build(*more: str, root: str = "data") -> Config:
         given = (f"data.root={tmp_path / root}", f"data.cache={tmp_path / 'cache'}", f"run.dir={tmp_path / 'run'}")
-        return load_config(settings, [*given, *more])
+        threads = f"distributed.threads={torch.get_num_threads()}"  # training in this process changes them otherwise
+        return load_config(settings, [*given, threads, *more])
 
     return build
 

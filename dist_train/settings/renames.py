@@ -34,7 +34,7 @@ OLD_VALUES = (
     ),
 )
 
-ADDED_KEYS = {"train.compile_mode": "default", "data.orientation": "exif"}
+ADDED_KEYS = {"train.compile_mode": "default"}
 """Settings that earlier versions did not have, with the value that counts as unchanged."""
 
 
@@ -50,6 +50,8 @@ def translate_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         flat: dotted keys and values as `flatten` returns them, by this version or an earlier one.
     """
     translated: dict[str, Any] = dict(ADDED_KEYS)
+    if flat.get("data.name") == "image_folder":
+        translated["data.orientation"] = "exif"
     for key, value in flat.items():
         old = find_old_value(key, value)
         translated[RENAMED_KEYS.get(key, key)] = old.replacement if old else value

@@ -117,9 +117,6 @@ class Data(Section):
     """Random changes of the training images; none by default."""
     resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
     """Scale the shorter side to this many pixels and crop the central square."""
-    orientation: Literal["exif", "stored"] = "exif"
-    """Of `image_folder`. `exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the
-    pixels in the order of the file, as other libraries do; TIFF is turned by Pillow all the same."""
     limit_train: PositiveInt | None = None
     """Use only this many training samples, evenly spaced over the split."""
     limit_test: PositiveInt | None = None
@@ -129,7 +126,16 @@ class Data(Section):
 class StoredData(Data):
     """A data set stored in files."""
 
-    name: Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "digits", "image_folder"]
+    name: Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "digits"]
+
+
+class ImageFolderData(Data):
+    """Image files in a folder for each class."""
+
+    name: Literal["image_folder"]
+    orientation: Literal["exif", "stored"] = "exif"
+    """`exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the pixels in the order of
+    the file, as other libraries do; TIFF is turned by Pillow all the same."""
 
 
 class SyntheticData(Data):
@@ -449,7 +455,7 @@ class Log(Section):
     """Steps between hashes of the weights in `ledger.jsonl`."""
 
 
-AnyData = Annotated[StoredData | SyntheticData, Discriminator("name")]
+AnyData = Annotated[StoredData | ImageFolderData | SyntheticData, Discriminator("name")]
 AnyModel = Annotated[SmallNet | CifarTutorial | ResNet18 | TorchvisionModel, Discriminator("name")]
 AnyOptim = Annotated[
     SGD | Adam | AdamW | Adagrad | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop, Discriminator("name")
@@ -504,8 +510,6 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _schedule_contradictions(config.optim)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
-    if config.data.orientation != "exif" and config.data.name != "image_folder":
-        yield Contradiction("data.orientation", "is only used with data.name image_folder")
     optim = config.optim
     if isinstance(optim, SGD) and optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
         yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")

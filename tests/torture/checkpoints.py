@@ -21,7 +21,7 @@ from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault, judge
 from tests.torture.mutations import HOSTILE, VALUES, damaged, mutations
 
-QUICK, USUAL, WORKERS = 25, 450, 2
+QUICK, USUAL, WORKERS = 3, 450, 2
 NEWEST = "step_00000004"
 RANDOM_COPIES = 40  # of each file
 COMMANDS = {

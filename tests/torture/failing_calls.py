@@ -17,7 +17,7 @@ from tests.torture import runs
 from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault, judge
 
-QUICK, USUAL, WORKERS = 20, 500, 2
+QUICK, USUAL, WORKERS = 3, 500, 2
 RUN = "the-run"  # a part of the path of each call that may fail
 STARTS = {
     "first start": runs.train_command(RUN),

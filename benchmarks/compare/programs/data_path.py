@@ -29,7 +29,7 @@ from torchvision.transforms import v2
 from dist_train.data import Dataset, TrainBatches, open_dataset
 from dist_train.data.statistics import KNOWN
 from dist_train.distributed.world import World
-from dist_train.settings.schema import Augment, Data, StoredData, SyntheticData
+from dist_train.settings.schema import Augment, Data, ImageFolderData, SyntheticData
 
 NORMALIZE = KNOWN["cifar10"]
 AUGMENT = Augment(crop_padding=4, flip=True)
@@ -105,7 +105,7 @@ def _rates(folder: Path, batch: int) -> dict[str, Rate]:
     )  # fmt: skip
     synthetic = open_dataset(memory, 0, World())
     small = memory.model_copy(update={"global_batch": SMALL})
-    files = StoredData(
+    files = ImageFolderData(
         name="image_folder", root=str(folder / "files"), cache=str(folder / "cache"), loader="workers", workers=2,
         global_batch=batch, augment=AUGMENT, normalize=NORMALIZE,
     )  # fmt: skip

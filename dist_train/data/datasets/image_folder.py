@@ -19,7 +19,7 @@ from dist_train.data.datasets.picture import ENDINGS, VERSION, Pixels, decode
 from dist_train.data.samples import PIECE, Shape, SplitName
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource, stamp_files
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import Data, ImageFolderData
 from dist_train.system.cpu import count_cores
 from dist_train.system.escape import escape
 
@@ -58,6 +58,7 @@ def list_splits(config: Data) -> tuple[SplitName, ...]:
 
 def find(config: Data, split: SplitName, seed: int) -> SplitSource:  # noqa: ARG001
     """List the files of one split; raises DataError if the folders are not as `LAYOUT` says."""
+    assert isinstance(config, ImageFolderData)  # noqa: S101
     root = Path(config.root)
     folder = next(iter(_find_folders(config, split)), root / FOLDERS[split][0])
     passed = PassedOver()

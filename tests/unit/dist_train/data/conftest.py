@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dist_train.settings.schema import Data, StoredData, SyntheticData
+from dist_train.settings.schema import Data, ImageFolderData, StoredData, SyntheticData
 from tests.unit.dist_train.data.files import Settings
 
 
@@ -15,9 +15,9 @@ def settings(tmp_path: Path) -> Settings:
     """Builds settings with the root and the cache under `tmp_path`."""
 
     def build(name: str, **other: Any) -> Data:
-        kind = SyntheticData if name == "synthetic" else StoredData
+        kinds: dict[str, type[Data]] = {"synthetic": SyntheticData, "image_folder": ImageFolderData}
         places = {"root": str(tmp_path / "root"), "cache": str(tmp_path / "cache"), "download": False}
-        return kind.model_validate({"name": name, **places, **other})
+        return kinds.get(name, StoredData).model_validate({"name": name, **places, **other})
 
     return build
 

@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         from dist_train.training.fault_injection import inject_nan_images
 
     with only_first_rank_reports():
-        busy = leave_busy_cores(meter, read_number(os.environ, "LOCAL_WORLD_SIZE", 1))
+        ranks = read_number(os.environ, "LOCAL_WORLD_SIZE", 1)
+        busy = None if config.is_deterministic else leave_busy_cores(meter, ranks)
         world = open_world(config.distributed, about=describe_start(config), deterministic=config.is_deterministic)
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):

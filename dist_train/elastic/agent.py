@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _import_modules(config)
         from dist_train.elastic.forking_agent import ForkingAgent, count_gpus
     ranks = count_gpus() if options.nproc == "auto" else int(options.nproc)
-    if busy := leave_busy_cores(meter):
+    if not config.is_deterministic and (busy := leave_busy_cores(meter)):
         print(f"warning: {busy}", flush=True)
     arguments = (options.config, *options.overrides)
     agent = ForkingAgent(ranks, options.max_restarts, arguments, Path(config.run.dir))

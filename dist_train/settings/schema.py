@@ -423,9 +423,10 @@ class Distributed(Section):
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """Minutes that a rank waits for the others in one operation."""
     threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
-    """Threads per rank. `auto`: the cores available to this process, less those that other programs use when a new run
-    starts, divided by the ranks on this machine; 1 if `run.reproducible` is `bitwise`, because the number must not
-    depend on the number of ranks. A run keeps its number."""
+    """Threads per rank, on which bits depend; a run keeps its number. `auto`: the cores available to this process,
+    divided by the ranks on this machine. If other programs are busy when a new run starts, their cores are left out,
+    but not with `run.deterministic`; 1 if `run.reproducible` is `bitwise`, because the number must not depend on the
+    number of ranks."""
     allocator: Literal["auto", "system"] = "auto"
     """`auto`: glibc keeps freed memory for the next step instead of returning it to the system, unless `LD_PRELOAD`
     names another allocator or a variable tunes glibc. `system`: nothing is changed."""

@@ -17,6 +17,7 @@ from dist_train.errors import ConfigError, SlurmError
 from dist_train.run_dir import RunDir, Status
 from dist_train.system.escape import escape
 from dist_train.system.process import read_process_state
+from dist_train.system.read_file import is_file
 from launch.runs.find import RUNS, is_run, read_status
 from launch.runs.history import JobHistory, parse_time
 from launch.runs.progress import Line, find_idle_time, read_newest
@@ -228,7 +229,8 @@ def _build_snapshot(
         is_gone=newest in answers and job is None,
         is_alive=pid is not None or (not status and _is_held(path)),
     )
-    if fault and not active:
+    is_lost = fault is not None or (state == "not begun" and is_file(RunDir(path).metrics))
+    if is_lost and not active:
         state = "unknown"
     return RunSnapshot(path, status, fault, history, state, job, active, pid)
 

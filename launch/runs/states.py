@@ -13,7 +13,8 @@ State = Literal[
     "node failed", "unknown", "not begun",
 ]  # fmt: skip
 """`ending`: the ranks exit or have exited, and the launcher is about to end or to restart them. `dead`: ended without
-writing its status, for example by SIGKILL. `unknown`: a job was submitted, and Slurm is not available."""
+writing its status, for example by SIGKILL. `unknown`: `status.json` is gone or can't be read, or a job was submitted
+and Slurm is not available."""
 ACTIVE: tuple[State, ...] = ("queued", "starting", "running", "ending")
 """States of a run that trains, or will without a further command."""
 

@@ -31,3 +31,10 @@ def test_what_goes_on_is_the_submission_where_a_job_came_last() -> None:
     status = json.loads(RunDir(path).status.read_text())
     RunDir(path).status.write_text(json.dumps({**status, "job_id": None}))
     assert snapshot.read_run(path).resume_command == "dist-train train x.yaml"
+
+
+def test_a_run_without_its_status_has_an_unknown_state() -> None:
+    """It has begun: there are metrics."""
+    path = leave_run("runs/a")
+    RunDir(path).status.unlink()
+    assert snapshot.read_run(path).state == "unknown"

@@ -1,7 +1,6 @@
 """Show text that others wrote, such as class names and file names, on a terminal and in logs."""
 
 import re
-import unicodedata
 
 _HARMLESS = re.compile(r"[ -~]*")
 
@@ -30,7 +29,6 @@ def _escape_line(line: str) -> str:
 
 
 def _escape_character(character: str) -> str:
-    # Cc control, Cf format (bidirectional marks), Cs surrogate, Co private, Cn unassigned, Zl and Zp line separators.
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
-        return character.encode("unicode_escape").decode("ascii")
-    return character
+    # Not printable: control, format (such as bidirectional marks), surrogate, private and unassigned characters, and
+    # separators except the space.
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

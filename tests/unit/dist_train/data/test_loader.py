@@ -153,12 +153,12 @@ def test_a_worker_that_is_killed_is_an_error(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys, time
-from dist_train.settings.schema import StoredData
+from dist_train.settings.schema import ImageFolderData
 from dist_train.data import TrainBatches, open_dataset
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 root, cache, end = sys.argv[1:]
-config = StoredData(name="image_folder", root=root, cache=cache, loader="workers", workers=2, global_batch=2)
+config = ImageFolderData(name="image_folder", root=root, cache=cache, loader="workers", workers=2, global_batch=2)
 batches = TrainBatches(open_dataset(config, 0, World()), config, 0, World(), 0, 9000)
 next(batches)
 print(*[worker.pid for worker in __import__("multiprocessing").active_children()], flush=True)

@@ -52,8 +52,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def nothing_leaks() -> Iterator[None]:
     """Fail a test that leaves something behind, and only that one: the next starts from what it finds."""
     environ, threads, children = _environment(), set(threading.enumerate()), _our_children()
-    settings = _torch_settings()
+    settings, onednn = _torch_settings(), torch.backends.mkldnn.enabled
     yield
+    torch.backends.mkldnn.enabled = onednn  # a training in this process chooses it, as it may
     leaks = [*_leaked_variables(environ), *_leaked_settings(settings)]
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -21,9 +21,9 @@ from dist_train.errors import RefusedElsewhereError, UserError
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
+from dist_train.system.inherited_state import prepare_streams
 from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
-from dist_train.system.surroundings import prepare_streams
 
 if TYPE_CHECKING:
     from dist_train.distributed.world import World

@@ -10,7 +10,7 @@ from dist_train.checkpoint.serialization import encode, not_finite, shorten, wei
 from dist_train.checkpoint.snapshot import copy_to_host, take_snapshot
 from dist_train.checkpoint.store import Store
 from dist_train.errors import UnreadableError
-from dist_train.system.openmp import use_one_thread
+from dist_train.execution.openmp import use_one_thread
 
 _log = logging.getLogger(__name__)
 

@@ -144,6 +144,6 @@ class Dataset(DataFormat):
 
 @dataclass(frozen=True)
 class OpenSplit(DataFormat):
-    """One open split, of which an evaluation reads nothing else."""
+    """One split, opened for an evaluation."""
 
     samples: Samples

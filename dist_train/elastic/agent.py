@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.exit import Parser, leave, run_guarded
+from dist_train.system.inherited_state import prepare_streams
 from dist_train.system.process import without_garbage_collection
-from dist_train.system.surroundings import prepare_streams
 
 if TYPE_CHECKING:
     from dist_train.settings.schema import Config

@@ -235,7 +235,11 @@ def _skip_equal_lines(one: BinaryIO, other: BinaryIO) -> tuple[int, Line | None]
 def _compare(
     first: Iterable[Line], second: Iterable[Line], fields: tuple[str, ...], agreed: int, last: Line | None
 ) -> Comparison:
-    """Compare what follows `agreed` steps that are equal, of which `last` is the last."""
+    """Find the first difference after the first `agreed` steps, which are equal.
+
+    Args:
+        last: the line of the last equal step.
+    """
     counts, missing, before = [agreed, agreed], None, (last, last)
     for pair in _pair_steps(first, second):
         one, other = pair

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_reported
 from dist_train.system.escape import escape, escape_lines
+from dist_train.system.inherited_state import repair_inherited_state
 from dist_train.system.stop_signals import StopRequested
-from dist_train.system.surroundings import repair_surroundings
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one second
 FAILED = 1
@@ -28,7 +28,7 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     written to torchrun's error file. Errors that are already reported are not printed again. Output that can't be
     written is a failure.
     """
-    repair_surroundings()
+    repair_inherited_state()
     try:
         code = _record_failure(main)() or 0
         return code if _flush_output() else code or FAILED

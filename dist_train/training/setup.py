@@ -107,7 +107,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
 
 
 def _describe_data(identity: DataIdentity) -> dict[str, Any]:
-    """What has to be equal on the machines of all ranks, each of which may have its own copy of the data."""
+    """Return what must be equal on all ranks: each machine may have its own copy of the data."""
     about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(identity.classes)}
     for split, found in identity.splits.items():
         about |= {

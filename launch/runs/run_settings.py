@@ -42,7 +42,7 @@ def list_differences(first: Path, second: Path) -> list[str]:
 
 
 def describe_gpu_bits(*runs: Path) -> str | None:
-    """Return what to expect of the bits of runs of which one was on a GPU without deterministic kernels; else None."""
+    """Explain why bits may differ if one of the runs used a GPU without deterministic kernels; else return None."""
     if not any(_was_on_gpu(run) and not _is_deterministic(read_settings(run)) for run in runs):
         return None
     return (

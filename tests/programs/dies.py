@@ -18,7 +18,7 @@ from dist_train.checkpoint.store import Store
 from dist_train.distributed import world
 from dist_train.elastic import agent, rank_process
 from dist_train.system.exit import leave, run_guarded
-from dist_train.system.surroundings import prepare_streams
+from dist_train.system.inherited_state import prepare_streams
 from dist_train.training import setup
 from dist_train.training.run import TrainingRun
 

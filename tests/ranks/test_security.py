@@ -1,4 +1,4 @@
-"""Nobody who reaches a port of a training runs code in it; on one machine nothing listens for others."""
+"""A client that connects to the ports of a training can't run code; on one machine only loopback listens."""
 
 import base64
 import json

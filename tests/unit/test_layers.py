@@ -42,7 +42,7 @@ WITHOUT_TORCH = (
             "process",
             "read_file",
             "stop_signals",
-            "surroundings",
+            "inherited_state",
         )
     ),
     *("dist_train.checkpoint.reader", "dist_train.checkpoint.store"),

@@ -1,6 +1,6 @@
 """Where the cache is, and who else can write there.
 
-A cache in a directory that other users can write holds a folder for each user, so that nobody reads what others wrote.
+If other users can write to the cache directory, each user gets a private folder in it.
 """
 
 import logging

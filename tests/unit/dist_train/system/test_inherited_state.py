@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 SAYS = """
 import os, sys
 from dist_train.system.exit import leave, run_guarded
-from dist_train.system.surroundings import prepare_streams
+from dist_train.system.inherited_state import prepare_streams
 def main():
     file = open(sys.argv[1], "w")
     assert file.fileno() > 2, file.fileno()

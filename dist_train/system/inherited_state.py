@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 
-def repair_surroundings() -> None:
+def repair_inherited_state() -> None:
     """Open the standard streams that are closed, show every character, and let children leave an exit code."""
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -26,7 +26,7 @@ def prepare_streams() -> None:
 
     After a crash in C code, such as SIGSEGV, standard error has the stacks of all threads.
     """
-    repair_surroundings()
+    repair_inherited_state()
     sys.stdout, sys.stderr = _forgive(sys.stdout), _forgive(sys.stderr)
     with suppress(OSError, ValueError):  # under a test it is no file
         faulthandler.enable(sys.stderr.fileno())

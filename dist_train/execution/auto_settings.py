@@ -143,7 +143,7 @@ def _decide_precision(
     precision: str
     if train.precision is None:
         fp32 = "tf32" if _has_tf32(device) else "fp32"
-        # A GPU's run may go on where there is no TF32, as before it was the default.
+        # A GPU's run may continue where there is no TF32, as before it was the default.
         precision = fp32 if before is None or before.precision == "tf32" else before.precision
     elif train.precision == "auto":
         is_small = device.type == "cpu" and convolutions.are_small_on_one_rank

@@ -184,7 +184,7 @@ def test_unset_precision_stays_what_the_run_began_with(monkeypatch: pytest.Monke
     before = replace(STORED, precision=stored).to_dict()
     assert decide(Train(), Distributed(), ON_GPU, LINEAR, before).precision == stored
     on_cpu = decide(Train(), Distributed(), World(), LINEAR, before).precision
-    assert on_cpu == ("fp32" if stored == "tf32" else stored), "a GPU's run goes on where there is no TF32"
+    assert on_cpu == ("fp32" if stored == "tf32" else stored), "a GPU's run continues where there is no TF32"
 
 
 def test_choices_as_torch_has_them() -> None:

@@ -121,9 +121,10 @@ def _open(config: Data, seed: int, world: World, stored: DataIdentity | None) ->
 
 
 def _open_one(config: Data, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
-    if split not in stored.splits and (split, config.validation) != ("validation", config.validation or None):
+    is_part_of_train = split == "validation" and config.validation > 0
+    if split not in stored.splits and not is_part_of_train:
         raise DataError(f"--split {split}: this run has none; it has {', '.join(sorted(stored.splits))}")
-    source: SplitName = split if split in stored.splits else "train"  # a validation split that is a part of it
+    source: SplitName = "train" if is_part_of_train else split
     found = {source: _find(config, seed, source)}
     loader, contents = _open_splits(config, found, world)
     normalize = _choose_normalization(config, found[source], contents[source], stored)

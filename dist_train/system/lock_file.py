@@ -15,17 +15,20 @@ _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.
 class LockFile:
     """A file with a lock and a text that says who holds it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
         self.path = path
+        self._mode = mode
         self._descriptor: int | None = None
 
-    def acquire(self) -> bool:
-        """Create and lock the file; returns whether that took less than PATIENCE. True without locks, as on some NFS.
+    def acquire(self, patience: float = PATIENCE) -> bool:
+        """Create and lock the file; returns whether that took less than `patience` seconds.
+
+        True at once on a file system without locks, as some NFS is.
 
         Raises:
-            OSError: the file can't be created or is not a regular file.
+            OSError: the file can't be created, or is a link or not a regular file.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while (descriptor := self._open_locked()) is None:
             if time.monotonic() > deadline:
                 return False
@@ -34,7 +37,7 @@ class LockFile:
         return True
 
     def _open_locked(self) -> int | None:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW, self._mode)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", str(self.path))

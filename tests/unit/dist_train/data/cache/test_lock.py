@@ -1,13 +1,16 @@
 """The lock of a data set."""
 
+import errno
 import fcntl
 import logging
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from dist_train.data.cache import lock as lock_module
+from dist_train.data.cache.location import CacheError
 from dist_train.data.cache.lock import lock
 from dist_train.errors import DataError
 from tests.unit.dist_train.data.files import Settings, opened
@@ -32,10 +35,29 @@ def test_a_process_that_waits_says_for_whom(
 
 
 def test_a_wait_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module, "PATIENCE", 0.05)
     monkeypatch.setattr(lock_module, "LIMIT", 0.1)
     with lock(tmp_path, "mnist"), pytest.raises(DataError) as caught, lock(tmp_path, "mnist"):
         pass
     assert f"data.cache: {tmp_path}/mnist.lock has been locked by process " in str(caught.value)
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes would decode into the same files."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(CacheError, match="No locks available"), lock(tmp_path, "mnist"):
+        pass
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mnist.lock").symlink_to(tmp_path / "bait")
+    with pytest.raises(CacheError, match="cannot write under"), lock(tmp_path, "mnist"):
+        pass
+    assert not (tmp_path / "bait").exists()
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:

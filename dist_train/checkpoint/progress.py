@@ -1,5 +1,6 @@
 """What the files of a run say of how far it got, so that a run whose checkpoints are gone does not start over."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from dist_train.errors import CheckpointError
 from dist_train.monitoring import ledger, metrics
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
+
+_log = logging.getLogger(__name__)
 
 
 def check_nothing_is_lost(run: RunDir) -> None:
@@ -34,6 +37,17 @@ def check_nothing_is_lost(run: RunDir) -> None:
             "Nothing was changed. Restore checkpoints/ (is a disk not mounted?), or start at step 0 with "
             "run.resume=never, which moves the old run aside."
         )
+
+
+def warn_of_lost_checkpoint(run: RunDir, step: int) -> None:
+    """Warn that a run resumes from `step`, if its status says that a later checkpoint was saved."""
+    status = _read_status(run)
+    saved = status.get("checkpoint") if isinstance(status, dict) else None
+    if type(saved) is int and saved > step:
+        _log.warning(
+            "run.dir %s: %s says that the checkpoint of step %d was saved, and the newest that loads is of step %d: the "
+            "steps between are trained again", escape(run.path), run.status.name, saved, step,
+        )  # fmt: skip
 
 
 def _read_status(run: RunDir) -> dict[str, Any] | str | None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dist_train.checkpoint import serialization
-from dist_train.checkpoint.progress import check_nothing_is_lost
+from dist_train.checkpoint.progress import check_nothing_is_lost, warn_of_lost_checkpoint
 from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
 from dist_train.checkpoint.store import Store, find
 from dist_train.data.identity import DataIdentity, compare
@@ -86,7 +86,9 @@ def _find_source(config: Config, run: RunDir) -> LoadedCheckpoint | None:
     if own is None:
         check_nothing_is_lost(run)
         return _load_given(given) if given else None
-    run.saved_step = own.files["training.pt"]["step"]
+    step: int = own.files["training.pt"]["step"]
+    run.saved_step = step
+    warn_of_lost_checkpoint(run, step)
     newest = own.path
     if given and given.resolve().parent == run.checkpoints.resolve() and given.resolve() != newest.resolve():
         raise CheckpointError(

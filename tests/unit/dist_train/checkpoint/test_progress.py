@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dist_train.checkpoint.progress import check_nothing_is_lost
+from dist_train.checkpoint.progress import check_nothing_is_lost, warn_of_lost_checkpoint
 from dist_train.errors import CheckpointError
 from dist_train.monitoring.ledger import float_to_hex
 from dist_train.run_dir import RunDir
@@ -67,3 +67,16 @@ def test_every_combination_of_files(tmp_path: Path, status: str) -> None:
                 check_nothing_is_lost(run)
             assert sorted(run.path.iterdir()) == before
     assert refused in (0, 11, 36)
+
+
+@pytest.mark.parametrize("kind", STATUSES)
+def test_a_later_checkpoint_that_is_gone_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    make, _, _ = STATUSES[kind]
+    make(tmp_path / "status.json")
+    saved = {"after a checkpoint": 4, "done": 5}.get(kind)
+    warn_of_lost_checkpoint(RunDir(tmp_path), saved or 3)
+    assert caplog.text == ""
+    warn_of_lost_checkpoint(RunDir(tmp_path), 3)
+    assert (f"the checkpoint of step {saved} was saved, and the newest that loads is of step 3" in caplog.text) == (
+        saved is not None
+    )

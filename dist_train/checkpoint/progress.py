@@ -45,8 +45,8 @@ def warn_of_lost_checkpoint(run: RunDir, step: int) -> None:
     saved = status.get("checkpoint") if isinstance(status, dict) else None
     if type(saved) is int and saved > step:
         _log.warning(
-            "run.dir %s: %s says that the checkpoint of step %d was saved, and the newest that loads is of step %d: the "
-            "steps between are trained again", escape(run.path), run.status.name, saved, step,
+            "run.dir %s: %s says that the checkpoint of step %d was saved, and the newest that loads is of step %d: "
+            "the steps between are trained again", escape(run.path), run.status.name, saved, step,
         )  # fmt: skip
 
 

@@ -165,10 +165,12 @@ def open_rendezvous(launched: LauncherVariables, environ: Mapping[str, str], tim
         return Rendezvous(store, launched, timeout)
     is_server = launched.rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     listening = _listen(launched) if is_server else None
+    # Rank 0 may not reach itself by the address that the others use, as behind a gateway.
+    is_on_all = listening is not None and ipaddress.ip_address(listening.getsockname()[0]).is_unspecified
     try:
         with _speak_after(PATIENCE, launched):
             store = TCPStore(
-                launched.address,
+                "localhost" if is_on_all else launched.address,
                 launched.port,
                 launched.size,
                 is_server,

@@ -52,6 +52,29 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Together:
     return run
 
 
+def test_a_later_comparison_does_not_see_an_earlier_one() -> None:
+    """Processes that train several times keep their store."""
+    store = HashStore()
+    ranks = [Rendezvous(store, launched(rank, 2), 20) for rank in range(2)]
+    raised: list[list[bool]] = [[], []]
+
+    def meet(rank: int) -> None:
+        for values in ((1, 1), (2, 2), (3, 4), (5, 5)):
+            try:
+                ranks[rank].check_equal("data", {"count": values[rank]})
+            except UserError:
+                raised[rank].append(True)
+            else:
+                raised[rank].append(False)
+
+    threads = [threading.Thread(target=meet, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert raised == [[False, False, True, False]] * 2
+
+
 def test_equal_ranks_meet(together: Together) -> None:
     assert together({"a": 1}, {"a": 1}, {"a": 1}) == [None] * 3
 
@@ -118,6 +141,11 @@ class TestListening:
         place = LauncherVariables(0, size, 0, local_size, address, self.port())
         with rendezvous._listen(place) as listening:
             assert listening.getsockname()[0] in (expected, "::1" if address == "localhost" else expected)
+
+    @pytest.mark.parametrize("address", ["192.0.2.1", "0.0.0.1", "1"])
+    def test_rank_0_reaches_its_own_store_where_the_address_is_not_its_own(self, address: str) -> None:
+        opened = open_rendezvous(LauncherVariables(0, 1, 0, 1, address, self.port()), {}, 5)
+        opened.check_equal("settings", {"a": 1})
 
     def test_a_port_in_use_is_named(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as used:

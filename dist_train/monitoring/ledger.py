@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dist_train.errors import LedgerError
-from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward
+from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward, read_step
 from dist_train.system.escape import escape
 from dist_train.system.read_file import open_regular, parse_object
 
@@ -44,7 +44,12 @@ class Ledger:
             OSError: the file can't be read or written.
         """
         self._file = AppendFile(path)
-        cut_lines(path, (lambda text: 0 < _step_of(text) <= step) if step else None)
+
+        def is_kept(text: bytes) -> bool | None:
+            named = read_step(text)
+            return None if named is None else named <= step
+
+        cut_lines(path, is_kept if step else None)
         self.newest_step = find_newest_step(path)
         """The step of the last line that was kept."""
         self.damaged = count_damaged(path, _step_of)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dist_train.monitoring.tensorboard import encode_scalars, encode_start, encode_version
 from dist_train.settings.schema import Log
-from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward
+from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward, read_step
 from dist_train.system.read_file import list_directory, may_exist, open_regular, parse_object
 
 Line = dict[str, Any]
@@ -188,9 +188,11 @@ class Metrics:
         self.earlier = [line for line in lines if is_evaluated or line["kind"] == "train"]
         """The lines of this step that an earlier start has written, and that stay."""
 
-        def is_kept(text: bytes) -> bool:
-            line = _parse_line(text)
-            return line is not None and (line["step"] < step or line in self.earlier)
+        def is_kept(text: bytes) -> bool | None:
+            named, line = read_step(text), _parse_line(text)
+            if named is None:
+                return None
+            return named < step or (named == step and (line is None or line in self.earlier))
 
         cut_lines(path, is_kept if step else None)
         self.newest_step = find_newest_step(path)

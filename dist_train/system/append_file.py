@@ -8,7 +8,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import BinaryIO
 
-from dist_train.system.read_file import open_regular
+from dist_train.system.read_file import open_regular, parse_object
 
 _BLOCK = 2**16  # bytes
 _LONGEST = 2**20  # bytes of a line; of a longer one, which nothing here writes, only the beginning is kept
@@ -89,9 +89,19 @@ def count_damaged(path: Path, is_undamaged: Callable[[bytes], object], most: int
     return sum(not is_undamaged(line) for line in islice(read_lines_backward(path), most))
 
 
-def cut_lines(path: Path, is_kept: Callable[[bytes], bool] | None) -> None:
-    """Remove all lines after the last one that `is_kept`, None: all lines; reads only as far as needed.
+def read_step(text: bytes) -> int | None:
+    """Return the step that a line names, whatever else in it is damaged; None if it names none."""
+    try:
+        step = parse_object(text).get("step")
+    except ValueError:
+        return None
+    return step if type(step) is int and step > 0 else None
 
+
+def cut_lines(path: Path, is_kept: Callable[[bytes], bool | None] | None) -> None:
+    """Remove all lines after those that are kept, None: all lines; reads only as far as needed.
+
+    A line of which `is_kept` can't tell (None) stays where no line before it is removed, unless a kill cut it short.
     The file is shortened in place. A kept line that has lost its newline gets it back.
 
     Raises:
@@ -101,9 +111,14 @@ def cut_lines(path: Path, is_kept: Callable[[bytes], bool] | None) -> None:
         os.truncate(path, 0)
         return
     with open_regular(path) as file:
-        last = next(((start, line) for start, line in _scan_backward(file) if is_kept(line)), None)
-        size = file.seek(0, os.SEEK_END)
-    end = last[0] + len(last[1]) + 1 if last else 0
+        size = end = file.seek(0, os.SEEK_END)
+        for start, line in _scan_backward(file):
+            kept, is_cut_short = is_kept(line), start + len(line) == size
+            if kept:
+                end += is_cut_short
+                break
+            if kept is False or is_cut_short:
+                end = start
     if end < size:
         os.truncate(path, end)
     elif end > size:

@@ -72,7 +72,7 @@ def test_a_resume_removes_later_and_incomplete_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [0, 3, 5, 9])
-@pytest.mark.parametrize("rest", ["", '{"step": 6, "samp', "noise\n\n", "[" * 9999])
+@pytest.mark.parametrize("rest", ["", '{"step": 6, "samp', '{"step": 60}\nnoise\n\n', "[" * 9999])
 def test_a_resume_keeps_what_comes_before_it(tmp_path: Path, step: int, rest: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines(5)) + rest)
@@ -88,6 +88,17 @@ def test_a_damaged_line_before_a_resume_is_counted(tmp_path: Path) -> None:
     ledger = Ledger(path, 4)
     assert (ledger.newest_step, ledger.damaged) == (4, 1)
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 5, "loss": {}}', '{"step": 5, "loss": "x', '{"step": 0}', "[" * 5000, "noise"]
+)
+def test_a_resume_removes_no_damaged_line_of_its_own_step(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(before := "".join(json.dumps(line) + "\n" for line in lines(4)) + damaged + "\n")
+    ledger = Ledger(path, 5)
+    ledger.close()
+    assert (ledger.newest_step, ledger.damaged, path.read_text()) == (4, 1, before)
 
 
 def test_a_resume_reads_and_writes_only_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

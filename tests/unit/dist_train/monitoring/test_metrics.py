@@ -139,6 +139,35 @@ def test_damaged_lines_before_a_resume_are_counted_and_stay(tmp_path: Path) -> N
     metrics.close()
 
 
+DAMAGED = [
+    '{"step": 3, "loss": null}',
+    '{"step": 3, "loss": "x',
+    '{"step": 0}',
+    '{"step": {"a": 1}}',
+    "[" * 5000,
+    "noise",
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_resume_removes_no_damaged_line_of_its_own_step(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, [line(1), line(2)], damaged + "\n")
+    before = path.read_text()
+    metrics = resume(tmp_path, 3)
+    assert (metrics.damaged, path.read_text()) == (1, before)
+    metrics.close()
+
+
+@pytest.mark.parametrize("damaged", DAMAGED[1:])
+def test_a_damaged_line_after_a_removed_one_is_removed(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, [line(1), line(2), line(4)], damaged + "\n")
+    metrics = resume(tmp_path, 3)
+    assert (metrics.damaged, read_lines(path)) == (0, [line(1), line(2)])
+    metrics.close()
+
+
 def test_a_start_at_zero_removes_all_lines(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", [line(1)], "noise")
     resume(tmp_path, 0).close()

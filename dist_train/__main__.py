@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         from dist_train.distributed.world import open_world
         from dist_train.monitoring.console import log_to_terminal
         from dist_train.train import train
-        from dist_train.training.fault_injection import inject_nan_images
+        from dist_train.training.fault_injection import inject_nan_inputs
 
     with only_first_rank_reports():
         ranks = read_number(os.environ, "LOCAL_WORLD_SIZE", 1)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         )
     if busy and world.is_main:
         logging.getLogger("dist_train").warning(busy)
-    inject_nan_images()
+    inject_nan_inputs()
     with _record_refusal(run):
         is_done = train(config, world, stop, _make_next_command(options, world))
     world.close()

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.store import find
 from dist_train.data import DataFormat, Samples, open_dataset, open_split
-from dist_train.data.batches import eval_batches
+from dist_train.data.batches import eval_batch_size, eval_batches
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.data.samples import SplitName
 from dist_train.distributed.world import World, open_world
@@ -27,19 +27,21 @@ from dist_train.execution.auto_settings import AutoSettings, apply_to_process, u
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
+from dist_train.nest import Nest, to_floats
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config, Data
 from dist_train.system.escape import escape
 from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
-from dist_train.tasks.classification import Evaluation, EvaluationCounts
+from dist_train.tasks import Evaluation, Task, build_task
 
 _log = logging.getLogger(__name__)
 
 
 def evaluate(
     network: nn.Module,
+    task: Task,
     samples: Samples,
     dataset: DataFormat,
     config: Data,
@@ -57,14 +59,17 @@ def evaluate(
         stop: whether this process is asked to stop.
         mark: called at each batch, to show progress.
     """
-    counts = EvaluationCounts(dataset.classes, len(samples), world.device)
+    num_batches = -(-len(samples) // eval_batch_size(dataset.shape, world.device))
+    counts = task.open_evaluation(num_batches, world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
     network.eval()
     use_onednn(True)  # evaluation batches are large even if those of the training are small
     try:
         for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
             mark()
-            counts.add(batch.number, _logits(network, batch.images, auto_settings, world), batch.labels)
+            counts.add(
+                batch.number, _output(network, batch.inputs, auto_settings, world), batch.targets, batch.num_samples
+            )
     except StopRequested:
         stop_requests += 1
     network.train()
@@ -75,12 +80,12 @@ def evaluate(
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, images: Tensor, auto_settings: AutoSettings, world: World) -> Tensor:
-    """Logits in at least fp32, so that a tie of low precision is a tie in every sum."""
+def _output(network: nn.Module, inputs: Nest, auto_settings: AutoSettings, world: World) -> Nest:
+    """The output in at least fp32, so that a tie of low precision is a tie in every sum."""
     if auto_settings.autocast_dtype is None:
-        return network(images)  # type: ignore[no-any-return]
+        return network(inputs)
     with torch.autocast(world.device.type, auto_settings.autocast_dtype):
-        return network(images).float()  # type: ignore[no-any-return]
+        return to_floats(network(inputs))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     apply_to_process(auto_settings, config.is_deterministic, world.device)
     network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
     use_fast_cpu_layers(network)
-    evaluation = evaluate(network, samples, dataset, config.data, auto_settings, world)
+    task = build_task(config, dataset.classes)
+    evaluation = evaluate(network, task, samples, dataset, config.data, auto_settings, world)
     if world.is_main and evaluation:
         _print(run, place, training["step"], evaluation, options.json)
     world.close()

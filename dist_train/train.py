@@ -11,7 +11,7 @@ from dist_train.optim.lr_schedule import lr_at
 from dist_train.seeds import seed_step
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import Stop
-from dist_train.tasks.classification import loss_sum
+from dist_train.tasks.task import Task
 from dist_train.training.micro_batches import micro_batches
 from dist_train.training.setup import open_training
 from dist_train.training.state import TrainState
@@ -47,7 +47,13 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             lr = lr_at(config.optim, state.step, schedule.steps_per_epoch, schedule.total_steps)
             state.set_lr(lr)
             scalars, grad_norm = train_step(
-                state, run.reduction, batch, config, stop_requested=run.stop.reason is not None, mark=run.recorder.mark
+                state,
+                run.reduction,
+                run.task,
+                batch,
+                config,
+                stop_requested=run.stop.reason is not None,
+                mark=run.recorder.mark,
             )
             state.step += 1
             run.record_step(lr, batch.samples, scalars, grad_norm)
@@ -63,6 +69,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
 def train_step(
     state: TrainState,
     reduction: GradientReduction,
+    task: Task,
     batch: Batch,
     config: Config,
     stop_requested: bool = False,
@@ -75,6 +82,7 @@ def train_step(
     unequal, and a rank without a sample takes part with a placeholder of weight 0.
 
     Args:
+        task: says what the loss is.
         batch: this rank's part of it.
         stop_requested: whether this rank asks all ranks to stop after this step.
         mark: called with the name of each phase and the step.
@@ -86,14 +94,14 @@ def train_step(
     reduction.begin(stop_requested)
     for shard in batch.shards:
         has_samples = shard.num_samples > 0
-        seed_step(config.run.seed, batch.step, shard.number, shard.images.device)
+        seed_step(config.run.seed, batch.step, shard.number, state.device)
         weight = reduction.loss_weight(batch.count, has_samples)
         with reduction.shard(has_samples):
-            for images, labels, is_last in micro_batches(shard, config.train):
+            for inputs, targets, num_samples, is_last in micro_batches(shard, config.train):
                 with reduction.backward_pass(is_last):
                     mark("forward", batch.step)
                     with state.autocast():
-                        loss = loss_sum(reduction.model(images), labels, config.train.label_smoothing)
+                        loss = task.loss_sum(reduction.model(inputs), targets, num_samples)
                     mark("backward", batch.step)
                     backward(state.scale(reduction.record_loss(loss, has_samples)), weight)
     scalars = reduction.finish()  # from here on `grad` is the mean over the global batch

@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from types import TracebackType
 from typing import Self
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from dist_train.data.augment import Preprocessing
-from dist_train.data.loader import ImageLoader
+from dist_train.data.loader import Request, SampleLoader
 from dist_train.data.sampler import BatchSlice, GlobalBatchSampler
-from dist_train.data.samples import DataFormat, Dataset, InMemoryImages, Samples, Shape, to_device
+from dist_train.data.samples import DataFormat, Dataset, Samples, Shape, to_device
 from dist_train.distributed.world import World
+from dist_train.nest import Nest, map_tensors, split_nest
 from dist_train.settings.schema import Augment, Data
 from dist_train.system.stop_signals import Stop, StopRequested
 
@@ -35,7 +37,7 @@ batch is prepared alone."""
 STOP_GRACE = 30.0
 """Seconds that one of several ranks waits for data after a stop was requested; late data lets all finish the step."""
 ALIGNMENT = 512
-"""Alignment in bytes of the images of each batch, as of a new allocation. Libraries choose their kernels by it, and it
+"""Alignment in bytes of the inputs of each batch, as of a new allocation. Libraries choose their kernels by it, and it
 must not depend on the step at which a process started."""
 
 
@@ -43,10 +45,11 @@ must not depend on the step at which a process started."""
 class Shard:
     """The samples of one shard in one step."""
 
-    images: Tensor
-    """Float of torch's default dtype, [B, C, H, W], augmented and normalised, on the rank's device."""
-    labels: Tensor
-    """int64 [B], on the rank's device."""
+    inputs: Nest
+    """What the network is called with, on the rank's device: tensors whose first dimension is B. Of a data set of
+    images: float of torch's default dtype, [B, C, H, W], augmented and normalised."""
+    targets: Nest
+    """What the loss compares the output with, on the rank's device. Of a data set of images: labels, int64 [B]."""
     num_samples: int
     """Samples that count: B, or 0 for placeholders, which must have weight 0. A rank without samples takes part in the
     backward pass and needs a batch that BatchNorm accepts."""
@@ -75,10 +78,12 @@ class Batch:
 class EvalBatch:
     """Consecutive samples to evaluate."""
 
-    images: Tensor
-    """Float of torch's default dtype, [B, C, H, W], normalised, on the rank's device."""
-    labels: Tensor
-    """int64 [B], on the rank's device."""
+    inputs: Nest
+    """As of `Shard`, without augmentation."""
+    targets: Nest
+    """As of `Shard`."""
+    num_samples: int
+    """B."""
     number: int
     """Position of the batch in the split, from 0, the same at every world size."""
 
@@ -89,7 +94,7 @@ class TrainBatches:
     An iterator and a context manager; `close` ends the loader's workers. The global random state is not touched.
 
     Raises (while iterating):
-        DataError: an image cannot be read.
+        DataError: a sample cannot be read.
         StopRequested: a stop was requested while this rank waited for the loader's workers: at once in a single
             process, after `STOP_GRACE` seconds without data in one of several ranks.
     """
@@ -108,7 +113,6 @@ class TrainBatches:
     ) -> None:
         """`shards`: of a global batch, a multiple of the ranks; default: one a rank."""
         self._world = world
-        self._shape = dataset.shape
         self._samples = dataset.train
         self._device = world.device
         self._preprocessing = Preprocessing(dataset.normalize, config.augment, seed, world.device, memory_format)
@@ -125,7 +129,7 @@ class TrainBatches:
         self._pending: deque[BatchSlice] = deque()
         # Ranks that have data are in the step's reduction already: they would lose the step.
         stop_after_seconds = STOP_GRACE if world.size > 1 else 0.0
-        self._loader = _open_loader(self._samples, self._positions(), dataset, config, world, stop, stop_after_seconds)
+        self._loader = _open_loader(self._samples, self._requests(), dataset, config, world, stop, stop_after_seconds)
         self._stream = self._batches()
 
     def __iter__(self) -> Self:
@@ -134,42 +138,44 @@ class TrainBatches:
     def __next__(self) -> Batch:
         return next(self._stream)
 
-    def _positions(self) -> Iterator[Tensor]:
-        """The positions to load; each slice is also queued in `_pending`, because workers read ahead."""
+    def _requests(self) -> Iterator[Request]:
+        """What to load; each slice is also queued in `_pending`, because workers read ahead."""
         for part in self._sampler.slices(self._count_batches_together()):
             self._pending.append(part)
-            yield part.positions
+            yield Request(part.positions, part.epoch)
 
     def _count_batches_together(self) -> int:
         """Number of batches that are prepared at a time."""
-        images = self._samples.images
-        stored = images.tensor.device.type if isinstance(images, InMemoryImages) else "cpu"
-        floats = math.prod(self._shape) * self._sampler.largest_slice
-        return max(1, AHEAD[stored] // (floats * torch.get_default_dtype().itemsize))
+        source = self._samples.source
+        numbers = source.sample_bytes * self._sampler.largest_slice
+        return max(1, AHEAD[source.device.type] // (numbers * torch.get_default_dtype().itemsize))
 
     def _batches(self) -> Iterator[Batch]:
-        for images in self._loader:
-            yield from self._cut(self._pending.popleft(), images)
+        for inputs, targets in self._loader:
+            yield from self._cut(self._pending.popleft(), inputs, targets)
 
-    def _cut(self, part: BatchSlice, images: Tensor) -> Iterator[Batch]:
-        shards = self._shards(part, images)
+    def _cut(self, part: BatchSlice, inputs: Nest, targets: Nest) -> Iterator[Batch]:
+        shards = self._shards(part, inputs, targets)
         numbers_of_steps = torch.split(self._samples.numbers(part.global_positions), part.count)
         for step, numbers in enumerate(numbers_of_steps, start=part.step):
             yield Batch(tuple(islice(shards, len(part.parts))), part.count, step, part.epoch, numbers)
 
-    def _shards(self, part: BatchSlice, images: Tensor) -> Iterator[Shard]:
+    def _shards(self, part: BatchSlice, inputs: Nest, targets: Nest) -> Iterator[Shard]:
         """Yield the shards of all batches of a slice, prepared together."""
         numbers = self._samples.numbers(part.positions)
-        labels = to_device(self._samples.labels.index_select(0, part.positions), self._device)
-        prepared = self._preprocessing.augment_images(
-            to_device(images, self._device), to_device(numbers, self._device), part.epoch
-        )
+        inputs, targets = (map_tensors(partial(to_device, device=self._device), nest) for nest in (inputs, targets))
+        prepared = self._preprocessing.augment_images(inputs, to_device(numbers, self._device), part.epoch)
         sizes = part.sizes * part.steps
-        cuts = zip(_align(prepared, sizes), torch.split(labels, sizes), torch.split(numbers, sizes), strict=True)
+        cuts = zip(
+            split_nest(prepared, partial(_align, sizes=sizes)),
+            split_nest(targets, partial(torch.split, split_size_or_sections=sizes)),
+            torch.split(numbers, sizes),
+            strict=True,
+        )
         first = self._world.rank * len(part.parts)
         for (number, num_samples), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
-            shard_images, shard_labels, indices = cut
-            yield Shard(shard_images, shard_labels, num_samples, number, indices if num_samples else indices[:0])
+            shard_inputs, shard_targets, indices = cut
+            yield Shard(shard_inputs, shard_targets, num_samples, number, indices if num_samples else indices[:0])
 
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""
@@ -196,21 +202,23 @@ def eval_batches(
     """Yield the batches of this rank, every `world.size`-th of the split; each sample is in one batch of one rank.
 
     Raises (while iterating):
-        DataError: an image cannot be read.
+        DataError: a sample cannot be read.
         StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
     preparation = Preprocessing(dataset.normalize, Augment(), 0, world.device, memory_format)
     size = eval_batch_size(dataset.shape, world.device)
     mine = range(world.rank * size, len(samples), world.size * size)
-    batches = (torch.arange(start, min(start + size, len(samples))) for start in mine)
+    requests = (Request(torch.arange(start, min(start + size, len(samples))), 0) for start in mine)
     stop = stop or Stop()
-    with _open_loader(samples, batches, dataset, config, world, stop) as loader:
-        for start, images in zip(mine, loader, strict=True):
+    with _open_loader(samples, requests, dataset, config, world, stop) as loader:
+        for start, loaded in zip(mine, loader, strict=True):
             if stop.reason is not None:
                 raise StopRequested(stop.reason)
+            inputs, targets = map_tensors(partial(to_device, device=world.device), loaded)
             yield EvalBatch(
-                images=preparation.normalize_images(to_device(images, world.device)),
-                labels=to_device(samples.labels[start : start + size], world.device),
+                inputs=preparation.normalize_images(inputs),
+                targets=targets,
+                num_samples=min(size, len(samples) - start),
                 number=start // size,
             )
 
@@ -221,10 +229,10 @@ def eval_batch_size(shape: Shape, device: torch.device) -> int:
     return max(EVAL_BATCH, EVAL_PIXELS // (height * width)) if device.type == "cuda" else EVAL_BATCH
 
 
-def _align(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
-    """Split images by shard: views, or copies where a view would not be aligned."""
-    parts = torch.split(images, sizes)
-    each = images.element_size() * math.prod(images.shape[1:])
+def _align(tensor: Tensor, sizes: list[int]) -> Iterable[Tensor]:
+    """Split a tensor by shard: views, or copies where a view would not be aligned."""
+    parts = torch.split(tensor, sizes)
+    each = tensor.element_size() * math.prod(tensor.shape[1:])
     if len(parts) == 1 or all(size * each % ALIGNMENT == 0 for size in set(sizes)):
         return parts
     return map(torch.clone, parts)
@@ -232,13 +240,13 @@ def _align(images: Tensor, sizes: list[int]) -> Iterable[Tensor]:
 
 def _open_loader(
     samples: Samples,
-    batches: Iterable[Tensor],
+    requests: Iterable[Request],
     dataset: DataFormat,
     config: Data,
     world: World,
     stop: Stop | None,
     stop_after_seconds: float = 0.0,
-) -> ImageLoader:
+) -> SampleLoader:
     workers = config.workers if dataset.loader == "workers" else 0
     pin = world.device.type == "cuda"
-    return ImageLoader(samples, batches, workers, pin=pin, stop=stop, stop_after_seconds=stop_after_seconds)
+    return SampleLoader(samples, requests, workers, pin=pin, stop=stop, stop_after_seconds=stop_after_seconds)

@@ -1,7 +1,6 @@
-"""The images of each batch, read in this process or ahead of it by worker processes."""
+"""The samples of each batch, read in this process or ahead of it by worker processes."""
 
 import atexit
-import math
 import os
 import shutil
 import signal
@@ -11,7 +10,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dist_train.data.samples import Samples
 from dist_train.errors import ConfigError, DataError
+from dist_train.nest import Nest
 from dist_train.system.process import die_with_parent
 from dist_train.system.stop_signals import SIGNALS, Stop, StopRequested
 
@@ -29,42 +29,50 @@ POLL_SECONDS = 0.1
 """How often a wait for a worker looks at the stop flag."""
 
 
-class ImageLoader:
-    """An iterator of uint8 [B, C, H, W], one for the positions of each batch; a context manager that ends its workers.
+class Request(NamedTuple):
+    """Samples that are read together."""
+
+    positions: Tensor
+    """int64 [B]."""
+    epoch: int
+
+
+class SampleLoader:
+    """An iterator of (inputs, targets), one for each request; a context manager that ends its workers.
 
     Raises (while iterating):
-        DataError: an image cannot be read; also if a worker found it.
+        DataError: a sample cannot be read; also if a worker found it.
         StopRequested: a stop was requested, and the workers have delivered nothing for `stop_after_seconds` since.
     """
 
     def __init__(
         self,
         samples: Samples,
-        batches: Iterable[Tensor],
+        requests: Iterable[Request],
         workers: int,
         *,
         pin: bool,
         stop: Stop | None = None,
         stop_after_seconds: float = 0.0,
     ) -> None:
-        """`batches`: positions, int64 [B]; `pin`: workers' images come in pinned memory."""
+        """`pin`: what workers read comes in pinned memory."""
         self._stop = stop or Stop()
         self._stop_after_seconds = stop_after_seconds
-        self._workers: Iterator[Tensor | DataError] | None = None
-        self._batches: Iterator[Tensor | DataError] = map(samples.images_at, batches)
+        self._workers: Iterator[Nest | DataError] | None = None
+        self._batches: Iterator[Nest | DataError] = (samples.read(*request) for request in requests)
         if workers:
-            positions = iter(batches)
-            first = list(islice(positions, 1))
-            _check_shared_memory(samples, max(map(len, first), default=0), workers)
-            batches = chain(first, positions)
-            self._batches = self._workers = _start_workers(samples, batches, workers, pin=pin)
+            rest = iter(requests)
+            first = list(islice(rest, 1))
+            _check_shared_memory(samples, max((len(request.positions) for request in first), default=0), workers)
+            requests = chain(first, rest)
+            self._batches = self._workers = _start_workers(samples, requests, workers, pin=pin)
             # They ignore the SIGTERM with which multiprocessing would end them at exit, and then it waits for them.
             atexit.register(self.close)
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Nest:
         found = next(self._batches) if self._workers is None else self._wait_for_workers()
         if isinstance(found, DataError):
             raise found
@@ -85,7 +93,7 @@ class ImageLoader:
     ) -> None:
         self.close()
 
-    def _wait_for_workers(self) -> Tensor | DataError:
+    def _wait_for_workers(self) -> Nest | DataError:
         """The next batch; the wait ends `stop_after_seconds` after a poll has seen that a stop is requested."""
         seen: float | None = None
         while True:
@@ -106,9 +114,10 @@ class _SamplesDataset(TorchDataset[Any]):
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
 
-    def __getitems__(self, positions: list[int]) -> Tensor | DataError:
+    def __getitems__(self, request: tuple[list[int], int]) -> Nest | DataError:
+        positions, epoch = request
         try:
-            return self._samples.images_at(torch.tensor(positions))
+            return self._samples.read(torch.tensor(positions), epoch)
         except DataError as error:
             return error
 
@@ -119,25 +128,26 @@ def _check_shared_memory(samples: Samples, batch: int, workers: int) -> None:
     Raises:
         ConfigError: it has not, as in a container that was given 64 MB.
     """
-    needed = (_PREFETCHED * workers + 1) * batch * math.prod(samples.images.shape)  # one byte a number
+    needed = (_PREFETCHED * workers + 1) * batch * samples.source.sample_bytes
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:  # the system has another place for it
         return
     if free < needed:
         raise ConfigError(
-            f"data.workers={workers}: they need {needed / 1e6:.1f} MB of shared memory for their images, and "
+            f"data.workers={workers}: they need {needed / 1e6:.1f} MB of shared memory for their samples, and "
             f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free. Give it more (docker run --shm-size 8g ...), or set "
             "data.workers=0 or a smaller data.global_batch"
         )
 
 
 def _start_workers(
-    samples: Samples, batches: Iterable[Tensor], workers: int, *, pin: bool
-) -> Iterator[Tensor | DataError]:
+    samples: Samples, requests: Iterable[Request], workers: int, *, pin: bool
+) -> Iterator[Nest | DataError]:
     loader: DataLoader[Any] = DataLoader(
         _SamplesDataset(samples),
-        batch_sampler=(positions.tolist() for positions in batches),  # a tensor would travel as a file
+        # A tensor would travel as a file.
+        batch_sampler=((request.positions.tolist(), request.epoch) for request in requests),  # type: ignore[misc]
         num_workers=workers,
         prefetch_factor=_PREFETCHED,
         collate_fn=_keep,

@@ -18,7 +18,7 @@ from dist_train.data.cache import entries as cache
 from dist_train.data.cache.digests import find_digest
 from dist_train.data.cache.location import CacheError, choose_directory, choose_fallback
 from dist_train.data.identity import DataIdentity, SplitIdentity
-from dist_train.data.samples import Dataset, InMemoryImages, OpenSplit, Samples, SplitName
+from dist_train.data.samples import Dataset, InMemoryImages, LabelledImages, OpenSplit, Samples, SplitName
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
@@ -261,8 +261,7 @@ def _select_test(config: Data, contents: LazySplit) -> Samples:
 
 
 def _select_samples(split: SplitName, contents: LazySplit, chosen: Tensor | None) -> Samples:
-    labels = contents.labels if chosen is None else contents.labels[chosen]
-    return Samples(split, chosen, labels, contents.images)
+    return Samples(split, chosen, LabelledImages(contents.images, contents.labels))
 
 
 def _space_evenly(count: int, limit: int | None) -> Tensor | None:

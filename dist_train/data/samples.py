@@ -1,5 +1,6 @@
 """An open data set: its images and labels, and which of them belong to each split."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dist_train.data.identity import DataIdentity
+from dist_train.nest import Nest
 from dist_train.settings.schema import Normalize
 
 Shape = tuple[int, int, int]
@@ -78,6 +80,57 @@ class InMemoryImages:
         return iter(torch.split(self.tensor, PIECE))
 
 
+class Source(Protocol):
+    """The samples of one split of the data, by number."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where `take` returns tensors."""
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample as `take` returns it."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def take(self, numbers: Tensor, epoch: int) -> Nest:
+        """Read the samples of these numbers, int64 [B], as they are in this epoch.
+
+        Returns:
+            (inputs, targets), each a nest of tensors whose first dimension is B.
+
+        Raises:
+            DataError: a sample can't be read.
+        """
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images and the numbers of their classes: the samples of one split of a data set of images."""
+
+    images: Images
+    labels: Tensor
+    """int64 [N]."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where `take` returns images."""
+        return self.images.tensor.device if isinstance(self.images, InMemoryImages) else torch.device("cpu")
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of an image and its label."""
+        return math.prod(self.images.shape) + self.labels.element_size()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, numbers: Tensor, epoch: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Images, uint8 [B, C, H, W], and labels, int64 [B]; raises DataError as `Images.take`."""
+        return self.images.take(numbers), self.labels.index_select(0, numbers)
+
+
 @dataclass(frozen=True)
 class Samples:
     """Some samples of one split."""
@@ -86,13 +139,11 @@ class Samples:
     chosen: Tensor | None
     """int64 [N], ascending: numbers of the samples in the split of the files; None if all are used, to save the memory.
     Samples of `validation` are numbered in the training split."""
-    labels: Tensor
-    """int64 [N], in the order of the samples."""
-    images: Images
+    source: Source
     """The whole split of the files."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.source) if self.chosen is None else len(self.chosen)
 
     @property
     def indices(self) -> Tensor:
@@ -106,9 +157,9 @@ class Samples:
         """
         return positions.to(torch.int64) if self.chosen is None else self.chosen.index_select(0, positions)
 
-    def images_at(self, positions: Tensor) -> Tensor:
-        """Images of the samples at these positions, uint8 [B, C, H, W]; raises DataError as `Images.take`."""
-        return self.images.take(self.numbers(positions))
+    def read(self, positions: Tensor, epoch: int) -> Nest:
+        """Read the samples at these positions, as `Source.take` returns them; raises DataError."""
+        return self.source.take(self.numbers(positions), epoch)
 
 
 @dataclass(frozen=True)
@@ -125,6 +176,10 @@ class DataFormat:
     """The loader that `data.loader` selects on this machine."""
     identity: DataIdentity
     """What a checkpoint keeps, to notice at a resume that the data have changed."""
+
+    def make_example(self, count: int) -> Nest:
+        """Return inputs of `count` samples, as the network gets them, on the CPU, for trial passes."""
+        return torch.zeros(count, *self.shape)
 
 
 @dataclass(frozen=True)

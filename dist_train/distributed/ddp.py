@@ -16,6 +16,7 @@ from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
+from dist_train.nest import Nest, sum_all
 
 _ONE_BUCKET_MB = 2**20
 """More than any model: in shared memory, one reduction a step is fastest."""
@@ -42,11 +43,11 @@ class DDPReduction(GradientReduction):
         model: nn.Module,
         network: nn.Module,
         world: World,
-        images: Tensor,
+        example: Nest,
         memory: SharedMemory | None = None,
         compression: Literal["none", "bf16"] = "none",
     ) -> None:
-        """Wrap `model`, and run passes over `images`, [B, C, H, W], that leave no trace.
+        """Wrap `model`, and run passes over `example`, inputs of some samples, that leave no trace.
 
         Args:
             memory: where the ranks of one machine add their gradients up, uncompressed; None: through the backend.
@@ -69,7 +70,7 @@ class DDPReduction(GradientReduction):
             self._ddp.register_comm_hook(memory, _average_in_memory)
         elif is_compressed:
             self._ddp.register_comm_hook(None, _average_as_bf16)
-        self._warm_up_buckets(network, images, world)
+        self._warm_up_buckets(network, example, world)
 
     def begin(self, stop_requested: bool) -> None:
         super().begin(stop_requested)
@@ -87,7 +88,7 @@ class DDPReduction(GradientReduction):
     def finish(self) -> Tensor:
         return torch.mul(self._scalars.grad, self.averaged_over).to(self._dtype)  # type: ignore[arg-type]
 
-    def _warm_up_buckets(self, network: nn.Module, images: Tensor, world: World) -> None:
+    def _warm_up_buckets(self, network: nn.Module, example: Nest, world: World) -> None:
         """Let DDP rebuild its buckets before the first step, by passes without effect.
 
         DDP orders its buckets after its first backward pass, by when gradients became ready. With three or more ranks
@@ -98,7 +99,7 @@ class DDPReduction(GradientReduction):
         before = [buffer.detach().clone() for buffer in slots.current()]
         for _ in range(2):  # the buckets are rebuilt at the start of the second
             self.begin(stop_requested=False)
-            self.record_loss(self.model(images).sum(), has_samples=True).backward()  # type: ignore[no-untyped-call]
+            self.record_loss(sum_all(self.model(example)), has_samples=True).backward()  # type: ignore[no-untyped-call]
             with world.agreement():  # every rank finds the same, and one reports it
                 _check_all_used(network)
         slots.restore(before)
@@ -124,8 +125,8 @@ class _WithScalars(nn.Module):
         self.network = network
         self.scalars = nn.Parameter(torch.zeros(2, dtype=dtype, device=device))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)  # type: ignore[no-any-return]
+    def forward(self, inputs: Nest) -> Nest:
+        return self.network(inputs)
 
 
 class _WithGradient(torch.autograd.Function):

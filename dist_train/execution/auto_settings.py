@@ -15,6 +15,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.execution.deterministic import use_deterministic_kernels
 from dist_train.execution.gpu import configure_gpu
+from dist_train.nest import Nest, move_inputs
 from dist_train.settings.schema import Distributed, Train
 from dist_train.system.cpu import count_cores
 
@@ -175,8 +176,12 @@ def _decide_threads(distributed: Distributed, world: World, before: AutoSettings
     return 1 if shards else max(1, count_cores() // world.local_size)
 
 
-def measure_convolutions(network: nn.Module, shape: tuple[int, int, int]) -> list[int]:
-    """Count the multiplications of each convolution of `network` for one image of `shape`."""
+def measure_convolutions(network: nn.Module, example: Nest) -> list[int]:
+    """Count the multiplications of each convolution of `network` for one sample.
+
+    Args:
+        example: the inputs of a sample.
+    """
     found: list[int] = []
 
     def record(layer: nn.Conv2d, _: object, output: Tensor) -> None:
@@ -185,9 +190,8 @@ def measure_convolutions(network: nn.Module, shape: tuple[int, int, int]) -> lis
     hooks = [layer.register_forward_hook(record) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     was_training = network.training
     network.eval()  # nothing random happens, and no statistics change
-    weight = next(network.parameters())
     with torch.no_grad():
-        network(torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device))
+        network(move_inputs(example, next(network.parameters()).device))
     network.train(was_training)
     for hook in hooks:
         hook.remove()

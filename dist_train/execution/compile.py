@@ -8,7 +8,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch._dynamo
@@ -17,6 +16,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from dist_train.errors import ConfigError
 from dist_train.execution.gpu import ALIGNMENT
+from dist_train.nest import Nest
 
 
 class CompiledModel(nn.Module):
@@ -37,12 +37,12 @@ class CompiledModel(nn.Module):
         # bits. Graphs of an earlier training in this process do not count.
         torch._dynamo.reset()
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        self._compiled: Callable[[Tensor], Any] = torch.compile(network, dynamic=False, mode=mode)
+        self._compiled: Callable[[Nest], Nest] = torch.compile(network, dynamic=False, mode=mode)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, inputs: Nest) -> Nest:
         """Call the network; raises ConfigError if it needs another graph from step to step."""
         try:
-            return self._compiled(images)  # type: ignore[no-any-return]
+            return self._compiled(inputs)
         except FailOnRecompileLimitHit as error:
             raise ConfigError(
                 "train.compile: the network needs another graph from step to step, and torch has compiled "

@@ -9,6 +9,7 @@ from torch import nn
 
 from dist_train.errors import ConfigError
 from dist_train.execution.lazy_dynamo import backward
+from dist_train.nest import Nest, move_inputs, sum_all
 
 _REFUSAL = " does not have a deterministic implementation"
 """What torch says after the name of an operation."""
@@ -21,11 +22,14 @@ def use_deterministic_kernels() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def check_deterministic(network: nn.Module, shape: tuple[int, int, int], autocast: AbstractContextManager[Any]) -> None:
-    """Try one forward and backward pass over two images, on a copy of the network, in deterministic mode.
+def check_deterministic(network: nn.Module, example: Nest, autocast: AbstractContextManager[Any]) -> None:
+    """Try one forward and backward pass, on a copy of the network, in deterministic mode.
 
     torch raises an error where it has no deterministic kernel, which depends on its version, the device and the
     arguments: adaptive pooling to a single pixel has one on a GPU, to 6x6 pixels it has none.
+
+    Args:
+        example: inputs of two samples.
 
     Raises:
         ConfigError: torch has no such kernel for an operation of the network.
@@ -37,7 +41,7 @@ def check_deterministic(network: nn.Module, shape: tuple[int, int, int], autocas
     weight = next(network.parameters())
     try:
         with autocast:
-            output = trial(torch.zeros(2, *shape, dtype=weight.dtype, device=weight.device)).float().sum()
+            output = sum_all(trial(move_inputs(example, weight.device))).float()
         backward(output, torch.ones_like(output))
     except RuntimeError as error:
         operation, is_refusal, _ = str(error).partition(_REFUSAL)

@@ -16,6 +16,7 @@ from dist_train.models.lenet import LeNet
 from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
 from dist_train.models.mnist_example import MnistNet
 from dist_train.models.resnet18 import ResNet
+from dist_train.nest import Nest, move_inputs
 from dist_train.settings.schema import Model
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -74,10 +75,11 @@ def rename_old_parameters(network: nn.Module, state_dict: Mapping[str, Any]) -> 
     return {names.get(name, name): value for name, value in state_dict.items()}
 
 
-def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -> None:
+def check_passes(network: nn.Module, example: Nest, fewest: int) -> None:
     """Check that no rank passes a single sample to batch normalisation in the middle of an epoch.
 
     Args:
+        example: the inputs of one sample.
         fewest: samples in the smallest backward pass of the training.
 
     Raises:
@@ -89,7 +91,7 @@ def check_passes(network: nn.Module, shape: tuple[int, int, int], fewest: int) -
     weight = next(network.parameters())
     try:
         with torch.no_grad():
-            copy.deepcopy(network).train()(torch.zeros(1, *shape, dtype=weight.dtype, device=weight.device))
+            copy.deepcopy(network).train()(move_inputs(example, weight.device))
     except ValueError as error:
         raise ConfigError(
             "data.global_batch: some rank gets a single sample in some backward pass, which this model's batch "

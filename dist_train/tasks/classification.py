@@ -7,15 +7,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dist_train.settings.schema import Train
 
-def loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the sum of the cross-entropies of a batch, float32 [].
 
-    Args:
-        logits: [B, classes].
-        labels: int64 [B].
-    """
-    return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+class Classification:
+    """Each sample belongs to one class, and the network returns a logit for each class."""
+
+    def __init__(self, config: Train, classes: tuple[str, ...]) -> None:
+        self._label_smoothing = config.label_smoothing
+        self._classes = classes
+
+    def loss_sum(self, output: Tensor, targets: Tensor, num_samples: int) -> Tensor:  # noqa: ARG002
+        """Return the sum of the cross-entropies of a batch, float32 [].
+
+        Args:
+            output: logits, [B, classes].
+            targets: labels, int64 [B].
+        """
+        return functional.cross_entropy(output, targets, reduction="sum", label_smoothing=self._label_smoothing)
+
+    def open_evaluation(self, num_batches: int, device: torch.device) -> "EvaluationCounts":
+        """Return counts of zero for one pass over a split."""
+        return EvaluationCounts(self._classes, num_batches, device)
 
 
 @dataclass(frozen=True)
@@ -59,15 +72,15 @@ class Evaluation:
 class EvaluationCounts:
     """Integer counts and losses of an evaluation, as tensors on the device that ranks can add up."""
 
-    def __init__(self, classes: tuple[str, ...], num_samples: int, device: torch.device) -> None:
-        self._classes, self._num_samples = classes, num_samples
+    def __init__(self, classes: tuple[str, ...], num_batches: int, device: torch.device) -> None:
+        self._classes = classes
         self._correct, self._count = (torch.zeros(len(classes), dtype=torch.int64, device=device) for _ in range(2))
         # One element a batch, so that the losses are added in the same order at any number of ranks.
-        self._losses = torch.zeros(num_samples, dtype=torch.float64, device=device)
+        self._losses = torch.zeros(num_batches, dtype=torch.float64, device=device)
 
-    def add(self, number: int, logits: Tensor, labels: Tensor) -> None:
+    def add(self, number: int, logits: Tensor, labels: Tensor, num_samples: int) -> None:  # noqa: ARG002
         """Count a batch: logits [B, classes] in at least fp32, labels int64 [B]; `number` of the batch in the split."""
-        self._losses[number] = loss_sum(logits, labels)
+        self._losses[number] = functional.cross_entropy(logits, labels, reduction="sum")
         correct = logits.argmax(dim=1) == labels
         # Indexing by a mask, and `bincount`, would wait for a GPU to say how many there are.
         self._correct.index_add_(0, labels, correct.to(torch.int64))
@@ -79,5 +92,5 @@ class EvaluationCounts:
 
     def result(self, split: str) -> Evaluation:
         """Return the evaluation, once the tensors hold the sums over all ranks."""
-        loss = self._losses.sum().item() / self._num_samples
+        loss = (self._losses.sum() / self._count.sum()).item()
         return Evaluation(split, loss, tuple(self._correct.tolist()), tuple(self._count.tolist()), self._classes)

@@ -30,7 +30,7 @@ from dist_train.settings.schema import Config
 from dist_train.system.escape import escape
 from dist_train.system.read_file import may_exist
 from dist_train.system.stop_signals import StopRequested
-from dist_train.tasks.classification import Evaluation
+from dist_train.tasks import Evaluation
 from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResult
 

@@ -19,7 +19,7 @@ from dist_train.evaluate import evaluate
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import Stop, StopRequested
-from dist_train.tasks.classification import Evaluation
+from dist_train.tasks import Evaluation, Task
 from dist_train.training.reporter import Reporter
 from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResult, StepResults
@@ -32,6 +32,7 @@ class TrainingRun:
     config: Config
     world: World
     dataset: Dataset
+    task: Task
     schedule: Schedule
     state: TrainState
     reduction: GradientReduction
@@ -159,6 +160,7 @@ class TrainingRun:
             state.broadcast_buffers()
             evaluation = evaluate(
                 state.evaluated_network,
+                self.task,
                 samples,
                 self.dataset,
                 self.config.data,

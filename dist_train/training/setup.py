@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from dist_train.checkpoint import resume
@@ -32,12 +31,14 @@ from dist_train.execution.deterministic import check_deterministic
 from dist_train.execution.gpu import bind_to_near_cores
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
+from dist_train.nest import move_inputs
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config
 from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
+from dist_train.tasks import build_task
 from dist_train.training.reporter import Reporter, open_reporter
 from dist_train.training.run import TrainingRun
 from dist_train.training.state import TrainState
@@ -69,7 +70,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
     world.check_equal("data", _describe_data(dataset.identity))
     memory = open_shared_memory(config.distributed, world)
-    auto_settings = _agree_on_auto_settings(config, world, network, dataset.shape, schedule, checkpoint, memory)
+    auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
     with world.agreement():
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         if config.distributed.binding == "auto":
@@ -79,9 +80,9 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
 
             check_compiler(world.device)
         state = TrainState(config, network, auto_settings, world, checkpoint)
-        check_passes(state.network, dataset.shape, schedule.smallest_pass(world.size))
+        check_passes(state.network, dataset.make_example(1), schedule.smallest_pass(world.size))
         if config.is_deterministic:
-            check_deterministic(state.network, dataset.shape, state.autocast())
+            check_deterministic(state.network, dataset.make_example(2), state.autocast())
     moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
         open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
@@ -96,13 +97,14 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
             saver.repair(state.best_step if config.checkpoint.keep_best else None)
-        reduction = _build_reduction(config, state, schedule, dataset.shape, world, memory)
+        reduction = _build_reduction(config, state, schedule, dataset, world, memory)
         stop.begin_steps()
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step
         state.window.start_clock()
         yield TrainingRun(
-            config, world, dataset, schedule, state, reduction, batches, StepResults(world.device), reporter, recorder,
-            saver, stop, about=resume.describe_run(config, auto_settings, world, dataset.identity),
+            config, world, dataset, build_task(config, dataset.classes), schedule, state, reduction, batches,
+            StepResults(world.device), reporter, recorder, saver, stop,
+            about=resume.describe_run(config, auto_settings, world, dataset.identity),
         )  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def _agree_on_auto_settings(
     config: Config,
     world: World,
     network: nn.Module,
-    shape: tuple[int, int, int],
+    dataset: Dataset,
     schedule: Schedule,
     checkpoint: Files | None,
     memory: SharedMemory | None,
@@ -130,7 +132,7 @@ def _agree_on_auto_settings(
     """Decide on rank 0 and send the decisions to every rank: machines may have other cores and processors."""
     with world.agreement():
         convolutions = Convolutions(
-            work=max(measure_convolutions(network, shape), default=0),
+            work=max(measure_convolutions(network, dataset.make_example(1)), default=0),
             samples=schedule.largest_pass(world.size),
             samples_of_one=schedule.largest_pass(1),
         )
@@ -192,7 +194,7 @@ def _build_reduction(
     config: Config,
     state: TrainState,
     schedule: Schedule,
-    shape: tuple[int, int, int],
+    dataset: Dataset,
     world: World,
     memory: SharedMemory | None,
 ) -> GradientReduction:
@@ -210,12 +212,10 @@ def _build_reduction(
     # A graph is compiled for the shape of the training's own batches. Without one, two samples are enough: the fewest
     # that batch normalisation takes.
     samples = max(2, schedule.largest_pass(world.size)) if config.train.compile == "model" else 2
-    images = torch.zeros(samples, *shape, device=world.device).contiguous(
-        memory_format=state.auto_settings.memory_format
-    )
+    example = move_inputs(dataset.make_example(samples), world.device, state.auto_settings.memory_format)
     seed_step(config.run.seed, 0, 0, world.device)  # a network may draw which parameters take part in a pass
     with state.autocast():
-        return DDPReduction(model, network, world, images, memory, config.distributed.compression)
+        return DDPReduction(model, network, world, example, memory, config.distributed.compression)
 
 
 def _leave_early(reporter: Reporter, recorder: Recorder) -> None:

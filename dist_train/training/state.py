@@ -66,6 +66,11 @@ class TrainState:
             self._load(checkpoint)
         self._optimizer_step = unwrapped_step(self.optimizer)
 
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self._world.device
+
     def set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -217,7 +217,7 @@ def test_images_are_resident_on_the_gpu(runs: Runs) -> None:
     config = load_config(Path(runs.arguments("config", "in_memory")[0]), runs.arguments("config", "in_memory")[1:])
     dataset = open_dataset(config.data, config.run.seed, World(device=torch.device("cuda", 0)))
     assert dataset.loader == "in_memory"
-    assert next(dataset.train.images.pieces()).device == torch.device("cuda", 0)
+    assert dataset.train.source.device == torch.device("cuda", 0)
 
 
 def test_a_checkpoint_of_a_gpu_opens_on_the_cpu(runs: Runs) -> None:

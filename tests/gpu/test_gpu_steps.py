@@ -23,6 +23,7 @@ from dist_train.execution.auto_settings import Convolutions, decide
 from dist_train.models import build_model
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
+from dist_train.tasks import build_task
 from dist_train.training import state as state_module
 from dist_train.training.state import TrainState
 
@@ -93,8 +94,8 @@ def on_gpu(batch: Batch, mode: FakeTensorMode) -> Batch:
     shards = (
         replace(
             shard,
-            images=mode.from_tensor(shard.images).to(GPU),
-            labels=mode.from_tensor(shard.labels).to(GPU),
+            inputs=mode.from_tensor(shard.inputs).to(GPU),
+            targets=mode.from_tensor(shard.targets).to(GPU),
         )
         for shard in batch.shards
     )
@@ -122,9 +123,10 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
         fakes.weights = list(state.network.parameters())  # type: ignore[attr-defined]
         kind = ShardedTreeReduction if config.shards else SingleProcess
         reduction: GradientReduction = kind(state.network, state.network, world)
+        task = build_task(config, tuple(map(str, range(10))))
         for batch in batches:
             state.set_lr(0.1)
-            scalars, grad_norm = train.train_step(state, reduction, on_gpu(batch, fakes), config)
+            scalars, grad_norm = train.train_step(state, reduction, task, on_gpu(batch, fakes), config)
             assert grad_norm is not None
             assert (scalars.device, scalars.shape, grad_norm.device) == (GPU, (2,), GPU)
 

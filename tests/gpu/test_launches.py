@@ -25,6 +25,7 @@ from dist_train.models import build_model
 from dist_train.optim.optimizer import build_optimizer
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
+from dist_train.tasks import build_task
 from dist_train.train import train_step
 from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResults
@@ -105,12 +106,12 @@ def count_ours(
     monkeypatch.setattr(Preprocessing, "augment_images", augment_and_count)
     state = TrainState(config, network, chosen, World())
     reduction = SingleProcess(state.network, state.network, World())
-    results = StepResults(GPU)
+    results, task = StepResults(GPU), build_task(config, dataset.classes)
     with TrainBatches(dataset, config.data, 0, World(), 0, STEPS, chosen.memory_format) as batches:
         for number, batch in enumerate(batches, start=1):
             state.set_lr(0.1)
             with launches:
-                results.add(number, 0.1, batch.samples, *train_step(state, reduction, batch, config))
+                results.add(number, 0.1, batch.samples, *train_step(state, reduction, task, batch, config))
     return launches.counts
 
 

@@ -9,11 +9,11 @@ from dist_train.__main__ import start
 _step = train.train_step
 
 
-def failing_step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
+def failing_step(state: Any, reduction: Any, task: Any, batch: Any, *others: Any, **named: Any) -> Any:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if batch.step == 2 and rank == size - 1:
         raise ZeroDivisionError(f"rank {rank} fails on purpose")
-    return _step(state, reduction, batch, *others, **named)
+    return _step(state, reduction, task, batch, *others, **named)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tests.conftest import ROOT, Python
 
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
-    ("errors and seeds need nothing of ours", {"__init__", "errors", "seeds"}),
+    ("errors, seeds and nests of tensors need nothing of ours", {"__init__", "errors", "nest", "seeds"}),
     ("what the machine and its files are like", {"system"}),
     ("settings say what to train, without torch", {"settings"}),
     ("models know the settings only", {"models"}),

@@ -45,9 +45,9 @@ class Arrays(TorchDataset[Any]):
     """Images as in torchvision's CIFAR10: each becomes a PIL image and goes through the transforms."""
 
     def __init__(self, dataset: Dataset) -> None:
-        images = dataset.train.images.take(dataset.train.indices)
+        images, labels = dataset.train.read(torch.arange(len(dataset.train)), epoch=0)
         self._arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
-        self._labels = dataset.train.labels.tolist()
+        self._labels = labels.tolist()
         self._transform = transform()
 
     def __len__(self) -> int:
@@ -129,8 +129,9 @@ def _write(dataset: Dataset, root: Path) -> None:
     for split, samples, count in (("train", dataset.train, FILES), ("test", dataset.test, 10)):
         for name in dataset.classes:
             (root / split / name).mkdir(parents=True)
-        images = samples.images.take(samples.indices[:count]).permute(0, 2, 3, 1).numpy()
-        for number, (pixels, label) in enumerate(zip(images, samples.labels.tolist(), strict=False)):
+        images, labels = samples.read(torch.arange(count), epoch=0)
+        images = images.permute(0, 2, 3, 1).numpy()
+        for number, (pixels, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             Image.fromarray(pixels).save(root / split / dataset.classes[label] / f"{number}.jpg", quality=90)
         for name in dataset.classes:  # a class may have none of the few test images
             Image.fromarray(images[0]).save(root / split / name / "first.jpg")
@@ -140,7 +141,7 @@ def _ours(
     dataset: Dataset, config: Data, count: int, memory_format: torch.memory_format = torch.contiguous_format
 ) -> float:
     with TrainBatches(dataset, config, 0, World(), 0, count + 1, memory_format) as batches:
-        return _rate((batch.shards[0].images for batch in batches), count)
+        return _rate((batch.shards[0].inputs for batch in batches), count)
 
 
 def _theirs(dataset: TorchDataset[Any], workers: int, batch: int, count: int) -> float:

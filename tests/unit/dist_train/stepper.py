@@ -17,6 +17,7 @@ from dist_train.execution.auto_settings import Convolutions, decide
 from dist_train.models import build_model
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
+from dist_train.tasks import build_task
 from dist_train.train import train_step
 from dist_train.training.state import TrainState
 
@@ -56,6 +57,7 @@ class Stepper:
         self.state = TrainState(config, network, settings, self.world, files)
         kind = ShardedTreeReduction if config.shards else SingleProcess
         self.reduction: GradientReduction = kind(self.state.network, self.state.network, self.world)
+        self.task = build_task(config, tuple(map(str, range(CLASSES))))
         self.grad_norm: Tensor | None = None
 
     @property
@@ -64,7 +66,7 @@ class Stepper:
 
     def step(self, batch: Batch) -> float:
         """Make a step; return the sum of its losses."""
-        scalars, self.grad_norm = train_step(self.state, self.reduction, batch, self.config)
+        scalars, self.grad_norm = train_step(self.state, self.reduction, self.task, batch, self.config)
         return scalars[LOSS_SUM].item()
 
     def steps(self, numbers: Sequence[int]) -> None:

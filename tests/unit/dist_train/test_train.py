@@ -54,7 +54,7 @@ def test_a_placeholder_weighs_nothing(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_found_in_any_micro_batch(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     stepper = Stepper(configure(tmp_path, "train.micro_batch=4", *overrides))
     spoiled = make_batch(8)
-    spoiled.shards[0].images[0] = torch.nan
+    spoiled.shards[0].inputs[0] = torch.nan
     for batch, is_finite in ((make_batch(8), True), (spoiled, False)):
         stepper.step(batch)
         assert stepper.reduction.is_own_loss_finite() is is_finite

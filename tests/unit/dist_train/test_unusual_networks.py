@@ -115,7 +115,7 @@ def test_it_trains_as_in_plain_torch(tmp_path: Path, kind: type[nn.Module]) -> N
         stepper.steps([step])
         optimizer.zero_grad()
         seed_step(stepper.config.run.seed, step, 0, torch.device("cpu"))
-        functional.cross_entropy(plain(batch.images), batch.labels).backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(plain(batch.inputs), batch.targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         assert stepper.grad_norm is not None
         norms = [parameter.grad.norm().float() for parameter in plain.parameters() if parameter.grad is not None]

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from dist_train.data import Batch, Dataset, Samples, TrainBatches, eval_batches, open_dataset, statistics
 from dist_train.data.datasets.cifar import LAYOUTS
+from dist_train.data.samples import Images, LabelledImages
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
 from dist_train.settings.schema import Augment, Data
@@ -35,12 +37,24 @@ def held_out(dataset: Dataset) -> Samples:
     return dataset.test
 
 
+def images_of(samples: Samples) -> Images:
+    """All images of the split of the files."""
+    assert isinstance(samples.source, LabelledImages)
+    return samples.source.images
+
+
+def labels_of(samples: Samples) -> Tensor:
+    """The labels of the samples, in their order."""
+    assert isinstance(samples.source, LabelledImages)
+    return samples.source.labels[samples.indices]
+
+
 @dataclass(frozen=True)
 class Trained:
     """A batch and its only shard."""
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    images: Tensor
+    labels: Tensor
     num_samples: int
     indices: torch.Tensor
     count: int
@@ -50,7 +64,7 @@ class Trained:
 
 def flat(batch: Batch) -> Trained:
     (shard,) = batch.shards
-    return Trained(shard.images, shard.labels, shard.num_samples, shard.indices, batch.count, batch.step, batch.epoch)
+    return Trained(shard.inputs, shard.targets, shard.num_samples, shard.indices, batch.count, batch.step, batch.epoch)
 
 
 def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Trained]:
@@ -138,7 +152,7 @@ def cut_short(path: Path) -> None:
 
 
 def assert_known(dataset: Dataset, name: str, tolerance: float) -> None:
-    computed = statistics.compute(dataset.train.images)
+    computed = statistics.compute(images_of(dataset.train))
     known = statistics.KNOWN[name]
     np.testing.assert_allclose(computed["mean"], known.mean, atol=tolerance)
     np.testing.assert_allclose(computed["std"], known.std, atol=tolerance)

@@ -15,7 +15,18 @@ from dist_train.data import batches as batches_module
 from dist_train.data.batches import EVAL_BATCH, eval_batch_size
 from dist_train.distributed.world import World
 from dist_train.system.stop_signals import Stop, StopRequested
-from tests.unit.dist_train.data.files import ALL, SEED, Settings, Trained, flat, held_out, opened, trained, write_images
+from tests.unit.dist_train.data.files import (
+    ALL,
+    SEED,
+    Settings,
+    Trained,
+    flat,
+    held_out,
+    labels_of,
+    opened,
+    trained,
+    write_images,
+)
 
 # Python 3.12 and later warn at each fork of a process with threads, which torch always has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -83,11 +94,11 @@ def test_what_is_prepared_together_changes_no_bit(
     write_images(root)
     config = settings("image_folder", augment=ALL, global_batch=global_batch, **loader)
     dataset = opened(config)
-    image = 3 * 8 * 10 * 4
+    sample = (3 * 8 * 10 + 8) * 4
 
     def batches(together: int, size: int, rank: int, start: int, stop: int) -> list[Batch]:
         share = -(-min(global_batch, 18) // shards) * (shards // size)
-        monkeypatch.setattr(batches_module, "AHEAD", {"cpu": together * share * image})
+        monkeypatch.setattr(batches_module, "AHEAD", {"cpu": together * share * sample})
         world = World(rank=rank, size=size)
         stream = TrainBatches(dataset, config, SEED, world, start, stop, memory_format, shards if shards > 1 else None)
         with stream:
@@ -112,10 +123,10 @@ def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_form
     assert len(one.shards) == len(other.shards)
     for found, expected in zip(one.shards, other.shards, strict=True):
         assert (found.number, found.num_samples) == (expected.number, expected.num_samples)
-        assert found.images.data_ptr() % 64 == expected.images.data_ptr() % 64 == 0  # as torch allocates
-        assert found.images.is_contiguous(memory_format=memory_format)
-        assert found.images.stride() == expected.images.stride()
-        for name in ("images", "labels", "indices"):
+        assert found.inputs.data_ptr() % 64 == expected.inputs.data_ptr() % 64 == 0  # as torch allocates
+        assert found.inputs.is_contiguous(memory_format=memory_format)
+        assert found.inputs.stride() == expected.inputs.stride()
+        for name in ("inputs", "targets", "indices"):
             left, right = getattr(found, name), getattr(expected, name)
             assert left.dtype == right.dtype
             assert torch.equal(left, right)
@@ -161,7 +172,7 @@ def test_ranks_share_the_batch_of_a_single_one(settings: Settings, root: Path, w
         assert torch.equal(torch.cat([batch.images[: batch.num_samples] for batch in shares]), alone.images)
         assert torch.equal(torch.cat([batch.labels[: batch.num_samples] for batch in shares]), alone.labels)
         assert torch.equal(torch.cat([batch.indices for batch in shares]), alone.indices)
-        assert torch.equal(dataset.train.labels[alone.indices], alone.labels)
+        assert torch.equal(labels_of(dataset.train)[alone.indices], alone.labels)
         assert {batch.count for batch in shares} == {alone.count} == {alone.num_samples}
 
 
@@ -189,7 +200,7 @@ def test_augmentation_reaches_the_training_only(settings: Settings) -> None:
     for samples in (dataset.validation, held_out(dataset)):
         both = [list(eval_batches(samples, dataset, config, World())) for config in (plain, augmented)]
         for one, other in zip(*both, strict=True):
-            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.inputs, other.inputs)
 
 
 @pytest.mark.parametrize(
@@ -212,14 +223,14 @@ def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None
     samples = held_out(dataset) if name == "test" else dataset.validation
     assert samples is not None
     alone = list(eval_batches(samples, dataset, config, World()))
-    assert [len(batch.labels) for batch in alone] == [EVAL_BATCH] * (len(alone) - 1) + [len(samples) % EVAL_BATCH]
-    assert torch.equal(torch.cat([batch.labels for batch in alone]), samples.labels)
+    assert [len(batch.targets) for batch in alone] == [EVAL_BATCH] * (len(alone) - 1) + [len(samples) % EVAL_BATCH]
+    assert torch.equal(torch.cat([batch.targets for batch in alone]), labels_of(samples))
     for size in (2, 3, 4):
         worlds = [World(rank=rank, size=size) for rank in range(size)]
         dealt = [batch for world in worlds for batch in eval_batches(samples, dataset, config, world)]
         dealt.sort(key=lambda batch: batch.number)
         assert [batch.number for batch in dealt] == list(range(len(alone)))
-        assert all(torch.equal(one.images, other.images) for one, other in zip(dealt, alone, strict=True))
+        assert all(torch.equal(one.inputs, other.inputs) for one, other in zip(dealt, alone, strict=True))
 
 
 def test_eval_batches_by_workers_are_the_same(settings: Settings, root: Path) -> None:
@@ -228,8 +239,8 @@ def test_eval_batches_by_workers_are_the_same(settings: Settings, root: Path) ->
     both = [
         list(eval_batches(held_out(opened(config)), opened(config), config, World())) for config in (resident, workers)
     ]
-    assert [len(batch.labels) for batch in both[0]] == [250, 50]
-    assert all(torch.equal(one.images, other.images) for one, other in zip(*both, strict=True))
+    assert [len(batch.targets) for batch in both[0]] == [250, 50]
+    assert all(torch.equal(one.inputs, other.inputs) for one, other in zip(*both, strict=True))
     assert not multiprocessing.active_children()
 
 
@@ -280,7 +291,7 @@ def test_ranks_that_others_wait_for_have_a_grace_time(
         given.append(options)
         return iter(())
 
-    monkeypatch.setattr(batches_module, "ImageLoader", open_loader)
+    monkeypatch.setattr(batches_module, "SampleLoader", open_loader)
     config, stop = settings("synthetic"), Stop()
     TrainBatches(opened(config), config, SEED, World(size=size), 0, 1, stop=stop)
     assert given == [{"pin": False, "stop": stop, "stop_after_seconds": seconds}]

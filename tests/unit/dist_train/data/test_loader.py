@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dist_train.data import TrainBatches
 from dist_train.data import loader as loader_module
-from dist_train.data.loader import POLL_SECONDS, ImageLoader
-from dist_train.data.samples import Samples, Shape
+from dist_train.data.loader import POLL_SECONDS, Request, SampleLoader
+from dist_train.data.samples import LabelledImages, Samples, Shape
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 from dist_train.system.stop_signals import Stop, StopRequested
@@ -81,10 +81,10 @@ class GatedImages:
 @contextmanager
 def gated(gate: Path, stop: Stop, stop_after_seconds: float = 0.0, *, opens: bool = True) -> Iterator[Iterator[int]]:
     """The first pixel of each of four images, which a worker reads one at a time."""
-    samples = Samples("train", None, torch.zeros(4, dtype=torch.int64), GatedImages(gate))
-    positions = torch.split(torch.arange(4), 1)
-    with ImageLoader(samples, positions, 1, pin=False, stop=stop, stop_after_seconds=stop_after_seconds) as loader:
-        yield (int(images[0, 0, 0, 0]) for images in loader)
+    samples = Samples("train", None, LabelledImages(GatedImages(gate), torch.zeros(4, dtype=torch.int64)))
+    requests = [Request(positions, epoch=0) for positions in torch.split(torch.arange(4), 1)]
+    with SampleLoader(samples, requests, 1, pin=False, stop=stop, stop_after_seconds=stop_after_seconds) as loader:
+        yield (int(images[0, 0, 0, 0]) for images, _ in loader)
         if opens:
             gate.touch()
     assert not multiprocessing.active_children()

@@ -8,7 +8,16 @@ import torch
 from dist_train.data import memory, open_dataset
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Normalize
-from tests.unit.dist_train.data.files import SEED, Settings, held_out, opened, refusal, write_idx, write_images
+from tests.unit.dist_train.data.files import (
+    SEED,
+    Settings,
+    held_out,
+    labels_of,
+    opened,
+    refusal,
+    write_idx,
+    write_images,
+)
 
 
 def test_normalize_has_to_fit_the_channels(settings: Settings) -> None:
@@ -23,7 +32,7 @@ def test_limits_are_evenly_spaced(settings: Settings, root: Path, limit: int, ex
     dataset = opened(settings("mnist", limit_train=limit, limit_test=2))
     assert dataset.train.indices.tolist() == (expected or list(range(12)))
     assert held_out(dataset).indices.tolist() == [0, 2]
-    assert dataset.train.labels.tolist() == [index % 10 for index in dataset.train.indices.tolist()]
+    assert labels_of(dataset.train).tolist() == [index % 10 for index in dataset.train.indices.tolist()]
 
 
 @pytest.mark.parametrize(("fraction", "held_out"), [(0.01, 1), (0.25, 3), (0.29, 3), (0.3, 4), (0.9, 11)])

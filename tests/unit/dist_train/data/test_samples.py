@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tests.unit.dist_train.data.files import Settings, held_out, opened, write_idx
+from tests.unit.dist_train.data.files import Settings, held_out, labels_of, opened, write_idx
 
 
 def test_no_rank_holds_an_array_that_counts_up(settings: Settings, root: Path) -> None:
@@ -13,7 +13,7 @@ def test_no_rank_holds_an_array_that_counts_up(settings: Settings, root: Path) -
     whole, part = opened(settings("mnist")), opened(settings("mnist", limit_train=4))
     assert whole.train.chosen is None
     assert held_out(whole).chosen is None
-    assert whole.train.labels.untyped_storage().nbytes() == 12 * 8
+    assert labels_of(whole.train).untyped_storage().nbytes() == 12 * 8
     assert whole.train.numbers(torch.tensor([3, 1], dtype=torch.int32)).tolist() == [3, 1]
     assert part.train.numbers(torch.tensor([3, 1], dtype=torch.int32)).tolist() == [9, 3]
     assert whole.train.numbers(torch.tensor([1], dtype=torch.int32)).dtype == torch.int64

@@ -82,10 +82,10 @@ def test_a_checkpoint_of_before_onednn_was_chosen_has_it() -> None:
 def test_the_work_of_a_network_is_that_of_each_convolution() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(64, 3))
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert measure_convolutions(network, (1, 8, 8)) == [2 * 6 * 6 * 9, 4 * 4 * 4 * (2 * 9)]
+    assert measure_convolutions(network, torch.zeros(1, 1, 8, 8)) == [2 * 6 * 6 * 9, 4 * 4 * 4 * (2 * 9)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert network.training
-    assert measure_convolutions(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)) == []
+    assert measure_convolutions(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), torch.zeros(1, 1, 8, 8)) == []
 
 
 @pytest.mark.parametrize(("made_for_it", "precision"), [(True, "bf16"), (False, "fp32")])

@@ -7,7 +7,9 @@ from tests.unit.dist_train.stepper import make_batch
 
 def sizes(size: int, train: Train, num_samples: int | None = None) -> list[tuple[int, int, bool]]:
     shard = make_batch(size, num_samples=num_samples, count=size).shards[0]
-    return [(len(images), len(labels), is_last) for images, labels, is_last in micro_batches(shard, train)]
+    parts = list(micro_batches(shard, train))
+    assert all(len(inputs) == num_samples for inputs, _, num_samples, _ in parts)
+    return [(len(inputs), len(targets), is_last) for inputs, targets, _, is_last in parts]
 
 
 def test_parts_are_at_most_as_large_as_asked_for() -> None:

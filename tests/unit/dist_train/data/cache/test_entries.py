@@ -25,6 +25,8 @@ from dist_train.settings.schema import Data
 from tests.unit.dist_train.data.files import (
     Settings,
     cut_short,
+    images_of,
+    labels_of,
     opened,
     refusal,
     write_idx,
@@ -90,7 +92,7 @@ def test_a_damaged_entry_is_written_again(
 
 
 def contents(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    return dataset.train.images.take(dataset.train.indices).clone(), dataset.train.labels.clone()
+    return images_of(dataset.train).take(dataset.train.indices).clone(), labels_of(dataset.train).clone()
 
 
 @pytest.fixture
@@ -209,7 +211,7 @@ def test_changed_files_are_another_entry(settings: Settings, root: Path) -> None
     Image.new("RGB", (10, 8), (1, 2, 3)).save(root / "train" / "class0" / "0.png")
     after = opened(config)
     assert before.normalize != after.normalize
-    assert after.train.images.take(torch.tensor([0])).flatten(2)[0, :, 0].tolist() == [1, 2, 3]
+    assert images_of(after.train).take(torch.tensor([0])).flatten(2)[0, :, 0].tolist() == [1, 2, 3]
     assert opened(settings("image_folder", resize=4)).shape == (3, 4, 4)
 
 

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from dist_train.data.datasets.cifar import LAYOUTS
-from tests.unit.dist_train.data.files import Settings, assert_known, held_out, opened, refusal, write_cifar
+from tests.unit.dist_train.data.files import (
+    Settings,
+    assert_known,
+    held_out,
+    images_of,
+    labels_of,
+    opened,
+    refusal,
+    write_cifar,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +32,10 @@ def test_cifar_batches(
     dataset = opened(settings(name))
     file = folder / LAYOUTS[name].batches["train"][-1]
     last = pickle.loads(file.read_bytes(), encoding="latin1")  # noqa: S301
-    assert np.array_equal(dataset.train.images.take(dataset.train.indices[-4:]).numpy().reshape(4, -1), last["data"])
-    assert dataset.train.labels[-4:].tolist() == last[LAYOUTS[name].labels]
+    assert np.array_equal(
+        images_of(dataset.train).take(dataset.train.indices[-4:]).numpy().reshape(4, -1), last["data"]
+    )
+    assert labels_of(dataset.train)[-4:].tolist() == last[LAYOUTS[name].labels]
     assert dataset.classes[3] == "name3"
     assert f"these are not the original {LAYOUTS[name].loader} files" in caplog.text
 
@@ -73,6 +84,6 @@ def test_a_pickle_runs_no_code(settings: Settings, root: Path, tmp_path: Path, m
 def test_real_cifar10(settings: Settings, real: str) -> None:
     dataset = opened(settings("cifar10", root=real))
     assert (len(dataset.train), len(held_out(dataset)), dataset.shape) == (50000, 10000, (3, 32, 32))
-    assert torch.bincount(dataset.train.labels).tolist() == [5000] * 10
+    assert torch.bincount(labels_of(dataset.train)).tolist() == [5000] * 10
     assert dataset.classes[0] == "airplane"
     assert_known(dataset, "cifar10", 3e-3)  # the images may have been through JPEG

@@ -17,7 +17,17 @@ from dist_train.data.datasets import image_folder, picture
 from dist_train.data.datasets.picture import ENDINGS, Pixels
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Normalize
-from tests.unit.dist_train.data.files import Settings, Trained, held_out, opened, refusal, trained, write_images
+from tests.unit.dist_train.data.files import (
+    Settings,
+    Trained,
+    held_out,
+    images_of,
+    labels_of,
+    opened,
+    refusal,
+    trained,
+    write_images,
+)
 
 # Python 3.12 and later warn at each fork of a process with threads, which torch always has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -36,9 +46,9 @@ def test_image_folder_reads_as_torchvision(settings: Settings, root: Path) -> No
     theirs = ImageFolder(str(root / "train"))
     dataset = opened(settings("image_folder"))
     assert list(dataset.classes) == theirs.classes
-    assert dataset.train.labels.tolist() == theirs.targets
+    assert labels_of(dataset.train).tolist() == theirs.targets
     pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image, _ in theirs])
-    assert np.array_equal(dataset.train.images.take(dataset.train.indices).numpy(), pixels)
+    assert np.array_equal(images_of(dataset.train).take(dataset.train.indices).numpy(), pixels)
     assert set(IMG_EXTENSIONS) < set(ENDINGS)
 
 
@@ -53,7 +63,7 @@ def test_resize_scales_the_shorter_side_and_cuts_the_middle(
     box = ((width - 6) // 2, (height - 6) // 2, (width - 6) // 2 + 6, (height - 6) // 2 + 6)
     expected = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR).crop(box)).transpose(2, 0, 1)
     assert dataset.shape == (3, 6, 6)
-    assert np.array_equal(dataset.train.images.take(torch.tensor([0]))[0].numpy(), expected)
+    assert np.array_equal(images_of(dataset.train).take(torch.tensor([0]))[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -170,7 +180,7 @@ def test_real_image_folder(settings: Settings, real: str) -> None:
     )  # fmt: skip
     dataset = opened(config)
     assert (len(dataset.train), len(held_out(dataset)), dataset.shape) == (50000, 600, (3, 32, 32))
-    assert torch.bincount(held_out(dataset).labels).tolist() == [60] * 10
+    assert torch.bincount(labels_of(held_out(dataset))).tolist() == [60] * 10
     batches = trained(dataset, config, World(), 390, 392)
     assert [(batch.count, batch.epoch) for batch in batches] == [(80, 0), (128, 1)]
     first = Image.open(io.BytesIO(Path(image_path(dataset, batches[0])).read_bytes()))
@@ -180,6 +190,6 @@ def test_real_image_folder(settings: Settings, real: str) -> None:
 
 
 def image_path(dataset: Dataset, batch: Trained) -> str:
-    images = dataset.train.images
+    images = images_of(dataset.train)
     assert isinstance(images, image_folder.ImageFiles)
     return images.paths[int(batch.indices[0])]

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from dist_train.data import statistics
-from tests.unit.dist_train.data.files import Settings, assert_known, held_out, opened, refusal, write_idx
+from tests.unit.dist_train.data.files import (
+    Settings,
+    assert_known,
+    held_out,
+    images_of,
+    labels_of,
+    opened,
+    refusal,
+    write_idx,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,8 +27,8 @@ def test_idx_files(settings: Settings, root: Path, name: str, folder: str) -> No
     raw = write_idx(root, folder)
     dataset = opened(settings(name))
     stored = np.frombuffer((raw / "t10k-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(5, 1, 28, 28)
-    assert np.array_equal(held_out(dataset).images.take(torch.arange(5)).numpy(), stored)
-    assert dataset.train.labels.tolist() == [*range(10), 0, 1]
+    assert np.array_equal(images_of(held_out(dataset)).take(torch.arange(5)).numpy(), stored)
+    assert labels_of(dataset.train).tolist() == [*range(10), 0, 1]
     assert len(dataset.classes) == 10
     assert dataset.normalize == statistics.KNOWN[name]
 
@@ -54,5 +63,16 @@ def test_real_mnist(settings: Settings, real: str) -> None:
     config = settings("mnist", root=real)
     dataset = opened(config)
     assert (len(dataset.train), len(held_out(dataset)), dataset.shape) == (60000, 10000, (1, 28, 28))
-    assert torch.bincount(held_out(dataset).labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert torch.bincount(labels_of(held_out(dataset))).tolist() == [
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
+    ]
     assert_known(dataset, "mnist", 1e-4)

@@ -8,18 +8,18 @@ import torch
 from dist_train.data import open_dataset
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
-from tests.unit.dist_train.data.files import Settings, held_out
+from tests.unit.dist_train.data.files import Settings, held_out, images_of
 
 
 def test_synthetic_depends_on_the_seed(settings: Settings) -> None:
     config = settings("synthetic", shape=(3, 6, 5), num_classes=4, num_train=50, num_test=20)
     one, same, other = (open_dataset(config, seed, World()) for seed in (0, 0, 1))
-    pixels = [dataset.train.images.take(torch.arange(50)) for dataset in (one, same, other)]
+    pixels = [images_of(dataset.train).take(torch.arange(50)) for dataset in (one, same, other)]
     assert one.shape == (3, 6, 5)
     assert (len(one.train), len(held_out(one)), one.classes) == (50, 20, ("0", "1", "2", "3"))
     assert torch.equal(pixels[0], pixels[1])
     assert not torch.equal(pixels[0], pixels[2])
-    assert not torch.equal(pixels[0][:20], held_out(one).images.take(torch.arange(20)))
+    assert not torch.equal(pixels[0][:20], images_of(held_out(one)).take(torch.arange(20)))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "joining": (world, "open_world"),
     "opening": (setup, "_build_reduction"),
     "first step": (train, "train_step"),
-    "evaluation": (evaluate, "_logits"),
+    "evaluation": (evaluate, "_output"),
     "save": (Store, "_write"),
     "end": (TrainingRun, "finish"),
     "exit": (world.World, "close"),

@@ -18,11 +18,11 @@ _FOR_EVER = 1000  # seconds
 _step = train.train_step
 
 
-def step_with_fault(state: Any, reduction: Any, batch: Any, config: Any, **named: Any) -> Any:
+def step_with_fault(state: Any, reduction: Any, task: Any, batch: Any, config: Any, **named: Any) -> Any:
     if batch.step == _STEP and os.environ["RANK"] == os.environ["DIST_TRAIN_TEST_RANK"]:
         named["mark"]("forward", batch.step)
         FAULTS[os.environ["DIST_TRAIN_TEST_FAULT"]]()
-    return _step(state, reduction, batch, config, **named)
+    return _step(state, reduction, task, batch, config, **named)
 
 
 def _raise() -> None:

@@ -50,10 +50,10 @@ def send_soon() -> None:
 
 
 def in_step(original: Callable[..., Any]) -> Callable[..., Any]:
-    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
+    def step(state: Any, reduction: Any, task: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             send()
-        return original(state, reduction, batch, *others, **named)
+        return original(state, reduction, task, batch, *others, **named)
 
     return step
 
@@ -131,11 +131,11 @@ def in_worker(original: Callable[..., Any]) -> Callable[..., Any]:
 def on_a_full_disk(original: Callable[..., Any]) -> Callable[..., Any]:
     """A stop after which no file takes more than some bytes."""
 
-    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
+    def step(state: Any, reduction: Any, task: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
             send()
-        return original(state, reduction, batch, *others, **named)
+        return original(state, reduction, task, batch, *others, **named)
 
     return step
 
@@ -181,19 +181,19 @@ def in_compiling(original: Callable[..., Any]) -> Callable[..., Any]:
 def nan_images(original: Callable[..., Any]) -> Callable[..., Any]:
     """In the first of a rank's samples, so that of several passes only the first is spoiled."""
 
-    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
+    def step(state: Any, reduction: Any, task: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             batch.shards[0].inputs[:1] = math.nan
-        return original(state, reduction, batch, *others, **named)
+        return original(state, reduction, task, batch, *others, **named)
 
     return step
 
 
 def nan_gradient(original: Callable[..., Any]) -> Callable[..., Any]:
-    def step(state: Any, reduction: Any, batch: Any, *others: Any, **named: Any) -> Any:
+    def step(state: Any, reduction: Any, task: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
             next(state.network.parameters()).register_hook(lambda gradient: gradient * math.nan)
-        return original(state, reduction, batch, *others, **named)
+        return original(state, reduction, task, batch, *others, **named)
 
     return step
 
@@ -215,7 +215,7 @@ def unused(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "step": (train, "train_step", in_step),
-    "evaluation": (evaluate, "_logits", in_evaluation),
+    "evaluation": (evaluate, "_output", in_evaluation),
     "data of an evaluation": (evaluate, "eval_batches", in_data_of_an_evaluation),
     "data": (TrainBatches, "__next__", in_data),
     "data after a restart": (TrainBatches, "__next__", lost_before),

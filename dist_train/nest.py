@@ -47,9 +47,3 @@ def move_inputs(nest: Nest, device: torch.device, memory_format: torch.memory_fo
         return tensor.contiguous(memory_format=memory_format) if tensor.dim() == 4 else tensor
 
     return map_tensors(move, nest)
-
-
-def sum_all(nest: Nest) -> Tensor:
-    """Return the sum of all numbers of an output that take gradients, [], for a trial of the backward pass."""
-    parts = [tensor.sum() for tensor in list_tensors(nest) if tensor.requires_grad]
-    return sum(parts[1:], parts[0])

@@ -39,7 +39,8 @@ def main() -> None:
     world = World(rank, size, int(os.environ["LOCAL_RANK"]), size, device, backend)
 
     def reduce_alone(model: nn.Module, network: nn.Module, world: World) -> DDPReduction:
-        return DDPReduction(model, network, world, torch.zeros(2, *SHAPE, device=device))
+        images = torch.zeros(2, *SHAPE, device=device)
+        return DDPReduction(model, network, world, lambda model: model(images).sum())
 
     setup.SingleProcess = reduce_alone  # type: ignore[assignment, attr-defined]
     train(config, world)

@@ -178,8 +178,8 @@ class DataFormat:
     """What a checkpoint keeps, to notice at a resume that the data have changed."""
 
     def make_example(self, count: int) -> Nest:
-        """Return inputs of `count` samples, as the network gets them, on the CPU, for trial passes."""
-        return torch.zeros(count, *self.shape)
+        """Return (inputs, targets) of `count` samples, as a step gets them, on the CPU, for trial passes."""
+        return torch.zeros(count, *self.shape), torch.zeros(count, dtype=torch.int64)
 
 
 @dataclass(frozen=True)

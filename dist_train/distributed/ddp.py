@@ -1,5 +1,7 @@
 """The mean gradient over ranks by DistributedDataParallel."""
 
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from typing import Any, Literal
@@ -16,7 +18,7 @@ from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
-from dist_train.nest import Nest, sum_all
+from dist_train.nest import Nest
 
 _ONE_BUCKET_MB = 2**20
 """More than any model: in shared memory, one reduction a step is fastest."""
@@ -43,34 +45,39 @@ class DDPReduction(GradientReduction):
         model: nn.Module,
         network: nn.Module,
         world: World,
-        example: Nest,
+        trial: Callable[[nn.Module], Tensor],
         memory: SharedMemory | None = None,
         compression: Literal["none", "bf16"] = "none",
+        find_unused: bool = False,
     ) -> None:
-        """Wrap `model`, and run passes over `example`, inputs of some samples, that leave no trace.
+        """Wrap `model`, and run passes that leave no trace.
 
         Args:
+            trial: calls the model with some samples and returns their loss, [].
             memory: where the ranks of one machine add their gradients up, uncompressed; None: through the backend.
+            find_unused: look after each forward pass which parameters take no part in it. One that takes no part on
+                any rank has no gradient, as in one process.
 
         Raises:
-            ConfigError: some parameters of the network take no part in its output.
+            ConfigError: some parameters of the network take no part in the loss, and `find_unused` is False.
         """
         super().__init__(model, network, world)
         self.averaged_over = world.size
         options: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": True}
+        options["find_unused_parameters"] = find_unused
         if world.device.type == "cuda":
             options["device_ids"] = [world.device.index]
         if memory:
             options["bucket_cap_mb"] = _ONE_BUCKET_MB
         is_compressed = compression == "bf16" and memory is None
-        extended = _WithScalars(model, world.device, torch.float64 if is_compressed else None)
+        extended = _WithScalars(model, world.device, torch.float64 if is_compressed else self._dtype)
         self._scalars = extended.scalars
         self.model = self._ddp = DistributedDataParallel(extended, **options)
         if memory:
             self._ddp.register_comm_hook(memory, _average_in_memory)
         elif is_compressed:
             self._ddp.register_comm_hook(None, _average_as_bf16)
-        self._warm_up_buckets(network, example, world)
+        self._warm_up_buckets(network, trial, world, find_unused)
 
     def begin(self, stop_requested: bool) -> None:
         super().begin(stop_requested)
@@ -88,7 +95,9 @@ class DDPReduction(GradientReduction):
     def finish(self) -> Tensor:
         return torch.mul(self._scalars.grad, self.averaged_over).to(self._dtype)  # type: ignore[arg-type]
 
-    def _warm_up_buckets(self, network: nn.Module, example: Nest, world: World) -> None:
+    def _warm_up_buckets(
+        self, network: nn.Module, trial: Callable[[nn.Module], Tensor], world: World, find_unused: bool
+    ) -> None:
         """Let DDP rebuild its buckets before the first step, by passes without effect.
 
         DDP orders its buckets after its first backward pass, by when gradients became ready. With three or more ranks
@@ -99,28 +108,30 @@ class DDPReduction(GradientReduction):
         before = [buffer.detach().clone() for buffer in slots.current()]
         for _ in range(2):  # the buckets are rebuilt at the start of the second
             self.begin(stop_requested=False)
-            self.record_loss(sum_all(self.model(example)), has_samples=True).backward()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # other passes may
+                self.record_loss(trial(self.model), has_samples=True).backward()  # type: ignore[no-untyped-call]
             with world.agreement():  # every rank finds the same, and one reports it
-                _check_all_used(network)
+                _check_all_used(network, find_unused)
         slots.restore(before)
         self.begin(stop_requested=False)
 
 
-def _check_all_used(network: nn.Module) -> None:
-    """Refuse parameters without a gradient by their names: DDP would wait for them."""
+def _check_all_used(network: nn.Module, find_unused: bool) -> None:
+    """Refuse parameters without a gradient by their names, unless DDP looks for them: it would wait for them."""
     named = network.named_parameters()
     unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
-    if unused:
+    if unused and not find_unused:
         raise ConfigError(
-            f"model: {', '.join(unused)} take no part in the output, so that several ranks can't average their "
-            "gradients. Use them in forward(), remove them, or set requires_grad to False"
+            f"model: {', '.join(unused)} take no part in the loss, so that several ranks can't average their "
+            "gradients. Set distributed.find_unused_parameters=on, use them in forward(), or remove them"
         )
 
 
 class _WithScalars(nn.Module):
     """A network and a parameter of two numbers that no forward pass uses."""
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network
         self.scalars = nn.Parameter(torch.zeros(2, dtype=dtype, device=device))

@@ -9,6 +9,7 @@ how many ranks request a stop.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ class GradientReduction:
         self.model = model
         self._device = world.device
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self._dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        dtypes = (parameter.dtype.to_real() for parameter in self._parameters)
+        self._dtype = reduce(torch.promote_types, dtypes, torch.promote_types(torch.get_default_dtype(), torch.float32))
+        """Of losses and scalars: the widest of the parameters, at least fp32."""
         self._false, self._true = torch.tensor([0, 1], dtype=self._dtype, device=world.device).unbind()
         self._stop_requested = False
         self._losses: list[Tensor] = []
@@ -77,6 +80,7 @@ class GradientReduction:
 
     def record_loss(self, loss: Tensor, has_samples: bool) -> Tensor:
         """Add the loss [] to the scalars if it `has_samples`; return the loss to start the backward pass from."""
+        loss = loss.to(self._dtype)
         value = loss.detach()
         self._losses.append(value)
         if has_samples:

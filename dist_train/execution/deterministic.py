@@ -1,15 +1,15 @@
 """Deterministic kernels (`run.deterministic`), and networks for which torch has none."""
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dist_train.errors import ConfigError
 from dist_train.execution.lazy_dynamo import backward
-from dist_train.nest import Nest, move_inputs, sum_all
 
 _REFUSAL = " does not have a deterministic implementation"
 """What torch says after the name of an operation."""
@@ -22,14 +22,16 @@ def use_deterministic_kernels() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def check_deterministic(network: nn.Module, example: Nest, autocast: AbstractContextManager[Any]) -> None:
+def check_deterministic(
+    network: nn.Module, try_samples: Callable[[nn.Module], Tensor], autocast: AbstractContextManager[Any]
+) -> None:
     """Try one forward and backward pass, on a copy of the network, in deterministic mode.
 
     torch raises an error where it has no deterministic kernel, which depends on its version, the device and the
     arguments: adaptive pooling to a single pixel has one on a GPU, to 6x6 pixels it has none.
 
     Args:
-        example: inputs of two samples.
+        try_samples: calls a network with some samples and returns their loss, [].
 
     Raises:
         ConfigError: torch has no such kernel for an operation of the network.
@@ -41,8 +43,8 @@ def check_deterministic(network: nn.Module, example: Nest, autocast: AbstractCon
     weight = next(network.parameters())
     try:
         with autocast:
-            output = sum_all(trial(move_inputs(example, weight.device))).float()
-        backward(output, torch.ones_like(output))
+            loss = try_samples(trial)
+        backward(loss, torch.ones_like(loss))
     except RuntimeError as error:
         operation, is_refusal, _ = str(error).partition(_REFUSAL)
         if not is_refusal:

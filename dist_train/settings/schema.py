@@ -420,6 +420,10 @@ class Distributed(Section):
     compression: Literal["none", "bf16"] = "none"
     """Type of the gradients while they are sent through Gloo or NCCL. `bf16`: half the bytes, with 8 bits of
     mantissa; losses and weights are not rounded. In shared memory it would save nothing and has no effect."""
+    find_unused_parameters: Literal["auto", "on", "off"] = "auto"
+    """Whether several ranks look, at each step, which parameters take no part in the loss; those of no rank have no
+    gradient, as in one process. `auto`: for a network of your own, which may leave out layers by chance. It costs some
+    per cent of a small step."""
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = 30.0
     """Minutes that a rank waits for the others in one operation."""
     threads: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"

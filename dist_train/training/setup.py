@@ -1,12 +1,12 @@
 """Open all parts of a training; all ranks refuse together, and nothing is half written."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dist_train.checkpoint import resume
 from dist_train.checkpoint.saver import Saver
@@ -38,7 +38,7 @@ from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config
 from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
-from dist_train.tasks import build_task
+from dist_train.tasks import Task, build_task
 from dist_train.training.reporter import Reporter, open_reporter
 from dist_train.training.run import TrainingRun
 from dist_train.training.state import TrainState
@@ -67,6 +67,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         dataset = open_dataset(config.data, config.run.seed, world, stored)
         resume.check_data(checkpoint, stored, dataset.identity)
         schedule = Schedule.from_config(config, len(dataset.train))
+        task = build_task(config, dataset.classes)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
     world.check_equal("data", _describe_data(dataset.identity))
     memory = open_shared_memory(config.distributed, world)
@@ -80,9 +81,9 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
 
             check_compiler(world.device)
         state = TrainState(config, network, auto_settings, world, checkpoint)
-        check_passes(state.network, dataset.make_example(1), schedule.smallest_pass(world.size))
+        check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
         if config.is_deterministic:
-            check_deterministic(state.network, dataset.make_example(2), state.autocast())
+            check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
     moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
         open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
@@ -97,12 +98,12 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
             saver.repair(state.best_step if config.checkpoint.keep_best else None)
-        reduction = _build_reduction(config, state, schedule, dataset, world, memory)
+        reduction = _build_reduction(config, state, schedule, task, dataset, world, memory)
         stop.begin_steps()
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step
         state.window.start_clock()
         yield TrainingRun(
-            config, world, dataset, build_task(config, dataset.classes), schedule, state, reduction, batches,
+            config, world, dataset, task, schedule, state, reduction, batches,
             StepResults(world.device), reporter, recorder, saver, stop,
             about=resume.describe_run(config, auto_settings, world, dataset.identity),
         )  # fmt: skip
@@ -132,7 +133,7 @@ def _agree_on_auto_settings(
     """Decide on rank 0 and send the decisions to every rank: machines may have other cores and processors."""
     with world.agreement():
         convolutions = Convolutions(
-            work=max(measure_convolutions(network, dataset.make_example(1)), default=0),
+            work=max(measure_convolutions(network, dataset.make_example(1)[0]), default=0),
             samples=schedule.largest_pass(world.size),
             samples_of_one=schedule.largest_pass(1),
         )
@@ -194,6 +195,7 @@ def _build_reduction(
     config: Config,
     state: TrainState,
     schedule: Schedule,
+    task: Task,
     dataset: Dataset,
     world: World,
     memory: SharedMemory | None,
@@ -212,10 +214,17 @@ def _build_reduction(
     # A graph is compiled for the shape of the training's own batches. Without one, two samples are enough: the fewest
     # that batch normalisation takes.
     samples = max(2, schedule.largest_pass(world.size)) if config.train.compile == "model" else 2
-    example = move_inputs(dataset.make_example(samples), world.device, state.auto_settings.memory_format)
     seed_step(config.run.seed, 0, 0, world.device)  # a network may draw which parameters take part in a pass
     with state.autocast():
-        return DDPReduction(model, network, world, example, memory, config.distributed.compression)
+        trial = _make_trial(samples, state, task, dataset)
+        find_unused = config.distributed.find_unused_parameters == "on"
+        return DDPReduction(model, network, world, trial, memory, config.distributed.compression, find_unused)
+
+
+def _make_trial(samples: int, state: TrainState, task: Task, dataset: Dataset) -> Callable[[nn.Module], Tensor]:
+    """Return a function that calls a model with some samples, on this rank's device, and returns their loss."""
+    inputs, targets = move_inputs(dataset.make_example(samples), state.device, state.auto_settings.memory_format)
+    return lambda model: task.loss_sum(model(inputs), targets, samples)
 
 
 def _leave_early(reporter: Reporter, recorder: Recorder) -> None:

@@ -232,7 +232,7 @@ def test_numbers_that_are_not_finite_end_the_run(runs: Runs, ranks: int, at: str
 def test_weights_that_are_not_used_are_named_once(runs: Runs) -> None:
     done = runs.start(2, "unused", at="unused")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.count("spare.weight, spare.bias take no part in the output") == 1
+    assert done.stderr.count("spare.weight, spare.bias take no part in the loss") == 1
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -135,7 +135,7 @@ def test_shards_start_from_the_buffers_before_the_step_also_if_they_are_assigned
 
 def test_parameters_of_two_types_are_refused_if_they_can_not_be_added_up(tmp_path: Path) -> None:
     config = configure(tmp_path, "run.reproducible=bitwise", "distributed.shards=2")
-    with pytest.raises(ConfigError, match=r"model: it has weights of torch.float64, and run.reproducible=bitwise"):
+    with pytest.raises(ConfigError, match=r"model: it has weights of torch.float32, and run.reproducible=bitwise"):
         Stepper(config, build(TwoTypes))
 
 

@@ -34,7 +34,7 @@ def test_what_is_compiled_stays_where_it_was_compiled(world: World, monkeypatch:
 
     monkeypatch.setattr(torch, "compile", compile_and_note)
     model = CompiledModel(network, "default")
-    reduction = DDPReduction(model, network, world, torch.zeros(2, *SHAPE))
+    reduction = DDPReduction(model, network, world, lambda model: model(torch.zeros(2, *SHAPE)).sum())
     for _ in range(3):
         reduction.begin(stop_requested=False)
         loss = reduction.record_loss(reduction.model(torch.randn(4, *SHAPE)).sum(), has_samples=True)

@@ -88,7 +88,7 @@ FUNCTIONS = {
 
 def check_like_a_gpu(model: nn.Module) -> None:
     with LikeAGpu():  # type: ignore[no-untyped-call]
-        check_deterministic(model, torch.zeros(2, *SHAPE), nullcontext())
+        check_deterministic(model, lambda model: model(torch.zeros(2, *SHAPE)).float().sum(), nullcontext())
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -125,7 +125,9 @@ def test_torch_itself_refuses_what_the_cpu_has_no_kernel_for() -> None:
     try:
         assert not torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
         with pytest.raises(ConfigError, match=r"no deterministic kernel for put_ on this CPU"):
-            check_deterministic(network(Function(put)), torch.zeros(2, *SHAPE), nullcontext())
+            check_deterministic(
+                network(Function(put)), lambda model: model(torch.zeros(2, *SHAPE)).float().sum(), nullcontext()
+            )
     finally:
         torch.use_deterministic_algorithms(False)
         torch.utils.deterministic.fill_uninitialized_memory = was_filled  # type: ignore[attr-defined]

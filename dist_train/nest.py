@@ -1,33 +1,56 @@
 """Nests: tensors in tuples, lists, dicts and dataclasses, as batches and outputs of networks are."""
 
-from collections.abc import Callable, Iterable, Sequence
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 Nest = Any
-"""A tensor, or tensors in tuples, lists, dicts and the dataclasses that torch knows, at any depth."""
+"""A tensor, or tensors in tuples, lists, dicts and dataclasses, at any depth, beside other values."""
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], nest: Nest) -> Nest:
     """Return the nest with each tensor replaced by `function` of it."""
-    return function(nest) if isinstance(nest, Tensor) else pytree.tree_map_only(Tensor, function, nest)
+    if isinstance(nest, Tensor):
+        return function(nest)
+    if dataclasses.is_dataclass(nest) and not isinstance(nest, type):
+        fields = [field.name for field in dataclasses.fields(nest) if field.init]
+        return dataclasses.replace(nest, **{name: map_tensors(function, getattr(nest, name)) for name in fields})
+    if isinstance(nest, MutableMapping):
+        mapped = copy.copy(nest)
+        mapped.update({key: map_tensors(function, value) for key, value in nest.items()})
+        return mapped
+    if isinstance(nest, tuple | list):
+        values = [map_tensors(function, value) for value in nest]
+        return nest._make(values) if hasattr(nest, "_make") else type(nest)(values)
+    return nest
 
 
 def list_tensors(nest: Nest) -> list[Tensor]:
     """Return all tensors of a nest, in order."""
-    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, nest)
+    return found
 
 
 def split_nest(nest: Nest, split: Callable[[Tensor], Iterable[Tensor]]) -> Sequence[Nest]:
-    """Return the parts of a nest of which `split` makes the parts of each tensor."""
+    """Return the parts of a nest, of which `split` makes the parts of each tensor."""
     if isinstance(nest, Tensor):
         return list(split(nest))
-    leaves, structure = pytree.tree_flatten(nest)
-    parts = zip(*(split(leaf) for leaf in leaves), strict=True)
-    return [pytree.tree_unflatten(part, structure) for part in parts]
+    parts = zip(*(split(tensor) for tensor in list_tensors(nest)), strict=True)
+    return [_replace_tensors(nest, iter(part)) for part in parts]
+
+
+def _replace_tensors(nest: Nest, tensors: Iterator[Tensor]) -> Nest:
+    return map_tensors(lambda _: next(tensors), nest)
 
 
 def to_floats(nest: Nest) -> Nest:

@@ -1,6 +1,5 @@
 """The mean gradient over ranks by DistributedDataParallel."""
 
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
@@ -18,7 +17,7 @@ from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
-from dist_train.nest import Nest
+from dist_train.nest import Nest, map_tensors
 
 _ONE_BUCKET_MB = 2**20
 """More than any model: in shared memory, one reduction a step is fastest."""
@@ -70,7 +69,9 @@ class DDPReduction(GradientReduction):
         if memory:
             options["bucket_cap_mb"] = _ONE_BUCKET_MB
         is_compressed = compression == "bf16" and memory is None
-        extended = _WithScalars(model, world.device, torch.float64 if is_compressed else self._dtype)
+        self._extended = extended = _WithScalars(
+            model, world.device, torch.float64 if is_compressed else self._dtype, find_unused
+        )
         self._scalars = extended.scalars
         self.model = self._ddp = DistributedDataParallel(extended, **options)
         if memory:
@@ -89,8 +90,9 @@ class DDPReduction(GradientReduction):
     def record_loss(self, loss: Tensor, has_samples: bool) -> Tensor:
         self._counted = []  # each pass adds its own loss to the gradient of the scalars
         loss = super().record_loss(loss, has_samples)
-        scalars, self._stop_requested = self._own_scalars(), False
-        return _WithGradient.apply(loss, self._scalars, scalars.to(self._scalars.dtype))  # type: ignore[no-any-return]
+        self._extended.gradient = self._own_scalars().to(self._scalars.dtype)
+        self._stop_requested = False
+        return loss
 
     def finish(self) -> Tensor:
         return torch.mul(self._scalars.grad, self.averaged_over).to(self._dtype)  # type: ignore[arg-type]
@@ -108,9 +110,7 @@ class DDPReduction(GradientReduction):
         before = [buffer.detach().clone() for buffer in slots.current()]
         for _ in range(2):  # the buckets are rebuilt at the start of the second
             self.begin(stop_requested=False)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # other passes may
-                self.record_loss(trial(self.model), has_samples=True).backward()  # type: ignore[no-untyped-call]
+            self.record_loss(trial(self.model), has_samples=True).backward()  # type: ignore[no-untyped-call]
             with world.agreement():  # every rank finds the same, and one reports it
                 _check_all_used(network, find_unused)
         slots.restore(before)
@@ -129,28 +129,43 @@ def _check_all_used(network: nn.Module, find_unused: bool) -> None:
 
 
 class _WithScalars(nn.Module):
-    """A network and a parameter of two numbers that no forward pass uses."""
+    """A network and a parameter of two numbers, whose gradient is what was set before the backward pass.
 
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    All tensors of the output lead to that parameter: DDP may look for the parameters that the output depends on.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype, find_unused: bool) -> None:
         super().__init__()
         self.network = network
+        if find_unused:  # torch prints a warning where it looks for unused parameters and finds none
+            self.unused = nn.Parameter(torch.zeros(1, device=device))
         self.scalars = nn.Parameter(torch.zeros(2, dtype=dtype, device=device))
+        self.gradient: Tensor | None = None
+        """Of the next backward pass."""
 
     def forward(self, inputs: Nest) -> Nest:
-        return self.network(inputs)
+        return map_tensors(self._attach, self.network(inputs))
+
+    def _attach(self, output: Tensor) -> Tensor:
+        return _WithGradient.apply(output, self.scalars, self) if output.requires_grad else output
+
+    def take_gradient(self) -> Tensor | None:
+        """Return the gradient once, to the first of the tensors that lead to the parameter."""
+        gradient, self.gradient = self.gradient, None
+        return gradient
 
 
 class _WithGradient(torch.autograd.Function):
-    """A loss unchanged, whose backward pass gives `parameter` a gradient of its own."""
+    """A tensor unchanged, whose backward pass gives a parameter a gradient of its own."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, parameter: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        ctx.gradient = gradient
-        return loss.view_as(loss)
+    def forward(ctx: Any, output: Tensor, parameter: Tensor, owner: _WithScalars) -> Tensor:  # noqa: ARG004
+        ctx.owner = owner
+        return output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], ctx.gradient, None
+        return gradients[0], ctx.owner.take_gradient(), None
 
 
 def _average_in_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]

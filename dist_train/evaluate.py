@@ -59,7 +59,7 @@ def evaluate(
         stop: whether this process is asked to stop.
         mark: called at each batch, to show progress.
     """
-    num_batches = -(-len(samples) // eval_batch_size(dataset.shape, world.device))
+    num_batches = -(-len(samples) // eval_batch_size(dataset, config, world.device))
     counts = task.open_evaluation(num_batches, world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
     network.eval()

@@ -4,15 +4,57 @@ Each random choice is a function of (seed, epoch, sample index), and each operat
 the batch size and the number of ranks or workers change no bit. Nothing here waits for a GPU.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dist_train import seeds
+from dist_train.nest import Nest, map_tensors
 from dist_train.settings.schema import Augment, Normalize
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer dtypes by the bytes of a float."""
+
+
+class Preparation(Protocol):
+    """What is done to the inputs of loaded samples, on the device."""
+
+    def prepare(self, inputs: Nest) -> Nest:
+        """Return inputs as a network gets them in an evaluation."""
+
+    def augment(self, inputs: Nest, indices: Tensor, epoch: int) -> Nest:
+        """Return inputs as a network gets them in training; `indices`, int64 [B], number the samples."""
+
+
+def open_preparation(
+    normalize: Normalize | None, augment: Augment, seed: int, device: torch.device, memory_format: torch.memory_format
+) -> Preparation:
+    """Return what prepares images that have a mean and std to normalise with, or inputs that come prepared."""
+    if normalize is None:
+        return Prepared(memory_format)
+    return Preprocessing(normalize, augment, seed, device, memory_format)
+
+
+class Prepared:
+    """Inputs of any nest that come as the network gets them; only the memory format of images changes."""
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        self._memory_format = memory_format
+
+    def prepare(self, inputs: Nest) -> Nest:
+        """Bring tensors of four dimensions into the memory format."""
+        if self._memory_format == torch.contiguous_format:
+            return inputs
+        return map_tensors(self._convert, inputs)
+
+    def augment(self, inputs: Nest, indices: Tensor, epoch: int) -> Nest:  # noqa: ARG002
+        """Do as `prepare`: what is random has happened when the samples were read."""
+        return self.prepare(inputs)
+
+    def _convert(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self._memory_format) if tensor.dim() == 4 else tensor
 
 
 class Preprocessing:
@@ -31,18 +73,18 @@ class Preprocessing:
         self._memory_format = memory_format
         self._scale, self._shift = _compute_constants(normalize, device)
 
-    def normalize_images(self, images: Tensor) -> Tensor:
+    def prepare(self, inputs: Tensor) -> Tensor:
         """Normalise without augmentation."""
         scale, shift = self._scale, self._shift
         if self._memory_format == torch.channels_last:
-            scale, shift = (_expand_along_row(constant, images.shape[3]) for constant in (scale, shift))
+            scale, shift = (_expand_along_row(constant, inputs.shape[3]) for constant in (scale, shift))
         # Two operations: a fused one rounds differently in the vector and the scalar part of its loop, and then a
         # image's bits would depend on the batch it is in.
-        return _to_floats(images, scale.dtype, self._memory_format).mul_(scale).add_(shift)
+        return _to_floats(inputs, scale.dtype, self._memory_format).mul_(scale).add_(shift)
 
-    def augment_images(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+    def augment(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Augment and normalise; `indices`, int64 [B] on the device of the images, key the random choices."""
-        images = self.normalize_images(crop_and_flip(images, self._augment, self._seed, epoch, indices))
+        images = self.prepare(crop_and_flip(inputs, self._augment, self._seed, epoch, indices))
         if self._augment.cutout:
             cut_out_(images, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
         return images

@@ -16,10 +16,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from dist_train.data.augment import Preprocessing
+from dist_train.data.augment import open_preparation
 from dist_train.data.loader import Request, SampleLoader
-from dist_train.data.sampler import BatchSlice, GlobalBatchSampler
-from dist_train.data.samples import DataFormat, Dataset, Samples, Shape, to_device
+from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
+from dist_train.data.samples import DataFormat, Dataset, Samples, to_device
 from dist_train.distributed.world import World
 from dist_train.nest import Nest, map_tensors, split_nest
 from dist_train.settings.schema import Augment, Data
@@ -42,8 +42,8 @@ must not depend on the step at which a process started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """The samples of one shard in one step."""
+class Pass:
+    """The samples of one forward and backward pass."""
 
     inputs: Nest
     """What the network is called with, on the rank's device: tensors whose first dimension is B. Of a data set of
@@ -51,8 +51,18 @@ class Shard:
     targets: Nest
     """What the loss compares the output with, on the rank's device. Of a data set of images: labels, int64 [B]."""
     num_samples: int
-    """Samples that count: B, or 0 for placeholders, which must have weight 0. A rank without samples takes part in the
-    backward pass and needs a batch that BatchNorm accepts."""
+    """B."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The samples of one shard in one step."""
+
+    passes: tuple[Pass, ...]
+    """Its samples in order: one pass, or several of nearly equal size to accumulate gradients."""
+    num_samples: int
+    """Samples that count: all, or 0 for placeholders, which must have weight 0. A rank without samples takes part in
+    the backward pass and needs a batch that BatchNorm accepts."""
     number: int
     """Number of the shard in the global batch, from 0: the rank, if each rank has one shard."""
     indices: Tensor
@@ -79,9 +89,9 @@ class EvalBatch:
     """Consecutive samples to evaluate."""
 
     inputs: Nest
-    """As of `Shard`, without augmentation."""
+    """As of `Pass`, without augmentation."""
     targets: Nest
-    """As of `Shard`."""
+    """As of `Pass`."""
     num_samples: int
     """B."""
     number: int
@@ -110,12 +120,18 @@ class TrainBatches:
         memory_format: torch.memory_format = torch.contiguous_format,
         shards: int | None = None,
         stop: Stop | None = None,
+        micro_batch: int | None = None,
     ) -> None:
-        """`shards`: of a global batch, a multiple of the ranks; default: one a rank."""
+        """
+        Args:
+            shards: of a global batch, a multiple of the ranks; default: one a rank.
+            micro_batch: largest number of samples in one pass; default: no limit.
+        """
         self._world = world
         self._samples = dataset.train
         self._device = world.device
-        self._preprocessing = Preprocessing(dataset.normalize, config.augment, seed, world.device, memory_format)
+        self._micro_batch = micro_batch
+        self._preparation = open_preparation(dataset.normalize, config.augment, seed, world.device, memory_format)
         self._sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,
@@ -142,7 +158,11 @@ class TrainBatches:
         """What to load; each slice is also queued in `_pending`, because workers read ahead."""
         for part in self._sampler.slices(self._count_batches_together()):
             self._pending.append(part)
-            yield Request(part.positions, part.epoch)
+            yield Request(part.positions, part.epoch, self._cut_passes(part) * part.steps)
+
+    def _cut_passes(self, part: BatchSlice) -> list[int]:
+        """Return the samples of each pass of a step."""
+        return [size for samples in part.sizes for size in cut_size(samples, self._micro_batch)]
 
     def _count_batches_together(self) -> int:
         """Number of batches that are prepared at a time."""
@@ -151,31 +171,39 @@ class TrainBatches:
         return max(1, AHEAD[source.device.type] // (numbers * torch.get_default_dtype().itemsize))
 
     def _batches(self) -> Iterator[Batch]:
-        for inputs, targets in self._loader:
-            yield from self._cut(self._pending.popleft(), inputs, targets)
+        for loaded in self._loader:
+            yield from self._cut(self._pending.popleft(), loaded)
 
-    def _cut(self, part: BatchSlice, inputs: Nest, targets: Nest) -> Iterator[Batch]:
-        shards = self._shards(part, inputs, targets)
+    def _cut(self, part: BatchSlice, loaded: list[Nest]) -> Iterator[Batch]:
+        shards = self._shards(part, loaded)
         numbers_of_steps = torch.split(self._samples.numbers(part.global_positions), part.count)
         for step, numbers in enumerate(numbers_of_steps, start=part.step):
             yield Batch(tuple(islice(shards, len(part.parts))), part.count, step, part.epoch, numbers)
 
-    def _shards(self, part: BatchSlice, inputs: Nest, targets: Nest) -> Iterator[Shard]:
+    def _shards(self, part: BatchSlice, loaded: list[Nest]) -> Iterator[Shard]:
         """Yield the shards of all batches of a slice, prepared together."""
         numbers = self._samples.numbers(part.positions)
-        inputs, targets = (map_tensors(partial(to_device, device=self._device), nest) for nest in (inputs, targets))
-        prepared = self._preprocessing.augment_images(inputs, to_device(numbers, self._device), part.epoch)
-        sizes = part.sizes * part.steps
-        cuts = zip(
-            split_nest(prepared, partial(_align, sizes=sizes)),
-            split_nest(targets, partial(torch.split, split_size_or_sections=sizes)),
-            torch.split(numbers, sizes),
-            strict=True,
-        )
+        passes = self._passes(part, loaded, numbers)
         first = self._world.rank * len(part.parts)
-        for (number, num_samples), cut in zip(cycle(enumerate(part.parts, start=first)), cuts, strict=False):
-            shard_inputs, shard_targets, indices = cut
-            yield Shard(shard_inputs, shard_targets, num_samples, number, indices if num_samples else indices[:0])
+        counts = [len(cut_size(size, self._micro_batch)) for size in part.sizes]
+        shards = zip(enumerate(part.parts, start=first), counts, strict=True)
+        for ((number, num_samples), count), indices in zip(
+            cycle(shards), torch.split(numbers, part.sizes * part.steps), strict=False
+        ):
+            yield Shard(tuple(islice(passes, count)), num_samples, number, indices if num_samples else indices[:0])
+
+    def _passes(self, part: BatchSlice, loaded: list[Nest], numbers: Tensor) -> Iterator[Pass]:
+        """Yield the passes of all batches of a slice; images come together, and are cut when they are prepared."""
+        sizes = self._cut_passes(part) * part.steps
+        cuts = torch.split(numbers, sizes) if len(loaded) > 1 else [numbers]
+        for each, those in zip(loaded, cuts, strict=True):
+            inputs, targets = map_tensors(partial(to_device, device=self._device), each)
+            prepared = self._preparation.augment(inputs, to_device(those, self._device), part.epoch)
+            if len(loaded) > 1:
+                yield Pass(prepared, targets, len(those))
+            else:
+                nests = (split_nest(nest, partial(_align, sizes=sizes)) for nest in (prepared, targets))
+                yield from (Pass(*cut) for cut in zip(*nests, sizes, strict=True))
 
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""
@@ -205,27 +233,30 @@ def eval_batches(
         DataError: a sample cannot be read.
         StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
-    preparation = Preprocessing(dataset.normalize, Augment(), 0, world.device, memory_format)
-    size = eval_batch_size(dataset.shape, world.device)
+    preparation = open_preparation(dataset.normalize, Augment(), 0, world.device, memory_format)
+    size = eval_batch_size(dataset, config, world.device)
     mine = range(world.rank * size, len(samples), world.size * size)
-    requests = (Request(torch.arange(start, min(start + size, len(samples))), 0) for start in mine)
+    sizes = (min(size, len(samples) - start) for start in mine)
+    requests = (Request(torch.arange(start, start + each), 0, [each]) for start, each in zip(mine, sizes, strict=True))
     stop = stop or Stop()
     with _open_loader(samples, requests, dataset, config, world, stop) as loader:
-        for start, loaded in zip(mine, loader, strict=True):
+        for start, (loaded,) in zip(mine, loader, strict=True):
             if stop.reason is not None:
                 raise StopRequested(stop.reason)
             inputs, targets = map_tensors(partial(to_device, device=world.device), loaded)
             yield EvalBatch(
-                inputs=preparation.normalize_images(inputs),
+                inputs=preparation.prepare(inputs),
                 targets=targets,
                 num_samples=min(size, len(samples) - start),
                 number=start // size,
             )
 
 
-def eval_batch_size(shape: Shape, device: torch.device) -> int:
-    """Return how many samples of a shape are evaluated at once: as many on any number of ranks."""
-    _, height, width = shape
+def eval_batch_size(dataset: DataFormat, config: Data, device: torch.device) -> int:
+    """Return how many samples are evaluated at once: as many on any number of ranks."""
+    if dataset.normalize is None or dataset.shape is None:  # own data, of any size
+        return min(EVAL_BATCH, config.global_batch)
+    _, height, width = dataset.shape
     return max(EVAL_BATCH, EVAL_PIXELS // (height * width)) if device.type == "cuda" else EVAL_BATCH
 
 

@@ -28,6 +28,8 @@ _PREFETCHED = 2  # batches that each worker has under way
 POLL_SECONDS = 0.1
 """How often a wait for a worker looks at the stop flag."""
 
+Loaded = list[Nest] | DataError
+
 
 class Request(NamedTuple):
     """Samples that are read together."""
@@ -35,10 +37,12 @@ class Request(NamedTuple):
     positions: Tensor
     """int64 [B]."""
     epoch: int
+    sizes: list[int]
+    """Samples in each of the passes that get them."""
 
 
 class SampleLoader:
-    """An iterator of (inputs, targets), one for each request; a context manager that ends its workers.
+    """An iterator of what `Samples.read` returns for each request; a context manager that ends its workers.
 
     Raises (while iterating):
         DataError: a sample cannot be read; also if a worker found it.
@@ -58,8 +62,8 @@ class SampleLoader:
         """`pin`: what workers read comes in pinned memory."""
         self._stop = stop or Stop()
         self._stop_after_seconds = stop_after_seconds
-        self._workers: Iterator[Nest | DataError] | None = None
-        self._batches: Iterator[Nest | DataError] = (samples.read(*request) for request in requests)
+        self._workers: Iterator[Loaded] | None = None
+        self._batches: Iterator[Loaded] = (samples.read(*request) for request in requests)
         if workers:
             rest = iter(requests)
             first = list(islice(rest, 1))
@@ -72,7 +76,7 @@ class SampleLoader:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Nest:
+    def __next__(self) -> list[Nest]:
         found = next(self._batches) if self._workers is None else self._wait_for_workers()
         if isinstance(found, DataError):
             raise found
@@ -93,7 +97,7 @@ class SampleLoader:
     ) -> None:
         self.close()
 
-    def _wait_for_workers(self) -> Nest | DataError:
+    def _wait_for_workers(self) -> Loaded:
         """The next batch; the wait ends `stop_after_seconds` after a poll has seen that a stop is requested."""
         seen: float | None = None
         while True:
@@ -114,10 +118,10 @@ class _SamplesDataset(TorchDataset[Any]):
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
 
-    def __getitems__(self, request: tuple[list[int], int]) -> Nest | DataError:
-        positions, epoch = request
+    def __getitems__(self, request: tuple[list[int], int, list[int]]) -> Loaded:
+        positions, epoch, sizes = request
         try:
-            return self._samples.read(torch.tensor(positions), epoch)
+            return self._samples.read(torch.tensor(positions), epoch, sizes)
         except DataError as error:
             return error
 
@@ -141,13 +145,11 @@ def _check_shared_memory(samples: Samples, batch: int, workers: int) -> None:
         )
 
 
-def _start_workers(
-    samples: Samples, requests: Iterable[Request], workers: int, *, pin: bool
-) -> Iterator[Nest | DataError]:
+def _start_workers(samples: Samples, requests: Iterable[Request], workers: int, *, pin: bool) -> Iterator[Loaded]:
     loader: DataLoader[Any] = DataLoader(
         _SamplesDataset(samples),
         # A tensor would travel as a file.
-        batch_sampler=((request.positions.tolist(), request.epoch) for request in requests),  # type: ignore[misc]
+        batch_sampler=(request._replace(positions=request.positions.tolist()) for request in requests),  # type: ignore
         num_workers=workers,
         prefetch_factor=_PREFETCHED,
         collate_fn=_keep,

@@ -45,6 +45,12 @@ class BatchSlice:
         return [part or PLACEHOLDERS for part in self.parts]
 
 
+def cut_size(samples: int, limit: int | None) -> list[int]:
+    """Cut samples into the fewest passes of at most `limit` samples: nearly equal sizes, the larger ones first."""
+    count = -(-samples // (limit or samples))
+    return [samples // count + (number < samples % count) for number in range(count)]
+
+
 class GlobalBatchSampler(DistributedSampler[list[int]]):
     """The positions that one rank takes at each step of [start_step, stop_step), across epochs.
 

@@ -1,7 +1,7 @@
 """An open data set: its images and labels, and which of them belong to each split."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -94,11 +94,15 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Number of samples."""
 
-    def take(self, numbers: Tensor, epoch: int) -> Nest:
+    def take(self, numbers: Tensor, epoch: int, sizes: Sequence[int]) -> list[Nest]:
         """Read the samples of these numbers, int64 [B], as they are in this epoch.
 
+        Args:
+            sizes: samples in each of the passes that get them, in order; their sum is B.
+
         Returns:
-            (inputs, targets), each a nest of tensors whose first dimension is B.
+            (inputs, targets) of all samples, each a nest of tensors whose first dimension is B; or one such pair for
+            each pass, where samples of two passes may differ in shape.
 
         Raises:
             DataError: a sample can't be read.
@@ -126,9 +130,9 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, numbers: Tensor, epoch: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def take(self, numbers: Tensor, epoch: int, sizes: Sequence[int]) -> list[Nest]:  # noqa: ARG002
         """Images, uint8 [B, C, H, W], and labels, int64 [B]; raises DataError as `Images.take`."""
-        return self.images.take(numbers), self.labels.index_select(0, numbers)
+        return [(self.images.take(numbers), self.labels.index_select(0, numbers))]
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,13 @@ class Samples:
         """
         return positions.to(torch.int64) if self.chosen is None else self.chosen.index_select(0, positions)
 
-    def read(self, positions: Tensor, epoch: int) -> Nest:
-        """Read the samples at these positions, as `Source.take` returns them; raises DataError."""
-        return self.source.take(self.numbers(positions), epoch)
+    def read(self, positions: Tensor, epoch: int, sizes: Sequence[int] | None = None) -> list[Nest]:
+        """Read the samples at these positions, as `Source.take` returns them; raises DataError.
+
+        Args:
+            sizes: samples in each pass; default: all are in one.
+        """
+        return self.source.take(self.numbers(positions), epoch, sizes or [len(positions)])
 
 
 @dataclass(frozen=True)

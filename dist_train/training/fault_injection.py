@@ -24,7 +24,7 @@ def inject_nan_inputs(environ: Mapping[str, str] = os.environ) -> None:
         batch = read_next(batches)
         if batch.step == nan_step:
             for shard in batch.shards:
-                for tensor in filter(Tensor.is_floating_point, list_tensors(shard.inputs)):
+                for tensor in filter(Tensor.is_floating_point, list_tensors([each.inputs for each in shard.passes])):
                     tensor.fill_(math.nan)
         return batch
 

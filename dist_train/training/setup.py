@@ -188,6 +188,7 @@ def _open_batches(
         memory_format=state.auto_settings.memory_format,
         shards=config.shards,
         stop=stop,
+        micro_batch=config.train.micro_batch,
     )
 
 

@@ -21,6 +21,7 @@ from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.world import World
 from dist_train.execution.auto_settings import Convolutions, decide
 from dist_train.models import build_model
+from dist_train.nest import map_tensors
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
 from dist_train.tasks import build_task
@@ -91,15 +92,12 @@ def configured(directory: Path, *overrides: str) -> Config:
 
 
 def on_gpu(batch: Batch, mode: FakeTensorMode) -> Batch:
-    shards = (
-        replace(
-            shard,
-            inputs=mode.from_tensor(shard.inputs).to(GPU),
-            targets=mode.from_tensor(shard.targets).to(GPU),
-        )
-        for shard in batch.shards
+    def fake(tensor: Tensor) -> Tensor:
+        return mode.from_tensor(tensor).to(GPU)
+
+    return replace(
+        batch, shards=tuple(replace(shard, passes=map_tensors(fake, shard.passes)) for shard in batch.shards)
     )
-    return replace(batch, shards=tuple(shards))
 
 
 def test_fakes_tell_of_reads_and_of_mixed_devices(fakes: FakeTensorMode) -> None:
@@ -141,6 +139,6 @@ def test_images_are_prepared_where_they_are(
         assert normalize != "auto"
         preparation = Preprocessing(normalize, config.data.augment, 0, GPU, memory_format)
         images = torch.zeros(32, 3, 28, 28, dtype=torch.uint8, device=GPU)
-        prepared = preparation.augment_images(images, torch.arange(32, device=GPU), epoch=0)
+        prepared = preparation.augment(images, torch.arange(32, device=GPU), epoch=0)
     assert (prepared.device, prepared.shape) == (GPU, (32, 3, 28, 28))
     assert prepared.is_contiguous(memory_format=memory_format)

@@ -96,14 +96,14 @@ def count_ours(
     config: Config, network: nn.Module, dataset: Dataset, chosen: AutoSettings, monkeypatch: pytest.MonkeyPatch
 ) -> Counter[str]:
     """Count what a rank's steps, their scalars, and the preparation of their images launch; the rest is the host's."""
-    launches, augment_images = Launches(), Preprocessing.augment_images
+    launches, augment = Launches(), Preprocessing.augment
 
     def augment_and_count(self: Preprocessing, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
         launches.counts["copies of images, labels and numbers to the GPU, and their selection"] += 4
         with launches:
-            return augment_images(self, images, indices, epoch)
+            return augment(self, images, indices, epoch)
 
-    monkeypatch.setattr(Preprocessing, "augment_images", augment_and_count)
+    monkeypatch.setattr(Preprocessing, "augment", augment_and_count)
     state = TrainState(config, network, chosen, World())
     reduction = SingleProcess(state.network, state.network, World())
     results, task = StepResults(GPU), build_task(config, dataset.classes)

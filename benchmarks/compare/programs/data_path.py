@@ -45,7 +45,7 @@ class Arrays(TorchDataset[Any]):
     """Images as in torchvision's CIFAR10: each becomes a PIL image and goes through the transforms."""
 
     def __init__(self, dataset: Dataset) -> None:
-        images, labels = dataset.train.read(torch.arange(len(dataset.train)), epoch=0)
+        ((images, labels),) = dataset.train.read(torch.arange(len(dataset.train)), epoch=0)
         self._arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
         self._labels = labels.tolist()
         self._transform = transform()
@@ -129,7 +129,7 @@ def _write(dataset: Dataset, root: Path) -> None:
     for split, samples, count in (("train", dataset.train, FILES), ("test", dataset.test, 10)):
         for name in dataset.classes:
             (root / split / name).mkdir(parents=True)
-        images, labels = samples.read(torch.arange(count), epoch=0)
+        ((images, labels),) = samples.read(torch.arange(count), epoch=0)
         images = images.permute(0, 2, 3, 1).numpy()
         for number, (pixels, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             Image.fromarray(pixels).save(root / split / dataset.classes[label] / f"{number}.jpg", quality=90)
@@ -141,7 +141,7 @@ def _ours(
     dataset: Dataset, config: Data, count: int, memory_format: torch.memory_format = torch.contiguous_format
 ) -> float:
     with TrainBatches(dataset, config, 0, World(), 0, count + 1, memory_format) as batches:
-        return _rate((batch.shards[0].inputs for batch in batches), count)
+        return _rate((batch.shards[0].passes[0].inputs for batch in batches), count)
 
 
 def _theirs(dataset: TorchDataset[Any], workers: int, batch: int, count: int) -> float:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dist_train.checkpoint import resume
 from dist_train.checkpoint.serialization import Files
-from dist_train.data.batches import Batch, Shard
+from dist_train.data.batches import Batch, Pass, Shard
+from dist_train.data.sampler import cut_size
 from dist_train.distributed.reduction import LOSS_SUM, GradientReduction, SingleProcess
 from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.world import World
@@ -32,18 +33,27 @@ def configure(tmp_path: Path, *overrides: str) -> Config:
     return load_config(path, ["optim.lr=0.1", *overrides])
 
 
-def make_batch(size: int, num_samples: int | None = None, count: int | None = None, step: int = 0) -> Batch:
+def make_batch(
+    size: int,
+    num_samples: int | None = None,
+    count: int | None = None,
+    step: int = 0,
+    micro_batch: int | None = None,
+) -> Batch:
     """A batch of one shard, of random images that depend on `size` alone.
 
     Args:
         num_samples: how many of its samples count; default: all.
         count: samples of the global batch; default: those of the shard.
+        micro_batch: largest number of samples in a pass; default: no limit.
     """
     generator = torch.Generator().manual_seed(size)
     images = torch.randn(size, *SHAPE, generator=generator)
     labels = torch.randint(0, CLASSES, (size,), generator=generator)
     num_samples = size if num_samples is None else num_samples
-    shard = Shard(images, labels, num_samples, number=0, indices=torch.arange(num_samples))
+    sizes = cut_size(size, micro_batch)
+    passes = tuple(map(Pass, torch.split(images, sizes), torch.split(labels, sizes), sizes))
+    shard = Shard(passes, num_samples, number=0, indices=torch.arange(num_samples))
     return Batch((shard,), count or size, step=step, epoch=0, samples=torch.arange(count or size))
 
 

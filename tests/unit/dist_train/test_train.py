@@ -28,8 +28,8 @@ class HalfUsed(nn.Module):
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
-    whole, parts = Stepper(configure(tmp_path)), Stepper(configure(tmp_path, "train.micro_batch=3"))
-    assert whole.step(make_batch(8)) == pytest.approx(parts.step(make_batch(8)), rel=1e-6)
+    whole, parts = Stepper(configure(tmp_path)), Stepper(configure(tmp_path))
+    assert whole.step(make_batch(8)) == pytest.approx(parts.step(make_batch(8, micro_batch=3)), rel=1e-6)
     for one, other in zip(whole.gradients(), parts.gradients(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -52,10 +52,10 @@ def test_a_placeholder_weighs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overrides", [(), BITWISE], ids=["elastic", "bitwise"])
 def test_a_loss_that_is_not_finite_is_found_in_any_micro_batch(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    stepper = Stepper(configure(tmp_path, "train.micro_batch=4", *overrides))
-    spoiled = make_batch(8)
-    spoiled.shards[0].inputs[0] = torch.nan
-    for batch, is_finite in ((make_batch(8), True), (spoiled, False)):
+    stepper = Stepper(configure(tmp_path, *overrides))
+    spoiled = make_batch(8, micro_batch=4)
+    spoiled.shards[0].passes[0].inputs[0] = torch.nan
+    for batch, is_finite in ((make_batch(8, micro_batch=4), True), (spoiled, False)):
         stepper.step(batch)
         assert stepper.reduction.is_own_loss_finite() is is_finite
 

@@ -110,7 +110,7 @@ def build(kind: type[nn.Module]) -> nn.Module:
 def test_it_trains_as_in_plain_torch(tmp_path: Path, kind: type[nn.Module]) -> None:
     stepper, plain = Stepper(configure(tmp_path), build(kind)), build(kind)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
-    batch = make_batch(8).shards[0]
+    (batch,) = make_batch(8).shards[0].passes
     for step in range(5):
         stepper.steps([step])
         optimizer.zero_grad()

@@ -64,7 +64,8 @@ class Trained:
 
 def flat(batch: Batch) -> Trained:
     (shard,) = batch.shards
-    return Trained(shard.inputs, shard.targets, shard.num_samples, shard.indices, batch.count, batch.step, batch.epoch)
+    (whole,) = shard.passes
+    return Trained(whole.inputs, whole.targets, shard.num_samples, shard.indices, batch.count, batch.step, batch.epoch)
 
 
 def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Trained]:

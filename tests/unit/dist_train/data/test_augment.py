@@ -66,7 +66,7 @@ def test_bits_are_those_of_single_images(
     stored = images(37, *size)[:, :channels].contiguous()
     stored[::5] = 0
     indices = torch.randperm(1000, generator=torch.Generator().manual_seed(1))[:37]
-    found = preparation(normalize, augment, memory_format=memory_format).augment_images(stored, indices, epoch=3)
+    found = preparation(normalize, augment, memory_format=memory_format).augment(stored, indices, epoch=3)
     expected = [by_hand(stored[row], normalize, augment, 3, int(indices[row])) for row in range(37)]
     assert found.is_contiguous(memory_format=memory_format)
     assert found.contiguous().numpy().tobytes() == np.stack(expected).tobytes()
@@ -74,10 +74,10 @@ def test_bits_are_those_of_single_images(
 
 def test_a_sample_is_augmented_the_same_in_any_batch() -> None:
     stored, indices = images(40), torch.arange(40) * 7 + 1000
-    together = preparation().augment_images(stored, indices, epoch=2)
+    together = preparation().augment(stored, indices, epoch=2)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     for cut in (1, 7, 40):
-        apart = [preparation().augment_images(stored[part], indices[part], epoch=2) for part in torch.split(order, cut)]
+        apart = [preparation().augment(stored[part], indices[part], epoch=2) for part in torch.split(order, cut)]
         assert torch.equal(torch.cat(apart), together[order])
 
 
@@ -114,7 +114,7 @@ def test_flip_mirrors_half_of_the_images() -> None:
 
 def test_cutout_is_a_square_clipped_at_the_border() -> None:
     count, side = 3000, 5
-    cut = preparation(PLAIN, Augment(cutout=side)).augment_images(images(count), torch.arange(count), 0) == 0
+    cut = preparation(PLAIN, Augment(cutout=side)).augment(images(count), torch.arange(count), 0) == 0
     rows, columns = cut[:, 0].any(2).sum(1), cut[:, 0].any(1).sum(1)
     assert torch.equal(cut[:, 0].sum((1, 2)), rows * columns)
     assert torch.equal(cut[:, 0], cut[:, 2])
@@ -125,7 +125,7 @@ def test_cutout_is_a_square_clipped_at_the_border() -> None:
 
 
 def test_cutout_larger_than_the_image_leaves_the_mean() -> None:
-    assert not preparation(ODD, Augment(cutout=50)).augment_images(images(8), torch.arange(8), 0).any()
+    assert not preparation(ODD, Augment(cutout=50)).augment(images(8), torch.arange(8), 0).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -133,7 +133,7 @@ def test_normalises_as_the_formula_says(dtype: torch.dtype) -> None:
     stored = images(6)
     torch.set_default_dtype(dtype)
     try:
-        found = preparation().normalize_images(stored)
+        found = preparation().prepare(stored)
     finally:
         torch.set_default_dtype(torch.float32)
     mean, std = (np.array(numbers)[:, None, None] for numbers in (ODD.mean, ODD.std))
@@ -145,13 +145,13 @@ def test_normalises_as_the_formula_says(dtype: torch.dtype) -> None:
 
 def test_memory_format_changes_no_number() -> None:
     stored, indices = images(12), torch.arange(12)
-    last = preparation(memory_format=torch.channels_last).augment_images(stored, indices, 1)
+    last = preparation(memory_format=torch.channels_last).augment(stored, indices, 1)
     assert last.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(last, preparation().augment_images(stored, indices, 1))
+    assert torch.equal(last, preparation().augment(stored, indices, 1))
 
 
 def test_nothing_is_changed_where_nothing_is_asked_for() -> None:
     stored = images(5)
-    plain = preparation(ODD, Augment()).augment_images(stored, torch.arange(5), 0)
-    assert torch.equal(plain, preparation().normalize_images(stored))
+    plain = preparation(ODD, Augment()).augment(stored, torch.arange(5), 0)
+    assert torch.equal(plain, preparation().prepare(stored))
     assert torch.equal(stored, images(5))

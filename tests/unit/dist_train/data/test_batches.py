@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,15 @@ def assert_same_batch(one: Batch, other: Batch, memory_format: torch.memory_form
     assert len(one.shards) == len(other.shards)
     for found, expected in zip(one.shards, other.shards, strict=True):
         assert (found.number, found.num_samples) == (expected.number, expected.num_samples)
-        assert found.inputs.data_ptr() % 64 == expected.inputs.data_ptr() % 64 == 0  # as torch allocates
-        assert found.inputs.is_contiguous(memory_format=memory_format)
-        assert found.inputs.stride() == expected.inputs.stride()
-        for name in ("inputs", "targets", "indices"):
-            left, right = getattr(found, name), getattr(expected, name)
+        assert torch.equal(found.indices, expected.indices)
+        for one_pass, other_pass in zip(found.passes, expected.passes, strict=True):
+            left, right = one_pass.inputs, other_pass.inputs
+            assert left.data_ptr() % 64 == right.data_ptr() % 64 == 0  # as torch allocates
+            assert left.is_contiguous(memory_format=memory_format)
+            assert left.stride() == right.stride()
             assert left.dtype == right.dtype
             assert torch.equal(left, right)
+            assert torch.equal(one_pass.targets, other_pass.targets)
 
 
 @pytest.mark.gpu
@@ -212,8 +215,11 @@ def test_augmentation_reaches_the_training_only(settings: Settings) -> None:
         ("cuda", (3, 224, 224), EVAL_BATCH),
     ],
 )
-def test_a_gpu_evaluates_many_small_images_at_once(device: str, shape: tuple[int, int, int], size: int) -> None:
-    assert eval_batch_size(shape, torch.device(device)) == size
+def test_a_gpu_evaluates_many_small_images_at_once(
+    settings: Settings, device: str, shape: tuple[int, int, int], size: int
+) -> None:
+    dataset = replace(opened(settings("synthetic")), shape=shape)
+    assert eval_batch_size(dataset, settings("synthetic"), torch.device(device)) == size
 
 
 @pytest.mark.parametrize("name", ["test", "validation"])

@@ -82,9 +82,9 @@ class GatedImages:
 def gated(gate: Path, stop: Stop, stop_after_seconds: float = 0.0, *, opens: bool = True) -> Iterator[Iterator[int]]:
     """The first pixel of each of four images, which a worker reads one at a time."""
     samples = Samples("train", None, LabelledImages(GatedImages(gate), torch.zeros(4, dtype=torch.int64)))
-    requests = [Request(positions, epoch=0) for positions in torch.split(torch.arange(4), 1)]
+    requests = [Request(positions, 0, [1]) for positions in torch.split(torch.arange(4), 1)]
     with SampleLoader(samples, requests, 1, pin=False, stop=stop, stop_after_seconds=stop_after_seconds) as loader:
-        yield (int(images[0, 0, 0, 0]) for images, _ in loader)
+        yield (int(images[0, 0, 0, 0]) for ((images, _),) in loader)
         if opens:
             gate.touch()
     assert not multiprocessing.active_children()

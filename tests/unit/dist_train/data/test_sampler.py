@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from dist_train.data import sampler as sampler_module
 from dist_train.data.permutation import permute
-from dist_train.data.sampler import BatchSlice, GlobalBatchSampler
+from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
 from dist_train.settings.schedule import steps_per_epoch
 
 lengths = st.integers(1, 300)
@@ -161,3 +161,12 @@ def test_small_batches_are_permuted_together(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sampler_module, "permute", count)
     assert sum(part.steps for part in sampler(10_000, 4).slices(together=100)) == 2500
     assert asked == [4000, 4000, 2000]
+
+
+@pytest.mark.parametrize(("samples", "limit"), [(8, 3), (8, 8), (8, None), (7, 1), (2, 100), (9, 4)])
+def test_passes_are_few_and_nearly_equal(samples: int, limit: int | None) -> None:
+    sizes = cut_size(samples, limit)
+    assert sum(sizes) == samples
+    assert len(sizes) == -(-samples // (limit or samples))
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)

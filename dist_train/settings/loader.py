@@ -39,7 +39,14 @@ from dist_train.settings.messages import (
 )
 from dist_train.settings.paths import PATHS, expand_path
 from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, find_old_value
-from dist_train.settings.schema import Config, Section, find_contradictions, list_keys, section_classes
+from dist_train.settings.schema import (
+    Config,
+    Section,
+    find_contradictions,
+    item_classes,
+    list_keys,
+    section_classes,
+)
 from dist_train.settings.strict_yaml import (
     FLOAT,
     FLOAT_AS_TYPED,
@@ -291,11 +298,18 @@ def _check_setting(section: type[Section], prefix: str, name: str, entry: Locate
     inner = section_classes(info.annotation)
     if inner and isinstance(entry.value, dict):
         yield from _check_section(inner, f"{prefix}{name}.", entry)
+    elif (items := item_classes(info.annotation)) and _is_list_of_sections(entry.value):
+        for number, item in enumerate(entry.value):
+            yield from _check_section(items, f"{prefix}{name}[{number}].", item)
     elif not _is_allowed(section, name, value := entry.to_plain()):
         correction = _suggest_correction(section, name, value)
         what = f"the text {format_value(value)}" if correction and isinstance(value, str) else format_value(value)
         wanted = correction or describe_field(info) + suggest_choice(value, list_choices(info.annotation))
         yield Fault(entry.location, f"{prefix}{name} is {what}; {wanted}")
+
+
+def _is_list_of_sections(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item.value, dict) for item in value)
 
 
 def _is_allowed(section: type[Section], name: str, value: Any) -> bool:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from dist_train.settings.renames import RENAMED_KEYS, OldValue
-from dist_train.settings.schema import Config, Section, list_keys
+from dist_train.settings.schema import UNSUPPORTED_NAMES, Config, Section, list_keys
 from dist_train.system.escape import escape
 
 MAX_LENGTH = 60
@@ -29,7 +29,7 @@ def map_names_to_classes(classes: tuple[type[Section], ...]) -> dict[str, type[S
 
 def find_common_base(classes: tuple[type[Section], ...]) -> type[Section]:
     """Return the class with the fields that all classes of a section have."""
-    return cast(type[Section], classes[0].__base__) if len(classes) > 1 else classes[0]
+    return next(base for base in classes[0].__mro__ if all(issubclass(section, base) for section in classes))
 
 
 def list_own_keys(section: type[Section], classes: tuple[type[Section], ...]) -> list[str]:
@@ -52,7 +52,9 @@ def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
     known = list_keys((Config,))
     if f"{head}.{last}" in known:
         return f"{key} cannot be one key in a file; write {last}: under {head}:"
-    namesakes = [other for other in known if get_last_part(other) == last][:4]
+    namesakes = [other for other in known if get_last_part(other) == last]
+    depth = min((other.count(".") for other in namesakes), default=0)
+    namesakes = [other for other in namesakes if other.count(".") == depth][:4]
     similar = get_close_matches(last.lower(), map(get_last_part, siblings), 1)
     close = [other for other in siblings if get_last_part(other) in similar]
     guesses = namesakes or close or ([] if siblings else get_close_matches(key, known, 1))
@@ -81,6 +83,8 @@ def explain_foreign_key(prefix: str, key: str, name: str, own: list[str]) -> str
 
 
 def explain_wrong_name(key: str, value: Any, classes: tuple[type[Section], ...]) -> str:
+    if isinstance(value, str) and (reason := UNSUPPORTED_NAMES.get((key, value.lower()))):
+        return f"{key} is {format_value(value)}, which is not supported: {reason}"
     choices = list(map_names_to_classes(classes))
     what = "missing" if value is None else format_value(value)
     return f"{key} is {what}; allowed: {', '.join(group_names(choices))}{suggest_choice(value, choices)}"

@@ -12,7 +12,7 @@ from dist_train.settings.messages import (
     group_names,
     map_names_to_classes,
 )
-from dist_train.settings.schema import Config, Section, section_classes
+from dist_train.settings.schema import Config, Section, item_classes, section_classes
 
 
 def format_reference() -> str:
@@ -24,37 +24,55 @@ def format_reference() -> str:
 
 
 def _format_section(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
+    yield from (f"## {name}", "", _one_line(find_common_base(classes).__doc__), "")
+    yield from _format_settings(name, classes)
+
+
+def _format_settings(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
+    """Yield the settings that all classes of a section have, and those that one of them adds."""
     base = find_common_base(classes)
-    yield from (f"## {name}", "", _one_line(base.__doc__), "")
     for key, info in base.model_fields.items():
         names = group_names(list(map_names_to_classes(classes))) if key == "name" and len(classes) > 1 else []
         yield from _format_setting(f"{name}.{key}", info, ", ".join(names))
     for section in classes if len(classes) > 1 else ():
-        yield from _format_own_settings(name, section)
+        yield from _format_own_settings(name, section, base)
 
 
 def _format_setting(key: str, info: FieldInfo, choices: str = "", where: str = "") -> Iterator[str]:
-    words = choices or describe_type(info.annotation, info.metadata)
+    inner = section_classes(info.annotation) or item_classes(info.annotation)
+    words = choices or _describe_setting(info, inner)
     documentation = _one_line(info.description)
     default = " Required." if info.is_required() else f" Default: {_format_default(info.default)}."
     if "Default:" in documentation or isinstance(info.default, Section):
         default = ""
     yield f"- `{key}`{where}: {words}.{default} {documentation}".rstrip()
-    for section in section_classes(info.annotation):
-        for name, inner in section.model_fields.items():
-            yield from _format_setting(f"{key}.{name}", inner)
+    if inner:
+        yield from _format_settings(key, inner)
 
 
-def _format_own_settings(name: str, section: type[Section]) -> Iterator[str]:
+def _describe_setting(info: FieldInfo, inner: tuple[type[Section], ...]) -> str:
+    """Describe what a setting may be; the settings of a section have lines of their own."""
+    if len(inner) > 1:
+        return f"a mapping of {', '.join(find_common_base(inner).model_fields)}, ..."
+    return describe_type(info.annotation, info.metadata)
+
+
+def _format_own_settings(name: str, section: type[Section], base: type[Section]) -> Iterator[str]:
     """Yield the settings that one class of a section adds; those without documentation on one line."""
     where = f"with `{name}.name` {', '.join(group_names(list(map_names_to_classes((section,)))))}"
-    own = {key: info for key, info in section.model_fields.items() if key in section.__annotations__ and key != "name"}
+    own = {key: info for key, info in section.model_fields.items() if key != "name" and _adds(section, base, key)}
     for key, info in own.items():
         if info.description:
             yield from _format_setting(f"{name}.{key}", info, where=f" ({where})")
     arguments = [f"`{key}` {format_value(info.default)}" for key, info in own.items() if not info.description]
     if arguments:
         yield f"- {where}, by default: {', '.join(arguments)}"
+
+
+def _adds(section: type[Section], base: type[Section], key: str) -> bool:
+    """Whether a section has a setting, or a default for it, that the base of its kind has not."""
+    inherited = base.model_fields.get(key)
+    return inherited is None or (inherited.is_required() and not section.model_fields[key].is_required())
 
 
 def _format_default(default: Any) -> str:

@@ -34,7 +34,13 @@ OLD_VALUES = (
     ),
 )
 
-ADDED_KEYS = {"train.compile_mode": "default"}
+ADDED_KEYS: dict[str, Any] = {
+    "train.compile_mode": "default",
+    "optim.groups": [],
+    "optim.restart_factor": 1,
+    "optim.power": 1.0,
+    "optim.decay_fraction": 0.2,
+}
 """Settings that earlier versions did not have, with the value that counts as unchanged."""
 
 

@@ -55,7 +55,7 @@ class Schedule:
             total_steps=min(end for end in ends if end),
             log_every_steps=config.log.every_steps,
             save_every_steps=config.checkpoint.every_steps or per_epoch,
-            evaluate_every_steps=config.eval.every_epochs * per_epoch or None,
+            evaluate_every_steps=config.eval.every_steps or config.eval.every_epochs * per_epoch or None,
             weights_every_steps=config.log.weights_every_steps,
             shards=config.shards,
         )

@@ -7,9 +7,19 @@ its own section only, as in `build_optimizer(config.optim, ...)`.
 
 import os
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+)
+from pydantic.fields import FieldInfo
 
 
 def _check_text(value: Any) -> str:
@@ -35,6 +45,20 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def section_classes(annotation: Any) -> tuple[type[Section], ...]:
+    """Return the classes of a section: `Config.model_fields["optim"].annotation` has one per optimizer."""
+    if isinstance(annotation, type):
+        return (annotation,) if issubclass(annotation, Section) else ()
+    parts = () if get_origin(annotation) is tuple else get_args(annotation)
+    return tuple(found for part in parts for found in section_classes(part))
+
+
+def item_classes(annotation: Any) -> tuple[type[Section], ...]:
+    """Return the classes of the sections in a list, such as `optim.groups`."""
+    parts = get_args(annotation) if get_origin(annotation) is tuple else ()
+    return tuple(found for part in parts for found in section_classes(part))
 
 
 class Run(Section):
@@ -221,43 +245,130 @@ class TorchvisionModel(Model):
     name: TorchvisionName
 
 
-class Optim(Section):
+ScheduleName = Literal["constant", "step", "multistep", "cosine", "onecycle", "linear", "polynomial", "trapezoid"]
+Epochs = Annotated[float, Field(gt=0, le=10**6)]
+
+
+class Group(Section):
+    """Settings of the parameters whose names match a pattern; what is not set is as for all others."""
+
+    match: Annotated[tuple[FileName, ...], Field(min_length=1)]
+    """Patterns of parameter names, as for files: `*` is any text, `?` one character. A parameter in two groups gets
+    the settings of both; one that they set differently is refused."""
+    schedule: ScheduleName | None = None
+    """Schedule of the group, with the arguments in `optim`. Default: `optim.schedule`."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if value is not None}
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the optimizer that the group sets."""
+        own = set(type(self).model_fields) - {"match", "schedule", "optimizer"}
+        return {key: value for key in sorted(own) if (value := getattr(self, key)) is not None}
+
+
+class Plateau(Section):
+    """As `torch.optim.lr_scheduler.ReduceLROnPlateau`: what it keeps in mind follows from the evaluations so far."""
+
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The learning rate is multiplied by it at each reduction."""
+    patience: Annotated[int, Field(ge=0, le=10**9)] = 10
+    """Evaluations in a row without improvement that are tolerated; the next one reduces."""
+    min_delta: NonNegativeFloat = 0.0
+    """Smallest change that is an improvement."""
+    cooldown: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Evaluations after a reduction that do not count."""
+    min_lr: NonNegativeFloat = 0.0
+    """No learning rate is reduced below it."""
+
+
+class Optimizer(Section):
+    """An optimizer with its arguments, which have their names in torch."""
+
+    name: str
+    """The optimizer, by its name in torch in lower case."""
+    lr: NonNegativeFloat
+    """Learning rate; the peak, if the schedule changes it. Default: the optimizer's default in torch."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments for the optimizer's constructor in torch, `lr` included."""
+        return self.model_dump(include=self.argument_fields().keys())
+
+    @classmethod
+    def argument_fields(cls) -> dict[str, FieldInfo]:
+        """Return the settings that are arguments of the optimizer, by their names."""
+        common = set(Optim.model_fields) - {"lr"}
+        return {
+            key: info
+            for key, info in cls.model_fields.items()
+            if key not in common and not section_classes(info.annotation)
+        }
+
+
+class Optim(Optimizer):
     """Optimizer and learning rate; an optimizer's own arguments have their names in torch."""
 
     name: str
     """The optimizer, by its name in torch in lower case. Default: `sgd`."""
-    lr: NonNegativeFloat
-    """Learning rate; the peak, if the schedule changes it. Default: the optimizer's default in torch."""
-    schedule: Literal["constant", "step", "multistep", "cosine", "onecycle"] = "constant"
-    """How the learning rate changes from step to step."""
+    groups: tuple[Group, ...] = ()
+    """Parameters with settings of their own: `[{match: ["*.bias", "*norm*"], weight_decay: 0.0}, {match: ["head.*"],
+    lr: 0.1}]`. A group may set a `schedule` and every argument of the optimizer. `--print-groups` prints the result."""
+    schedule: ScheduleName = "constant"
+    """How the learning rate changes from step to step. `linear` and `polynomial`: down to `eta_min`. `trapezoid`:
+    constant, and linearly down to `eta_min` in the last steps."""
     warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 0.0
     """Epochs during which the learning rate rises linearly to that of the schedule."""
-    step_size: Annotated[float, Field(gt=0, le=10**6)] = 30.0
+    step_size: Epochs = 30.0
     """Schedule `step`: epochs between multiplications by `gamma`."""
-    milestones: tuple[Annotated[float, Field(gt=0, le=10**6)], ...] = ()
+    milestones: tuple[Epochs, ...] = ()
     """Schedule `multistep`: epochs at which the learning rate is multiplied by `gamma`."""
     gamma: PositiveFloat = 0.1
     """Schedules `step` and `multistep`: the factor."""
     eta_min: NonNegativeFloat = 0.0
-    """Schedule `cosine`: the learning rate at the end."""
+    """Schedules `cosine`, `linear`, `polynomial` and `trapezoid`: the learning rate at the end. A group with another
+    `lr` ends at the same fraction of that."""
+    restart_epochs: Epochs | None = None
+    """Schedule `cosine`: epochs after which it starts again at `lr`. Default: never."""
+    restart_factor: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Schedule `cosine`: each cycle is this many times as long as the one before."""
+    power: PositiveFloat = 1.0
+    """Schedule `polynomial`: the exponent."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Schedule `trapezoid`: fraction of all steps during which the learning rate falls."""
     pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Schedule `onecycle`: fraction of all steps during which the learning rate rises."""
     div_factor: Annotated[float, Field(ge=1)] = 25.0
     """Schedule `onecycle`: the first learning rate is `lr / div_factor`."""
     final_div_factor: Annotated[float, Field(ge=1)] = 1e4
     """Schedule `onecycle`: the last learning rate is `lr / div_factor / final_div_factor`."""
+    plateau: Plateau | None = None
+    """Reduce the learning rate of every schedule when the evaluations during training no longer get better. Default:
+    never."""
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments for the optimizer's constructor in torch, `lr` included."""
-        own = set(type(self).model_fields) - set(Optim.model_fields) | {"lr"}
-        return self.model_dump(include=own)
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Let a group of an optimizer set each of its arguments."""
+        fields = {key: (_annotation_of(info) | None, None) for key, info in cls.group_fields().items()}
+        group = create_model(f"{cls.__name__}Group", __base__=Group, **fields)  # type: ignore[call-overload]
+        cls.model_fields["groups"].annotation = tuple[group, ...]
+        cls.model_rebuild(force=True)
+
+    @classmethod
+    def group_fields(cls) -> dict[str, FieldInfo]:
+        """Return what a group may set beside its schedule."""
+        return cls.argument_fields()
+
+
+def _annotation_of(field: FieldInfo) -> Any:
+    """Return a field's annotation with its limits."""
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation  # type: ignore[return-value]
 
 
 Betas = tuple[Fraction, Fraction]
 
 
-class SGD(Optim):
-    name: Literal["sgd"]
+class SGDArguments(Section):
     lr: NonNegativeFloat = 1e-3
     momentum: NonNegativeFloat = 0.0
     dampening: float = 0.0
@@ -265,8 +376,7 @@ class SGD(Optim):
     nesterov: bool = False
 
 
-class Adam(Optim):
-    name: Literal["adam"]
+class AdamArguments(Section):
     lr: NonNegativeFloat = 1e-3
     betas: Betas = (0.9, 0.999)
     eps: NonNegativeFloat = 1e-8
@@ -275,13 +385,60 @@ class Adam(Optim):
     decoupled_weight_decay: bool = False
 
 
-class AdamW(Optim):
-    name: Literal["adamw"]
+class AdamWArguments(Section):
     lr: NonNegativeFloat = 1e-3
     betas: Betas = (0.9, 0.999)
     eps: NonNegativeFloat = 1e-8
     weight_decay: NonNegativeFloat = 1e-2
     amsgrad: bool = False
+
+
+class SGD(SGDArguments, Optim):
+    name: Literal["sgd"]
+
+
+class Adam(AdamArguments, Optim):
+    name: Literal["adam"]
+
+
+class AdamW(AdamWArguments, Optim):
+    name: Literal["adamw"]
+
+
+class RestSGD(SGDArguments, Optimizer):
+    name: Literal["sgd"]
+
+
+class RestAdam(AdamArguments, Optimizer):
+    name: Literal["adam"]
+
+
+class RestAdamW(AdamWArguments, Optimizer):
+    name: Literal["adamw"]
+
+
+AnyRest = Annotated[RestAdamW | RestAdam | RestSGD, Discriminator("name")]
+
+
+class Muon(Optim):
+    name: Literal["muon"]
+    lr: NonNegativeFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.1
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
+    eps: NonNegativeFloat = 1e-7
+    ns_steps: Annotated[int, Field(ge=1, le=99)] = 5
+    adjust_lr_fn: Literal["original", "match_rms_adamw", "spectral_unclamped"] | None = None
+    rest: AnyRest = RestAdamW(name="adamw")
+    """Optimizer of all parameters with fewer than two dimensions, and of groups with `optimizer: rest`; embeddings and
+    the last layer should be one. Muon updates a filter as a matrix with a row for each output."""
+
+    @classmethod
+    def group_fields(cls) -> dict[str, FieldInfo]:
+        rest = [section.argument_fields() for section in (RestAdam, RestSGD)]
+        optimizer = FieldInfo(annotation=Literal["rest"])
+        return {**rest[0], **rest[1], **cls.argument_fields(), "optimizer": optimizer}  # type: ignore[dict-item]
 
 
 class Adagrad(Optim):
@@ -291,6 +448,15 @@ class Adagrad(Optim):
     weight_decay: NonNegativeFloat = 0.0
     initial_accumulator_value: NonNegativeFloat = 0.0
     eps: NonNegativeFloat = 1e-10
+
+
+class Adafactor(Optim):
+    name: Literal["adafactor"]
+    lr: NonNegativeFloat = 1e-2
+    beta2_decay: Annotated[float, Field(le=0)] = -0.8
+    eps: tuple[NonNegativeFloat | None, NonNegativeFloat] = (None, 1e-3)
+    d: Annotated[float, Field(ge=1)] = 1.0
+    weight_decay: NonNegativeFloat = 0.0
 
 
 class RMSprop(Optim):
@@ -354,6 +520,15 @@ class Rprop(Optim):
     step_sizes: tuple[PositiveFloat, PositiveFloat] = (1e-6, 50.0)
 
 
+class EarlyStopping(Section):
+    """End a run when its evaluations no longer get better."""
+
+    patience: PositiveInt
+    """Evaluations during training, one after the other, without improvement that end the run."""
+    min_delta: NonNegativeFloat = 0.0
+    """Smallest change that is an improvement."""
+
+
 class Train(Section):
     """Length, precision, compilation, and what is done to gradients and weights."""
 
@@ -361,6 +536,8 @@ class Train(Section):
     """Passes over the training split. Default: 10 if `max_steps` is not set either."""
     max_steps: PositiveInt | None = None
     """Optimizer steps after which the run ends, if `epochs` does not end it before."""
+    early_stopping: EarlyStopping | None = None
+    """End the run before, when the evaluations during training no longer get better. Default: never."""
     micro_batch: PositiveInt | None = None
     """Largest number of samples per rank in one backward pass; larger batches accumulate gradients. Default: no
     limit."""
@@ -394,6 +571,8 @@ class Eval(Section):
 
     every_epochs: Annotated[int, Field(ge=0, le=10**9)] = 1
     """Epochs between evaluations; 0: only at the end."""
+    every_steps: PositiveInt | None = None
+    """Steps between evaluations, in place of `every_epochs`. Default: null."""
 
 
 class Checkpoint(Section):
@@ -463,7 +642,8 @@ class Log(Section):
 AnyData = Annotated[StoredData | ImageFolderData | SyntheticData, Discriminator("name")]
 AnyModel = Annotated[SmallNet | CifarTutorial | ResNet18 | TorchvisionModel, Discriminator("name")]
 AnyOptim = Annotated[
-    SGD | Adam | AdamW | Adagrad | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop, Discriminator("name")
+    SGD | Adam | AdamW | Muon | Adagrad | Adafactor | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop,
+    Discriminator("name"),
 ]
 
 
@@ -496,11 +676,24 @@ SCHEDULE_SETTINGS = {
     "step_size": ("step",),
     "milestones": ("multistep",),
     "gamma": ("step", "multistep"),
-    "eta_min": ("cosine",),
+    "eta_min": ("cosine", "linear", "polynomial", "trapezoid"),
+    "restart_epochs": ("cosine",),
+    "restart_factor": ("cosine",),
+    "power": ("polynomial",),
+    "decay_fraction": ("trapezoid",),
     "pct_start": ("onecycle",),
     "div_factor": ("onecycle",),
     "final_div_factor": ("onecycle",),
 }
+UNSUPPORTED_NAMES = {
+    (
+        "optim.name",
+        "lbfgs",
+    ): "it evaluates the loss several times a step, by a closure, and a step here has one backward "
+    "pass over the global batch; use adam, or sgd with a schedule",
+    ("optim.name", "sparseadam"): "it takes sparse gradients only, and gradients are dense here; use adam",
+}
+"""Names that somebody may expect, with the reason why they are none."""
 
 
 class Contradiction(NamedTuple):
@@ -513,11 +706,10 @@ class Contradiction(NamedTuple):
 def find_contradictions(config: Config) -> Iterator[Contradiction]:
     """Find settings that are valid alone and not together, without opening any data."""
     yield from _schedule_contradictions(config.optim)
+    yield from _evaluation_contradictions(config)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
-    optim = config.optim
-    if isinstance(optim, SGD) and optim.nesterov and (optim.momentum == 0 or optim.dampening != 0):
-        yield Contradiction("optim.nesterov", "needs optim.momentum above 0 and optim.dampening 0")
+    yield from _nesterov_contradictions(config.optim)
     yield from _shard_contradictions(config)
     if config.train.compile_mode != "default" and config.train.compile == "off":
         yield Contradiction(
@@ -527,6 +719,19 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             "train.sync_batchnorm", "is on, but torch supports it on GPUs only, and distributed.backend is gloo"
         )
+
+
+def _nesterov_contradictions(optim: Optim) -> Iterator[Contradiction]:
+    """Find a momentum of Nesterov's kind that SGD does not have."""
+    if isinstance(optim, SGD):
+        settings: tuple[tuple[str, SGD | RestSGD], ...] = (("optim", optim),)
+    elif isinstance(optim, Muon) and isinstance(optim.rest, RestSGD):
+        settings = (("optim.rest", optim.rest),)
+    else:
+        return
+    for key, sgd in settings:
+        if sgd.nesterov and (sgd.momentum == 0 or sgd.dampening != 0):
+            yield Contradiction(f"{key}.nesterov", f"needs {key}.momentum above 0 and {key}.dampening 0")
 
 
 def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
@@ -550,22 +755,38 @@ def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
 
 
 def _schedule_contradictions(optim: Optim) -> Iterator[Contradiction]:
+    used = {optim.schedule, *(group.schedule for group in optim.groups if group.schedule)}
     for key, schedules in SCHEDULE_SETTINGS.items():
         is_default = getattr(optim, key) == Optim.model_fields[key].default
-        if not is_default and optim.schedule not in schedules:
+        if not is_default and not used & set(schedules):
             belongs = " or ".join(schedules)
             yield Contradiction(
                 f"optim.{key}", f"is only used with optim.schedule {belongs}, but the schedule is {optim.schedule}"
             )
-    if optim.schedule == "multistep":
-        if not optim.milestones:
-            yield Contradiction("optim.milestones", "is empty; optim.schedule multistep needs at least one epoch")
-        if list(optim.milestones) != sorted(set(optim.milestones)):
-            yield Contradiction("optim.milestones", f"is {list(optim.milestones)}; the epochs must increase")
-    if optim.schedule == "onecycle" and optim.warmup_epochs > 0:
+    if "multistep" in used and not optim.milestones:
+        yield Contradiction("optim.milestones", "is empty; optim.schedule multistep needs at least one epoch")
+    if list(optim.milestones) != sorted(set(optim.milestones)):
+        yield Contradiction("optim.milestones", f"is {list(optim.milestones)}; the epochs must increase")
+    if used == {"onecycle"} and optim.warmup_epochs > 0:
         yield Contradiction(
             "optim.warmup_epochs", "is set, but optim.schedule onecycle has its own warmup: use optim.pct_start"
         )
+    if optim.restart_factor > 1 and optim.restart_epochs is None:
+        yield Contradiction("optim.restart_factor", "is set, but optim.restart_epochs is not: set it too")
+
+
+def _evaluation_contradictions(config: Config) -> Iterator[Contradiction]:
+    """Find settings that follow from evaluations during training, where there are none."""
+    every_epochs, every_steps = config.eval.every_epochs, config.eval.every_steps
+    if every_steps is not None and every_epochs != Eval.model_fields["every_epochs"].default:
+        yield Contradiction("eval.every_steps", f"is {every_steps}, and eval.every_epochs {every_epochs}: set only one")
+    if every_steps is None and every_epochs == 0:
+        for key, value in {
+            "optim.plateau": config.optim.plateau,
+            "train.early_stopping": config.train.early_stopping,
+        }.items():
+            if value is not None:
+                yield Contradiction(key, "needs evaluations during training, but eval.every_epochs is 0: set it to 1")
 
 
 def _class_contradictions(config: Config) -> Iterator[Contradiction]:
@@ -584,13 +805,6 @@ def _normalize_contradictions(data: Data) -> Iterator[Contradiction]:
             f"has {len(data.normalize.mean)} numbers in mean and {len(data.normalize.std)} in std; "
             "both need one per channel",
         )
-
-
-def section_classes(annotation: Any) -> tuple[type[Section], ...]:
-    """Return the classes of a section: `Config.model_fields["optim"].annotation` has one per optimizer."""
-    if isinstance(annotation, type):
-        return (annotation,) if issubclass(annotation, Section) else ()
-    return tuple(found for part in get_args(annotation) for found in section_classes(part))
 
 
 def list_keys(classes: tuple[type[Section], ...], prefix: str = "") -> list[str]:

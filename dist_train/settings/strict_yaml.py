@@ -45,7 +45,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class LocatedValue:
-    """A value and where it is written; a mapping is a dict of these, a sequence a tuple of plain values."""
+    """A value and where it is written; a mapping is a dict of these, a sequence a tuple of these."""
 
     value: Any
     location: SourceLocation
@@ -54,6 +54,8 @@ class LocatedValue:
         """Return the value without locations, for pydantic."""
         if isinstance(self.value, dict):
             return {key: inner.to_plain() for key, inner in self.value.items()}
+        if isinstance(self.value, tuple):
+            return tuple(inner.to_plain() for inner in self.value)
         return self.value
 
 
@@ -120,7 +122,7 @@ class _NodeReader:
         if isinstance(node, yaml.MappingNode):
             return LocatedValue(self._mapping(node, prefix), self.locate(node))
         if isinstance(node, yaml.SequenceNode):
-            return LocatedValue(tuple(self.read(item, prefix).to_plain() for item in node.value), self.locate(node))
+            return LocatedValue(tuple(self.read(item, prefix) for item in node.value), self.locate(node))
         if "\0" in node.value:
             self.faults.append(Fault(self.locate(node), "a setting cannot contain the character NUL"))
         is_plain = isinstance(node, yaml.ScalarNode) and not node.style

@@ -273,7 +273,7 @@ def _check_section(classes: tuple[type[Section], ...], prefix: str, written: Loc
     chosen = _find_class(classes, written)
     if chosen is None:
         name = _get(written, "name")
-        yield Fault(name.location, explain_wrong_name(f"{prefix}name", name.value, classes))
+        yield Fault(name.location, explain_wrong_name(f"{prefix}name", name.to_plain(), classes))
     section = chosen or find_common_base(classes)
     for key, entry in written.value.items():
         if key == "name" and chosen is None:

@@ -777,16 +777,14 @@ def _schedule_contradictions(optim: Optim) -> Iterator[Contradiction]:
 
 def _evaluation_contradictions(config: Config) -> Iterator[Contradiction]:
     """Find settings that follow from evaluations during training, where there are none."""
-    every_epochs, every_steps = config.eval.every_epochs, config.eval.every_steps
-    if every_steps is not None and every_epochs != Eval.model_fields["every_epochs"].default:
-        yield Contradiction("eval.every_steps", f"is {every_steps}, and eval.every_epochs {every_epochs}: set only one")
-    if every_steps is None and every_epochs == 0:
-        for key, value in {
-            "optim.plateau": config.optim.plateau,
-            "train.early_stopping": config.train.early_stopping,
-        }.items():
-            if value is not None:
-                yield Contradiction(key, "needs evaluations during training, but eval.every_epochs is 0: set it to 1")
+    if config.eval.every_epochs or config.eval.every_steps:
+        return
+    for key, section in (
+        ("optim.plateau", config.optim.plateau),
+        ("train.early_stopping", config.train.early_stopping),
+    ):
+        if section is not None:
+            yield Contradiction(key, "needs evaluations during training, but eval.every_epochs is 0: set it to 1")
 
 
 def _class_contradictions(config: Config) -> Iterator[Contradiction]:

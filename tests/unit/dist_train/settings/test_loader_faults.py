@@ -207,3 +207,50 @@ def test_endless_faults_are_cut(load: Load) -> None:
     lines = complaint(load, LEAST + "".join(f"k{number}: 1\n" for number in range(900))).splitlines()
     assert len(lines) == 51
     assert all(len(line) < 200 for line in lines)
+
+
+GROUPS = """
+optim:
+  name: muon
+  groups:
+    - {match: ["*.bias", "*norm*"], weight_decay: 0.0, betas: [0.5, 0.5], momentum: 0.8}
+    - {match: ["head.*"], lr: 0.1, optimizer: rest, schedule: linear}
+    - match: ["fc*"]
+      FAULT
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("momentun: 0.1", "optim.groups[2].momentun is not a setting. Did you mean optim.groups[2].momentum?"),
+        ("lr: -1", "optim.groups[2].lr is -1; it must be a number of at least 0, or null"),
+        ("warmup_epochs: 1", "optim.groups[2].warmup_epochs is not a setting. Did you mean optim.warmup_epochs?"),
+        ("schedule: cosin", "optim.groups[2].schedule is 'cosin'; it must be constant, "),
+        ("optimizer: adam", "optim.groups[2].optimizer is 'adam'; it must be rest, or null"),
+    ],
+)
+def test_a_fault_in_a_list_of_sections_has_its_line(load: Load, fault: str, message: str) -> None:
+    text = LEAST + GROUPS.replace("FAULT", fault)
+    assert complaint(load, text).startswith(f"a.yaml:10: {message}")
+    assert len(load(text.replace(fault, "lr: 1.0")).optim.groups) == 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ("3", "optim.groups is 3; it must be a list, each a mapping of match, schedule, lr"),
+        ("[a]", "optim.groups is ['a']; it must be a list, each a mapping of match, schedule, lr"),
+        ("[{lr: 0.1}]", "optim.groups[0].match is missing; it must be a list that is not empty"),
+        ("[{match: []}]", "optim.groups[0].match is []; it must be a list that is not empty"),
+    ],
+)
+def test_a_fault_in_a_list_of_sections_on_the_command_line(load: Load, groups: str, message: str) -> None:
+    assert message in complaint(load, LEAST, f"optim.groups={groups}")
+
+
+@pytest.mark.parametrize(("name", "reason"), [("lbfgs", "by a closure"), ("SparseAdam", "sparse gradients only")])
+def test_an_optimizer_that_can_t_work_here_is_refused_with_the_reason(load: Load, name: str, reason: str) -> None:
+    text = complaint(load, LEAST, f"optim.name={name}")
+    assert f"optim.name is '{name}', which is not supported: " in text
+    assert reason in text

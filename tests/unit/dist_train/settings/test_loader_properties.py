@@ -107,6 +107,8 @@ DEPENDENT = {
     "shards",
     "schedule",
     *SCHEDULE_SETTINGS,
+    "plateau",
+    "early_stopping",
     "nesterov",
     "num_classes",
     "sync_batchnorm",

@@ -1,5 +1,6 @@
 """The generated reference of settings."""
 
+from dist_train.settings.messages import get_last_part
 from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import Config, list_keys, section_classes
 
@@ -7,7 +8,7 @@ from dist_train.settings.schema import Config, list_keys, section_classes
 def test_reference_names_every_setting_once_and_its_default() -> None:
     reference = format_reference()
     for key in list_keys((Config,)):
-        assert f"`{key}`" in reference or f"`{key.removeprefix('optim.')}` " in reference, key
+        assert f"`{key}`" in reference or f"`{get_last_part(key)}` " in reference, key
     for section, info in Config.model_fields.items():
         assert f"\n## {section}\n" in reference
         assert section_classes(info.annotation)

@@ -181,7 +181,7 @@ def test_settings_of_an_old_checkpoint_are_translated(old_run: Path) -> None:
 
 
 def test_settings_of_today_are_not_changed() -> None:
-    flat = {"train.compile_mode": "max-autotune", "optim.betas": [0.9, 0.999], "data.augment.flip": True}
+    flat = {**ADDED_KEYS, "train.compile_mode": "max-autotune", "optim.betas": [0.9, 0.999], "data.augment.flip": True}
     assert translate_settings(flat) == flat
 
 

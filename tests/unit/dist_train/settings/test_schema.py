@@ -14,6 +14,7 @@ from dist_train.settings.schema import (
     Config,
     Contradiction,
     Optim,
+    Optimizer,
     Section,
     TorchvisionName,
     find_contradictions,
@@ -55,8 +56,7 @@ def all_sections(section: type[Section]) -> Iterator[type[Section]]:
 @pytest.mark.parametrize("section", list(dict.fromkeys(all_sections(Config)))[1:], ids=lambda section: section.__name__)
 def test_every_setting_is_documented(section: type[Section]) -> None:
     """Once: what a subclass narrows is documented in its base; arguments of optimizers are documented in torch."""
-    if issubclass(section, Optim):
-        section = Optim
+    section = next((base for base in (Optim, Optimizer) if issubclass(section, base)), section)
     documented = {key for base in section.__mro__ if issubclass(base, Section) for key in _described(base)}
     assert documented == set(section.model_fields)
 
@@ -92,10 +92,27 @@ def test_contradiction(changes: dict[str, dict[str, Any]], key: str) -> None:
     assert [found.key for found in find_contradictions(with_settings(**changes))] == [key]
 
 
+@pytest.mark.parametrize("key", ["optim.plateau", "train.early_stopping"])
+def test_what_follows_from_evaluations_needs_some(key: str) -> None:
+    section, name = key.split(".")
+    changes: dict[str, Any] = {section: {name: {"patience": 1}}}
+    assert not list(find_contradictions(with_settings(**changes)))
+    assert not list(find_contradictions(with_settings(**changes, eval={"every_epochs": 0, "every_steps": 5})))
+    (found,) = find_contradictions(with_settings(**changes, eval={"every_epochs": 0}))
+    assert found.key == key
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
+        {
+            "optim": {
+                "schedule": "linear",
+                "groups": ({"match": ("a",), "schedule": "trapezoid"},),
+                "decay_fraction": 0.5,
+            }
+        },
         {"optim": {"schedule": "multistep", "milestones": (1.0, 2.0), "gamma": 0.5, "warmup_epochs": 1.0}},
         {"optim": {"nesterov": True, "momentum": 0.9}},
         {"model": {"num_classes": 10}},

@@ -1,34 +1,86 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs no scheduler's state."""
+"""The learning rates as pure functions of the step, so that a resumed run needs no scheduler's state."""
 
 import math
+from dataclasses import dataclass
+
+from torch.optim import Optimizer
 
 from dist_train.settings.schema import Optim
 
 
-def lr_at(config: Optim, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """Return the learning rate of the 0-based `step`."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    if config.schedule == "step":
-        return rise * config.lr * config.gamma ** (step // max(1, round(config.step_size * steps_per_epoch)))
-    if config.schedule == "multistep":
-        passed = sum(step >= round(milestone * steps_per_epoch) for milestone in config.milestones)
-        return rise * config.lr * config.gamma**passed
-    if config.schedule == "cosine":
-        progress = max(0, step - warmup) / max(1, total_steps - warmup)
-        return rise * _anneal(config.lr, config.eta_min, progress)
-    if config.schedule == "onecycle":
-        return _one_cycle(config, step, total_steps)
-    return rise * config.lr
+@dataclass(frozen=True)
+class LrSchedule:
+    """The schedules of a run, for all groups of its optimizer."""
 
+    config: Optim
+    steps_per_epoch: int
+    total_steps: int
 
-def _one_cycle(config: Optim, step: int, total_steps: int) -> float:
-    """Smith and Topin, arXiv:1708.07120, in the two cosine phases of `torch.optim.lr_scheduler.OneCycleLR`."""
-    start = config.lr / config.div_factor
-    top = config.pct_start * total_steps - 1
-    if step <= top:
-        return _anneal(start, config.lr, step / top if top > 0 else 1.0)
-    return _anneal(config.lr, start / config.final_div_factor, (step - top) / max(1.0, total_steps - 1 - top))
+    def set_rates(self, optimizer: Optimizer, step: int, reduction: float = 1.0) -> float:
+        """Set the learning rate of each group for the 0-based `step`; return that of parameters without a group.
+
+        Args:
+            reduction: the factor of `optim.plateau`.
+        """
+        for group in optimizer.param_groups:
+            group["lr"] = self._reduce(self.lr_at(step, group["initial_lr"], group["schedule"]), reduction)
+        return self._reduce(self.lr_at(step, self.config.lr, self.config.schedule), reduction)
+
+    def _reduce(self, lr: float, reduction: float) -> float:
+        plateau = self.config.plateau
+        return max(lr * reduction, min(lr, plateau.min_lr)) if plateau else lr
+
+    def lr_at(self, step: int, peak: float, schedule: str) -> float:
+        """Return the learning rate of the 0-based `step` of a schedule that has `peak` as its highest."""
+        config = self.config
+        warmup = round(config.warmup_epochs * self.steps_per_epoch)
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        if schedule == "step":
+            return rise * peak * config.gamma ** (step // self._count_steps(config.step_size))
+        if schedule == "multistep":
+            passed = sum(step >= round(milestone * self.steps_per_epoch) for milestone in config.milestones)
+            return rise * peak * config.gamma**passed
+        if schedule == "onecycle":
+            return self._one_cycle(step, peak)
+        if schedule == "constant":
+            return rise * peak
+        return rise * self._fall(step, warmup, peak, schedule)
+
+    def _fall(self, step: int, warmup: int, peak: float, schedule: str) -> float:
+        """Return the learning rate of a schedule that falls to `optim.eta_min`."""
+        config = self.config
+        end = config.eta_min
+        if peak != config.lr:
+            end *= peak / config.lr if config.lr else 0.0
+        done, steps = max(0, step - warmup), max(1, self.total_steps - warmup)
+        if schedule == "cosine":
+            if config.restart_epochs is not None:
+                done, steps = self._find_cycle(done, self._count_steps(config.restart_epochs))
+            return _anneal(peak, end, done / steps)
+        if schedule == "trapezoid":
+            left = (self.total_steps - step) / max(1, round(config.decay_fraction * self.total_steps))
+            return end + (peak - end) * min(1.0, left)
+        power = config.power if schedule == "polynomial" else 1.0
+        return end + (peak - end) * (1 - min(1.0, done / steps)) ** power
+
+    def _count_steps(self, epochs: float) -> int:
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    def _find_cycle(self, done: int, length: int) -> tuple[int, int]:
+        """Return the steps made in the cycle of a schedule that restarts, and the steps of that cycle."""
+        while self.config.restart_factor > 1 and done >= length:
+            done, length = done - length, length * self.config.restart_factor
+        return done % length, length
+
+    def _one_cycle(self, step: int, peak: float) -> float:
+        """Smith and Topin, arXiv:1708.07120, in the two cosine phases of `torch.optim.lr_scheduler.OneCycleLR`."""
+        config = self.config
+        start = peak / config.div_factor
+        top = config.pct_start * self.total_steps - 1
+        if step <= top:
+            return _anneal(start, peak, step / top if top > 0 else 1.0)
+        progress = (step - top) / max(1.0, self.total_steps - 1 - top)
+        return _anneal(peak, start / config.final_div_factor, progress)
 
 
 def _anneal(start: float, end: float, progress: float) -> float:

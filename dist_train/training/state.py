@@ -19,7 +19,9 @@ from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import ALIGNMENT
 from dist_train.monitoring.metrics import LossWindow
 from dist_train.optim.ema import ParameterAverage
-from dist_train.optim.optimizer import build_optimizer, load_optimizer, unwrapped_step
+from dist_train.optim.build import build_optimizer
+from dist_train.optim.load import load_optimizer
+from dist_train.optim.several import unwrapped_step
 from dist_train.settings.schema import Config, Train
 
 

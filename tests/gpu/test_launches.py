@@ -22,7 +22,7 @@ from dist_train.distributed.world import World
 from dist_train.execution import cpu_layers
 from dist_train.execution.auto_settings import AutoSettings, Convolutions, decide
 from dist_train.models import build_model
-from dist_train.optim.optimizer import build_optimizer
+from dist_train.optim.build import build_optimizer
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config
 from dist_train.tasks import build_task

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_train.optim.optimizer import build_optimizer
+from dist_train.optim.build import build_optimizer
 from dist_train.settings import schema as settings
 from dist_train.settings.schema import SGD, Config, Optim, section_classes
 

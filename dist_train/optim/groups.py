@@ -1,0 +1,119 @@
+"""Divide the parameters of a network into groups, by the patterns of `optim.groups` and by what Muon can update."""
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from dist_train.errors import ConfigError
+from dist_train.settings.schema import Muon, Optim, Optimizer
+from dist_train.system.escape import escape
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that have the same optimizer, arguments and schedule."""
+
+    optimizer: Optimizer
+    """Settings of the optimizer that updates them."""
+    arguments: dict[str, Any]
+    """Its arguments for this group, `lr` included."""
+    schedule: str
+    """The name of their learning rate's schedule."""
+    parameters: dict[str, nn.Parameter]
+    """By their names in the network, in its order."""
+    sources: tuple[int, ...]
+    """Numbers of the entries of `optim.groups` that match them."""
+
+
+def find_groups(config: Optim, network: nn.Module) -> list[ParameterGroup]:
+    """Divide all parameters of `network` that take gradients; those that no pattern matches are the first group.
+
+    Raises:
+        ConfigError: a pattern matches no parameter, two groups set a parameter's argument differently, or a group sets
+            an argument that its optimizer does not have.
+    """
+    names = _list_names(network)
+    trained = [(parameter, each) for parameter, each in names.items() if parameter.requires_grad]
+    if not trained:
+        raise ConfigError(f"model: none of its {len(names)} parameters takes a gradient, so that there is none to train")
+    for number, pattern in enumerate_patterns(config):
+        _check_pattern(number, pattern, names)
+    found: dict[tuple[bool, tuple[int, ...]], dict[str, nn.Parameter]] = {}
+    for parameter, each in trained:
+        sources = tuple(number for number, group in enumerate(config.groups) if _matches(each, group.match))
+        found.setdefault((_is_rest(config, sources, parameter), sources), {})[each[0]] = parameter
+    groups = [_make_group(config, is_rest, sources, parameters) for (is_rest, sources), parameters in found.items()]
+    return sorted(groups, key=lambda group: (group.optimizer is not config, group.sources))
+
+
+def enumerate_patterns(config: Optim) -> Iterator[tuple[int, str]]:
+    """Yield all patterns, each with the number of its group."""
+    yield from ((number, pattern) for number, group in enumerate(config.groups) for pattern in group.match)
+
+
+def _list_names(network: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """Return the names of each parameter; one that several modules share has several."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in network.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return names
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _check_pattern(number: int, pattern: str, names: dict[nn.Parameter, list[str]]) -> None:
+    """Raise ConfigError if a pattern matches no parameter that takes a gradient."""
+    matched = [parameter for parameter, each in names.items() if _matches(each, (pattern,))]
+    if any(parameter.requires_grad for parameter in matched):
+        return
+    what = f"optim.groups[{number}].match: {escape(pattern)}"
+    if matched:
+        raise ConfigError(f"{what} matches {len(matched)} parameters, and none of them takes a gradient; leave it out")
+    known = [name for each in names.values() for name in each]
+    close = get_close_matches(pattern, known, 1)
+    guess = f" Did you mean {escape(close[0])}?" if close else ""
+    raise ConfigError(f"{what} matches no parameter.{guess} The network has {escape(_shorten(known), 600)}")
+
+
+def _shorten(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _is_rest(config: Optim, sources: tuple[int, ...], parameter: nn.Parameter) -> bool:
+    """Whether Muon leaves a parameter to its other optimizer."""
+    if not isinstance(config, Muon):
+        return False
+    asks = any(getattr(config.groups[number], "optimizer", None) == "rest" for number in sources)
+    return asks or parameter.dim() < 2 or parameter.is_complex()
+
+
+def _make_group(
+    config: Optim, is_rest: bool, sources: tuple[int, ...], parameters: dict[str, nn.Parameter]
+) -> ParameterGroup:
+    """Return a group with all that `optim.groups` sets for it; raises ConfigError."""
+    optimizer: Optimizer = config.rest if is_rest and isinstance(config, Muon) else config
+    own = optimizer.arguments()
+    settings: dict[str, tuple[int, Any]] = {}
+    for number in sources:
+        group = config.groups[number]
+        chosen = {**group.arguments(), **({"schedule": group.schedule} if group.schedule else {})}
+        for key, value in chosen.items():
+            what, name = f"optim.groups[{number}].{key}", next(iter(parameters))
+            if key not in own and key != "schedule":
+                raise ConfigError(
+                    f"{what} is {value}, but {escape(name)} is updated by {optimizer.name}, which has no such argument; "
+                    f"it has {', '.join(own)}. Give the others a group of their own"
+                )
+            earlier, before = settings.setdefault(key, (number, value))
+            if before != value:
+                raise ConfigError(
+                    f"{what} is {value}, but optim.groups[{earlier}] matches {escape(name)} too, and sets {before}; let "
+                    "only one of them match it"
+                )
+    chosen = {key: value for key, (_, value) in settings.items()}
+    schedule = chosen.pop("schedule", config.schedule)
+    return ParameterGroup(optimizer, {**own, **chosen}, schedule, parameters, sources)

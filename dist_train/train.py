@@ -7,7 +7,6 @@ from dist_train.diagnostics.recorder import Mark, ignore_mark
 from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.world import World
 from dist_train.execution.lazy_dynamo import backward
-from dist_train.optim.lr_schedule import lr_at
 from dist_train.seeds import seed_step
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import Stop
@@ -40,12 +39,11 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
             return run.save_and_stop()
         if run.has_new_best:
             run.save()
-        while state.step < schedule.total_steps:
+        while not run.is_over():
             batch = run.next_batch()
             if batch is None:
                 return run.save_and_stop()
-            lr = lr_at(config.optim, state.step, schedule.steps_per_epoch, schedule.total_steps)
-            state.set_lr(lr)
+            lr = state.set_learning_rates(run.rates)
             scalars, grad_norm = train_step(
                 state,
                 run.reduction,

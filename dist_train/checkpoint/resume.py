@@ -40,6 +40,7 @@ _FIXED = (
     "data.num_train",
     "data.num_test",
     "optim.name",
+    "optim.rest.name",
 )
 # These select the directory and the start of a run, not the training.
 _IGNORED = ("run.name", "run.dir", "run.resume")
@@ -75,7 +76,7 @@ def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False
     files = source.files if source else serialization.decode_files(received)
     files["training.pt"]["source"] = header["source"]
     if not header["is_own"]:
-        files["training.pt"].update(best_accuracy=None, best_step=None)  # those are the other run's
+        files["training.pt"].update(best_accuracy=None, best_step=None, evaluations=[])  # those are the other run's
     return files
 
 

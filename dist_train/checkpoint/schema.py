@@ -104,6 +104,7 @@ class _AutoSettings(_Strict):
 
 class _Group(_Strict):
     params: list[_Count]
+    param_names: list[str] = []
 
 
 class _Optimizer(_Strict):
@@ -121,6 +122,7 @@ class _Training(_Strict):
     best_accuracy: Annotated[_Number, Field(ge=0, le=1)] | None
     best_step: _Count | None
     evaluated_step: _Count
+    evaluations: list[float] = []
     settings: _Plain
     choices: _AutoSettings
     machine: _Plain

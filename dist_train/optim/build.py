@@ -48,7 +48,9 @@ def _build(groups: list[ParameterGroup]) -> Optimizer:
     if way in inspect.signature(CLASSES[config.name]).parameters:
         arguments[way] = True
     build: Any = CLASSES[config.name]
-    optimizer: Optimizer = build([{**group.arguments, "params": list(group.parameters.values())} for group in groups], **arguments)
+    optimizer: Optimizer = build(
+        [{**group.arguments, "params": list(group.parameters.values())} for group in groups], **arguments
+    )
     for group, ours in zip(groups, optimizer.param_groups, strict=True):
         ours.update(param_names=list(group.parameters), schedule=group.schedule, initial_lr=ours["lr"])
     return optimizer

@@ -37,7 +37,9 @@ def find_groups(config: Optim, network: nn.Module) -> list[ParameterGroup]:
     names = _list_names(network)
     trained = [(parameter, each) for parameter, each in names.items() if parameter.requires_grad]
     if not trained:
-        raise ConfigError(f"model: none of its {len(names)} parameters takes a gradient, so that there is none to train")
+        raise ConfigError(
+            f"model: none of its {len(names)} parameters takes a gradient, so that there is none to train"
+        )
     for number, pattern in enumerate_patterns(config):
         _check_pattern(number, pattern, names)
     found: dict[tuple[bool, tuple[int, ...]], dict[str, nn.Parameter]] = {}
@@ -105,14 +107,14 @@ def _make_group(
             what, name = f"optim.groups[{number}].{key}", next(iter(parameters))
             if key not in own and key != "schedule":
                 raise ConfigError(
-                    f"{what} is {value}, but {escape(name)} is updated by {optimizer.name}, which has no such argument; "
-                    f"it has {', '.join(own)}. Give the others a group of their own"
+                    f"{what} is {value}, but {escape(name)} is updated by {optimizer.name}, which does not have it; it "
+                    f"has {', '.join(own)}. Give the others a group of their own"
                 )
             earlier, before = settings.setdefault(key, (number, value))
             if before != value:
                 raise ConfigError(
-                    f"{what} is {value}, but optim.groups[{earlier}] matches {escape(name)} too, and sets {before}; let "
-                    "only one of them match it"
+                    f"{what} is {value}, but optim.groups[{earlier}] matches {escape(name)} too and sets {before}; "
+                    "let only one of them match it"
                 )
     chosen = {key: value for key, (_, value) in settings.items()}
     schedule = chosen.pop("schedule", config.schedule)

@@ -12,6 +12,7 @@ from dist_train.optim.build import begin_momentum
 from dist_train.optim.several import list_parts, unwrapped_step
 from dist_train.system.escape import escape
 
+
 def load_optimizer(optimizer: Optimizer, saved: dict[str, Any], step: int, file: str = "training.pt") -> None:
     """Continue from a checkpoint's state under today's arguments: a changed weight decay is what the user asks for.
 

@@ -58,10 +58,11 @@ class LrSchedule:
                 done, steps = self._find_cycle(done, self._count_steps(config.restart_epochs))
             return _anneal(peak, end, done / steps)
         if schedule == "trapezoid":
-            left = (self.total_steps - step) / max(1, round(config.decay_fraction * self.total_steps))
-            return end + (peak - end) * min(1.0, left)
+            fall = max(1, round(config.decay_fraction * self.total_steps))
+            return end + (peak - end) * min(1.0, (self.total_steps - step) / fall)
         power = config.power if schedule == "polynomial" else 1.0
-        return end + (peak - end) * (1 - min(1.0, done / steps)) ** power
+        left = 1 - min(1.0, done / steps)
+        return end + (peak - end) * math.pow(left, power)
 
     def _count_steps(self, epochs: float) -> int:
         return max(1, round(epochs * self.steps_per_epoch))

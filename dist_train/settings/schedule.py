@@ -91,5 +91,9 @@ class Schedule:
 
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation is due; the one at the end of the run is not included."""
+        return self.has_evaluation(step) and step < self.total_steps
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether a run that goes on after this step evaluates there."""
         every = self.evaluate_every_steps
-        return every is not None and step % every == 0 and step < self.total_steps
+        return every is not None and step % every == 0

@@ -293,7 +293,7 @@ class Optimizer(Section):
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for the optimizer's constructor in torch, `lr` included."""
-        return self.model_dump(include=self.argument_fields().keys())
+        return self.model_dump(include=set(self.argument_fields()))
 
     @classmethod
     def argument_fields(cls) -> dict[str, FieldInfo]:
@@ -362,7 +362,7 @@ class Optim(Optimizer):
 
 def _annotation_of(field: FieldInfo) -> Any:
     """Return a field's annotation with its limits."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation  # type: ignore[return-value]
+    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 Betas = tuple[Fraction, Fraction]
@@ -438,7 +438,7 @@ class Muon(Optim):
     def group_fields(cls) -> dict[str, FieldInfo]:
         rest = [section.argument_fields() for section in (RestAdam, RestSGD)]
         optimizer = FieldInfo(annotation=Literal["rest"])
-        return {**rest[0], **rest[1], **cls.argument_fields(), "optimizer": optimizer}  # type: ignore[dict-item]
+        return {**rest[0], **rest[1], **cls.argument_fields(), "optimizer": optimizer}
 
 
 class Adagrad(Optim):

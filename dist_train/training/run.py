@@ -16,6 +16,7 @@ from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.world import World
 from dist_train.errors import NonFiniteError, SaveError
 from dist_train.evaluate import evaluate
+from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import Stop, StopRequested
@@ -34,6 +35,7 @@ class TrainingRun:
     dataset: Dataset
     task: Task
     schedule: Schedule
+    rates: LrSchedule
     state: TrainState
     reduction: GradientReduction
     batches: TrainBatches
@@ -48,6 +50,8 @@ class TrainingRun:
     """Whether the newest evaluation is the best so far, and is to be saved for it."""
     stop_requested: bool = False
     """Whether a rank has requested a stop, the same on every rank."""
+    _newest: Evaluation | None = None
+    """The newest evaluation of this process."""
     _weights: dict[int, Future[str]] = field(default_factory=dict)
     """Hashes of the weights after the steps whose results are pending."""
 
@@ -97,6 +101,10 @@ class TrainingRun:
                 self.reporter.write_train_line(result.step, result.lr, *self.state.window.read())
             self.stop_requested |= result.stop_requests > 0
 
+    def is_over(self) -> bool:
+        """Whether all steps are made, or the evaluations so far have ended the run early."""
+        return self.state.step >= self.schedule.total_steps or self.state.ends_early
+
     def is_evaluation_pending(self) -> bool:
         """Whether an earlier start was stopped in the evaluation that is due after this step."""
         step = self.state.step
@@ -108,7 +116,7 @@ class TrainingRun:
         evaluation = self._evaluate_split(self.dataset.held_out[0])
         if evaluation is None:
             return False
-        self._compare_with_best(evaluation)
+        self._record_evaluation(evaluation)
         return True
 
     def save(self) -> None:
@@ -144,15 +152,24 @@ class TrainingRun:
             self._wait_for_files()
             self.reporter.report_nothing_left(earlier)
             return True
-        splits = self.dataset.held_out
-        evaluations = [evaluation for split in splits if (evaluation := self._evaluate_split(split))]
-        if len(evaluations) < len(splits):
-            return self.save_and_stop()
-        self._compare_with_best(evaluations[0])
+        is_evaluated = self.state.evaluated_step == self.state.step  # as where the run ends early
+        evaluations = [self._newest] if self._newest and is_evaluated else []
+        is_known = bool(evaluations) or (is_evaluated and self._is_best_known())
+        for split in self.dataset.held_out[int(is_known) :]:
+            evaluation = self._evaluate_split(split)
+            if evaluation is None:
+                return self.save_and_stop()
+            evaluations.append(evaluation)
+        if not is_known:
+            self._record_evaluation(evaluations[0])
         self.save()
         self._wait_for_files()
         self.reporter.report_done(evaluations[-1])
         return True
+
+    def _is_best_known(self) -> bool:
+        """Whether the test split alone needs an evaluation at the end, if there is another that was evaluated."""
+        return len(self.dataset.held_out) > 1 and self.state.best_step is not None
 
     def _evaluate_split(self, samples: Samples) -> Evaluation | None:
         state = self.state
@@ -173,9 +190,12 @@ class TrainingRun:
                 self.reporter.write_evaluation(state.step, evaluation)
         return evaluation
 
-    def _compare_with_best(self, evaluation: Evaluation) -> None:
+    def _record_evaluation(self, evaluation: Evaluation) -> None:
+        self._newest = evaluation
         self.has_new_best = self.state.is_best(evaluation.accuracy) and self.config.checkpoint.keep_best
         self.state.evaluated_step = self.state.step
+        if self.schedule.has_evaluation(self.state.step):
+            self.state.record_evaluation(evaluation.accuracy)
 
     def _read_earlier_test(self) -> dict[str, Any] | None:
         """The last evaluation of this very step by an earlier start, the same on every rank."""

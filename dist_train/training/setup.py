@@ -32,6 +32,7 @@ from dist_train.execution.gpu import bind_to_near_cores
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
 from dist_train.nest import move_inputs
+from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.settings.schedule import Schedule, check_ranks
@@ -67,6 +68,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         dataset = open_dataset(config.data, config.run.seed, world, stored)
         resume.check_data(checkpoint, stored, dataset.identity)
         schedule = Schedule.from_config(config, len(dataset.train))
+        rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         task = build_task(config, dataset.classes)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
     world.check_equal("data", _describe_data(dataset.identity))
@@ -103,7 +105,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step
         state.window.start_clock()
         yield TrainingRun(
-            config, world, dataset, task, schedule, state, reduction, batches,
+            config, world, dataset, task, schedule, rates, state, reduction, batches,
             StepResults(world.device), reporter, recorder, saver, stop,
             about=resume.describe_run(config, auto_settings, world, dataset.identity),
         )  # fmt: skip

@@ -18,9 +18,11 @@ from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import ALIGNMENT
 from dist_train.monitoring.metrics import LossWindow
-from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.build import build_optimizer
+from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.load import load_optimizer
+from dist_train.optim.lr_schedule import LrSchedule
+from dist_train.optim.plateau import ends_early, find_reduction
 from dist_train.optim.several import unwrapped_step
 from dist_train.settings.schema import Config, Train
 
@@ -61,6 +63,13 @@ class TrainState:
         self.best_step: int | None = None
         self.evaluated_step = 0
         """The newest step whose evaluation is finished, if one was due."""
+        self.evaluations: list[float] = []
+        """What all evaluations so far gave that were due during training, oldest first."""
+        self.reduction = 1.0
+        """The factor of `optim.plateau` on all learning rates."""
+        self.ends_early = False
+        """Whether `train.early_stopping` ends the run."""
+        self._plateau, self._early_stopping = config.optim.plateau, config.train.early_stopping
         self._world = world
         self._max_grad_norm = config.train.max_grad_norm
         self._measures_norm = config.log.ledger or self._max_grad_norm is not None
@@ -73,9 +82,9 @@ class TrainState:
         """Where this rank computes."""
         return self._world.device
 
-    def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def set_learning_rates(self, rates: LrSchedule) -> float:
+        """Set the learning rates of the next step; return that of parameters without a group."""
+        return rates.set_rates(self.optimizer, self.step, self.reduction)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context of a forward pass in the precision of this run."""
@@ -118,6 +127,15 @@ class TrainState:
         self.best_accuracy, self.best_step = accuracy, self.step
         return True
 
+    def record_evaluation(self, value: float) -> None:
+        """Take in what an evaluation during training gave, and what follows from it."""
+        self._set_evaluations([*self.evaluations, value])
+
+    def _set_evaluations(self, values: list[float]) -> None:
+        self.evaluations = values
+        self.reduction = find_reduction(values, self._plateau, higher_is_better=True)
+        self.ends_early = ends_early(values, self._early_stopping, higher_is_better=True)
+
     @property
     def evaluated_network(self) -> nn.Module:
         """The network that evaluations use: the moving average, if there is one."""
@@ -154,6 +172,7 @@ class TrainState:
             "best_accuracy": self.best_accuracy,
             "best_step": self.best_step,
             "evaluated_step": self.evaluated_step,
+            "evaluations": self.evaluations,
             **about,
         }
         return take_snapshot(files)
@@ -172,6 +191,7 @@ class TrainState:
         self.step, self.last_loss = saved["step"], saved["loss"]
         self.evaluated_step = saved["evaluated_step"]
         self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
+        self._set_evaluations(saved.get("evaluations", []))  # earlier versions have none
 
 
 def move_network(network: nn.Module, train: Train, memory_format: torch.memory_format, world: World) -> nn.Module:

@@ -123,7 +123,6 @@ def test_a_step_reads_nothing_of_the_device(fakes: FakeTensorMode, tmp_path: Pat
         reduction: GradientReduction = kind(state.network, state.network, world)
         task = build_task(config, tuple(map(str, range(10))))
         for batch in batches:
-            state.set_lr(0.1)
             scalars, grad_norm = train.train_step(state, reduction, task, on_gpu(batch, fakes), config)
             assert grad_norm is not None
             assert (scalars.device, scalars.shape, grad_norm.device) == (GPU, (2,), GPU)

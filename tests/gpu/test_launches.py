@@ -109,7 +109,6 @@ def count_ours(
     results, task = StepResults(GPU), build_task(config, dataset.classes)
     with TrainBatches(dataset, config.data, 0, World(), 0, STEPS, chosen.memory_format) as batches:
         for number, batch in enumerate(batches, start=1):
-            state.set_lr(0.1)
             with launches:
                 results.add(number, 0.1, batch.samples, *train_step(state, reduction, task, batch, config))
     return launches.counts

@@ -114,7 +114,13 @@ def test_dampening_starts_after_the_first_scaled_step(tmp_path: Path) -> None:
 def test_the_best_of_an_evaluation_that_an_earlier_start_left_is_saved_before_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Mock(has_new_best=True, state=Mock(step=4), schedule=Mock(total_steps=8), next_batch=lambda: None)
+    run = Mock(
+        is_over=lambda: False,
+        has_new_best=True,
+        state=Mock(step=4),
+        schedule=Mock(total_steps=8),
+        next_batch=lambda: None,
+    )
     monkeypatch.setattr(train, "open_training", lambda *_: nullcontext(run))
     train.train(configure(tmp_path), World())
     done = [name for name, *_ in run.method_calls if name in ("evaluate", "save", "save_and_stop")]

@@ -47,7 +47,10 @@ VALUES: dict[str, Any] = {
     "a sparse tensor": torch.zeros(2, 2).to_sparse(),
     "a tensor without values": torch.empty(3, device="meta"),
 }
-OPTIMIZERS = ("optim.name=adam", "optim.name=sgd optim.momentum=0.9", "optim.name=rprop")
+OPTIMIZERS = (
+    *("optim.name=adam", "optim.name=sgd optim.momentum=0.9", "optim.name=rprop"),
+    *("optim.name=adafactor", "optim.name=muon"),
+)
 
 
 def trained(tmp_path: Path, optimizer: str) -> tuple[Config, Files]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from dist_train.optim.lr_schedule import lr_at
+from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.settings.schema import SGD, Optim
 
 STEPS_PER_EPOCH, TOTAL = 7, 70
@@ -19,7 +19,8 @@ def sgd(**arguments: Any) -> SGD:
 
 
 def rates(config: Optim, total: int = TOTAL) -> list[float]:
-    return [lr_at(config, step, STEPS_PER_EPOCH, total) for step in range(total)]
+    schedule = LrSchedule(config, STEPS_PER_EPOCH, total)
+    return [schedule.lr_at(step, config.lr, config.schedule) for step in range(total)]
 
 
 def rates_of_torch(
@@ -55,6 +56,36 @@ def test_multistep() -> None:
 def test_cosine(eta_min: float) -> None:
     expected = rates_of_torch(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, TOTAL, eta_min))
     assert rates(sgd(schedule="cosine", eta_min=eta_min)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("eta_min", [0.0, 0.01])
+def test_cosine_with_restarts(factor: int, eta_min: float) -> None:
+    expected = rates_of_torch(
+        lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2 * STEPS_PER_EPOCH, factor, eta_min)
+    )
+    found = rates(sgd(schedule="cosine", restart_epochs=2.0, restart_factor=factor, eta_min=eta_min))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("schedule", "power"), [("linear", 1.0), ("polynomial", 1.0), ("polynomial", 2.5)])
+def test_linear_and_polynomial(schedule: str, power: float) -> None:
+    expected = rates_of_torch(lambda optimizer: lr_scheduler.PolynomialLR(optimizer, TOTAL, power))
+    more = {"power": power} if schedule == "polynomial" else {}
+    assert rates(sgd(schedule=schedule, **more)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_linear_ends_at_eta_min() -> None:
+    expected = rates_of_torch(lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.1, TOTAL))
+    assert rates(sgd(schedule="linear", eta_min=0.04)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_trapezoid_rises_stays_and_falls() -> None:
+    found = rates(sgd(schedule="trapezoid", warmup_epochs=2.0, decay_fraction=0.3, eta_min=0.1))
+    warmup, fall = 2 * STEPS_PER_EPOCH, 21
+    assert found[:warmup] == pytest.approx([0.4 * (step + 1) / warmup for step in range(warmup)])
+    assert found[warmup : TOTAL - fall] == [0.4] * (TOTAL - fall - warmup)
+    assert found[TOTAL - fall :] == pytest.approx([0.4 - 0.3 * step / fall for step in range(fall)])
 
 
 @pytest.mark.parametrize("total", [10, TOTAL, 333])
@@ -95,18 +126,24 @@ SCHEDULES = [
     sgd(schedule="step", step_size=0.01),
     sgd(schedule="multistep", milestones=(0.1, 2.0)),
     sgd(schedule="cosine", warmup_epochs=1.5),
+    sgd(schedule="cosine", restart_epochs=0.5, restart_factor=2),
     sgd(schedule="onecycle"),
+    sgd(schedule="linear", warmup_epochs=1.5),
+    sgd(schedule="polynomial", power=2.5),
+    sgd(schedule="trapezoid", warmup_epochs=1.0, decay_fraction=0.5),
 ]
 
 
 @pytest.mark.parametrize("config", SCHEDULES, ids=lambda config: config.schedule)
 def test_a_rate_is_a_function_of_the_step_alone(config: SGD) -> None:
     forward = rates(config)
-    backward = [lr_at(config, step, STEPS_PER_EPOCH, TOTAL) for step in reversed(range(TOTAL))]
+    schedule = LrSchedule(config, STEPS_PER_EPOCH, TOTAL)
+    backward = [schedule.lr_at(step, config.lr, config.schedule) for step in reversed(range(TOTAL))]
     assert backward == forward[::-1]
 
 
 @pytest.mark.parametrize("config", SCHEDULES, ids=lambda config: config.schedule)
 @pytest.mark.parametrize("total", [1, 2, 3, 4])
 def test_a_very_short_run_has_sane_rates(config: SGD, total: int) -> None:
-    assert all(0 <= lr_at(config, step, 1, total) <= config.lr for step in range(total))
+    schedule = LrSchedule(config, 1, total)
+    assert all(0 <= schedule.lr_at(step, config.lr, config.schedule) <= config.lr for step in range(total))

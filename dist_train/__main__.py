@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         if is_first_rank():
             print(to_yaml(config), end="")
         return 0
+    if options.print_groups:
+        _print_groups(config)
+        return 0
     run = RunDir(config.run.dir)
     if ended := run.ended_before_restart():
         if is_first_rank():
@@ -88,6 +91,18 @@ def _print_settings() -> None:
 
     if is_first_rank():
         print(format_reference())
+
+
+def _print_groups(config: "Config") -> None:
+    """Print the groups of the optimizer, for which data are opened and the network is built; raises UserError."""
+    with without_garbage_collection():
+        from dist_train.optim.groups import find_groups, format_groups
+        from dist_train.training.setup import open_network
+
+    with only_first_rank_reports():
+        text = format_groups(find_groups(config.optim, open_network(config)))
+    if is_first_rank():
+        print(text)
 
 
 def _configure_stop(stop: Stop, config: "Config", run: "RunDir") -> None:
@@ -144,6 +159,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("config", nargs="?", help="settings file, e.g. configs/digits.yaml")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
+    parser.add_argument(
+        "--print-groups", action="store_true", help="print which parameters have which arguments of optim, and exit"
+    )
     parser.add_argument("--settings", action="store_true", help="print every setting with its documentation and exit")
     options = parser.parse_intermixed_args(arguments)
     if options.config is None and not options.settings:

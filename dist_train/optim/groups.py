@@ -1,6 +1,6 @@
 """Divide the parameters of a network into groups, by the patterns of `optim.groups` and by what Muon can update."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from dist_train.errors import ConfigError
+from dist_train.settings.messages import format_value
 from dist_train.settings.schema import Muon, Optim, Optimizer
 from dist_train.system.escape import escape
 
@@ -40,8 +41,9 @@ def find_groups(config: Optim, network: nn.Module) -> list[ParameterGroup]:
         raise ConfigError(
             f"model: none of its {len(names)} parameters takes a gradient, so that there is none to train"
         )
-    for number, pattern in enumerate_patterns(config):
-        _check_pattern(number, pattern, names)
+    for number, group in enumerate(config.groups):
+        for pattern in group.match:
+            _check_pattern(number, pattern, names)
     found: dict[tuple[bool, tuple[int, ...]], dict[str, nn.Parameter]] = {}
     for parameter, each in trained:
         sources = tuple(number for number, group in enumerate(config.groups) if _matches(each, group.match))
@@ -50,9 +52,19 @@ def find_groups(config: Optim, network: nn.Module) -> list[ParameterGroup]:
     return sorted(groups, key=lambda group: (group.optimizer is not config, group.sources))
 
 
-def enumerate_patterns(config: Optim) -> Iterator[tuple[int, str]]:
-    """Yield all patterns, each with the number of its group."""
-    yield from ((number, pattern) for number, group in enumerate(config.groups) for pattern in group.match)
+def format_groups(groups: Sequence[ParameterGroup]) -> str:
+    """Return a text with each group's optimizer, arguments and parameters."""
+    lines = []
+    for number, group in enumerate(groups):
+        count = sum(parameter.numel() for parameter in group.parameters.values())
+        sources = "".join(f", optim.groups[{source}]" for source in group.sources)
+        lines += [
+            f"group {number}: {group.optimizer.name}{sources}: {len(group.parameters)} parameters, {count:,} weights",
+            "  " + ", ".join(f"{key} {format_value(value)}" for key, value in group.arguments.items()),
+            f"  schedule {group.schedule}",
+            *(f"    {escape(name)} {list(parameter.shape)}" for name, parameter in group.parameters.items()),
+        ]
+    return "\n".join(lines)
 
 
 def _list_names(network: nn.Module) -> dict[nn.Parameter, list[str]]:
@@ -98,24 +110,22 @@ def _make_group(
 ) -> ParameterGroup:
     """Return a group with all that `optim.groups` sets for it; raises ConfigError."""
     optimizer: Optimizer = config.rest if is_rest and isinstance(config, Muon) else config
-    own = optimizer.arguments()
-    settings: dict[str, tuple[int, Any]] = {}
+    own, name = optimizer.arguments(), escape(next(iter(parameters)))
+    chosen: dict[str, Any] = {}
+    setter: dict[str, int] = {}
     for number in sources:
-        group = config.groups[number]
-        chosen = {**group.arguments(), **({"schedule": group.schedule} if group.schedule else {})}
-        for key, value in chosen.items():
-            what, name = f"optim.groups[{number}].{key}", next(iter(parameters))
+        for key, value in config.groups[number].settings().items():
+            what = f"optim.groups[{number}].{key} is {format_value(value)}, but"
             if key not in own and key != "schedule":
                 raise ConfigError(
-                    f"{what} is {value}, but {escape(name)} is updated by {optimizer.name}, which does not have it; it "
-                    f"has {', '.join(own)}. Give the others a group of their own"
+                    f"{what} {name} is updated by {optimizer.name}, which does not have it; it has {', '.join(own)}. Give "
+                    "the others a group of their own"
                 )
-            earlier, before = settings.setdefault(key, (number, value))
-            if before != value:
+            if chosen.setdefault(key, value) != value:
                 raise ConfigError(
-                    f"{what} is {value}, but optim.groups[{earlier}] matches {escape(name)} too and sets {before}; "
-                    "let only one of them match it"
+                    f"{what} optim.groups[{setter[key]}] matches {name} too and sets {format_value(chosen[key])}; let "
+                    "only one of them match it"
                 )
-    chosen = {key: value for key, (_, value) in settings.items()}
+            setter[key] = number
     schedule = chosen.pop("schedule", config.schedule)
     return ParameterGroup(optimizer, {**own, **chosen}, schedule, parameters, sources)

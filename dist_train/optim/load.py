@@ -56,18 +56,20 @@ def _check_members(saved: list[dict[str, Any]], today: list[dict[str, Any]], fil
 def _find_misfits(optimizer: Optimizer, saved: dict[str, Any]) -> Iterator[str]:
     """Describe where a saved state differs in form from what the optimizer keeps of its parameters."""
     parameters = [(parameter, kept) for group, kept in _list_groups(optimizer) for parameter in group["params"]]
-    names = [frozenset(state) for state in saved["state"].values()]
-    if lacking := sorted(frozenset().union(*names) - frozenset.intersection(*names)) if names else []:
-        yield f"some parameters lack {escape(', '.join(lacking))}"
+    kinds: dict[int, list[frozenset[str]]] = {}
     for number, state in saved["state"].items():
         if not 0 <= number < len(parameters):
             yield f"it has a parameter {number}, and the network has {len(parameters)}"
             continue
         parameter, kept = parameters[number]
         probed = kept.of(parameter.dim())
+        kinds.setdefault(id(probed), []).append(frozenset(state))
         for name, value in state.items():
             if fault := _find_misfit(name, value, parameter, probed.get(name)):
                 yield f"{escape(name, 40)} of parameter {number} {fault}"
+    for names in kinds.values():
+        if lacking := sorted(frozenset().union(*names) - frozenset.intersection(*names)):
+            yield f"some parameters lack {escape(', '.join(lacking))}"
 
 
 def _find_misfit(name: str, value: Any, parameter: Tensor, probed: Any) -> str | None:

@@ -262,10 +262,9 @@ class Group(Section):
     def _leave_out_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in serialize(self).items() if value is not None}
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the arguments of the optimizer that the group sets."""
-        own = set(type(self).model_fields) - {"match", "schedule", "optimizer"}
-        return {key: value for key in sorted(own) if (value := getattr(self, key)) is not None}
+    def settings(self) -> dict[str, Any]:
+        """Return the schedule and the arguments that the group sets."""
+        return self.model_dump(exclude={"match", "optimizer"})
 
 
 class Plateau(Section):

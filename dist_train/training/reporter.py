@@ -215,18 +215,22 @@ class MainReporter(Reporter):
         return find_test_line(self._metrics.earlier, step, split)
 
     def report_nothing_left(self, test: dict[str, Any]) -> None:
+        more = "More epochs: train.epochs=..."
+        if self._state.ends_early:
+            more = "It ended early; more epochs: train.early_stopping.patience=..."
         _log.info(
-            "%s: nothing left to do: finished at %s: %s accuracy %.2f %% (%d of %d). More epochs: "
-            "train.epochs=...; start again from zero: run.resume=never",
+            "%s: nothing left to do: finished at %s: %s accuracy %.2f %% (%d of %d). %s; start again from zero: "
+            "run.resume=never",
             self._name, _describe_progress(self._state.step, self._schedule),
-            test["split"], 100 * test["accuracy"], test["correct"], test["count"],
+            test["split"], 100 * test["accuracy"], test["correct"], test["count"], more,
         )  # fmt: skip
         self._print_paths()
 
     def report_done(self, test: Evaluation) -> None:
         """Print the summary."""
         step, window = self._state.step, self._state.window
-        _log.info("%s: done, %d steps, %d epochs", self._name, step, self._schedule.epoch(step))
+        early = ", ended early by train.early_stopping" if self._state.ends_early else ""
+        _log.info("%s: done, %d steps, %d epochs%s", self._name, step, self._schedule.epoch(step), early)
         _log.info("%s", test)
         _log.info("per class: %s", _list_classes(test))
         if window.overall:

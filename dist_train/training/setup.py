@@ -111,6 +111,12 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         )  # fmt: skip
 
 
+def open_network(config: Config) -> nn.Module:
+    """Build the network for the data of the settings; raises UserError."""
+    dataset = open_dataset(config.data, config.run.seed, World())
+    return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+
+
 def _describe_data(identity: DataIdentity) -> dict[str, Any]:
     """Return what must be equal on all ranks: each machine may have its own copy of the data."""
     about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(identity.classes)}

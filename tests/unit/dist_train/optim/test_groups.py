@@ -8,7 +8,7 @@ from torch import nn
 
 from dist_train.errors import ConfigError
 from dist_train.optim.build import build_optimizer
-from dist_train.optim.groups import ParameterGroup, find_groups
+from dist_train.optim.groups import ParameterGroup, find_groups, format_groups
 from dist_train.settings.schema import SGD, Muon, Optim
 
 
@@ -101,7 +101,7 @@ def test_a_group_may_have_another_schedule() -> None:
         ),
         (
             sgd({**HEAD, "schedule": "linear"}, {"match": ("*.bias",), "schedule": "constant"}),
-            "optim.groups[1].schedule is constant, but optim.groups[0] matches head.bias too and sets linear",
+            "optim.groups[1].schedule is 'constant', but optim.groups[0] matches head.bias too and sets 'linear'",
         ),
         (
             muon({"match": ("*.bias",), "momentum": 0.5}),
@@ -109,7 +109,7 @@ def test_a_group_may_have_another_schedule() -> None:
         ),
         (
             muon({"match": ("fc.*",), "betas": (0.5, 0.5)}),
-            "optim.groups[0].betas is (0.5, 0.5), but fc.weight is updated by muon, which does not have it; it has",
+            "optim.groups[0].betas is [0.5, 0.5], but fc.weight is updated by muon, which does not have it; it has",
         ),
     ],
 )
@@ -117,6 +117,21 @@ def test_what_is_refused(config: Optim, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         find_groups(config, Net())
     assert message in str(refusal.value)
+
+
+def test_groups_are_printed_with_all_that_is_set() -> None:
+    text = format_groups(find_groups(muon(NO_DECAY, {**HEAD, "optimizer": "rest"}), Net()))
+    first, *_, last = text.split("group ")[1:]
+    assert first.splitlines() == [
+        "0: muon: 2 parameters, 66 weights",
+        "  lr 0.02, weight_decay 0.1, momentum 0.95, nesterov true, ns_coefficients [3.4445, -4.775, 2.0315], "
+        "eps 1.0e-07, ns_steps 5, adjust_lr_fn null",
+        "  schedule constant",
+        "    conv.weight [3, 2, 3, 3]",
+        "    fc.weight [4, 3]",
+    ]
+    assert last.splitlines()[0] == "3: adamw, optim.groups[1]: 1 parameters, 20 weights"
+    assert "group 2: adamw, optim.groups[0], optim.groups[1]: 1 parameters, 5 weights\n  lr 0.1, betas" in text
 
 
 def test_two_groups_may_set_the_same_value() -> None:

@@ -118,8 +118,8 @@ def _make_group(
             what = f"optim.groups[{number}].{key} is {format_value(value)}, but"
             if key not in own and key != "schedule":
                 raise ConfigError(
-                    f"{what} {name} is updated by {optimizer.name}, which does not have it; it has {', '.join(own)}. Give "
-                    "the others a group of their own"
+                    f"{what} {name} is updated by {optimizer.name}, which does not have it; it has {', '.join(own)}. "
+                    "Give the others a group of their own"
                 )
             if chosen.setdefault(key, value) != value:
                 raise ConfigError(

@@ -36,6 +36,7 @@ OLD_VALUES = (
 
 ADDED_KEYS: dict[str, Any] = {
     "train.compile_mode": "default",
+    "distributed.find_unused_parameters": "auto",
     "optim.groups": [],
     "optim.restart_factor": 1,
     "optim.power": 1.0,

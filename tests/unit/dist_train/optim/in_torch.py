@@ -15,10 +15,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Adam": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": True},
     "AdamW": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "amsgrad": True},
     "Muon": {"weight_decay": 0.2, "momentum": 0.8, "nesterov": False, "ns_steps": 4, "eps": 1e-6},
-    "Adagrad": {"lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.2, "eps": 1e-3},
+    "Adagrad": {"lr": 0.5, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.2, "eps": 1e-3},
     "Adafactor": {"beta2_decay": -0.7, "d": 1.5, "weight_decay": 0.1},
-    "RMSprop": {"alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1, "momentum": 0.9, "centered": True},
-    "Adadelta": {"rho": 0.8, "eps": 1e-3, "weight_decay": 0.1},
+    "RMSprop": {"lr": 0.005, "alpha": 0.8, "eps": 1e-3, "weight_decay": 0.1, "momentum": 0.9, "centered": True},
+    "Adadelta": {"lr": 1.0, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1},
     "Adamax": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1},
     "NAdam": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "momentum_decay": 0.01},
     "RAdam": {"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1, "decoupled_weight_decay": True},
@@ -36,10 +36,10 @@ def settings_of(section: type[Optim]) -> dict[str, Any]:
 
 
 def build_plain(section: type[Optim], network: nn.Module, **more: Any) -> list[Optimizer]:
-    """Torch's own optimizers: one, or Muon for the matrices and AdamW for all others."""
+    """Torch's own optimizers: one, or Muon for the matrices and AdamW for what has fewer dimensions."""
     name, parameters = section.__name__, list(network.parameters())
     matrices = [parameter for parameter in parameters if name != "Muon" or parameter.dim() == 2]
-    others = [parameter for parameter in parameters if name == "Muon" and parameter.dim() != 2]
+    others = [parameter for parameter in parameters if name == "Muon" and parameter.dim() < 2]
     more = {} if name == "Muon" else more
-    optimizers = [getattr(torch.optim, name)(matrices, lr=0.05, **ARGUMENTS[name], **more)]
+    optimizers = [getattr(torch.optim, name)(matrices, **{"lr": 0.05, **ARGUMENTS[name], **more})]
     return [*optimizers, torch.optim.AdamW(others, **REST)] if others else optimizers

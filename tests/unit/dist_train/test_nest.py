@@ -26,7 +26,7 @@ class Frozen:
 
 
 A, B = torch.arange(6.0).view(3, 2), torch.arange(3)
-NESTS = (
+NESTS: tuple[Any, ...] = (
     A,
     (A, B),
     [A, [B], "text", None, 3],

@@ -11,6 +11,7 @@
     ├── SlurmError       Slurm is missing, or refuses
     └── RefusedElsewhereError   another rank has refused the run, and prints why
 
+    OwnCodeError         exit code 1: code of the user's own has failed; its text holds that code's traceback
     NonFiniteError       exit code 4: the loss or a gradient is infinite or not a number
     SaveError            exit code 1, a message and no traceback: the last checkpoint could not be written
 
@@ -75,6 +76,10 @@ class NonFiniteError(Exception):
         super().__init__(text)
         self.is_own = is_own
         self.overrides = overrides
+
+
+class OwnCodeError(Exception):
+    """Code of the user's own raised an exception; the text says where it was called, with its traceback."""
 
 
 class SaveError(Exception):

@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         training = files["training.pt"]
         auto_settings = AutoSettings.from_dict(training["choices"])
         dataset, samples = _open_split(config, world, options.split, resume.read_data_identity(files))
-        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+        example, _ = dataset.make_example(1)
+        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
         name = "average.pt" if "average.pt" in files else "model.pt"
         serialization.load_weights(network, files[name], str(place / name))
     apply_to_process(auto_settings, config.is_deterministic, world.device)

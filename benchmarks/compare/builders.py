@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from benchmarks.compare.workloads import Workload
 from dist_train.models import build_model
 from dist_train.settings.loader import load_config
-from dist_train.settings.schema import Config, Normalize, StoredData
+from dist_train.settings.schema import Augment, Config, ImageData, Normalize, StoredData
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
@@ -53,7 +53,9 @@ def build_transform(workload: Workload, train: bool = True) -> Any:
     """A transform of PIL images to normalised float32 [C, H, W]; with random crop and flip if the recipe has them."""
     from torchvision import transforms
 
-    augment = load_settings(workload).data.augment
+    data = load_settings(workload).data
+    augment = data.augment if isinstance(data, ImageData) else None
+    assert isinstance(augment, Augment)  # noqa: S101
     steps: list[Any] = []
     if train and augment.crop_padding:
         steps.append(transforms.RandomCrop(SHAPES[workload.dataset][1], padding=augment.crop_padding))

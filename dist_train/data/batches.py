@@ -22,7 +22,7 @@ from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
 from dist_train.data.samples import DataFormat, Dataset, Samples, to_device
 from dist_train.distributed.world import World
 from dist_train.nest import Nest, map_tensors, split_nest
-from dist_train.settings.schema import Augment, Data
+from dist_train.settings.schema import Augment, Data, ImageData
 from dist_train.system.stop_signals import Stop, StopRequested
 
 EVAL_BATCH = 250
@@ -131,7 +131,8 @@ class TrainBatches:
         self._samples = dataset.train
         self._device = world.device
         self._micro_batch = micro_batch
-        self._preparation = open_preparation(dataset.normalize, config.augment, seed, world.device, memory_format)
+        augment = config.augment if isinstance(config, ImageData) and isinstance(config.augment, Augment) else Augment()
+        self._preparation = open_preparation(dataset.normalize, augment, seed, world.device, memory_format)
         self._sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,

@@ -22,7 +22,7 @@ from dist_train.data.samples import Dataset, InMemoryImages, LabelledImages, Ope
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data, Normalize
+from dist_train.settings.schema import Data, ImageData, Normalize
 from dist_train.system.escape import escape
 
 MODULES = {
@@ -57,6 +57,7 @@ def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | N
     Raises:
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
+    assert isinstance(config, ImageData)  # noqa: S101
     return _use_cache(config, world, lambda usable: _open(usable, seed, world, stored))
 
 
@@ -66,15 +67,16 @@ def open_split(config: Data, seed: int, world: World, split: SplitName, stored: 
     Raises:
         DataError: as `open_dataset`.
     """
+    assert isinstance(config, ImageData)  # noqa: S101
     return _use_cache(config, world, lambda usable: _open_one(usable, seed, world, split, stored))
 
 
-def import_module_of(config: Data) -> ModuleType:
+def import_module_of(config: ImageData) -> ModuleType:
     """Import the module that finds and reads the data set."""
     return importlib.import_module(f"dist_train.data.datasets.{MODULES[config.name]}")
 
 
-def _use_cache(config: Data, world: World, open_data: Callable[[Data], T]) -> T:
+def _use_cache(config: ImageData, world: World, open_data: Callable[[ImageData], T]) -> T:
     """Open data with the cache of this user; with another directory if the default one can't be written."""
     try:
         try:
@@ -91,11 +93,11 @@ def _use_cache(config: Data, world: World, open_data: Callable[[Data], T]) -> T:
         ) from error
 
 
-def _replace_cache(config: Data, directory: Path) -> Data:
+def _replace_cache(config: ImageData, directory: Path) -> ImageData:
     return config.model_copy(update={"cache": str(directory)})
 
 
-def _open(config: Data, seed: int, world: World, stored: DataIdentity | None) -> Dataset:
+def _open(config: ImageData, seed: int, world: World, stored: DataIdentity | None) -> Dataset:
     found = {split: _find(config, seed, split) for split in _list_splits(config)}
     loader, contents = _open_splits(config, found, world)
     _check_shapes(config, contents)
@@ -120,8 +122,8 @@ def _open(config: Data, seed: int, world: World, stored: DataIdentity | None) ->
     )
 
 
-def _open_one(config: Data, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
-    is_part_of_train = split == "validation" and config.validation > 0
+def _open_one(config: ImageData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+    is_part_of_train = split == "validation" and config.validation not in (0, "split")
     if split not in stored.splits and not is_part_of_train:
         raise DataError(f"--split {split}: this run has none; it has {', '.join(sorted(stored.splits))}")
     source: SplitName = "train" if is_part_of_train else split
@@ -142,7 +144,7 @@ def _open_one(config: Data, seed: int, world: World, split: SplitName, stored: D
     return OpenSplit(opened.images.shape, opened.classes, normalize, loader, identity, samples)
 
 
-def _list_splits(config: Data) -> tuple[SplitName, ...]:
+def _list_splits(config: ImageData) -> tuple[SplitName, ...]:
     module = import_module_of(config)
     return module.list_splits(config) if hasattr(module, "list_splits") else ("train", "test")
 
@@ -156,7 +158,7 @@ class _FoundSplit:
     entry: cache.CacheEntry
 
 
-def _find(config: Data, seed: int, split: SplitName) -> _FoundSplit:
+def _find(config: ImageData, seed: int, split: SplitName) -> _FoundSplit:
     source: SplitSource = import_module_of(config).find(config, split, seed)
     digest = find_digest(config, source.files) if source.files.paths else ""
     return _FoundSplit(source, digest, cache.locate_entry(config, split, source, digest))
@@ -173,7 +175,7 @@ def _describe(found: dict[SplitName, _FoundSplit], contents: Contents, normalize
     return DataIdentity(opened.images.shape, opened.classes, normalize, splits)
 
 
-def _open_splits(config: Data, found: dict[SplitName, _FoundSplit], world: World) -> tuple[Loader, Contents]:
+def _open_splits(config: ImageData, found: dict[SplitName, _FoundSplit], world: World) -> tuple[Loader, Contents]:
     """Choose the loader and open the splits, decoded if the loader is in memory."""
     contents = {split: each.source.lazy or _open_cached(each, world) for split, each in found.items()}
     _check_classes(config, contents)
@@ -189,7 +191,7 @@ def _open_cached(found: _FoundSplit, world: World) -> LazySplit:
     return cache.open_split(found.entry, found.source, verify=world.local_rank == 0)
 
 
-def _choose_loader(config: Data, contents: Contents) -> Loader:
+def _choose_loader(config: ImageData, contents: Contents) -> Loader:
     if config.loader != "auto":
         return config.loader
     size, available = _count_bytes(contents), memory.host_bytes()
@@ -213,7 +215,7 @@ def _move_to_device(contents: Contents, device: torch.device) -> Contents:
     return moved
 
 
-def _check_classes(config: Data, contents: Contents) -> None:
+def _check_classes(config: ImageData, contents: Contents) -> None:
     train = contents.get("train")
     for split, found in contents.items():
         if train and found.classes != train.classes:
@@ -225,7 +227,7 @@ def _check_classes(config: Data, contents: Contents) -> None:
             )
 
 
-def _check_shapes(config: Data, contents: Contents) -> None:
+def _check_shapes(config: ImageData, contents: Contents) -> None:
     shapes = {
         split: "{} channels, {} x {} pixels (height x width)".format(*found.images.shape)
         for split, found in contents.items()
@@ -238,7 +240,9 @@ def _check_shapes(config: Data, contents: Contents) -> None:
             )
 
 
-def _choose_normalization(config: Data, found: _FoundSplit, train: LazySplit, stored: DataIdentity | None) -> Normalize:
+def _choose_normalization(
+    config: ImageData, found: _FoundSplit, train: LazySplit, stored: DataIdentity | None
+) -> Normalize:
     channels = train.images.shape[0]
     if isinstance(config.normalize, Normalize):
         for key, numbers in config.normalize:
@@ -256,7 +260,7 @@ def _choose_normalization(config: Data, found: _FoundSplit, train: LazySplit, st
     return Normalize(mean=tuple(computed["mean"]), std=tuple(computed["std"]))
 
 
-def _select_test(config: Data, contents: LazySplit) -> Samples:
+def _select_test(config: ImageData, contents: LazySplit) -> Samples:
     return _select_samples("test", contents, _space_evenly(len(contents.labels), config.limit_test))
 
 
@@ -271,10 +275,10 @@ def _space_evenly(count: int, limit: int | None) -> Tensor | None:
     return torch.arange(limit) * count // limit
 
 
-def _choose_samples(count: int, config: Data, seed: int) -> tuple[Tensor | None, Tensor | None]:
+def _choose_samples(count: int, config: ImageData, seed: int) -> tuple[Tensor | None, Tensor | None]:
     """Choose the training samples (None for all) and the validation samples (None for none) of `count`."""
     chosen = _space_evenly(count, config.limit_train)
-    if config.validation == 0:
+    if config.validation == "split" or config.validation == 0:
         return chosen, None
     return _split_off(torch.arange(count) if chosen is None else chosen, config.validation, seed)
 

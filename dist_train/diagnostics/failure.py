@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dist_train.diagnostics.heartbeat import MAX_RANKS, Heartbeat
-from dist_train.errors import DataError, NonFiniteError, SaveError, UserError
+from dist_train.errors import DataError, NonFiniteError, OwnCodeError, SaveError, UserError
 from dist_train.run_dir import write_atomically
 from dist_train.system.read_file import find_files, parse_record, read_bytes
 from dist_train.system.stop_signals import StopRequested
@@ -59,8 +59,10 @@ class Failure:
 
     @classmethod
     def from_error(cls, error: BaseException, heartbeat: Heartbeat) -> "Failure":
-        # The message of a SaveError is complete: the disk has failed, not a line of the program.
-        frames = "" if isinstance(error, SaveError) else "".join(traceback.format_exception(error))
+        # The message of a SaveError is complete: the disk has failed, not a line of the program. That of an
+        # OwnCodeError has the frames of the user's code.
+        frames = "" if isinstance(error, SaveError | OwnCodeError) else "".join(traceback.format_exception(error))
+        frames = str(error) if isinstance(error, OwnCodeError) else frames
         overrides = error.overrides if isinstance(error, NonFiniteError) else ""
         return cls.from_heartbeat(
             heartbeat, classify(error, heartbeat.phase), format_error(error), frames, overrides
@@ -117,14 +119,14 @@ def classify(error: BaseException, phase: str) -> Kind:
 def format_error(error: BaseException) -> str:
     """Return the error in one line, such as `ValueError: bad value`.
 
-    An error that was raised in a worker of the loader has its first and its last line.
+    An error of the user's own code, or in a worker of the loader, has its first and its last line.
     """
     text = str(error)
-    if "Original Traceback" in text:
+    if "Original Traceback" in text or isinstance(error, OwnCodeError):
         lines = text.strip().splitlines()
         text = f"{lines[0]} {lines[-1]}"
     text = " ".join(text.split())[:_MAX_LENGTH]
-    if isinstance(error, UserError | NonFiniteError):
+    if isinstance(error, UserError | NonFiniteError | OwnCodeError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

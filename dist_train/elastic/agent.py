@@ -61,10 +61,12 @@ def _import_modules(config: "Config") -> None:
     import dist_train.train
     import dist_train.training.fault_injection  # noqa: F401
     from dist_train.data import registry
-    from dist_train.models import find_model
+    from dist_train.models import import_library
+    from dist_train.settings.schema import ImageData
 
-    registry.import_module_of(config.data)
-    find_model(config.model.name)
+    if isinstance(config.data, ImageData):
+        registry.import_module_of(config.data)
+    import_library(config.model.name)
     if config.train.compile != "off":
         import torch._dynamo  # noqa: F401
 

@@ -1,8 +1,10 @@
 """Build the network of the settings. To add a model: its module here, a line in `MODELS`, its name in the settings."""
 
 import copy
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +19,8 @@ from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
 from dist_train.models.mnist_example import MnistNet
 from dist_train.models.resnet18 import ResNet
 from dist_train.nest import Nest, move_inputs
-from dist_train.settings.schema import Model
+from dist_train.own_code.load import call, shown_as_own
+from dist_train.settings.schema import ImageModel, Model, OwnModel, TimmModel, TorchvisionModel
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": LeNet,
@@ -29,28 +32,52 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """Each is called with `shape`, `num_classes` and the model's own settings, and returns logits [N, num_classes]."""
 
 
-def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
+def build_model(
+    config: Model, shape: tuple[int, int, int] | None, num_classes: int, seed: int, example: Nest | None = None
+) -> nn.Module:
     """Return the network of the settings on the CPU, with the initial weights of `seed`.
 
     Args:
-        shape: channels, height and width of an image.
-        num_classes: classes in the data.
+        shape: channels, height and width of an image; None if the data are not images of one shape.
+        num_classes: classes in the data; 0 if the data name none.
+        example: inputs of a sample, on which a network of the user's own is tried. It gives lazy modules their shapes.
 
     Raises:
-        ConfigError: `model.num_classes` is not the data's.
+        ConfigError: `model.num_classes` is not the data's; or the user's code makes no network.
         DataError: the network does not take images of this shape.
+        OwnCodeError: the user's code fails.
     """
-    if config.num_classes not in (None, num_classes):
+    torch.manual_seed(seeds.derive(seed, "weights"))
+    if isinstance(config, OwnModel):
+        return _build_own(config, example)
+    assert isinstance(config, ImageModel)  # noqa: S101
+    if shape is None:
+        raise ConfigError(
+            f"model.name {config.name}: it takes images of one shape, [channels, height, width], and the samples are "
+            "none; use a model of your own (model.name=nets.py:Net)"
+        )
+    if config.num_classes is not None and num_classes not in (0, config.num_classes):
         raise ConfigError(
             f"model.num_classes is {config.num_classes}, but the data has {num_classes} classes; leave it out"
         )
-    arguments = config.model_dump(exclude={"name", "num_classes"})
-    torch.manual_seed(seeds.derive(seed, "weights"))
+    if not (num_classes or config.num_classes):
+        raise ConfigError("model.num_classes is missing, and the data set names no `classes`; set one of them")
+    return _build_for_images(config, shape, config.num_classes or num_classes)
+
+
+def _build_for_images(config: ImageModel, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    arguments = config.model_dump(exclude={"name", "num_classes", "args"})
+    if isinstance(config, TorchvisionModel | TimmModel):
+        arguments["arguments"] = config.args
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # the next line says what is wrong
             model = find_model(config.name)(shape=shape, num_classes=num_classes, **arguments)
         _try_one_image(model, shape, num_classes)
+    except TypeError as error:
+        if not arguments.get("arguments"):
+            raise
+        raise ConfigError(f"model.args: {config.name} does not take them: {error}") from error
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]  # a bare assert says nothing
         raise DataError(
@@ -60,12 +87,43 @@ def build_model(config: Model, shape: tuple[int, int, int], num_classes: int, se
     return model
 
 
+def _build_own(config: OwnModel, example: Nest | None) -> nn.Module:
+    """Call the user's class or function, and try the network on the example."""
+    network = call(config.name, "model.name", config.args)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            f"model.name {config.name}: gives a {type(network).__name__}, and no torch.nn.Module; name a class of "
+            "modules, or a function that returns one"
+        )
+    if example is not None:
+        network.eval()
+        with torch.no_grad(), shown_as_own(f"model.name {config.name}: a pass over the first sample"):
+            network(example)
+        network.train()
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"model.name {config.name}: it has no parameter to train")
+    return network
+
+
+def import_library(name: str) -> None:
+    """Import what the network `name` needs beside torch, as far as it is installed."""
+    library = name.partition("/")[0]
+    if library in ("torchvision", "timm"):
+        with suppress(ImportError):
+            importlib.import_module(library)
+
+
 def find_model(name: str) -> Callable[..., nn.Module]:
-    """Return what builds the network `name`; imports torchvision for its networks only."""
-    if name.startswith("torchvision/"):
+    """Return what builds the network `name` for images; imports torchvision or timm for its networks only."""
+    library, _, name_there = name.partition("/")
+    if library == "torchvision":
         from dist_train.models import torchvision_models
 
-        return partial(torchvision_models.build, name.removeprefix("torchvision/"))
+        return partial(torchvision_models.build, name_there)
+    if library == "timm":
+        from dist_train.models import timm_models
+
+        return partial(timm_models.build, name_there)
     return MODELS[name]
 
 

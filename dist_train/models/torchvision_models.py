@@ -1,5 +1,6 @@
 """Any classification model of torchvision, from random weights, with input channels and classes of the data."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,9 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(name: str, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+def build(name: str, shape: tuple[int, int, int], num_classes: int, arguments: Mapping[str, Any] = {}) -> nn.Module:
     """Return torchvision's network `name` for images of `shape` (channels, height, width)."""
-    arguments = dict(_ARGUMENTS.get(name, {}))
+    arguments = {**_ARGUMENTS.get(name, {}), **arguments}
     if name.startswith("vit_"):
         arguments["image_size"] = shape[1]
     if name == "maxvit_t":

@@ -20,6 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from dist_train.errors import ConfigError
+from dist_train.own_code.reference import parse_reference
 from dist_train.settings.messages import (
     add_decimal_point,
     describe_field,
@@ -38,7 +39,8 @@ from dist_train.settings.messages import (
     suggest_choice,
 )
 from dist_train.settings.paths import PATHS, expand_path
-from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, find_old_value
+from dist_train.settings.references import resolve_references
+from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, UNSET, find_old_value
 from dist_train.settings.schema import (
     Config,
     Section,
@@ -61,6 +63,14 @@ from dist_train.settings.strict_yaml import (
 from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
+_SECTIONS = [name for name, info in Config.model_fields.items() if section_classes(info.annotation)]
+_NAMED = [
+    name
+    for name in _SECTIONS
+    if name != "run"
+    and any("name" in each.model_fields for each in section_classes(Config.model_fields[name].annotation))
+]
+"""Sections for which a text stands for `{name: text}`."""
 MAX_FAULTS = 50
 
 
@@ -92,6 +102,7 @@ def load_run_config(
 
 def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | None, is_of_run: bool) -> Config:
     root, faults = read_file(path)
+    _expand_shorthands(root)
     if is_of_run:
         _translate(root)
     faults += _refuse_old_settings(root)
@@ -99,6 +110,8 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
+    if not is_of_run and not faults:
+        faults += resolve_references(root, path.parent)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
     _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in find_contradictions(config)])
@@ -137,6 +150,7 @@ def _apply_overrides(root: LocatedValue, overrides: Sequence[str]) -> Iterator[F
     for number, override in enumerate(overrides):
         location = SourceLocation(MAX_BYTES + 1 + number, f"command line: {shorten(override)}")
         key, equals, text = override.partition("=")
+        key = f"{key}.name" if key in _NAMED else key
         message = _check_override(key, text, seen) if key and equals else "is not of the form key=value"
         if message:
             yield Fault(location, message)
@@ -155,9 +169,13 @@ def _check_override(key: str, text: str, seen: list[str]) -> str | None:
         return f"{key} is set twice on the command line"
     if rivals:
         return f"{shorten(key)} and {rivals[0]} are both set on the command line, and one is part of the other"
-    if key in Config.model_fields:
+    if key in _SECTIONS:
         return f"{key} is a section; set one of its keys: {', '.join(_list_siblings(f'{key}.'))}"
-    return None if _find_holders(key) else explain_unknown_key(key, _list_siblings(key[: key.rfind(".") + 1]))
+    return (
+        None
+        if _find_holders(key) or _is_argument(key)
+        else explain_unknown_key(key, _list_siblings(key[: key.rfind(".") + 1]))
+    )
 
 
 def _parse_override(key: str, text: str, location: SourceLocation) -> LocatedValue:
@@ -177,15 +195,27 @@ def _set(root: LocatedValue, key: str, written: LocatedValue) -> None:
     entries[name] = written
 
 
+def _expand_shorthands(root: LocatedValue) -> None:
+    """Write `{name: text}` where a section is a text."""
+    for section in _NAMED:
+        entry = root.value.get(section)
+        if entry is not None and isinstance(entry.value, str):
+            root.value[section] = LocatedValue({"name": entry}, entry.location)
+
+
 # Settings of earlier versions
 
 
 def _translate(root: LocatedValue) -> None:
     """Replace the keys and values of an earlier version; an old key stays if the new one is written too."""
+    for key, value in UNSET:
+        entries, name = _section_of(root, key), get_last_part(key)
+        if name in entries and entries[name].value == value:
+            del entries[name]
     for old_key, new_key in RENAMED_KEYS.items():
-        entries, old_name, new_name = _section_of(root, old_key), get_last_part(old_key), get_last_part(new_key)
-        if old_name in entries and new_name not in entries:
-            entries[new_name] = entries.pop(old_name)
+        entries, old_name = _section_of(root, old_key), get_last_part(old_key)
+        if old_name in entries and get_last_part(new_key) not in _section_of(root, new_key):
+            _set(root, new_key, entries.pop(old_name))
     for old in OLD_VALUES:
         entries, name = _section_of(root, old.key), get_last_part(old.key)
         if name in entries and entries[name].value == old.value:
@@ -197,7 +227,8 @@ def _refuse_old_settings(root: LocatedValue) -> Iterator[Fault]:
     for key, new_key in RENAMED_KEYS.items():
         entries = _section_of(root, key)
         if entry := entries.pop(get_last_part(key), None):
-            rival = entries[get_last_part(new_key)].location.text if get_last_part(new_key) in entries else None
+            rivals = _section_of(root, new_key)
+            rival = rivals[get_last_part(new_key)].location.text if get_last_part(new_key) in rivals else None
             yield Fault(entry.location, explain_renamed_key(key, entry.to_plain(), rival))
     for old in OLD_VALUES:
         entries, name = _section_of(root, old.key), get_last_part(old.key)
@@ -215,13 +246,15 @@ def _section_of(root: LocatedValue, key: str) -> dict[str, LocatedValue]:
 
 
 def _set_defaults(root: LocatedValue, file_stem: str, environ: Mapping[str, str]) -> None:
-    for section in (*Config.model_fields, "data.augment"):
+    for section in _SECTIONS:
         _set_default(root, section, {}, root.location)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file_stem).lstrip(".-") or "run"
     _set_default(root, "run.name", name, root.location)
     _set_default(root, "run.dir", f"runs/{_get(root, 'run.name').to_plain()}", root.location)
-    _set_default(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", SourceLocation(0, "$DIST_TRAIN_DATA"))
-    _set_default(root, "data.cache", find_default_cache(environ), SourceLocation(0, "$XDG_CACHE_HOME"))
+    if parse_reference(str(_get(root, "data.name").value)) is None:
+        _set_default(root, "data.augment", {}, root.location)
+        _set_default(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", SourceLocation(0, "$DIST_TRAIN_DATA"))
+        _set_default(root, "data.cache", find_default_cache(environ), SourceLocation(0, "$XDG_CACHE_HOME"))
     _set_default(root, "optim.name", "sgd", root.location)
     if _get(root, "train.max_steps").value is None:
         _set_default(root, "train.epochs", 10, root.location)
@@ -341,7 +374,11 @@ def _find_class(classes: tuple[type[Section], ...], written: LocatedValue) -> ty
     if len(classes) == 1:
         return classes[0]
     name = _get(written, "name").value
-    return map_names_to_classes(classes).get(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        return None
+    fixed = map_names_to_classes(classes)
+    others = (section for section in classes if section not in fixed.values())
+    return fixed.get(name) or next((section for section in others if _is_allowed(section, "name", name)), None)
 
 
 def _list_siblings(prefix: str) -> list[str]:
@@ -349,6 +386,12 @@ def _list_siblings(prefix: str) -> list[str]:
     if not prefix:
         return list(Config.model_fields)
     return [key for key in list_keys((Config,)) if key.startswith(prefix) and "." not in key[len(prefix) :]]
+
+
+def _is_argument(key: str) -> bool:
+    """Whether a dotted key leads into the arguments of a name or a reference."""
+    head, separator, name = key.partition(".args.")
+    return bool(separator and name) and bool(_find_holders(f"{head}.args"))
 
 
 def _find_holders(key: str) -> list[type[Section]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from dist_train.settings.renames import RENAMED_KEYS, OldValue
-from dist_train.settings.schema import UNSUPPORTED_NAMES, Config, Section, list_keys
+from dist_train.settings.schema import UNSUPPORTED_NAMES, Config, Section, Words, list_keys
 from dist_train.system.escape import escape
 
 MAX_LENGTH = 60
@@ -50,7 +50,7 @@ def list_choices(annotation: Any) -> tuple[str, ...]:
 def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
     head, _, last = RENAMED_KEYS.get(key, key).rpartition(".")
     known = list_keys((Config,))
-    if f"{head}.{last}" in known:
+    if f"{head}.{last}" in known or ".args." in f"{head}.":
         return f"{key} cannot be one key in a file; write {last}: under {head}:"
     namesakes = [other for other in known if get_last_part(other) == last]
     depth = min((other.count(".") for other in namesakes), default=0)
@@ -85,9 +85,16 @@ def explain_foreign_key(prefix: str, key: str, name: str, own: list[str]) -> str
 def explain_wrong_name(key: str, value: Any, classes: tuple[type[Section], ...]) -> str:
     if isinstance(value, str) and (reason := UNSUPPORTED_NAMES.get((key, value.lower()))):
         return f"{key} is {format_value(value)}, which is not supported: {reason}"
-    choices = list(map_names_to_classes(classes))
     what = "missing" if value is None else format_value(value)
-    return f"{key} is {what}; allowed: {', '.join(group_names(choices))}{suggest_choice(value, choices)}"
+    choices = list(map_names_to_classes(classes))
+    return f"{key} is {what}; allowed: {', '.join(list_shown_names(classes))}{suggest_choice(value, choices)}"
+
+
+def list_shown_names(classes: tuple[type[Section], ...]) -> list[str]:
+    """Return the names that select a class of a section, those of a library as one, and how others are called."""
+    named = map_names_to_classes(classes)
+    others = [section.shown_name for section in classes if section not in named.values()]
+    return [*group_names(list(named)), *others]
 
 
 def suggest_choice(value: Any, choices: Sequence[str]) -> str:
@@ -113,6 +120,8 @@ def describe_field(info: FieldInfo) -> str:
 def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """Describe what an annotation allows: `a number of at least 0 and below 1`."""
     parts = get_args(annotation)
+    if words := [each.text for each in metadata if isinstance(each, Words)]:
+        return words[0]
     if get_origin(annotation) is Annotated:
         return describe_type(parts[0], parts[1:])
     if get_origin(annotation) is Literal:

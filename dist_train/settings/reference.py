@@ -9,8 +9,7 @@ from dist_train.settings.messages import (
     describe_type,
     find_common_base,
     format_value,
-    group_names,
-    map_names_to_classes,
+    list_shown_names,
 )
 from dist_train.settings.schema import Config, Section, item_classes, section_classes
 
@@ -19,8 +18,16 @@ def format_reference() -> str:
     """Return every setting with its allowed values, default and documentation, as Markdown."""
     lines = ["# Settings", "", "Printed by `python -m dist_train --settings`. `null` means not set.", ""]
     for name, info in Config.model_fields.items():
-        lines += [*_format_section(name, section_classes(info.annotation)), ""]
+        classes = section_classes(info.annotation)
+        section = _format_section(name, classes) if classes else _format_plain(name, info)
+        lines += [*section, ""]
     return "\n".join(lines)
+
+
+def _format_plain(name: str, info: FieldInfo) -> Iterator[str]:
+    """Yield the lines of a setting that is no section."""
+    yield from (f"## {name}", "")
+    yield from _format_setting(name, info)
 
 
 def _format_section(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
@@ -32,10 +39,14 @@ def _format_settings(name: str, classes: tuple[type[Section], ...]) -> Iterator[
     """Yield the settings that all classes of a section have, and those that one of them adds."""
     base = find_common_base(classes)
     for key, info in base.model_fields.items():
-        names = group_names(list(map_names_to_classes(classes))) if key == "name" and len(classes) > 1 else []
+        names = list_shown_names(classes) if key == "name" and len(classes) > 1 else []
         yield from _format_setting(f"{name}.{key}", info, ", ".join(names))
-    for section in classes if len(classes) > 1 else ():
-        yield from _format_own_settings(name, section, base)
+    # Classes between the common one and those of single names have settings that several share.
+    parts = dict.fromkeys(part for section in classes for part in reversed(section.__mro__))
+    for part in parts:
+        if issubclass(part, Section) and not issubclass(base, part):
+            users = tuple(section for section in classes if issubclass(section, part))
+            yield from _format_own_settings(name, part, users)
 
 
 def _format_setting(key: str, info: FieldInfo, choices: str = "", where: str = "") -> Iterator[str]:
@@ -57,22 +68,20 @@ def _describe_setting(info: FieldInfo, inner: tuple[type[Section], ...]) -> str:
     return describe_type(info.annotation, info.metadata)
 
 
-def _format_own_settings(name: str, section: type[Section], base: type[Section]) -> Iterator[str]:
-    """Yield the settings that one class of a section adds; those without documentation on one line."""
-    where = f"with `{name}.name` {', '.join(group_names(list(map_names_to_classes((section,)))))}"
-    own = {key: info for key, info in section.model_fields.items() if key != "name" and _adds(section, base, key)}
+def _format_own_settings(name: str, section: type[Section], users: tuple[type[Section], ...]) -> Iterator[str]:
+    """Yield the settings that one class of a section adds; those without documentation on one line.
+
+    Args:
+        users: the classes with names that have these settings.
+    """
+    where = f"with `{name}.name` {', '.join(list_shown_names(users))}"
+    own = {key: info for key, info in section.model_fields.items() if key in section.__annotations__ and key != "name"}
     for key, info in own.items():
         if info.description:
             yield from _format_setting(f"{name}.{key}", info, where=f" ({where})")
     arguments = [f"`{key}` {format_value(info.default)}" for key, info in own.items() if not info.description]
     if arguments:
         yield f"- {where}, by default: {', '.join(arguments)}"
-
-
-def _adds(section: type[Section], base: type[Section], key: str) -> bool:
-    """Whether a section has a setting, or a default for it, that the base of its kind has not."""
-    inherited = base.model_fields.get(key)
-    return inherited is None or (inherited.is_required() and not section.model_fields[key].is_required())
 
 
 def _format_default(default: Any) -> str:

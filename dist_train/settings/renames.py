@@ -11,6 +11,7 @@ RENAMED_KEYS = {
     "log.every": "log.every_steps",
     "log.weights_every": "log.weights_every_steps",
     "checkpoint.every": "checkpoint.every_steps",
+    "train.label_smoothing": "loss.args.label_smoothing",
 }
 
 
@@ -35,14 +36,30 @@ OLD_VALUES = (
 )
 
 ADDED_KEYS: dict[str, Any] = {
-    "train.compile_mode": "default",
+    "callbacks": [],
+    "checkpoint.mode": None,
+    "checkpoint.monitor": None,
+    "checkpoint.split": "auto",
+    "data.accept_changes": False,
+    "data.drop_last": False,
+    "data.sampling": "uniform",
+    "data.shuffle": True,
     "distributed.find_unused_parameters": "auto",
-    "optim.groups": [],
-    "optim.restart_factor": 1,
-    "optim.power": 1.0,
+    "loss.name": None,
+    "loss.output": None,
+    "metrics": None,
     "optim.decay_fraction": 0.2,
+    "optim.groups": [],
+    "optim.power": 1.0,
+    "optim.restart_factor": 1,
+    "task": "classification",
+    "train.compile_mode": "default",
 }
 """Settings that earlier versions did not have, with the value that counts as unchanged."""
+
+
+UNSET = (("train.label_smoothing", 0.0),)
+"""Old keys with the value that is today the same as no setting."""
 
 
 def find_old_value(key: str, value: Any) -> OldValue | None:
@@ -61,5 +78,6 @@ def translate_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         translated["data.orientation"] = "exif"
     for key, value in flat.items():
         old = find_old_value(key, value)
-        translated[RENAMED_KEYS.get(key, key)] = old.replacement if old else value
+        if (key, value) not in UNSET:
+            translated[RENAMED_KEYS.get(key, key)] = old.replacement if old else value
     return translated

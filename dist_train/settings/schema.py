@@ -7,10 +7,12 @@ its own section only, as in `build_optimizer(config.optim, ...)`.
 
 import os
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -21,6 +23,8 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from dist_train.own_code.reference import FORMS, parse_reference
+
 
 def _check_text(value: Any) -> str:
     if not isinstance(value, str):
@@ -29,9 +33,43 @@ def _check_text(value: Any) -> str:
     return value
 
 
+def _check_reference(value: Any) -> str:
+    if parse_reference(_check_text(value)) is None:
+        raise ValueError("is no reference")
+    return str(value)
+
+
+def _check_arguments(value: Any, depth: int = 0) -> Any:
+    """Return arguments with lists for sequences; what YAML can say is allowed."""
+    if depth > 20:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("has a key that is not text")
+        return {key: _check_arguments(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_check_arguments(inner, depth + 1) for inner in value]
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError("is no value of YAML")
+    return value
+
+
 Auto = Literal["auto"]
 # Pydantic's own check of text refuses file names that are not UTF-8.
 FileName = Annotated[str, PlainValidator(_check_text), Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Describes in messages what a setting may be."""
+
+    text: str
+
+
+Reference = Annotated[str, PlainValidator(_check_reference), Words(f"a reference to code of your own, {FORMS}")]
+"""Code of the user's own: `path/to/file.py:Name` or `package.module:Name`."""
+Arguments = Annotated[dict[str, Any], BeforeValidator(_check_arguments), Words("a mapping of arguments")]
+"""Arguments for code that a name or a reference leads to."""
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 SideLength = Annotated[int, Field(ge=1, le=10**4)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -45,6 +83,8 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    shown_name: ClassVar[str] = "a reference"
+    """What stands for the names of a section that takes more than can be listed."""
 
 
 def section_classes(annotation: Any) -> tuple[type[Section], ...]:
@@ -109,27 +149,47 @@ class Normalize(Section):
 
 
 class Data(Section):
-    """Data set, batch size, and how images are loaded."""
+    """Data set, batch size, and how samples are loaded."""
 
     name: str
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
-    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`; one of `val` and `test` is enough) or
-    `synthetic` (generated from the seed, for tests)."""
+    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`; one of `val` and `test` is enough),
+    `synthetic` (generated from the seed, for tests), or a `torch.utils.data.Dataset` of your own by its reference."""
+    global_batch: PositiveInt = 64
+    """Samples per optimizer step, over all ranks."""
+    validation: Fraction | Literal["split"] = 0.0
+    """Fraction of the training split, chosen by the seed, that is held out and evaluated during training. `split`: a
+    data set of your own has a split of that name. The evaluation at the end of a run always uses the test split."""
+    loader: Literal["auto", "in_memory", "workers"] = "auto"
+    """`in_memory`: read all samples once and keep them in memory, of the GPU if there is one. `workers`: read samples
+    in worker processes when they are needed. `auto`: in_memory if the samples are images or tensors that fit; a data
+    set of your own is read in each epoch. Batches are the same."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    """Worker processes per rank with the loader `workers`; 0: the rank itself reads."""
+    shuffle: bool = True
+    """Draw a new order of the training samples for each epoch. `false`: the order of the data set."""
+    drop_last: bool = False
+    """Leave out the smaller batch at the end of an epoch."""
+    sampling: Literal["uniform", "balanced", "weighted"] | Reference = "uniform"
+    """Which samples an epoch has. `uniform`: each one once. `balanced`: as many draws, with replacement, each class
+    equally likely. `weighted`: likewise, by the data set's attribute `weights`. A reference: your own function `f(seed,
+    epoch, length)` that returns the indices of an epoch."""
+    limit_train: PositiveInt | None = None
+    """Use only this many training samples, evenly spaced over the split."""
+    limit_test: PositiveInt | None = None
+    """Use only this many test samples, evenly spaced over the split."""
+    accept_changes: bool = False
+    """Resume although the data are not those that the run began with. The default refuses, and names what differs."""
+
+
+class ImageData(Data):
+    """A data set of images with the numbers of their classes."""
+
     root: FileName
     """Directory with the data set's files. Default: `$DIST_TRAIN_DATA`, else `data`. Written only to download
     files, or to unpack their archives if those lie there."""
     download: bool = True
     """Download missing files to `root`, if the address of the data set is known."""
-    global_batch: PositiveInt = 64
-    """Samples per optimizer step, over all ranks."""
-    validation: Fraction = 0.0
-    """Fraction of the training split, chosen by the seed, that is held out and evaluated during training. The
-    evaluation at the end of a run always uses the test split."""
-    loader: Literal["auto", "in_memory", "workers"] = "auto"
-    """`in_memory`: decode all images once and keep them in memory, of the GPU if there is one. `workers`: read
-    images in worker processes when they are needed. `auto`: in_memory if the images fit. Batches are the same."""
-    workers: Annotated[int, Field(ge=0, le=256)] = 2
-    """Worker processes per rank with the loader `workers`; 0: the rank itself reads."""
     normalize: Auto | Normalize = "auto"
     """`auto`: the known mean and std of the data set, or else those of the training split, computed once. Or `{mean:
     [...], std: [...]}`."""
@@ -137,23 +197,21 @@ class Data(Section):
     """Directory for decoded images and computed statistics, found again by the content of the files, wherever those
     are. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`, or one for temporary files if that can't be written. Where
     others can write, each user has a folder."""
-    augment: Augment = Augment()
-    """Random changes of the training images; none by default."""
+    augment: Augment | Reference = Augment()
+    """Random changes of the training images; none by default. Or a function of your own, or a transform, by its
+    reference, that is called with an image, uint8 [C, H, W], and a `torch.Generator` that is a function of seed, epoch
+    and sample."""
     resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
     """Scale the shorter side to this many pixels and crop the central square."""
-    limit_train: PositiveInt | None = None
-    """Use only this many training samples, evenly spaced over the split."""
-    limit_test: PositiveInt | None = None
-    """Use only this many test samples, evenly spaced over the split."""
 
 
-class StoredData(Data):
+class StoredData(ImageData):
     """A data set stored in files."""
 
     name: Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "digits"]
 
 
-class ImageFolderData(Data):
+class ImageFolderData(ImageData):
     """Image files in a folder for each class."""
 
     name: Literal["image_folder"]
@@ -162,7 +220,7 @@ class ImageFolderData(Data):
     the file, as other libraries do; TIFF is turned by Pillow all the same."""
 
 
-class SyntheticData(Data):
+class SyntheticData(ImageData):
     """Images generated from the seed: one pattern per class, and noise."""
 
     name: Literal["synthetic"]
@@ -176,17 +234,35 @@ class SyntheticData(Data):
     """Samples in the test split."""
 
 
+class OwnData(Data):
+    """A data set of your own."""
+
+    name: Reference
+    args: Arguments = {}
+    """Arguments of the class, beside `split="train"` or `"test"`; or of a function that returns the splits."""
+    collate: Reference | None = None
+    """Function that makes a batch of a list of items. Default: torch's `default_collate`."""
+    augment: Reference | None = None
+    """Function of your own, or a transform, that changes an item of the training at random: it is called with the item
+    and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""
+
+
 class Model(Section):
-    """A network of `dist_train/models/`; its input channels follow from the data."""
+    """The network."""
 
     name: str
     """The network. `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
-    torchvision."""
+    torchvision, `timm/<name>` one of timm, if that is installed. Or your own `nn.Module` by its reference."""
+
+
+class ImageModel(Model):
+    """A network for images, whose channels and classes follow from the data."""
+
     num_classes: Annotated[int, Field(ge=2, le=10**6)] | None = None
     """Outputs of the last layer. Default: the number of classes in the data; another number is refused."""
 
 
-class SmallNet(Model):
+class SmallNet(ImageModel):
     """A network from a tutorial: two convolutions and fully connected layers."""
 
     name: Literal["lenet", "mnist_example", "mnist_cnn"]
@@ -194,7 +270,7 @@ class SmallNet(Model):
     """Probability of dropping an input of the last layer."""
 
 
-class CifarTutorial(Model):
+class CifarTutorial(ImageModel):
     """The network of PyTorch's 60-minute tutorial."""
 
     name: Literal["cifar_tutorial"]
@@ -204,7 +280,7 @@ class CifarTutorial(Model):
     """Factor on the channels of both convolutions and on the units of both hidden layers."""
 
 
-class ResNet18(Model):
+class ResNet18(ImageModel):
     """torchvision's ResNet-18 with a 3x3 stem and no max-pool."""
 
     name: Literal["resnet18"]
@@ -239,10 +315,44 @@ TorchvisionName = Literal[
 # fmt: on
 
 
-class TorchvisionModel(Model):
+class TorchvisionModel(ImageModel):
     """A classification model of torchvision, from random weights."""
 
     name: TorchvisionName
+    args: Arguments = {}
+    """More arguments of its constructor."""
+
+
+class TimmModel(ImageModel):
+    """A model of timm, from random weights."""
+
+    shown_name = "timm/<model>"
+    name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.]+$")]
+    args: Arguments = {}
+    """More arguments of `timm.create_model`."""
+
+
+class OwnModel(Model):
+    """A network of your own."""
+
+    name: Reference
+    args: Arguments = {}
+    """Arguments of the class or function; it gets no others."""
+
+
+LossName = Literal["cross_entropy", "mse", "mae", "huber", "bce_with_logits", "nll", "half_sse"]
+
+
+class Loss(Section):
+    """What is made small."""
+
+    name: LossName | Reference | None = None
+    """The loss, or your own `f(output, target)` by its reference, which returns a mean or one value a sample. Default:
+    that of the task: `cross_entropy`, `mse` or `bce_with_logits`."""
+    args: Arguments = {}
+    """Its arguments, such as `label_smoothing` of `cross_entropy`, by their names in torch."""
+    output: Annotated[str, Field(min_length=1)] | None = None
+    """The field of the network's output that the loss and the metrics get. Default: the whole output."""
 
 
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "onecycle", "linear", "polynomial", "trapezoid"]
@@ -557,8 +667,6 @@ class Train(Section):
     several kernels and take the fastest; compiling takes longer."""
     max_grad_norm: PositiveFloat | None = None
     """Scale gradients down to this 2-norm over all parameters."""
-    label_smoothing: Fraction = 0.0
-    """Fraction of the target that is spread evenly over all classes."""
     ema_decay: Fraction | None = None
     """Keep an exponential moving average of the weights with this decay per step, and evaluate it instead of them."""
     sync_batchnorm: bool = False
@@ -582,7 +690,15 @@ class Checkpoint(Section):
     keep_last: PositiveInt = 3
     """Number of newest checkpoints to keep."""
     keep_best: bool = True
-    """Also save and keep the checkpoint of the best accuracy, under the link `best`."""
+    """Also save and keep the checkpoint of the best evaluation, under the link `best`."""
+    monitor: Annotated[str, Field(min_length=1)] | None = None
+    """The number of an evaluation that says which is best: `loss`, or a metric. Default: `accuracy`, if the task has
+    it, else `loss`."""
+    mode: Literal["max", "min"] | None = None
+    """Whether the best is the largest or the smallest. Default: the smallest loss or error, else the largest."""
+    split: Literal["auto", "validation", "test"] = "auto"
+    """The split that is evaluated during training and chooses the best. `auto`: validation, or test if there is none,
+    which one line at the start says."""
     asynchronous: bool = True
     """Write checkpoints in a thread; training waits only while tensors are copied."""
 
@@ -638,8 +754,8 @@ class Log(Section):
     """Steps between hashes of the weights in `ledger.jsonl`."""
 
 
-AnyData = Annotated[StoredData | ImageFolderData | SyntheticData, Discriminator("name")]
-AnyModel = Annotated[SmallNet | CifarTutorial | ResNet18 | TorchvisionModel, Discriminator("name")]
+AnyData = StoredData | ImageFolderData | SyntheticData | OwnData
+AnyModel = SmallNet | CifarTutorial | ResNet18 | TorchvisionModel | TimmModel | OwnModel
 AnyOptim = Annotated[
     SGD | Adam | AdamW | Muon | Adagrad | Adafactor | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop,
     Discriminator("name"),
@@ -652,6 +768,14 @@ class Config(Section):
     run: Run
     data: AnyData
     model: AnyModel
+    task: Literal["classification", "regression", "multilabel"] | Reference = "classification"
+    """What the network learns, which decides its loss and metrics. Or a class of your own by its reference."""
+    loss: Loss = Loss()
+    metrics: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Metrics of an evaluation: names, or your own `f(output, target)` by its reference. Default: those of the task."""
+    callbacks: tuple[Reference, ...] = ()
+    """Classes of your own with some of the methods `on_start`, `on_step`, `on_evaluate`, `on_checkpoint` and `on_end`,
+    which are called during a training."""
     optim: AnyOptim
     train: Train = Train()
     eval: Eval = Eval()
@@ -787,7 +911,7 @@ def _evaluation_contradictions(config: Config) -> Iterator[Contradiction]:
 
 
 def _class_contradictions(config: Config) -> Iterator[Contradiction]:
-    data, wanted = config.data, config.model.num_classes
+    data, wanted = config.data, config.model.num_classes if isinstance(config.model, ImageModel) else None
     there = data.num_classes if isinstance(data, SyntheticData) else KNOWN_CLASSES.get(data.name)
     if wanted is not None and there is not None and wanted != there:
         yield Contradiction(
@@ -795,8 +919,12 @@ def _class_contradictions(config: Config) -> Iterator[Contradiction]:
         )
 
 
-def _normalize_contradictions(data: Data) -> Iterator[Contradiction]:
-    if isinstance(data.normalize, Normalize) and len(data.normalize.mean) != len(data.normalize.std):
+def _normalize_contradictions(data: AnyData) -> Iterator[Contradiction]:
+    if (
+        isinstance(data, ImageData)
+        and isinstance(data.normalize, Normalize)
+        and len(data.normalize.mean) != len(data.normalize.std)
+    ):
         yield Contradiction(
             "data.normalize",
             f"has {len(data.normalize.mean)} numbers in mean and {len(data.normalize.std)} in std; "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from dist_train.errors import ConfigError, RefusedElsewhereError, SaveError, UserError, is_reported
+from dist_train.errors import ConfigError, OwnCodeError, RefusedElsewhereError, SaveError, UserError, is_reported
 from dist_train.system.escape import escape, escape_lines
 from dist_train.system.inherited_state import repair_inherited_state
 from dist_train.system.stop_signals import StopRequested
@@ -24,9 +24,9 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE: the reader of the output has ended, as in `.
 def run_guarded(main: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: the result of `main`, with None as 0, or that of its exception.
 
-    A UserError and a SaveError are printed without a traceback, other exceptions with it. Under torchrun these are also
-    written to torchrun's error file. Errors that are already reported are not printed again. Output that can't be
-    written is a failure.
+    A UserError, a SaveError and an OwnCodeError are printed without our traceback, other exceptions with it. Under
+    torchrun these are also written to torchrun's error file. Errors that are already reported are not printed again.
+    Output that can't be written is a failure.
     """
     repair_inherited_state()
     try:
@@ -58,7 +58,7 @@ def _flush_output() -> bool:
 def _print_error(error: Exception | SystemExit) -> None:
     if isinstance(error, RefusedElsewhereError):
         time.sleep(PATIENCE)  # leaving first would make the launcher end the rank that prints the reason
-    elif isinstance(error, UserError | SaveError) and not is_reported(error):
+    elif isinstance(error, UserError | SaveError | OwnCodeError) and not is_reported(error):
         print(escape_lines(str(error)), file=sys.stderr, flush=True)
     elif not isinstance(error, StopRequested) and not is_reported(error):
         traceback.print_exc()
@@ -125,7 +125,7 @@ def _record_failure(main: Callable[[], int | None]) -> Callable[[], int | None]:
         # torchrun would print a traceback of what is recorded, which these errors must not have.
         try:
             return main()
-        except (UserError, SaveError, StopRequested, KeyboardInterrupt, SystemExit) as error:
+        except (UserError, SaveError, OwnCodeError, StopRequested, KeyboardInterrupt, SystemExit) as error:
             return error
         except Exception as error:
             if is_reported(error):

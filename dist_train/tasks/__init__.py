@@ -9,4 +9,4 @@ __all__ = ["Evaluation", "EvaluationCounts", "Task", "build_task"]
 
 def build_task(config: Config, classes: tuple[str, ...]) -> Task:
     """Return the task of the settings; `classes`: names of the classes in the data."""
-    return Classification(config.train, classes)
+    return Classification(config.loss, classes)

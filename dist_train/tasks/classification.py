@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dist_train.settings.schema import Train
+from dist_train.settings.schema import Loss
 
 
 class Classification:
     """Each sample belongs to one class, and the network returns a logit for each class."""
 
-    def __init__(self, config: Train, classes: tuple[str, ...]) -> None:
-        self._label_smoothing = config.label_smoothing
+    def __init__(self, loss: Loss, classes: tuple[str, ...]) -> None:
+        self._label_smoothing = float(loss.args.get("label_smoothing", 0.0))
         self._classes = classes
 
     def loss_sum(self, output: Tensor, targets: Tensor, num_samples: int) -> Tensor:  # noqa: ARG002

@@ -36,7 +36,7 @@ from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.settings.schedule import Schedule, check_ranks
-from dist_train.settings.schema import Config
+from dist_train.settings.schema import Config, OwnModel
 from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
 from dist_train.tasks import Task, build_task
@@ -70,7 +70,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         schedule = Schedule.from_config(config, len(dataset.train))
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         task = build_task(config, dataset.classes)
-        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+        example, _ = dataset.make_example(1)
+        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
     world.check_equal("data", _describe_data(dataset.identity))
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
@@ -226,7 +227,8 @@ def _build_reduction(
     seed_step(config.run.seed, 0, 0, world.device)  # a network may draw which parameters take part in a pass
     with state.autocast():
         trial = _make_trial(samples, state, task, dataset)
-        find_unused = config.distributed.find_unused_parameters == "on"
+        wanted = config.distributed.find_unused_parameters
+        find_unused = wanted == "on" or (wanted == "auto" and isinstance(config.model, OwnModel))
         return DDPReduction(model, network, world, trial, memory, config.distributed.compression, find_unused)
 
 

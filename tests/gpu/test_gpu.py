@@ -42,7 +42,8 @@ data: {name: synthetic, num_train: 184, num_test: 70, global_batch: 30, validati
        augment: {crop_padding: 2, flip: true, cutout: 6}}
 model: {name: mnist_example, dropout: 0.3}
 optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}
-train: {epochs: 3, micro_batch: 16, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}
+train: {epochs: 3, micro_batch: 16, ema_decay: 0.8, max_grad_norm: 1.0}
+loss: {name: cross_entropy, args: {label_smoothing: 0.1}}
 run: {deterministic: true}
 checkpoint: {every_steps: 3, keep_last: 100}
 log: {every_steps: 3, tensorboard: false, weights_every_steps: 1}

@@ -23,7 +23,7 @@ from dist_train.execution.auto_settings import Convolutions, decide
 from dist_train.models import build_model
 from dist_train.nest import map_tensors
 from dist_train.settings.loader import load_config
-from dist_train.settings.schema import Config
+from dist_train.settings.schema import Augment, Config, ImageData, Normalize
 from dist_train.tasks import build_task
 from dist_train.training import state as state_module
 from dist_train.training.state import TrainState
@@ -134,9 +134,11 @@ def test_images_are_prepared_where_they_are(
 ) -> None:
     config = configured(tmp_path)
     with fakes:
-        normalize = config.data.normalize
-        assert normalize != "auto"
-        preparation = Preprocessing(normalize, config.data.augment, 0, GPU, memory_format)
+        assert isinstance(config.data, ImageData)
+        normalize, augment = config.data.normalize, config.data.augment
+        assert isinstance(normalize, Normalize)
+        assert isinstance(augment, Augment)
+        preparation = Preprocessing(normalize, augment, 0, GPU, memory_format)
         images = torch.zeros(32, 3, 28, 28, dtype=torch.uint8, device=GPU)
         prepared = preparation.augment(images, torch.arange(32, device=GPU), epoch=0)
     assert (prepared.device, prepared.shape) == (GPU, (32, 3, 28, 28))

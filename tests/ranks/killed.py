@@ -35,7 +35,8 @@ data: {{name: synthetic, num_train: {SAMPLES}, num_test: 70, global_batch: {BATC
        augment: {{crop_padding: 2, flip: true, cutout: 6}}}}
 model: {{name: mnist_cnn, dropout: 0.3}}
 optim: {{name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}}
-train: {{epochs: {EPOCHS}, micro_batch: 8, ema_decay: 0.8, max_grad_norm: 1.0, label_smoothing: 0.1}}
+train: {{epochs: {EPOCHS}, micro_batch: 8, ema_decay: 0.8, max_grad_norm: 1.0}}
+loss: {{name: cross_entropy, args: {{label_smoothing: 0.1}}}}
 distributed: {{backend: gloo, threads: 1}}
 eval: {{every_epochs: 2}}
 checkpoint: {{every_steps: 4, keep_last: 3}}

@@ -17,6 +17,7 @@ import torch
 
 from dist_train.monitoring.metrics import read_lines
 from dist_train.settings.loader import load_config
+from dist_train.settings.schema import ImageData
 from tests.conftest import ROOT, Python, Ranks
 
 pytestmark = pytest.mark.slow
@@ -122,6 +123,7 @@ class TestWhatARunLeaves:
 
     def test_the_settings_load_again(self, finished: tuple[Path, str], directory: Path) -> None:
         written = load_config(finished[0] / "config.yaml")
+        assert isinstance(written.data, ImageData)
         given = [f"run.dir={finished[0]}", "run.name=small", f"data.cache={written.data.cache}"]
         assert written == load_config(directory / "small.yaml", given)
 

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "dist_train"
 LAYERS = (
     ("errors, seeds and nests of tensors need nothing of ours", {"__init__", "errors", "nest", "seeds"}),
     ("what the machine and its files are like", {"system"}),
+    ("code of the user is found and imported", {"own_code"}),
     ("settings say what to train, without torch", {"settings"}),
     ("models know the settings only", {"models"}),
     ("a run has a directory", {"run_dir"}),
@@ -28,7 +29,7 @@ LAYERS = (
 )
 WITHOUT_TORCH = (
     *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.run_dir", "dist_train.elastic.agent"),
-    *("dist_train.settings", "dist_train.diagnostics"),
+    *("dist_train.settings", "dist_train.diagnostics", "dist_train.own_code"),
     *(
         f"dist_train.system.{name}"
         for name in (

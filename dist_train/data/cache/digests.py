@@ -12,7 +12,7 @@ from dist_train.data.cache.entries import read_json, write_json
 from dist_train.data.cache.location import CacheError
 from dist_train.data.cache.lock import lock
 from dist_train.data.source import FileList
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 
 KEPT = 64
 """Digests that a data set keeps."""
@@ -20,7 +20,7 @@ KEPT = 64
 _log = logging.getLogger("dist_train.data")
 
 
-def find_digest(config: Data, files: FileList) -> str:
+def find_digest(config: ImageData, files: FileList) -> str:
     """Return the digest of these files; one process of the machine reads them if they are new or have changed."""
     path = Path(config.cache) / f"{config.name}.digests.json"
     if found := _read(path).get(files.stamp):
@@ -34,7 +34,7 @@ def find_digest(config: Data, files: FileList) -> str:
     return digest or _compute(config, files)
 
 
-def _compute(config: Data, files: FileList) -> str:
+def _compute(config: ImageData, files: FileList) -> str:
     if len(files.paths) > 1000:
         _log.info("reading %s files of %s, to notice when they change", f"{len(files.paths):,}", config.name)
     return files.compute_digest()

@@ -34,7 +34,7 @@ from dist_train.data.cache.location import CacheError, report_write_errors
 from dist_train.data.cache.lock import lock
 from dist_train.data.samples import InMemoryImages
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 from dist_train.system.escape import escape
 from dist_train.system.read_file import read_object
 
@@ -67,7 +67,7 @@ class CacheEntry:
             yield
 
 
-def locate_entry(config: Data, split: str, source: SplitSource, digest: str) -> CacheEntry:
+def locate_entry(config: ImageData, split: str, source: SplitSource, digest: str) -> CacheEntry:
     """Return the cache entry of a split, whether it exists or not; `digest` is that of its files."""
     identity = [FORMAT, config.name, split, config.resize, source.versions, digest]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

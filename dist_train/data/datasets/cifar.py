@@ -17,7 +17,7 @@ from torch import Tensor
 from dist_train.data.datasets.download import DataFiles, require
 from dist_train.data.source import DecodedSplit, SplitSource, check_labels, list_files, resize
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 
 SHAPE = (3, 32, 32)
 
@@ -65,7 +65,7 @@ LAYOUTS = {
 }
 
 
-def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
+def find(config: ImageData, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """Find the files of one split; raises DataError if they are missing."""
     layout = LAYOUTS[config.name]
     folder = require(layout.files, config)
@@ -75,7 +75,7 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     return SplitSource(files, partial(_read, config, layout, paths, folder / layout.meta), versions)
 
 
-def _read(config: Data, layout: Layout, paths: list[Path], meta: Path) -> DecodedSplit:
+def _read(config: ImageData, layout: Layout, paths: list[Path], meta: Path) -> DecodedSplit:
     classes = _read_classes(meta, layout)
     batches = [_read_batch(path, layout, classes) for path in paths]
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))

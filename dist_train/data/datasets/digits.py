@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from dist_train.data.source import NO_FILES, DecodedSplit, SplitSource, resize
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 
 SIDE = 28
 """Pixels of the enlarged images, like MNIST's."""
@@ -12,12 +12,12 @@ EVERY = 5
 """One in so many samples of each class is a test sample."""
 
 
-def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
+def find(config: ImageData, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """Describe one split; no files are needed."""
     return SplitSource(NO_FILES, lambda: _read(config, split), (torch.__version__,))
 
 
-def _read(config: Data, split: str) -> DecodedSplit:
+def _read(config: ImageData, split: str) -> DecodedSplit:
     from sklearn.datasets import load_digits
 
     digits = load_digits()

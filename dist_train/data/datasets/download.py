@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dist_train.data.cache.lock import lock
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 from dist_train.system.escape import escape
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class DataFiles:
     """Name of the tar file in which they are published; "" if each is published by itself, as `<name>.gz`."""
 
 
-def require(files: DataFiles, config: Data) -> Path:
+def require(files: DataFiles, config: ImageData) -> Path:
     """Return the folder under `data.root` that holds all files.
 
     Missing ones are unpacked from archives that lie there, else downloaded if `data.download` allows it.
@@ -61,7 +61,7 @@ def require(files: DataFiles, config: Data) -> Path:
     return folder
 
 
-def _unpack(files: DataFiles, config: Data, folder: Path) -> None:
+def _unpack(files: DataFiles, config: ImageData, folder: Path) -> None:
     """Unpack missing files from archives in their folder or in `data.root`, as their publishers name them."""
     root = Path(config.root)
     for name in _list_missing(files, folder):
@@ -112,7 +112,7 @@ def _list_missing(files: DataFiles, folder: Path) -> list[str]:
     return [name for name in files.names if not (folder / name).is_file()]
 
 
-def _download(files: DataFiles, config: Data, folder: Path) -> None:
+def _download(files: DataFiles, config: ImageData, folder: Path) -> None:
     """Download into a temporary folder and move complete files: an incomplete file is never found."""
     from torchvision import datasets
 
@@ -145,7 +145,7 @@ def _time_out_connections() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _missing_files_error(files: DataFiles, config: Data, reason: str) -> DataError:
+def _missing_files_error(files: DataFiles, config: ImageData, reason: str) -> DataError:
     folder = Path(config.root) / files.folder
     return DataError(
         f"data.name {config.name}: {folder} lacks {', '.join(_list_missing(files, folder))}, and {reason}. Put the "

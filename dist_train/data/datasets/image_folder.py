@@ -19,7 +19,7 @@ from dist_train.data.datasets.picture import ENDINGS, VERSION, Pixels, decode
 from dist_train.data.samples import PIECE, Shape, SplitName
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource, stamp_files
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data, ImageFolderData
+from dist_train.settings.schema import ImageData, ImageFolderData
 from dist_train.system.cpu import count_cores
 from dist_train.system.escape import escape
 
@@ -34,7 +34,7 @@ LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or ano
 _log = logging.getLogger("dist_train.data")
 
 
-def list_splits(config: Data) -> tuple[SplitName, ...]:
+def list_splits(config: ImageData) -> tuple[SplitName, ...]:
     """List the splits that have a folder.
 
     Raises:
@@ -56,7 +56,7 @@ def list_splits(config: Data) -> tuple[SplitName, ...]:
     return tuple(split for split, folders in there.items() if folders or split == "train")
 
 
-def find(config: Data, split: SplitName, seed: int) -> SplitSource:  # noqa: ARG001
+def find(config: ImageData, split: SplitName, seed: int) -> SplitSource:  # noqa: ARG001
     """List the files of one split; raises DataError if the folders are not as `LAYOUT` says."""
     assert isinstance(config, ImageFolderData)  # noqa: S101
     root = Path(config.root)
@@ -76,7 +76,7 @@ def find(config: Data, split: SplitName, seed: int) -> SplitSource:  # noqa: ARG
     )
 
 
-def _find_folders(config: Data, split: SplitName) -> list[Path]:
+def _find_folders(config: ImageData, split: SplitName) -> list[Path]:
     return [path for name in FOLDERS[split] if (path := Path(config.root) / name).is_dir()]
 
 

@@ -9,7 +9,7 @@ import torch
 from dist_train.data.datasets.download import DataFiles, require
 from dist_train.data.source import DecodedSplit, SplitSource, check_labels, list_files, resize
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 
 LOADERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 """Classes of `torchvision.datasets`."""
@@ -17,7 +17,7 @@ PREFIXES = {"train": "train", "test": "t10k"}
 NAMES = tuple(f"{prefix}-{kind}-ubyte" for prefix in PREFIXES.values() for kind in ("images-idx3", "labels-idx1"))
 
 
-def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
+def find(config: ImageData, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     """Find the files of one split; raises DataError if they are missing."""
     loader = LOADERS[config.name]
     folder = require(DataFiles(loader, f"{loader}/raw", NAMES), config)
@@ -26,7 +26,7 @@ def find(config: Data, split: str, seed: int) -> SplitSource:  # noqa: ARG001
     return SplitSource(list_files(paths, folder), partial(_read, config, split, paths), versions)
 
 
-def _read(config: Data, split: str, paths: list[Path]) -> DecodedSplit:
+def _read(config: ImageData, split: str, paths: list[Path]) -> DecodedSplit:
     from torchvision import datasets
 
     counts = {str(path): _check_header(path, dimensions) for path, dimensions in zip(paths, (3, 1), strict=True)}

@@ -9,7 +9,7 @@ from torch.nn import functional
 from dist_train import seeds
 from dist_train.data.memory import check_memory
 from dist_train.data.source import NO_FILES, DecodedSplit, SplitSource, resize
-from dist_train.settings.schema import Data, SyntheticData
+from dist_train.settings.schema import ImageData, SyntheticData
 
 COARSE = 4
 """Cells of a pattern along a side: coarse enough for a convolution to see."""
@@ -17,7 +17,7 @@ NOISE = 0.25
 """Standard deviation of the noise, in the unit of images scaled to 0..1."""
 
 
-def find(config: Data, split: str, seed: int) -> SplitSource:
+def find(config: ImageData, split: str, seed: int) -> SplitSource:
     """Describe one split; no files are needed."""
     assert isinstance(config, SyntheticData)  # noqa: S101
     count = config.num_train if split == "train" else config.num_test

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dist_train.settings.schema import Data, ImageFolderData, StoredData, SyntheticData
+from dist_train.settings.schema import ImageData, ImageFolderData, StoredData, SyntheticData
 from tests.unit.dist_train.data.files import Settings
 
 
@@ -14,8 +14,8 @@ from tests.unit.dist_train.data.files import Settings
 def settings(tmp_path: Path) -> Settings:
     """Builds settings with the root and the cache under `tmp_path`."""
 
-    def build(name: str, **other: Any) -> Data:
-        kinds: dict[str, type[Data]] = {"synthetic": SyntheticData, "image_folder": ImageFolderData}
+    def build(name: str, **other: Any) -> ImageData:
+        kinds: dict[str, type[ImageData]] = {"synthetic": SyntheticData, "image_folder": ImageFolderData}
         places = {"root": str(tmp_path / "root"), "cache": str(tmp_path / "cache"), "download": False}
         return kinds.get(name, StoredData).model_validate({"name": name, **places, **other})
 

@@ -17,7 +17,7 @@ from dist_train.data.datasets.cifar import LAYOUTS
 from dist_train.data.samples import Images, LabelledImages
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
-from dist_train.settings.schema import Augment, Data
+from dist_train.settings.schema import Augment, ImageData
 
 SEED = 3
 
@@ -25,10 +25,10 @@ SEED = 3
 ALL = Augment(crop_padding=2, flip=True, cutout=3)
 
 
-Settings = Callable[..., Data]
+Settings = Callable[..., ImageData]
 
 
-def opened(config: Data, world: World | None = None) -> Dataset:
+def opened(config: ImageData, world: World | None = None) -> Dataset:
     return open_dataset(config, SEED, world or World())
 
 
@@ -68,7 +68,7 @@ def flat(batch: Batch) -> Trained:
     return Trained(whole.inputs, whole.targets, shard.num_samples, shard.indices, batch.count, batch.step, batch.epoch)
 
 
-def trained(dataset: Dataset, config: Data, world: World, start: int, stop: int) -> list[Trained]:
+def trained(dataset: Dataset, config: ImageData, world: World, start: int, stop: int) -> list[Trained]:
     with TrainBatches(dataset, config, SEED, world, start, stop) as batches:
         return [flat(batch) for batch in batches]
 
@@ -135,7 +135,7 @@ def write_cifar(root: Path, name: str = "cifar10", each: int = 4, protocol: int 
     return folder
 
 
-def refusal(config: Data) -> str:
+def refusal(config: ImageData) -> str:
     """What is said when the data are opened, or else when they are read."""
 
     def read_all() -> None:

@@ -8,34 +8,39 @@ import pytest
 import yaml
 
 from dist_train.settings.loader import load_config, to_yaml
-from dist_train.settings.schema import Config, Normalize
+from dist_train.settings.schema import Augment, Config, ImageData, Normalize
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
+
+
+def images(config: Config) -> ImageData:
+    assert isinstance(config.data, ImageData)
+    return config.data
 
 
 def test_least_file_gets_the_defaults_of_its_surroundings(load: Load) -> None:
     config = load(LEAST)
     assert (config.run.name, config.run.dir) == ("a", "runs/a")
-    assert config.data.root == "data"
-    assert config.data.cache == str(Path("~/.cache/dist-train").expanduser())
+    assert images(config).root == "data"
+    assert images(config).cache == str(Path("~/.cache/dist-train").expanduser())
     assert config.optim.name == "sgd"
     assert config.train.epochs == 10
 
 
 def test_environment_moves_root_and_cache(load: Load) -> None:
     config = load(LEAST, DIST_TRAIN_DATA="/some/data", XDG_CACHE_HOME="/some/cache")
-    assert (config.data.root, config.data.cache) == ("/some/data", "/some/cache/dist-train")
+    assert (images(config).root, images(config).cache) == ("/some/data", "/some/cache/dist-train")
 
 
 def test_environment_of_the_process_counts_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIST_TRAIN_DATA", "/some/data")
     (tmp_path / "a.yaml").write_text(LEAST)
-    assert load_config(tmp_path / "a.yaml").data.root == "/some/data"
+    assert images(load_config(tmp_path / "a.yaml")).root == "/some/data"
 
 
 def test_home_is_expanded(load: Load) -> None:
     config = load(LEAST, "data.root=~/images", "data.cache=~", "run.dir=~/runs")
-    assert config.data.root == str(Path.home() / "images")
-    assert config.data.cache == str(Path.home())
+    assert images(config).root == str(Path.home() / "images")
+    assert images(config).cache == str(Path.home())
     assert config.run.dir == str(Path.home() / "runs")
 
 
@@ -96,20 +101,20 @@ def test_lists_and_mappings_of_a_command_line(load: Load) -> None:
     whole = load(LEAST, "data.normalize={mean: [0.5], std: [0.25]}", "data.augment={flip: true}")
     parts = load(LEAST + "log:\n", "data.normalize.mean=[0.5]", "data.normalize.std=[0.25]", "data.augment.flip=true")
     assert whole == parts
-    assert whole.data.normalize == Normalize(mean=(0.5,), std=(0.25,))
-    assert whole.data.augment.flip
+    assert images(whole).normalize == Normalize(mean=(0.5,), std=(0.25,))
+    assert images(whole).augment == Augment(flip=True)
 
 
 def test_part_of_a_mapping_is_overridden_alone(load: Load) -> None:
     text = "data: {name: synthetic, normalize: {mean: [0.5], std: [0.25]}}\nmodel: {name: lenet}\n"
-    assert load(text, "data.normalize.std=[2.0]").data.normalize == Normalize(mean=(0.5,), std=(2.0,))
-    assert load(text, "data.normalize=auto").data.normalize == "auto"
+    assert images(load(text, "data.normalize.std=[2.0]")).normalize == Normalize(mean=(0.5,), std=(2.0,))
+    assert images(load(text, "data.normalize=auto")).normalize == "auto"
 
 
 def test_parts_on_the_command_line_replace_a_word_of_the_file(load: Load) -> None:
     text = "data: {name: synthetic, normalize: auto}\nmodel: {name: lenet}\n"
     config = load(text, "data.normalize.mean=[0.5]", "data.normalize.std=[0.25]")
-    assert config.data.normalize == Normalize(mean=(0.5,), std=(0.25,))
+    assert images(config).normalize == Normalize(mean=(0.5,), std=(0.25,))
 
 
 @pytest.mark.parametrize("name", ["2024", "1.5", "true", "null-1", "1e3"])

@@ -106,13 +106,13 @@ def test_fault_of_a_file(load: Load, text: str, message: str) -> None:
             "data: {name: digits}\nmodel: {name: lenett}",
             (
                 "a.yaml:2: model.name is 'lenett'; allowed: lenet, mnist_example, mnist_cnn, cifar_tutorial, resnet18, "
-                "torchvision/<model>. Did you mean lenet?"
+                "torchvision/<model>, timm/<model>, a reference. Did you mean lenet?"
             ),
         ),
         ("data: {name: digits}\nmodel: {name: resnet50}", "Did you mean torchvision/resnet50?"),
         ("data: {name: digits}\nmodel: {name: torchvision/resnet5}", "Did you mean torchvision/resnet50?"),
         ("data: {name: digits, shape: [1]}\nmodel: {name: lenet}", "data.shape is not a setting of data.name digits"),
-        ("data: {name: digits}\nmodel: {name: resnet18, width: 2}", "resnet18 has none of its own"),
+        ("data: {name: digits}\nmodel: {name: resnet18, width: 2}", "resnet18 takes: num_classes"),
         (
             "data: {name: digits, normalize: {}}\nmodel: {name: lenet}",
             "data.normalize.mean is missing; it must be a list",
@@ -147,7 +147,7 @@ def test_fault_of_a_whole_file(load: Load, text: str, message: str) -> None:
         ("x.y=3", "x.y is not a setting; allowed: run, data"),
         ("optim.lr", "command line: optim.lr: is not of the form key=value"),
         ("=3", "command line: =3: is not of the form key=value"),
-        ("optim=3", "command line: optim=3: optim is a section; set one of its keys: optim.name, optim.lr"),
+        ("optim=3", "command line: optim=3: optim.name is 3; allowed: sgd, adam"),
         ("optim.lr=-1", "command line: optim.lr=-1: optim.lr is -1; it must be a number of at least 0"),
         ('optim.lr="\\UFFFFFFFF"', "optim.lr is '\"\\\\UFFFFFFFF\"'; it must be a number"),
         ("optim.lr=0x1", "optim.lr is '0x1'; it must be a number"),

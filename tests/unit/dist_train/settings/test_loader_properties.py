@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import to_yaml
-from dist_train.settings.schema import SCHEDULE_SETTINGS, Config, Section, list_keys
+from dist_train.settings.schema import SCHEDULE_SETTINGS, Config, Section, Words, list_keys
 from tests.unit.dist_train.settings.conftest import LEAST, Load
 
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -117,11 +117,22 @@ DEPENDENT = {
 }
 
 
+arguments = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9) | st.sampled_from(["on", "1.0e4"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b"]), inner, max_size=2),
+    max_leaves=5,
+)
+
+
 def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> st.SearchStrategy[Any]:
     """Values that an annotation of the settings allows."""
     parts, origin = get_args(annotation), get_origin(annotation)
+    if origin is dict:
+        return st.dictionaries(st.from_regex(r"\A[a-z_]{1,9}\Z"), arguments, max_size=3)
+    if any(isinstance(each, Words) for each in metadata):
+        return st.sampled_from(["json:loads", "collections.abc:Sized"])
     if origin is Annotated:
-        return allowed(parts[0], parts[1:])
+        return allowed(parts[0], () if get_origin(parts[0]) is dict else parts[1:])
     if origin is Literal:
         return st.sampled_from(parts)
     if origin in (Union, UnionType):
@@ -149,7 +160,7 @@ def allowed_scalar(kind: type, metadata: Sequence[Any]) -> st.SearchStrategy[Any
         numbers = st.floats(low, high, exclude_min="gt" in limit, exclude_max="lt" in limit, allow_nan=False)
         return numbers.filter(isfinite)
     if kind is str:
-        return st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z") if "pattern" in limit else paths
+        return st.from_regex(limit["pattern"].replace("^", r"\A").replace("$", r"\Z")) if "pattern" in limit else paths
     return st.booleans() if kind is bool else st.none()
 
 

@@ -8,7 +8,7 @@ import yaml
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
 from dist_train.settings.reference import format_reference
-from dist_train.settings.renames import ADDED_KEYS, OLD_VALUES, RENAMED_KEYS, OldValue, translate_settings
+from dist_train.settings.renames import ADDED_KEYS, OLD_VALUES, RENAMED_KEYS, UNSET, OldValue, translate_settings
 from dist_train.settings.schema import Config, find_contradictions, flatten, list_keys
 from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
@@ -49,16 +49,19 @@ def test_an_old_key_on_the_command_line_is_refused(load: Load, old: str, new: st
 
 @KEYS
 def test_an_old_key_beside_the_new_one_is_refused(load: Load, old: str, new: str) -> None:
-    section, name = old.split(".")
-    text = LEAST + f"{section}:\n  {name}: 5\n  {new.split('.')[1]}: 5\n"
-    both = f"a.yaml:4: {old} is 5; this setting is now called {new}, which is set too, at a.yaml:5: remove {old}"
+    (section, name), (new_section, *names) = old.split("."), new.split(".")
+    where = "" if section == new_section else f"{new_section}:\n"
+    written = "".join(f"{' ' * 2 * depth}{part}:\n" for depth, part in enumerate(names, start=1)).rstrip("\n")
+    text = LEAST + f"{section}:\n  {name}: 5\n{where}{written} 5\n"
+    line = text.count("\n")
+    both = f"a.yaml:4: {old} is 5; this setting is now called {new}, which is set too, at a.yaml:{line}: remove {old}"
     assert complaint(load, text) == both
     assert f"command line: {old}=5: {old} is 5" in complaint(load, LEAST, f"{old}=5", f"{new}=5")
 
 
 @KEYS
 def test_an_old_key_written_with_a_dot_gets_the_new_name(load: Load, old: str, new: str) -> None:
-    section, name = new.split(".")
+    section, _, name = new.rpartition(".")
     expected = f"a.yaml:3: {old} cannot be one key in a file; write {name}: under {section}:"
     assert complaint(load, LEAST + f"{old}: 5\n") == expected
 
@@ -94,7 +97,7 @@ def test_all_old_settings_are_refused_at_once(load: Load) -> None:
         ("log.evry=1", "allowed: every_steps, tensorboard, progress, ledger, weights_every_steps"),
         ("log.evey_steps=1", "Did you mean log.every_steps?"),
         ("log.weights_evry=1", "Did you mean log.weights_every_steps?"),
-        ("checkpoint.evry=1", "allowed: every_steps, keep_last, keep_best, asynchronous"),
+        ("checkpoint.evry=1", "allowed: every_steps, keep_last, keep_best, monitor, mode, split, asynchronous"),
         ("data.loader=residnt", "allowed: auto, in_memory, workers"),
         ("train.compile=stp", "allowed: off, model"),
     ],
@@ -105,7 +108,9 @@ def test_old_names_are_not_proposed(load: Load, wrong: str, end: str) -> None:
 
 def test_the_table_leads_to_settings_of_today() -> None:
     known = set(list_keys((Config,)))
-    assert set(RENAMED_KEYS.values()) | {old.key for old in OLD_VALUES} | set(ADDED_KEYS) <= known
+    arguments = {key for key in RENAMED_KEYS.values() if ".args." in key}
+    assert {key.rpartition(".")[0] for key in arguments} <= known
+    assert (set(RENAMED_KEYS.values()) - arguments) | {old.key for old in OLD_VALUES} | set(ADDED_KEYS) <= known
     assert not known & set(RENAMED_KEYS)
     reference = format_reference()
     assert "`train.compile_mode`: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs" in reference
@@ -175,7 +180,8 @@ def test_settings_of_an_old_checkpoint_are_translated(old_run: Path) -> None:
     config = load_run_config(old_run / "config.yaml")
     now = flatten(config.model_dump())
     before = {key: value for key, value in now.items() if key not in (*RENAMED_KEYS.values(), *ADDED_KEYS)}
-    before |= {old: now[new] for old, new in RENAMED_KEYS.items()}
+    before |= {old: now[new] for old, new in RENAMED_KEYS.items() if new in now}
+    before |= dict(UNSET)
     before |= {old.key: old.value for old in OLD_VALUES}
     assert translate_settings(before) == now
 

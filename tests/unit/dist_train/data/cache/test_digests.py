@@ -10,12 +10,12 @@ import pytest
 from dist_train.data.cache import digests
 from dist_train.data.cache.digests import KEPT, find_digest
 from dist_train.data.source import FileList, list_files
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 from tests.unit.dist_train.data.files import Settings
 
 
 @pytest.fixture
-def config(settings: Settings) -> Data:
+def config(settings: Settings) -> ImageData:
     return settings("digits")
 
 
@@ -46,12 +46,12 @@ def list_folder(folder: Path) -> FileList:
     return list_files(sorted(folder.iterdir()), folder)
 
 
-def test_a_second_start_reads_no_file(config: Data, folder: Path, reads: list[str]) -> None:
+def test_a_second_start_reads_no_file(config: ImageData, folder: Path, reads: list[str]) -> None:
     assert find_digest(config, list_folder(folder)) == find_digest(config, list_folder(folder))
     assert len(reads) == 1
 
 
-def test_a_copy_has_the_same_digest(config: Data, folder: Path, tmp_path: Path) -> None:
+def test_a_copy_has_the_same_digest(config: ImageData, folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     assert find_digest(config, list_folder(folder)) == find_digest(config, list_folder(copy))
 
@@ -73,13 +73,13 @@ def rewrite(path: Path) -> None:
     ],
     ids=["content", "name", "gone", "one more"],
 )
-def test_other_files_have_another_digest(config: Data, folder: Path, change: Callable[[Path], object]) -> None:
+def test_other_files_have_another_digest(config: ImageData, folder: Path, change: Callable[[Path], object]) -> None:
     before = find_digest(config, list_folder(folder))
     change(folder / "1.bin")
     assert find_digest(config, list_folder(folder)) != before
 
 
-def test_a_damaged_or_missing_record_is_computed_again(config: Data, folder: Path, reads: list[str]) -> None:
+def test_a_damaged_or_missing_record_is_computed_again(config: ImageData, folder: Path, reads: list[str]) -> None:
     before = find_digest(config, list_folder(folder))
     (record,) = Path(config.cache).glob("*.digests.json")
     for content in ("", "[]", record.read_text().replace(before, "0" * 64)):
@@ -88,7 +88,7 @@ def test_a_damaged_or_missing_record_is_computed_again(config: Data, folder: Pat
     assert len(reads) == 4
 
 
-def test_the_record_does_not_grow(config: Data, folder: Path) -> None:
+def test_the_record_does_not_grow(config: ImageData, folder: Path) -> None:
     for _ in range(KEPT + 3):
         rewrite(folder / "0.bin")
         (folder / "1.bin").write_bytes(os.urandom(10))
@@ -97,7 +97,7 @@ def test_the_record_does_not_grow(config: Data, folder: Path) -> None:
     assert len(digests._read(record)) == KEPT
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle(config: Data, folder: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_no_obstacle(config: ImageData, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     elsewhere = config.model_copy(update={"cache": str(tmp_path / "file" / "cache")})
     assert find_digest(elsewhere, list_folder(folder)) == find_digest(config, list_folder(folder))

@@ -21,7 +21,7 @@ from dist_train.data import Dataset
 from dist_train.data.cache import entries as cache_module
 from dist_train.data.cache.location import CacheError
 from dist_train.distributed.world import World
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 from tests.unit.dist_train.data.files import (
     Settings,
     cut_short,
@@ -37,7 +37,7 @@ from tests.unit.dist_train.data.files import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-def entries(config: Data) -> dict[str, Path]:
+def entries(config: ImageData) -> dict[str, Path]:
     return {path.name.split("-")[1]: path for path in Path(config.cache).iterdir() if path.is_dir()}
 
 
@@ -234,7 +234,7 @@ def test_a_cache_without_room_says_why_and_keeps_no_part(settings: Settings) -> 
     opened(config)
 
 
-def open_in_process(config: Data, log: str, together: Barrier) -> None:
+def open_in_process(config: ImageData, log: str, together: Barrier) -> None:
     torch.set_num_threads(1)  # OpenMP does not survive a fork
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     together.wait()

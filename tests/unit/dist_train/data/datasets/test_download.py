@@ -17,7 +17,7 @@ import pytest
 
 from dist_train.data.datasets import download
 from dist_train.data.datasets.cifar import LAYOUTS
-from dist_train.settings.schema import Data
+from dist_train.settings.schema import ImageData
 from tests.unit.dist_train.data.files import (
     Settings,
     held_out,
@@ -151,7 +151,7 @@ def test_a_download_leaves_the_files_and_nothing_else(
 def test_only_one_process_downloads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the lock meanwhile."""
 
-    def deliver(_: object, config: Data, folder: Path) -> None:
+    def deliver(_: object, config: ImageData, folder: Path) -> None:
         with (Path(config.cache) / "mnist.lock").open("r+") as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         write_idx(folder.parent.parent)

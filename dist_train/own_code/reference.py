@@ -1,0 +1,183 @@
+"""What a reference names: found in the source and checked without running any of it, and without torch."""
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dist_train.system.escape import escape
+from dist_train.system.read_file import read_bytes
+
+_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_REFERENCE = re.compile(rf"(?:(?P<file>.*\.py)|(?P<module>{_NAME})):(?P<name>{_NAME})", re.DOTALL)
+FORMS = "path/to/file.py:Name or package.module:Name"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A place of code: a file, or a module that Python can import, and a name in it."""
+
+    file: Path | None
+    module: str | None
+    name: str
+    """With dots for a name within a class."""
+
+    @property
+    def where(self) -> str:
+        """The file or module, for messages."""
+        return escape(self.file or self.module or "")
+
+
+def parse_reference(text: str) -> Reference | None:
+    """Return the place that a reference names, None if the text is none."""
+    found = _REFERENCE.fullmatch(text)
+    if found is None:
+        return None
+    return Reference(Path(found["file"]) if found["file"] else None, found["module"], found["name"])
+
+
+def is_same_code(one: str, other: str) -> bool:
+    """Whether two references have the same file name, or module, and the same name: folders may have moved."""
+    first, second = parse_reference(one), parse_reference(other)
+    if first is None or second is None or first.file is None or second.file is None:
+        return one == other
+    return (first.file.name, first.name) == (second.file.name, second.name)
+
+
+def find_fault(
+    text: str, arguments: Mapping[str, Any] | None, given: Iterable[str] = (), positional: int = 0
+) -> str | None:
+    """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
+
+    Args:
+        arguments: from the settings, by name; None: they are not checked.
+        given: names of arguments that the program adds where there is such a parameter.
+        positional: how many arguments the program gives by position.
+    """
+    reference = parse_reference(text)
+    if reference is None:
+        return f"it is no reference; write {FORMS}"
+    try:
+        source = _read_source(reference)
+        tree = None if source is None else ast.parse(source)
+    except OSError as error:
+        return f"{reference.where} can't be read: {error.strerror or error}"
+    except ValueError as error:
+        return f"{reference.where} is no Python file: {error}"
+    except SyntaxError:
+        return None  # the import shows it with its line
+    if tree is None:
+        return None
+    first, *rest = reference.name.split(".")
+    names = dict(_find_names(tree))
+    if first not in names:
+        if _has_star_import(tree) or "__getattr__" in names:
+            return None
+        close = get_close_matches(first, names, 1)
+        public = sorted(name for name in names if not name.startswith("_"))
+        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(public[:10]) or 'no names'}"
+        return f"{reference.where} has no {first}; {hint}"
+    definition = names[first]
+    parameters = None if rest or definition is None else _find_parameters(definition, names)
+    return (
+        None
+        if parameters is None or arguments is None
+        else parameters.find_fault(reference, arguments, set(given), positional)
+    )
+
+
+def _read_source(reference: Reference) -> bytes | None:
+    """Read the source; None if it is no file that can be known without importing a package."""
+    if reference.file is not None:
+        return read_bytes(reference.file)
+    assert reference.module is not None  # noqa: S101
+    if importlib.util.find_spec(reference.module.partition(".")[0]) is None:
+        raise ValueError("there is no such module; is it installed, or in PYTHONPATH?")
+    return None
+
+
+def _find_names(tree: ast.Module) -> Iterator[tuple[str, ast.AST | None]]:
+    """Yield each name that the module defines, with its class or function if that is what it is."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name.partition(".")[0], None) for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id, None
+
+
+def _has_star_import(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameters of a function or of a class's constructor."""
+
+    positional: tuple[str, ...]
+    """Those that may be given by position, in order, `self` left out."""
+    keywords: tuple[str, ...]
+    """Those that may be given by name."""
+    required: tuple[str, ...]
+    takes_any_position: bool
+    takes_any_name: bool
+
+    def find_fault(
+        self, reference: Reference, arguments: Mapping[str, Any], given: set[str], positional: int
+    ) -> str | None:
+        """Describe an argument that is unknown or missing, None if all fit."""
+        if positional > len(self.positional) and not self.takes_any_position:
+            return f"{reference.name} in {reference.where} takes {len(self.positional)} arguments, not {positional}"
+        by_position = self.positional[:positional]
+        known = [name for name in self.keywords if name not in by_position and name not in given]
+        for name in arguments:
+            if name in by_position or name in given:
+                return f"{reference.name} in {reference.where} gets {name} from the program; remove it from args"
+            if name not in known and not self.takes_any_name:
+                close = get_close_matches(name, known, 1)
+                hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
+                return f"{reference.name} in {reference.where} has no argument {escape(name, 40)}; {hint}"
+        missing = [name for name in self.required if name not in {*by_position, *given, *arguments}]
+        if missing:
+            return f"{reference.name} in {reference.where} needs the argument {', '.join(missing)}; add it to args"
+        return None
+
+
+def _find_parameters(definition: ast.AST, names: Mapping[str, ast.AST | None]) -> Parameters | None:
+    """Return the parameters of a function or class; None where a decorator or a base may change them."""
+    if isinstance(definition, ast.ClassDef):
+        if definition.decorator_list or definition.keywords:
+            return None
+        methods = {node.name: node for node in definition.body if isinstance(node, ast.FunctionDef)}
+        if "__new__" in methods:
+            return None
+        if "__init__" not in methods:
+            bases = [names.get(base.id) if isinstance(base, ast.Name) else None for base in definition.bases]
+            if len(bases) == 1 and isinstance(bases[0], ast.ClassDef) and bases[0] is not definition:
+                return _find_parameters(bases[0], names)
+            return None
+        return _list_parameters(methods["__init__"], is_method=True)
+    if isinstance(definition, ast.FunctionDef):
+        return _list_parameters(definition, is_method=False)
+    return None
+
+
+def _list_parameters(function: ast.FunctionDef, is_method: bool) -> Parameters | None:
+    if function.decorator_list:
+        return None
+    found = function.args
+    ordered = [parameter.arg for parameter in (*found.posonlyargs, *found.args)]
+    required = ordered[: len(ordered) - len(found.defaults)]
+    only_names = [parameter.arg for parameter in found.kwonlyargs]
+    required += [name for name, default in zip(only_names, found.kw_defaults, strict=True) if default is None]
+    if is_method:
+        ordered, required = ordered[1:], required[1:]
+    by_name = [name for name in ordered if name not in {parameter.arg for parameter in found.posonlyargs}]
+    return Parameters(
+        tuple(ordered), (*by_name, *only_names), tuple(required), found.vararg is not None, found.kwarg is not None
+    )

@@ -1,0 +1,79 @@
+"""Resolve the references of a settings file: find their files, and check the arguments for what they name."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dist_train.own_code.reference import find_fault, parse_reference
+from dist_train.settings.strict_yaml import MAX_BYTES, Fault, LocatedValue
+
+
+class _Place(NamedTuple):
+    """A setting that may be a reference."""
+
+    key: str
+    given: tuple[str, ...] = ()
+    """Arguments that the program gives by name where there is such a parameter."""
+    positional: int = 0
+    """Arguments that the program gives by position."""
+    is_called: bool = True
+    """Whether what it names is called with its `args`."""
+
+
+_PLACES = (
+    _Place("model.name"),
+    _Place("data.name", given=("split",)),
+    _Place("data.collate", is_called=False),
+    _Place("data.sampling", is_called=False),
+    _Place("data.augment", is_called=False),
+    _Place("task", is_called=False),
+    _Place("loss.name", positional=2),
+    _Place("metrics", is_called=False),
+    _Place("optim.name", is_called=False),
+    _Place("optim.schedule", is_called=False),
+    _Place("callbacks"),
+)
+
+
+def resolve_references(root: LocatedValue, folder: Path) -> Iterator[Fault]:
+    """Make the files of references relative to the working directory, and yield what is wrong with them.
+
+    Args:
+        folder: of the settings file; a reference on the command line is relative to the working directory.
+    """
+    for place in _PLACES:
+        head, _, name = place.key.rpartition(".")
+        above = root
+        for part in head.split(".") if head else ():
+            above = above.value.get(part, LocatedValue({}, root.location)) if isinstance(above.value, dict) else above
+        entry = above.value.get(name) if isinstance(above.value, dict) else None
+        if entry is None:
+            continue
+        arguments = above.value.get("args") if head and place.is_called else None
+        plain = arguments.to_plain() if arguments else {}
+        is_in_file = entry.location.order <= MAX_BYTES
+        value, faults = _resolve(entry.value, place, plain, folder if is_in_file else Path())
+        above.value[name] = LocatedValue(value, entry.location)
+        yield from (Fault(entry.location, f"{place.key} is {text!r}; {fault}") for text, fault in faults)
+
+
+def _resolve(value: Any, place: _Place, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[tuple[str, str]]]:
+    """Return the value with resolved references, and what is wrong with each."""
+    if isinstance(value, tuple):
+        found = [_resolve(each, place, {}, folder) for each in value]
+        return tuple(each for each, _ in found), [fault for _, faults in found for fault in faults]
+    if isinstance(value, LocatedValue):
+        inner, faults = _resolve(value.value, place, arguments, folder)
+        return LocatedValue(inner, value.location), faults
+    reference = parse_reference(value) if isinstance(value, str) else None
+    if reference is None:
+        return value, []
+    if reference.file is not None:
+        path = Path(os.path.abspath(folder / reference.file.expanduser()))  # noqa: PTH100 - links stay as they are
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        resolved = f"{shown}:{reference.name}"
+    else:
+        resolved = value
+    fault = find_fault(resolved, arguments if place.is_called else None, place.given, place.positional)
+    return resolved, [(value, fault)] if fault else []

@@ -25,7 +25,7 @@ NOT_OURS = {".venv", ".venv-bench", ".venv-matrix", "runs", ".pytest_cache"}
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not NOT_OURS & set(path.parts))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # What makes a command of the README short, without a network and without a trace in the checkout.
-SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_test=40", "train.max_steps=2"]
+SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_train=80", "data.limit_test=40", "train.max_steps=2"]
 README = ROOT / "README.md"
 CLUSTER = ROOT / "slurm" / "README.md"
 OUR_COMMAND = re.compile(r"(?:^| dist-train |\.sif )dist-train (\w+) ?(.*)")  # as it is, or in a container
@@ -137,7 +137,7 @@ def as_run(command: str, short: list[str] = SHORT) -> list[str] | None:
     if "submit" in words:
         short = ["--dry-run"]
     if "drill" in words:
-        short = ["train.epochs=4", "--rounds", "1", "--faults", "corrupt-latest"]
+        short = ["data.limit_train=320", "train.epochs=4", "--rounds", "1", "--faults", "corrupt-latest"]
     modules = {"torchrun": ["-m", "torch.distributed.run"], "dist-train": ["-m", "launch"]}
     return [*modules.get(words[0], []), *words[1:], *short]
 

@@ -139,7 +139,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Pyth
 def test_the_loss_curve_is_the_same_at_any_number_of_ranks(runs: Runs, name: str, tolerance: float, ranks: int) -> None:
     alone = runs.losses("curve64" if name == "curve64" else "curve", 1)
     assert len(alone) == (STEPS64 if name == "curve64" else 50)
-    assert max(alone) > 1.2 * min(alone), "the curve has to move, or any two would agree"
+    assert max(alone) > 1.1 * min(alone), "the curve has to move, or any two would agree"
     assert runs.losses(name, ranks) == pytest.approx(alone, rel=tolerance, abs=0)
 
 

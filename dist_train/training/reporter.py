@@ -43,7 +43,7 @@ class Reporter:
     def __init__(self, log: RankLog) -> None:
         self._log = log
 
-    def report_start(self, moved_aside: Path | None, changes: Changes) -> None: ...
+    def report_start(self, moved_aside: Path | None, lost: str | None, changes: Changes) -> None: ...
 
     def count_step(self) -> None: ...
 
@@ -114,8 +114,10 @@ class MainReporter(Reporter):
             started_step=self._started_step,
         )
 
-    def report_start(self, moved_aside: Path | None, changes: Changes) -> None:
-        """Print where an earlier run was moved, and what has changed since the checkpoint."""
+    def report_start(self, moved_aside: Path | None, lost: str | None, changes: Changes) -> None:
+        """Print where an earlier run was moved, how the start before was lost, and what has changed since it."""
+        if lost:
+            _log.warning("%s", lost)
         if moved_aside:
             _log.info("the earlier run %s is now %s", escape(self._run.path), escape(moved_aside))
         for path, newest_step in self._earlier_lines.items():

@@ -177,7 +177,7 @@ def test_the_commands_for_two_machines_train_together(tmp_path: Path, python: Py
     with ThreadPoolExecutor() as pool:
         main, other = pool.map(start, (0, 1))
     assert (main.returncode, other.returncode) == (0, 0), main.stderr + other.stderr
-    assert "2 rank(s) on cpu" in main.stdout
+    assert "2 ranks on cpu" in main.stdout
     assert (tmp_path / "0" / "runs" / "digits" / "checkpoints" / "best").exists()
 
 

@@ -37,6 +37,7 @@ WITHOUT_TORCH = (
             "cpu",
             "environment",
             "escape",
+            "plural",
             "exit",
             "lock_file",
             "process",

@@ -10,7 +10,7 @@ import torch
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.progress import check_nothing_is_lost, warn_of_lost_checkpoint
 from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
-from dist_train.checkpoint.store import Store, find
+from dist_train.checkpoint.store import Store, explain_unwritten, find
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
@@ -198,7 +198,7 @@ def _quarantine(own: Store, step: int, reason: str) -> None:
     try:
         _log.warning("%s is now %s", own.path(step), own.quarantine(step, reason))
     except OSError as error:
-        _log.warning("%s: can't be moved to quarantine: %s", own.path(step), error.strerror)
+        _log.warning("%s: can't be moved to quarantine: %s", own.path(step), explain_unwritten(error))
 
 
 def read_auto_settings(files: Files | None) -> dict[str, Any] | None:

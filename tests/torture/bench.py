@@ -105,4 +105,4 @@ def finish(command: Command, timeout: float = HANG) -> Outcome:
                     os.kill(pid, number)
             time.sleep(0.5)
         out, errors = command.communicate()
-    return Outcome(code, out + errors, time.monotonic() - begun)
+    return Outcome(code, out + errors, time.monotonic() - begun, errors)

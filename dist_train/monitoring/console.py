@@ -71,9 +71,9 @@ class _SafeFormatter(logging.Formatter):
     """Escapes what acts on a terminal, such as in a path or a library's message; only our own text has line ends."""
 
     def format(self, record: logging.LogRecord) -> str:
-        if isinstance(record.args, tuple):
+        if isinstance(args := record.args, tuple):
             record = copy(record)  # other handlers show it too
-            record.args = tuple(arg if isinstance(arg, int | float) else escape(arg, _LONGEST) for arg in record.args)
+            record.args = tuple(arg if isinstance(arg, int | float) else escape(arg, _LONGEST) for arg in args)
         return "\n".join(escape(line, _LONGEST) for line in super().format(record).split("\n"))
 
 

@@ -66,7 +66,7 @@ def test_every_recipe_trains(config: Path, tmp_path: Path, python: Python) -> No
     colour = load_config(config).data.name not in KNOWN_CLASSES or "cifar" in load_config(config).data.name
     shape = [3, 32, 32] if colour else [1, 28, 28]
     overrides = [
-        "data.name=synthetic", f"data.shape={shape}", "data.limit_train=64", "data.limit_test=32",
+        "data.name=synthetic", f"data.shape={shape}", "data.limit_train=20", "data.limit_test=10",
         "train.max_steps=2", f"run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     done = python("-m", "dist_train", str(config), *overrides)

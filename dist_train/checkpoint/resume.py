@@ -19,6 +19,7 @@ from dist_train.execution.gpu import describe_versions
 from dist_train.run_dir import RunDir
 from dist_train.settings.renames import translate_settings
 from dist_train.settings.schema import Config, flatten
+from dist_train.system.escape import escape
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]
     if now["train.precision"] is None:  # it keeps what the run has decided
         before["train.precision"] = None
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
-    return {key: (_format_value(before, key), _format_value(now, key)) for key in keys}
+    return {escape(key): (_format_value(before, key), _format_value(now, key)) for key in keys}
 
 
 def _format_value(settings: dict[str, Any], key: str) -> str:

@@ -14,7 +14,7 @@ from tests.torture import runs
 from tests.torture.bench import Bench, finish
 from tests.torture.cases import Case, Fault, judge
 
-QUICK, USUAL = 1, 120
+QUICK, USUAL = 1, 65
 ROUNDS = 20
 TRAIN = runs.train_command("run")
 CLI = ("-m", "launch")

@@ -15,8 +15,10 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from dist_train.diagnostics.verdict import find_newest_checkpoint
 from dist_train.errors import RefusedElsewhereError, UserError
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
 
     with only_first_rank_reports():
         ranks = read_number(os.environ, "LOCAL_WORLD_SIZE", 1)
-        busy = None if config.is_deterministic else leave_busy_cores(meter, ranks)
+        busy = leave_cores_to_others(config, meter, ranks)
         world = open_world(config.distributed, about=describe_start(config), deterministic=config.is_deterministic)
     log_to_terminal(world, sys.stdout)
     if world.is_main and restart_may_hang(os.environ):
@@ -84,6 +86,14 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
         is_done = train(config, world, stop, _make_next_command(options, world))
     world.close()
     return 0 if is_done else PREEMPTED
+
+
+def leave_cores_to_others(config: "Config", meter: LoadMeter, processes: int = 1) -> str | None:
+    """Call `leave_busy_cores` if this start chooses the number of threads; return what to say, if anything."""
+    if config.is_deterministic or config.distributed.threads != "auto":
+        return None
+    is_new = config.run.resume == "never" or find_newest_checkpoint(Path(config.run.dir)) is None
+    return leave_busy_cores(meter, processes) if is_new else None
 
 
 def _print_settings() -> None:

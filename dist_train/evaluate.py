@@ -122,7 +122,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m dist_train.evaluate", description=main.__doc__)
     parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        help="default: test, or validation if the run has no test split",
+    )
     parser.add_argument(
         "--checkpoint", default="latest", help="latest (default), best, a step's number, or a checkpoint's directory"
     )
@@ -140,9 +144,12 @@ def _checkpoint_path(run: RunDir, wanted: str) -> Path:
 
 
 def _open_split(
-    config: Config, world: World, split: SplitName, stored: DataIdentity | None
+    config: Config, world: World, split: SplitName | None, stored: DataIdentity | None
 ) -> tuple[DataFormat, Samples]:
     """Open a split with the mean and std of the run; of a run that did not store them, all splits.
+
+    Args:
+        split: None: the one that the training evaluates at its end.
 
     Raises:
         DataError: the split has other classes, or images of another shape, than the run was trained on.
@@ -150,10 +157,11 @@ def _open_split(
     if stored is None:
         _log.info("the run did not store which data it was trained on: mean and std are those of the data now")
         dataset = open_dataset(config.data, config.run.seed, world)
-        samples: Samples | None = getattr(dataset, split)
+        samples: Samples | None = getattr(dataset, split) if split else dataset.held_out[-1]
         if samples is None:
             raise ConfigError(f"--split {split}: this run has none")
         return dataset, samples
+    split = split or ("test" if "test" in stored.splits else "validation")
     opened = open_split(config.data, config.run.seed, world, split, stored)
     now = opened.identity
     if differences := compare(stored.restrict(now.splits), now, "in the run", "now"):

@@ -6,6 +6,7 @@ does is not tested this way: imports are there already, and variables that an in
 is loaded (PYTHONHASHSEED, LD_PRELOAD) have no effect.
 """
 
+import faulthandler
 import json
 import math
 import os
@@ -40,6 +41,7 @@ class ForkServer:
     """
 
     def __init__(self, environ: Mapping[str, str], wrapper: Sequence[str] = ()) -> None:
+        self.environ = environ
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # OpenBLAS starts threads when numpy is imported, and a process has to fork before it has threads.
@@ -59,16 +61,20 @@ class ForkServer:
     def start(self, arguments: Sequence[str], environs: Sequence[Mapping[str, str]], cwd: Path = ROOT) -> "Command":
         """Start a command once for each of `environs`, the variables of a rank; all share one stdout and stderr."""
         (out, out_end), (errors, errors_end) = os.pipe(), os.pipe()
-        ranks = []
-        for environ in environs:
-            status, status_end = os.pipe()
-            request = Request(list(arguments), dict(environ), str(cwd))
-            socket.send_fds(self._control, [json.dumps(asdict(request)).encode()], [out_end, errors_end, status_end])
-            os.close(status_end)
-            ranks.append(Rank(status))
+        ranks = [self.fork(arguments, environ, out_end, errors_end, cwd) for environ in environs]
         os.close(out_end)
         os.close(errors_end)
         return Command(arguments, ranks, out, errors)
+
+    def fork(
+        self, arguments: Sequence[str], environ: Mapping[str, str], out: int, errors: int, cwd: Path = ROOT
+    ) -> "Rank":
+        """Start a command that prints to these two descriptors."""
+        status, status_end = os.pipe()
+        request = Request(list(arguments), dict(environ), str(cwd))
+        socket.send_fds(self._control, [json.dumps(asdict(request)).encode()], [out, errors, status_end])
+        os.close(status_end)
+        return Rank(status)
 
     def close(self) -> None:
         self._control.close()
@@ -104,9 +110,24 @@ class Rank:
             self._status.close()
         return self.returncode
 
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; returns what `poll` does.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended in time; another call waits on.
+        """
+        if self.returncode is None:
+            select.select([self], [], [], timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or math.inf)
+        return code
+
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Command:
@@ -256,6 +277,8 @@ def main() -> None:
     os.environ.update(request.environ)
     if "OMP_NUM_THREADS" in os.environ:  # OpenMP has read it when torch was imported
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if "PYTHONFAULTHANDLER" in os.environ:
+        faulthandler.enable(2)
     _run(request.arguments, path)
 
 

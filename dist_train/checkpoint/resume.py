@@ -10,7 +10,7 @@ import torch
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.progress import check_nothing_is_lost, warn_of_lost_checkpoint
 from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
-from dist_train.checkpoint.store import Store, find
+from dist_train.checkpoint.store import Store, explain_unwritten, find
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
@@ -19,6 +19,7 @@ from dist_train.execution.gpu import describe_versions
 from dist_train.run_dir import RunDir
 from dist_train.settings.renames import translate_settings
 from dist_train.settings.schema import Config, flatten
+from dist_train.system.escape import escape
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]
     if now["train.precision"] is None:  # it keeps what the run has decided
         before["train.precision"] = None
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in _IGNORED]
-    return {key: (_format_value(before, key), _format_value(now, key)) for key in keys}
+    return {escape(key): (_format_value(before, key), _format_value(now, key)) for key in keys}
 
 
 def _format_value(settings: dict[str, Any], key: str) -> str:
@@ -199,7 +200,7 @@ def _quarantine(own: Store, step: int, reason: str) -> None:
     try:
         _log.warning("%s is now %s", own.path(step), own.quarantine(step, reason))
     except OSError as error:
-        _log.warning("%s: can't be moved to quarantine: %s", own.path(step), error.strerror)
+        _log.warning("%s: can't be moved to quarantine: %s", own.path(step), explain_unwritten(error))
 
 
 def read_auto_settings(files: Files | None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from dist_train.checkpoint.serialization import encode, not_finite, shorten, weights_sha256
 from dist_train.checkpoint.snapshot import copy_to_host, take_snapshot
-from dist_train.checkpoint.store import Store
+from dist_train.checkpoint.store import Store, explain_unwritten
 from dist_train.errors import UnreadableError
 from dist_train.execution.openmp import use_one_thread
 
@@ -121,7 +121,7 @@ class Saver:
         try:
             change()
         except OSError as error:
-            reason = f"{self._store.directory}: {fault}: {error.strerror or error}"
+            reason = f"{self._store.directory}: {fault}: {explain_unwritten(error)}"
             _log.warning("%s", reason)
             return reason
         return None
@@ -137,7 +137,7 @@ class Saver:
         try:
             self._store.save(step, encoded, weights_sha256(files["model.pt"]), self._check)
         except OSError as error:
-            return f"{path}: was not saved: {error.strerror or error}"
+            return f"{path}: was not saved: {explain_unwritten(error)}"
         except UnreadableError as error:
             return f"{path}: was not saved again: {error}"
         return None

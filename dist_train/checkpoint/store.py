@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from dist_train.checkpoint.reader import NAME, explain_unreadable, fault, try_again
 from dist_train.errors import CheckpointError, DamagedError, UnreadableError
+from dist_train.system.escape import escape
 from dist_train.system.read_file import list_directory
 
 RESERVE = 16 * 2**20  # bytes that a save leaves free, for metrics and logs
@@ -243,7 +244,6 @@ class Store:
                 errno.ENOSPC,
                 f"the checkpoint takes {needed / 1e6:,.1f} MB and {RESERVE / 1e6:,.1f} MB have to stay free, but only "
                 f"{usage.free / 1e6:,.1f} MB are free",
-                str(self.directory),
             )
 
 
@@ -260,6 +260,12 @@ def find(path: Path) -> Path:
         if newest := Store(directory).list_steps():
             return Store(directory).path(newest[-1])
     raise CheckpointError(f"{path}: no checkpoint there; give a run's directory or one of its checkpoints/step_*")
+
+
+def explain_unwritten(error: OSError) -> str:
+    """Return why a change of the directory has failed, and the path that is in the way or can't be written."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{escape(error.filename)}: {reason}"
 
 
 def _write_directory(aside: Path, step: int, files: Mapping[str, bytes], weights_sha256: str) -> None:
@@ -296,7 +302,12 @@ def _point(link: Path, target: str) -> None:
     aside = link.with_name(f".{link.name}.{os.getpid()}")
     aside.unlink(missing_ok=True)
     aside.symlink_to(target)
-    aside.replace(link)
+    try:
+        aside.replace(link)
+    except IsADirectoryError as error:  # a copy of the run that has followed its links
+        aside.unlink()
+        reason = "is a directory in the place of a link; remove it"
+        raise IsADirectoryError(error.errno, reason, str(link)) from error
 
 
 def _linked_step(link: Path) -> int:

@@ -24,6 +24,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import DataError
 from dist_train.settings.schema import Data, ImageData, Normalize
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 
 MODULES = {
     "mnist": "mnist",
@@ -248,8 +249,8 @@ def _choose_normalization(
         for key, numbers in config.normalize:
             if len(numbers) != channels:
                 raise DataError(
-                    f"data.normalize: {key} has {len(numbers)} number(s), but images of {config.name} have "
-                    f"{channels} channel(s); give one a channel, or `auto`"
+                    f"data.normalize: {key} has {format_count(len(numbers), 'number')}, but images of {config.name} "
+                    f"have {format_count(channels, 'channel')}; give one a channel, or `auto`"
                 )
         return config.normalize
     if stored and len(stored.normalize.mean) == channels:
@@ -288,8 +289,8 @@ def _split_off(indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Ten
     held_out = max(1, math.floor(fraction * len(indices) + 0.5))
     if held_out >= len(indices):
         raise DataError(
-            f"data.validation is {fraction}: of {len(indices)} training sample(s) that holds out {held_out} and leaves "
-            "none to train on; lower it, or raise data.limit_train"
+            f"data.validation is {fraction}: of {format_count(len(indices), 'training sample')} that holds out "
+            f"{held_out} and leaves none to train on; lower it, or raise data.limit_train"
         )
     order = torch.randperm(len(indices), generator=seeds.generator(seed, "validation"))
     return indices[order[held_out:].sort().values], indices[order[:held_out].sort().values]

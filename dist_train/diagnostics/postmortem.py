@@ -38,6 +38,21 @@ def postmortem(run: Path) -> tuple[str, int]:
     return _format_status(run, status) + (f" To resume: {escape(next_command, 2000)}" if next_command else ""), 0
 
 
+def describe_unreported_end(run: Path) -> str | None:
+    """Say how the newest start was lost, where nothing has said so yet; None if it ended otherwise.
+
+    A process alone that is killed leaves no screen. Call it before the run is claimed.
+    """
+    try:
+        status = RunDir(run).read_status() or {}
+    except OSError:
+        return None
+    if status.get("state") != "dead" or read_verdict(run) is not None:
+        return None
+    verdict = _find_verdict(RunEvidence.read(run))
+    return f"the start before was lost: {verdict.format_line()}" if verdict else None
+
+
 def _read_status(run: Path) -> dict[str, Any]:
     try:
         status = RunDir(run).read_status()

@@ -7,7 +7,7 @@ The files are in `<run>/diagnostics/` on the disk of each rank's own machine, wh
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from dist_train.diagnostics.failure import Failure
@@ -82,8 +82,10 @@ def open_recorder(
     heartbeats = HeartbeatFile(run / "diagnostics", RankProcess.current(rank_id, attempt, next_command))
     watchdog = Watchdog(run, heartbeats, stall_minutes)
     recorder = Recorder(run, heartbeats, watchdog)
+    # A process alone leaves its standard error to a crash: no other rank would print what the file says.
+    crash = record_crash(run / "diagnostics", rank_id.rank) if rank_id.size > 1 else nullcontext()
     try:
-        with watchdog, record_crash(run / "diagnostics", rank_id.rank):
+        with watchdog, crash:
             yield recorder
         heartbeats.mark("end", heartbeats.read().step)
     except BaseException as error:

@@ -21,9 +21,10 @@ from pathlib import Path
 from dist_train.diagnostics.failure import Cause, Failure, read_failures
 from dist_train.diagnostics.heartbeat import Heartbeat, read_heartbeats
 from dist_train.diagnostics.stack_traces import (
+    Crash,
     is_waiting_for_peers,
+    read_crash,
     read_main_frames,
-    was_aborted_outside_python,
 )
 from dist_train.diagnostics.verdict import Verdict, find_newest_checkpoint
 
@@ -32,6 +33,7 @@ _DELAY = 0.2  # seconds before the first look, so that a record that another ran
 _KILLED = (
     "the process ended without an error message, as after SIGKILL (for example by the out-of-memory killer, or by hand)"
 )
+_KILLED_ALONE = f"{_KILLED}, or after a crash in C code, whose stack it has then printed"
 _ABORTED = "the ranks that waited were aborted (SIGABRT), as NCCL's watchdog does after distributed.timeout_minutes"
 _ALL_KILLED = "all ranks ended without an error message, as when their launcher or their machine is killed"
 
@@ -92,7 +94,11 @@ class RunEvidence:
 
     def was_aborted(self, heartbeat: Heartbeat) -> bool:
         """Whether NCCL's watchdog has ended a rank, because it waited too long for another or lost it."""
-        return was_aborted_outside_python(self.run / "diagnostics", heartbeat.process.rank)
+        crash = self.read_crash(heartbeat)
+        return crash is not None and crash.was_abort_outside_python
+
+    def read_crash(self, heartbeat: Heartbeat) -> Crash | None:
+        return read_crash(self.run / "diagnostics", heartbeat.process.rank)
 
     def is_waiting(self, heartbeat: Heartbeat) -> bool:
         """Whether the stacks of a rank show that it waits for its peers."""
@@ -158,9 +164,13 @@ def find_known_failure(evidence: RunEvidence) -> Verdict | None:
         return None
     if evidence.was_aborted(killed[0]):  # and so were all the others that are gone
         return find_stalled_rank(evidence, _ABORTED)
+    crashed = next((each for each in killed if not evidence.was_aborted(each) and evidence.read_crash(each)), None)
+    if crashed and (crash := evidence.read_crash(crashed)):
+        error = f"the process crashed in C code: {crash.reason}" + ("; its stack:" if crash.frames else "")
+        return replace(evidence.make_verdict("killed", error, crashed), traceback="\n".join(crash.frames))
     if len(killed) == evidence.world_size > 1 and not evidence.was_aborted(killed[-1]):
         return replace(evidence.make_verdict("killed", _ALL_KILLED, killed[0]), victims=[])
-    return evidence.make_verdict("killed", _KILLED, killed[0])
+    return evidence.make_verdict("killed", _KILLED if evidence.world_size > 1 else _KILLED_ALONE, killed[0])
 
 
 def find_stalled_rank(evidence: RunEvidence, reason: str) -> Verdict:

@@ -1,12 +1,15 @@
-"""Stack traces of ranks that make no progress: `diagnostics/stacks_rank_R.txt`.
+"""Stack traces of ranks: without progress in `diagnostics/stacks_rank_R.txt`, of a crash in `crash_rank_R.txt`.
 
 A rank that can run Python writes the stacks of its own threads. For one that can't, its peers write what /proc says.
 """
 
 import faulthandler
+import itertools
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +17,7 @@ from dist_train.diagnostics.heartbeat import Heartbeat
 from dist_train.system.read_file import read_bytes
 
 _TITLE = "Stacks of rank"  # the first words of a file that the rank has written itself
+_FATAL = "Fatal Python error: "  # the first words of what faulthandler writes of a crash
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x.*$", re.MULTILINE)
 _FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
 _PROC_FILES = ("wchan", "syscall", "stack")  # of /proc/PID; only root may read the last
@@ -54,28 +58,55 @@ class StackFile:
 def record_crash(directory: Path, rank: int) -> Iterator[None]:
     """Let a crash in C code during the block leave the stacks of all threads in `crash_rank_R.txt`.
 
-    Nothing changes where faulthandler records crashes already, as by PYTHONFAULTHANDLER. Raises OSError.
+    The others read there why the rank is gone, and print it. Nothing changes if the file can't be written. After the
+    block a crash is written to standard error, if it was before.
     """
-    if faulthandler.is_enabled():
+    was_enabled = faulthandler.is_enabled()
+    try:
+        file = _crash_path(directory, rank).open("wb")
+    except OSError:
         yield
         return
-    with _crash_path(directory, rank).open("wb") as file:
+    with file:
         faulthandler.enable(file)
         try:
             yield
         finally:
             faulthandler.disable()
+            if was_enabled:
+                with suppress(OSError, ValueError):  # under a test it is no file
+                    faulthandler.enable(sys.stderr.fileno())
 
 
-def was_aborted_outside_python(directory: Path, rank: int) -> bool:
-    """Whether a thread that runs no Python has aborted the process of a rank.
+@dataclass(frozen=True)
+class Crash:
+    """How C code has ended the process of a rank, as faulthandler has written it."""
 
-    NCCL's watchdog does so when the rank has waited too long for others, or they have closed the connection.
-    """
-    with suppress(OSError):
-        text = _crash_path(directory, rank).read_text(errors="replace")
-        return text.startswith("Fatal Python error: Aborted") and "Current thread" not in text
-    return False
+    reason: str
+    """Such as `Segmentation fault`."""
+    frames: list[str]
+    """Of the thread that crashed, innermost first; empty where it runs no Python."""
+
+    @property
+    def was_abort_outside_python(self) -> bool:
+        """Whether a thread that runs no Python has aborted the process.
+
+        NCCL's watchdog does so when the rank has waited too long for others, or they have closed the connection.
+        """
+        return self.reason == "Aborted" and not self.frames
+
+
+def read_crash(directory: Path, rank: int) -> Crash | None:
+    """Return how C code has ended the process of a rank, None if nothing says so."""
+    try:
+        text = read_bytes(_crash_path(directory, rank)).decode(errors="replace")
+    except (OSError, ValueError):
+        return None
+    if not text.startswith(_FATAL):
+        return None
+    current = text.partition("Current thread 0x")[2]
+    frames = itertools.takewhile(_FRAME.match, current.splitlines()[1:])
+    return Crash(text.partition("\n")[0].removeprefix(_FATAL), list(frames))
 
 
 def has_dumped_stacks(directory: Path, rank: int) -> bool:

@@ -61,6 +61,13 @@ class Verdict:
         lines = [f"{name:<14} {escape(text, _MAX_LENGTH)}".rstrip() for name, text in rows if text]
         return "\n".join([f"---- {escape(run.name)}: the run failed ----", *lines])
 
+    def format_line(self) -> str:
+        """Return who failed, where and why in one line."""
+        where = self._format_step()
+        return escape(
+            f"{self._format_rank()}{', in ' + where if where else ''}: {self.cause}: {self.error}", _MAX_LENGTH
+        )
+
     def _format_rank(self) -> str:
         if self.rank is None:
             return "a rank on another host"
@@ -75,11 +82,13 @@ class Verdict:
         return f"{self.phase} after step {self.step}" if is_between_steps else f"{self.phase} of step {self.step + 1}"
 
     def _select_frames(self) -> list[str]:
-        """The last lines of the traceback, for causes whose error alone does not say enough."""
-        if self.cause not in ("exception", "stalled"):
+        """The innermost lines of the traceback, for causes whose error alone does not say enough."""
+        if self.cause not in ("exception", "killed", "stalled"):
             return []
-        lines = self.traceback.rpartition("Traceback (most recent call last):\n")[2].splitlines()
-        return [line for line in lines if line.startswith("  ") and line.strip(" ^~")][-_MAX_FRAME_LINES:]
+        _, header, text = self.traceback.rpartition("Traceback (most recent call last):\n")
+        lines = [line for line in text.splitlines() if line.startswith("  ") and line.strip(" ^~")]
+        # The stacks of faulthandler, without this header, have the most recent call first.
+        return lines[-_MAX_FRAME_LINES:] if header else lines[:_MAX_FRAME_LINES]
 
 
 def publish_verdict(run: Path, verdict: Verdict) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dist_train.system.cpu import LoadMeter, leave_busy_cores
+from dist_train.__main__ import leave_cores_to_others
+from dist_train.system.cpu import LoadMeter
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.system.inherited_state import prepare_streams
 from dist_train.system.process import without_garbage_collection
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _import_modules(config)
         from dist_train.elastic.forking_agent import ForkingAgent, count_gpus
     ranks = count_gpus() if options.nproc == "auto" else int(options.nproc)
-    if not config.is_deterministic and (busy := leave_busy_cores(meter)):
+    if busy := leave_cores_to_others(config, meter):
         print(f"warning: {busy}", flush=True)
     arguments = (options.config, *options.overrides)
     agent = ForkingAgent(ranks, options.max_restarts, arguments, Path(config.run.dir))

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -156,6 +157,9 @@ class ForkingAgent(LocalElasticAgent):
         if has_begun and evidence.first_own_failure:
             return  # the rank itself has published a verdict, or printed a message
         if has_begun and evidence.killed and (verdict := find_known_failure(evidence)):
+            is_unexplained = verdict.rank == rank and verdict.cause == "killed" and not verdict.traceback
+            if is_unexplained and code < 0 and code != -signal.SIGKILL:
+                verdict = replace(verdict, error=f"the process {_describe_exit(code)}")
             publish_verdict(self._run, verdict)
             return
         beat = evidence.heartbeats.get(rank) if has_begun else None

@@ -18,6 +18,7 @@ from dist_train.execution.gpu import configure_gpu
 from dist_train.nest import Nest, move_inputs
 from dist_train.settings.schema import Distributed, Train
 from dist_train.system.cpu import count_cores
+from dist_train.system.plural import format_count
 
 # Below both, torch's own convolutions on a CPU are faster than oneDNN's, whose calls cost more. From 16 samples on
 # torch gives its own to NNPACK, which is slower than either. Measured on two cores with AVX-512, five networks.
@@ -95,7 +96,7 @@ class AutoSettings:
     def __str__(self) -> str:
         kinds = (("channels_last", self.channels_last), ("onednn", self.onednn))
         formats = ", ".join(f"{name} {'on' if chosen else 'off'}" for name, chosen in kinds)
-        return f"{self.precision}, {formats}, {self.threads} thread(s) a rank"
+        return f"{self.precision}, {formats}, {format_count(self.threads, 'thread')} a rank"
 
 
 def decide(

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TextIO
@@ -67,9 +68,12 @@ class RankLog(logging.Handler):
 
 
 class _SafeFormatter(logging.Formatter):
-    """Escapes what acts on a terminal, such as in a path or a library's message; line ends stay."""
+    """Escapes what acts on a terminal, such as in a path or a library's message; only our own text has line ends."""
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(args := record.args, tuple):
+            record = copy(record)  # other handlers show it too
+            record.args = tuple(arg if isinstance(arg, int | float) else escape(arg, _LONGEST) for arg in args)
         return "\n".join(escape(line, _LONGEST) for line in super().format(record).split("\n"))
 
 

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from dist_train.errors import LedgerError
 from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward, read_step
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 from dist_train.system.read_file import open_regular, parse_object
 
 Line = dict[str, Any]
@@ -302,5 +303,5 @@ def _format_value(field: str, found: Any) -> str:
 def _describe_missing_step(lines: tuple[Line | None, Line | None], counts: list[int]) -> Divergence:
     """Describe the first step that only one of the ledgers has, given the number of steps in each."""
     line, owner = (lines[0], "first") if lines[0] else (lines[1], "second")
-    description = f"only the {owner} has this step ({counts[0]} and {counts[1]} steps)"
+    description = f"only the {owner} has this step ({counts[0]} and {format_count(counts[1], 'step')})"
     return Divergence(line["step"] if line else 0, "", description)

@@ -226,7 +226,7 @@ class SyntheticData(ImageData):
     name: Literal["synthetic"]
     shape: tuple[SideLength, SideLength, SideLength] = (1, 28, 28)
     """Channels, height and width."""
-    num_classes: Annotated[int, Field(ge=2, le=10**6)] = 10
+    num_classes: Annotated[int, Field(ge=2, le=10**5)] = 10
     """Number of classes."""
     num_train: Annotated[int, Field(ge=1, le=10**8)] = 1024
     """Samples in the training split."""
@@ -258,7 +258,7 @@ class Model(Section):
 class ImageModel(Model):
     """A network for images, whose channels and classes follow from the data."""
 
-    num_classes: Annotated[int, Field(ge=2, le=10**6)] | None = None
+    num_classes: Annotated[int, Field(ge=2, le=10**5)] | None = None
     """Outputs of the last layer. Default: the number of classes in the data; another number is refused."""
 
 
@@ -734,7 +734,7 @@ class Distributed(Section):
     shards: Annotated[int, Field(ge=1, le=2**16)] | None = None
     """Virtual ranks into which `run.reproducible: bitwise` splits every global batch, a power of two; each rank
     computes an equal number of them, one after another. Default: 8 if `run.reproducible` is `bitwise`."""
-    stall_minutes: Annotated[float, Field(gt=0, le=10**6)] | None = 10.0
+    stall_minutes: Annotated[float, Field(ge=0.01, le=10**6)] | None = 10.0
     """Minutes without progress of a rank after which the run ends, with the stack traces of all ranks. null: never."""
 
 
@@ -865,6 +865,13 @@ def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
         )
     if shards is not None and shards & (shards - 1):
         yield Contradiction("distributed.shards", f"is {shards}; it must be a power of two, such as 8")
+    if shards is not None and shards > max(8, config.data.global_batch):
+        batch = config.data.global_batch
+        yield Contradiction(
+            "distributed.shards",
+            f"is {shards}, more than the {batch} samples of data.global_batch: a shard without a "
+            f"sample takes as long as one with; choose at most {max(8, 2 ** (batch.bit_length() - 1))}",
+        )
     if config.run.reproducible == "bitwise" and config.train.sync_batchnorm:
         yield Contradiction(
             "train.sync_batchnorm",

@@ -125,8 +125,8 @@ def leave_busy_cores(meter: LoadMeter, processes: int = 1) -> str | None:
     left = max(1, cores - round(busy))
     os.environ["DIST_TRAIN_CORES"] = str(left)
     return (
-        f"other programs use {busy:.1f} of the {cores} cores: a new run gets threads for {left} (distributed.threads "
-        "sets their number), because threads wait for each other; a run that has begun keeps its number"
+        f"other programs use {busy:.1f} of the {cores} cores: this run gets threads for {left} (distributed.threads "
+        "sets their number), because threads wait for each other; it keeps that number when it is resumed"
     )
 
 

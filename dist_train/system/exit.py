@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from dist_train.errors import ConfigError, OwnCodeError, RefusedElsewhereError, SaveError, UserError, is_reported
 from dist_train.system.escape import escape, escape_lines
-from dist_train.system.inherited_state import repair_inherited_state
+from dist_train.system.inherited_state import check_working_directory, repair_inherited_state
 from dist_train.system.stop_signals import StopRequested
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one second
@@ -30,6 +30,7 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     """
     repair_inherited_state()
     try:
+        check_working_directory()
         code = _record_failure(main)() or 0
         return code if _flush_output() else code or FAILED
     except KeyboardInterrupt:

@@ -7,7 +7,10 @@ import select
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
+
+from dist_train.errors import ConfigError
 
 
 def repair_inherited_state() -> None:
@@ -19,6 +22,17 @@ def repair_inherited_state() -> None:
                 stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel drops the exit codes of children
+
+
+def check_working_directory() -> None:
+    """Raise ConfigError if the directory in which this process was started has been removed.
+
+    Libraries of torch look for their files from there, and end the process without a word of ours.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory has been removed: change to one that exists (cd ...)") from None
 
 
 def prepare_streams() -> None:

@@ -28,6 +28,7 @@ from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 from dist_train.system.read_file import may_exist
 from dist_train.system.stop_signals import StopRequested
 from dist_train.tasks import Evaluation
@@ -43,7 +44,7 @@ class Reporter:
     def __init__(self, log: RankLog) -> None:
         self._log = log
 
-    def report_start(self, moved_aside: Path | None, changes: Changes) -> None: ...
+    def report_start(self, moved_aside: Path | None, lost: str | None, changes: Changes) -> None: ...
 
     def count_step(self) -> None: ...
 
@@ -114,8 +115,10 @@ class MainReporter(Reporter):
             started_step=self._started_step,
         )
 
-    def report_start(self, moved_aside: Path | None, changes: Changes) -> None:
-        """Print where an earlier run was moved, and what has changed since the checkpoint."""
+    def report_start(self, moved_aside: Path | None, lost: str | None, changes: Changes) -> None:
+        """Print where an earlier run was moved, how the start before was lost, and what has changed since it."""
+        if lost:
+            _log.warning("%s", lost)
         if moved_aside:
             _log.info("the earlier run %s is now %s", escape(self._run.path), escape(moved_aside))
         for path, newest_step in self._earlier_lines.items():
@@ -229,8 +232,9 @@ class MainReporter(Reporter):
     def report_done(self, test: Evaluation) -> None:
         """Print the summary."""
         step, window = self._state.step, self._state.window
+        epochs = format_count(self._schedule.epoch(step), "epoch")
         early = ", ended early by train.early_stopping" if self._state.ends_early else ""
-        _log.info("%s: done, %d steps, %d epochs%s", self._name, step, self._schedule.epoch(step), early)
+        _log.info("%s: done, %s, %s%s", self._name, format_count(step, "step"), epochs, early)
         _log.info("%s", test)
         _log.info("per class: %s", _list_classes(test))
         if window.overall:
@@ -311,13 +315,15 @@ def _print_introduction(
     """Print what is about to run, with every number that was derived and every `auto` that was decided."""
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     _log.info(
-        "%s: %s (%s parameters) on %s: %s training samples of %s, %d classes",
-        config.run.name, config.model.name, f"{parameters:,}", config.data.name, f"{schedule.num_train:,}",
+        "%s: %s (%s) on %s: %s of %s, %d classes",
+        config.run.name, config.model.name, format_count(parameters, "parameter"), config.data.name,
+        format_count(schedule.num_train, "training sample"),
         "x".join(map(str, dataset.shape)), len(dataset.classes),
     )  # fmt: skip
     _log.info(
-        "%d rank(s) on %s, global batch %d, at most %d samples per rank and pass; %s",
-        world.size, world.device.type, schedule.global_batch, schedule.largest_pass(world.size), state.auto_settings,
+        "%s on %s, global batch %d, at most %s per rank and pass; %s",
+        format_count(world.size, "rank"), world.device.type, schedule.global_batch,
+        format_count(schedule.largest_pass(world.size), "sample"), state.auto_settings,
     )  # fmt: skip
     if world.size > 1:
         _log.info("gradients go between ranks through %s", _describe_reduction(config, state.auto_settings, world))

@@ -14,6 +14,7 @@ from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, TrainBatches, open_dataset
 from dist_train.data.identity import DataIdentity
+from dist_train.diagnostics.postmortem import describe_unreported_end
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
 from dist_train.distributed.reduction import GradientReduction, SingleProcess
@@ -87,7 +88,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
         if config.is_deterministic:
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
-    moved_aside, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
+    moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
         open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
         open_recorder(
@@ -96,7 +97,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         _open_saver(config, directory, reporter) as saver,
         _open_batches(config, dataset, state, schedule, world, stop) as batches,
     ):
-        reporter.report_start(moved_aside, resume.describe_changes(checkpoint, config, auto_settings, world))
+        reporter.report_start(moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world))
         recorder.call_before_exit(reporter.report_failure)
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
@@ -153,13 +154,18 @@ def _agree_on_auto_settings(
     return AutoSettings(**json.loads(sent))
 
 
-def _claim_directory(directory: RunDir, is_fresh_start: bool, world: World, step: int) -> tuple[Path | None, int]:
+def _claim_directory(
+    directory: RunDir, is_fresh_start: bool, world: World, step: int
+) -> tuple[Path | None, str | None, int]:
     """Claim the run's directory for a training that continues at `step`.
 
     Returns:
-        Where an earlier run was moved, if it was, known to rank 0 only; and the number of this start.
+        Where an earlier run was moved, if it was; how the start before was lost, if nothing has said so; both known to
+        rank 0 only. And the number of this start.
     """
     with world.agreement():
+        is_restart = directory.was_begun_before_restart()  # then the launcher has said how ranks were lost
+        lost = describe_unreported_end(directory.path) if world.is_main and not is_restart else None
         moved_aside = directory.claim(is_fresh_start) if world.is_main else None
         if world.is_main:
             resume.set_aside_damaged(directory, step)
@@ -167,7 +173,7 @@ def _claim_directory(directory: RunDir, is_fresh_start: bool, world: World, step
     with world.agreement():
         if world.local_rank == 0:
             clear_diagnostics(directory.path)
-    return moved_aside, attempt
+    return moved_aside, lost, attempt
 
 
 def _open_saver(config: Config, directory: RunDir, reporter: Reporter) -> Saver:

@@ -16,6 +16,7 @@ from dist_train.data.identity import DataIdentity
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, UserError
 from dist_train.execution.auto_settings import AutoSettings
+from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Verify the checkpoints of a run; return the exit code."""
     parser = Parser(prog="python -m dist_train.training.verification", description=main.__doc__)
     parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
+    defer_dynamo_import()
     has_faults = False
     for step, fault in verify(RunDir(parser.parse_args(arguments).run)):
         has_faults |= fault is not None

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 from launch.runs.run_settings import describe_gpu_bits, list_differences
 
 MOST = 8  # settings that are named
@@ -28,13 +29,13 @@ def run(options: argparse.Namespace) -> int:
     found = compare_files(RunDir(options.first).ledger, RunDir(options.second).ledger)
     _print_settings(names, list_differences(options.first, options.second))
     if found.divergence is None:
-        print(f"{names} agree in all {found.steps} steps")
+        print(f"{names} agree in {'all ' if found.steps != 1 else ''}{format_count(found.steps, 'step')}")
         return 0
     step, phase, what = found.divergence.step, found.divergence.phase, escape(found.divergence.description)
     if phase:
         print(f"{names} differ at step {step}, in {phase}: {what}")
     else:
-        print(f"{names} agree in {found.steps} steps; step {step}: {what}")
+        print(f"{names} agree in {format_count(found.steps, 'step')}; step {step}: {what}")
     if phase and phase != "data" and (note := describe_gpu_bits(options.first, options.second)):
         print(note)
     return 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 from launch.arguments import AUTO, number_from
 from launch.local.training_command import max_ranks, resolve_ranks
 from launch.runs.format import MAX_LINE, format_trials
@@ -88,7 +89,10 @@ def _train(options: argparse.Namespace, grid: Grid) -> int:
 
     sweep = Sweep.plan(Path(options.config), grid, check)
     unfinished = sweep.find_unfinished()
-    print(f"{escape(sweep.directory)}: {len(sweep.trials)} trials, {len(unfinished)} to be trained", flush=True)
+    print(
+        f"{escape(sweep.directory)}: {format_count(len(sweep.trials), 'trial')}, {len(unfinished)} to be trained",
+        flush=True,
+    )
     if options.dry_run:
         print("\n".join(escape(f"  {trial.number}: {trial.format_overrides()}", MAX_LINE) for trial in unfinished))
         return 0
@@ -105,7 +109,7 @@ def _submit(options: argparse.Namespace, grid: Grid) -> int:
     sweep = Sweep.plan(Path(options.config), grid, resources.check)
     unfinished = sweep.find_unfinished()
     print("\n".join(dict.fromkeys(map(resources.describe, sweep.settings))))
-    print(f"{escape(sweep.directory)}: {len(sweep.trials)} trials, {len(unfinished)} to be submitted")
+    print(f"{escape(sweep.directory)}: {format_count(len(sweep.trials), 'trial')}, {len(unfinished)} to be submitted")
     if not unfinished:
         return 0
     resume_command = build_resume_command(options.command_arguments)
@@ -114,7 +118,7 @@ def _submit(options: argparse.Namespace, grid: Grid) -> int:
     if options.dry_run:
         return 0
     submit_array(submission, sweep)
-    print(f"  one task for each of {len(unfinished)} trials\n{_suggest_next(sweep)}")
+    print(f"  one task for each of {format_count(len(unfinished), 'trial')}\n{_suggest_next(sweep)}")
     return 0
 
 

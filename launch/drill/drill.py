@@ -14,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 from dist_train.system.read_file import list_directory, open_at_once
 from launch.arguments import AUTO
 from launch.drill.comparison import find_difference
@@ -66,7 +67,8 @@ class Drill:
             return self._run_rounds(count, faults, seed)
 
     def _run_rounds(self, count: int, faults: Sequence[str], seed: int) -> bool:
-        print(f"{count} rounds on {self.nproc} ranks in {escape(self.directory)}, seed {seed}", flush=True)
+        on = f"{format_count(self.nproc, 'rank')} in {escape(self.directory)}"
+        print(f"{format_count(count, 'round')} on {on}, seed {seed}", flush=True)
         print(HEADING, flush=True)
         random = Random(seed)  # noqa: S311 (not for secrets)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the running training is killed first

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from dist_train.errors import ConfigError
+from dist_train.system.plural import format_count
 from launch.arguments import number_from, parse_time_limit, to_seconds
 
 if TYPE_CHECKING:
@@ -125,10 +126,12 @@ class Resources:
         share = -(-batch // shards)
         size = min(share, config.train.micro_batch or share)
         passes = -(-share // size) * shards // self.ranks
-        device = f"{self.gpus_per_node} GPU(s)" if self.gpus_per_node else "CPU"
+        most = format_count(size, "sample")
+        device = format_count(self.gpus_per_node, "GPU") if self.gpus_per_node else "CPU"
         return (
-            f"{config.run.name}: {self.ranks} rank(s), {self.nproc_per_node} on each of {self.nodes} node(s) with "
-            f"{device}; global batch {batch}: {passes} backward pass(es) a step and rank, of at most {size} samples"
+            f"{config.run.name}: {format_count(self.ranks, 'rank')}, {self.nproc_per_node} on each of "
+            f"{format_count(self.nodes, 'node')} with {device}; global batch {batch}: "
+            f"{format_count(passes, 'backward pass', 'backward passes')} a step and rank, of at most {most}"
             + self._warn_short_time()
         )
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from dist_train.distributed.world import World, open_world
 from dist_train.errors import ConfigError, DataError, UserError
 from dist_train.settings.schema import Distributed
+from dist_train.system import exit as exit_module
 from dist_train.system.exit import run_guarded
 
 
@@ -48,6 +49,7 @@ def collectives(world: World) -> dict[str, Any]:
 def refuse(world: World) -> dict[str, Any]:
     """An agreement in which ranks 1 and 2 refuse, in a command: the exit code of each rank is recorded."""
     raised: list[str] = []
+    exit_module.PATIENCE = 0.5  # no rank leaves before it has the results of the others
 
     def command() -> None:
         try:

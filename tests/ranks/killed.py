@@ -1,4 +1,7 @@
-"""Runs of `dist-train train` that are killed and stopped from outside: how they are watched, hit and judged."""
+"""Runs of `dist-train train` that are killed and stopped from outside: how they are watched, hit and judged.
+
+A fork that has torch imported does what the command replaces itself by.
+"""
 
 import hashlib
 import json
@@ -6,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +25,9 @@ from dist_train.data.sampler import GlobalBatchSampler
 from dist_train.diagnostics.heartbeat import PHASES, Heartbeat, Phase, read_heartbeats
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from tests.conftest import ROOT, children_of, command_of
+from launch.local.training_command import build_command, build_environment
+from tests.conftest import children_of, command_of
+from tests.forkserver import ForkServer
 
 SEED, SAMPLES, BATCH, EPOCHS = 7, 152, 30, 12
 STEPS = 72
@@ -77,8 +81,8 @@ class Start:
     kills: tuple[Kill, ...] = ()
 
     @property
-    def options(self) -> list[str]:
-        return ["--nproc", str(self.ranks), "--max-restarts", str(max(0, len(self.kills) - 1))]
+    def restarts(self) -> int:
+        return max(0, len(self.kills) - 1)
 
 
 @dataclass(frozen=True)
@@ -123,21 +127,17 @@ class Tally:
 class Run:
     """A command that trains in `directory`, as a context manager that leaves no process behind."""
 
-    def __init__(self, directory: Path, cache: Path, mode: str, start: Start) -> None:
+    def __init__(self, directory: Path, server: ForkServer, mode: str, start: Start) -> None:
         self.directory, self.start = directory, start
         self._errors = directory.with_suffix(".errors")
         self._before: set[int] = set()
         config = directory.with_suffix(".yaml")
         config.write_text(CONFIG)
-        settings = [f"run.dir={directory}", f"run.reproducible={mode}", f"data.cache={cache}"]
-        with self._errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "launch", "train", str(config), *start.options, *settings],
-                cwd=ROOT,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
-            )
+        settings = [f"run.dir={directory}", f"run.reproducible={mode}", f"data.cache={directory.parent / 'cache'}"]
+        _, *command = build_command([str(config), *settings], start.ranks, start.restarts)
+        environ = {**build_environment(start.ranks, server.environ), "PYTHONFAULTHANDLER": "1"}
+        with self._errors.open("w") as errors, Path(os.devnull).open("w") as nowhere:
+            self.process = server.fork(command, environ, nowhere.fileno(), errors.fileno())
 
     def __enter__(self) -> Self:
         return self
@@ -234,10 +234,11 @@ class Run:
         return len(re.findall(r"^rank \d+\(\d+\) failed ", self.errors(), re.MULTILINE))
 
     def _ranks(self) -> set[int]:
-        """The process itself where it has no agent, and the agent's forks."""
-        if self.start.options == ["--nproc", "1", "--max-restarts", "0"]:
+        """The process itself where it has no agent, and the agent's forks, which have its command line."""
+        if self.start.ranks == 1 and not self.start.restarts:
             return {self.process.pid}
-        return {child for child in children_of(self.process.pid) if b"dist_train.elastic.agent" in command_of(child)}
+        command = command_of(self.process.pid)
+        return {child for child in children_of(self.process.pid) if command_of(child) == command}
 
 
 def _victims(kill: Kill, ranks: list[int]) -> list[int]:

@@ -11,7 +11,7 @@ from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
-WORLDS = (1, 2, 4, 8)
+WORLDS = (1, 2, 8)  # and 4, where the number changes
 # 92 samples in batches of 30: the last batch of an epoch has 2, so most of the 8 shards are empty then.
 CONVOLUTIONS = """
 run: {reproducible: bitwise}
@@ -19,7 +19,7 @@ data: {name: synthetic, num_train: 92, num_test: 70, global_batch: 30, validatio
        augment: {crop_padding: 2, flip: true, cutout: 6}}
 model: {name: mnist_example, dropout: 0.3}
 optim: {name: sgd, lr: 0.02, momentum: 0.9, schedule: cosine, warmup_epochs: 0.5}
-train: {epochs: 3, micro_batch: 3, ema_decay: 0.8, max_grad_norm: 1.0}
+train: {epochs: 2, micro_batch: 3, ema_decay: 0.8, max_grad_norm: 1.0}
 loss: {name: cross_entropy, args: {label_smoothing: 0.1}}
 distributed: {backend: gloo, shards: 8}
 checkpoint: {every_steps: 1, keep_last: 100}
@@ -105,8 +105,8 @@ def test_they_stay_the_same_where_the_number_changes_at_each_resume(runs: Runs) 
 
 def test_the_ledger_has_every_step_and_its_weights(runs: Runs) -> None:
     lines = runs.ledger("convolutions-2")
-    assert [line["step"] for line in lines] == list(range(1, 13))
-    assert len({line["weights"] for line in lines}) == 12
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert len({line["weights"] for line in lines}) == 8
     assert lines[-1]["weights"] == runs.weights("convolutions-2")
 
 

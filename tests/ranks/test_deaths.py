@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import time
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def die(directory: Path, python: Python, phase: str, way: str, rank: int) -> Non
         return
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("---- run: the run failed ----") == 1, done.stderr
+    if way.startswith("SIG"):
+        reason = {"SIGSEGV": "Segmentation fault", "SIGABRT": "Aborted"}.get(way, way)
+        assert re.search(rf"^cause  .*({way}|{reason})", done.stderr, re.MULTILINE) or rank == -1, done.stderr
     for row in ("first failed   rank ", "cause          ", "next           dist-train train "):
         assert f"\n{row}" in done.stderr, done.stderr
 

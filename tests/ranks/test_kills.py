@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from dist_train.diagnostics.heartbeat import PHASES
 from dist_train.system.cpu import count_cores
 from dist_train.system.stop_signals import PREEMPTED
+from tests.forkserver import ForkServer
 from tests.ranks.killed import (
     EVERY_RANK,
     LAUNCHER,
@@ -53,9 +54,9 @@ LONG = settings(PROFILE, max_examples=200)
 class Runs:
     """A directory for runs, and the undisturbed ones among them."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, server: ForkServer) -> None:
+        self.server = server
         self._directory, self._number = directory, 0
-        self.cache = directory / "cache"
         self.reference = cache(self._reference)
 
     def new(self) -> Path:
@@ -64,15 +65,15 @@ class Runs:
 
     def _reference(self, mode: str, ranks: int) -> Path:
         path = self._directory / f"{mode}-{ranks}"
-        with Run(path, self.cache, mode, Start(ranks)) as run:
+        with Run(path, self.server, mode, Start(ranks)) as run:
             assert run.end() == 0, run.errors()
         assert_every_sample_once(path)
         return path
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("kills"))
+def runs(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Runs:
+    return Runs(tmp_path_factory.mktemp("kills"), fork_server)
 
 
 def plans(elastic: tuple[int, ...], bitwise: tuple[int, ...]) -> st.SearchStrategy[Schedule]:
@@ -104,7 +105,7 @@ def carry_out(plan: Schedule, runs: Runs, tally: Tally) -> None:
     path = runs.new()
     for start in plan.starts:
         before = newest(path)
-        with Run(path, runs.cache, plan.mode, start) as run:
+        with Run(path, runs.server, plan.mode, start) as run:
             hits = [run.suffer(kill, tally) for kill in start.kills if run.process.poll() is None]
             code = run.end()
             assert code == _expected(start, hits), run.errors()
@@ -161,7 +162,7 @@ def stop_often(runs: Runs, times: int, tally: Tally) -> None:
 
 
 def _finish(path: Path, runs: Runs, tally: Tally) -> None:
-    with Run(path, runs.cache, "bitwise", Start(1)) as run:
+    with Run(path, runs.server, "bitwise", Start(1)) as run:
         assert run.end() == 0, run.errors()
     _assert_undisturbed(path, runs, tally)
 
@@ -178,7 +179,7 @@ def stop_once(path: Path, runs: Runs, draw: random.Random, tally: Tally) -> int:
     """Start, send a signal at a random moment after the start has written its status, and judge what is left."""
     number, pause, start = draw.choice(STOPPING), draw.uniform(0, 0.7), Start(draw.choice(BITWISE))
     attempt = _status(path).get("attempt", 0)
-    with Run(path, runs.cache, "bitwise", start) as run:
+    with Run(path, runs.server, "bitwise", start) as run:
         assert run.wait_for(lambda: _status(path).get("attempt", 0) > attempt), run.errors()
         time.sleep(pause)
         before = newest(path)

@@ -1,5 +1,6 @@
 """One rank trains the same bits as a process and under the agent."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,22 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(CONFIG)
     return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_next_start_says_how_a_process_alone_was_lost(
+    tmp_path: Path, config: Path, interpreter: Python, number: int
+) -> None:
+    """It leaves no screen, for there is no other process of the run."""
+    command = ("-m", "dist_train", str(config), f"run.dir={tmp_path / 'run'}")
+    dies = f"import os, sys, dist_train.train as t, dist_train.__main__ as m; t.lr_at = lambda *_: os.kill(os.getpid(), {number:d}); m.start(sys.argv[1:])"  # noqa: E501
+    assert interpreter("-c", dies, *command[2:], timeout=60).returncode == -number
+    told = interpreter("-m", "launch", "postmortem", str(tmp_path / "run"))
+    assert (told.returncode, "as after SIGKILL" in told.stdout) == (1, True)
+    said = "the start before was lost: rank 0(1) on host"
+    assert said in interpreter(*command, timeout=60).stdout
+    assert said not in interpreter(*command, timeout=60).stdout
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import pytest
 import torch
+from PIL import Image
 
 from dist_train.monitoring.metrics import read_lines
 from dist_train.settings.loader import load_config
@@ -425,3 +426,22 @@ def curve(run: Path, tag: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(run / "tb"))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.mark.parametrize(("splits", "split"), [(("train", "val"), "validation"), (("train", "val", "test"), "test")])
+def test_the_last_line_of_a_run_is_a_command_that_works(
+    tmp_path: Path, python: Python, splits: tuple[str, ...], split: str
+) -> None:
+    """Of a run without a test split too, it evaluates what the training has evaluated at its end."""
+    for name in (f"{each}/{label}" for each in splits for label in ("a", "b")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (16, 16), 60 * number).save(tmp_path / "data" / name / f"{number}.png")
+    data = f"data: {{name: image_folder, root: {tmp_path / 'data'}, global_batch: 4, cache: {tmp_path / 'cache'}}}"
+    (tmp_path / "small.yaml").write_text(SMALL.replace(SMALL.splitlines()[1], data))
+    done = python("-m", "dist_train", str(tmp_path / "small.yaml"), f"run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    command = done.stdout.splitlines()[-1].partition("evaluate: python ")[2].split()
+    evaluated = python(*command)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert f": {split} accuracy " in evaluated.stdout

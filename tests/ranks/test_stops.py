@@ -149,7 +149,7 @@ def test_a_stop_does_not_wait_for_a_worker_of_the_loader(runs: Runs, whole: Call
 
 def test_a_time_limit_includes_restarts_in_place(runs: Runs) -> None:
     trouble = {"at": "data after a restart", "step": 1, "rank": 1}
-    done = runs.start(2, "limited", "--max-restarts", "1", "run.time_limit_minutes=0.2", **trouble)
+    done = runs.start(2, "limited", "--max-restarts", "1", "run.time_limit_minutes=0.12", **trouble)
     assert done.returncode == PREEMPTED, done.stdout + done.stderr
     assert "restart 1 of 1" in done.stderr
     assert state(runs["limited"]) == ("preempted", True, 2)
@@ -197,7 +197,7 @@ def test_a_stop_that_can_not_be_saved_is_a_failure(runs: Runs, whole: Callable[[
 
 def test_a_launcher_that_restarts_stopped_ranks_does_not_train_on(runs: Runs, torchrun: Ranks) -> None:
     trouble = {"at": "step", "step": 1, "rank": 1, "signals": ["SIGUSR1"]}
-    done = torchrun(2, "--max_restarts=2", *runs.command("restarted"), env=variables(trouble), timeout=120)
+    done = torchrun(2, "--max_restarts=1", *runs.command("restarted"), env=variables(trouble), timeout=120)
     assert done.returncode == 1
     assert state(runs["restarted"]) == ("preempted", True, 3)
     assert status(runs["restarted"])["attempt"] == 1

@@ -45,13 +45,13 @@ class Bench:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if "_server" in vars(self):
-            self._server.close()
+        if "server" in vars(self):
+            self.server.close()
         subprocess.run(["chmod", "-R", "u+rwx", str(self.path)], check=False, stderr=subprocess.DEVNULL)
         shutil.rmtree(self.path, ignore_errors=True)
 
     @cached_property
-    def _server(self) -> ForkServer:
+    def server(self) -> ForkServer:
         return ForkServer(self.environ, _wrap())
 
     def lock(self, name: str) -> threading.Lock:
@@ -74,7 +74,7 @@ class Bench:
     def start(self, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None) -> Command:
         """Start `-m module ...`, `-c code ...` or a script in a fork."""
         with self._lock:
-            return self._server.start([str(each) for each in arguments], [{**self.environ, **(env or {})}], cwd)
+            return self.server.start([str(each) for each in arguments], [{**self.environ, **(env or {})}], cwd)
 
     def run(
         self, *arguments: object, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = HANG
@@ -105,4 +105,4 @@ def finish(command: Command, timeout: float = HANG) -> Outcome:
                     os.kill(pid, number)
             time.sleep(0.5)
         out, errors = command.communicate()
-    return Outcome(code, out + errors, time.monotonic() - begun)
+    return Outcome(code, out + errors, time.monotonic() - begun, errors)

@@ -59,25 +59,32 @@ class Outcome:
 
     code: int | None
     output: str
+    """Standard output, and then standard error."""
     seconds: float = 0.0
+    errors: str = ""
+    """Standard error alone."""
 
     @property
     def tail(self) -> str:
         return f"exit code {self.code}\n" + "\n".join(self.output.splitlines()[-_LAST_LINES:])
 
 
-def judge(outcome: Outcome, codes: Collection[int], names: Collection[str | Path] = ()) -> Iterator[Fault]:
+def judge(
+    outcome: Outcome, codes: Collection[int], names: Collection[str | Path] = (), is_copy: bool = False
+) -> Iterator[Fault]:
     """Yield the faults of any command.
 
     Args:
         codes: exit codes that are right here.
         names: words one of which a message of exit code 2 has to have, such as the file.
+        is_copy: standard output is a copy of a file that others write, such as a log: its lines are not the command's.
     """
+    ours = outcome.errors if is_copy else outcome.output
     if outcome.code is None:
         yield Fault("hang", f"more than {HANG:.0f} s\n{outcome.tail}")
     elif outcome.code < 0:
         yield Fault("crash", f"ended by signal {-outcome.code}\n{outcome.tail}")
-    elif _TRACEBACK.search(outcome.output):
+    elif _TRACEBACK.search(ours):
         yield Fault("traceback", outcome.tail)
     elif outcome.code not in codes:
         yield Fault("exit code", f"exit code {outcome.code} is not one of {sorted(codes)}\n{outcome.tail}")
@@ -87,5 +94,5 @@ def judge(outcome: Outcome, codes: Collection[int], names: Collection[str | Path
         yield Fault("message", f"names none of {', '.join(map(str, names))}\n{outcome.tail}")
     if unsafe := _UNSAFE.search(outcome.output):
         yield Fault("message", f"prints the control character {unsafe[0]!r} raw\n{outcome.tail!r}")
-    elif _FORGED.search(outcome.output):
+    elif _FORGED.search(ours):
         yield Fault("message", f"prints a line that is not ours\n{outcome.tail}")

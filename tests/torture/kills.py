@@ -17,7 +17,7 @@ MOMENTS = ("start", "step", "step", "save", "save", "end")
 
 def cases(bench: Bench, seed: int) -> Iterator[Case]:
     """Yield runs of which each is killed once or twice, started again, killed again, and left to end."""
-    runs = Runs(bench.path)
+    runs = Runs(bench.path, bench.server)
     for number in range(PLANS):
         draw = random.Random(f"{seed} {number}")  # noqa: S311
         ranks, mode = draw.choice((1, 2)), draw.choice(("elastic", "bitwise"))

@@ -20,7 +20,7 @@ from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault, judge
 from tests.torture.mutations import HOSTILE, damaged, mutations
 
-QUICK, USUAL, WORKERS = 4, 2600, 2
+QUICK, USUAL, WORKERS = 4, 800, 2
 RUN = "runs/run"
 LAUNCH = (str(ROOT / "tests" / "programs" / "without_signals.py"), "launch")
 # Those of the launcher that read a run get its directory; `{}` stands for it.
@@ -34,6 +34,8 @@ ARGUMENTS: dict[str, list[list[str]]] = {
 READING = {"status", "logs", "diff", "postmortem", "ckpt ls", "ckpt verify", "evaluate"}
 # 1 is the answer of some: damaged, different, failed.
 CODES = {"diff": {0, 1, 2}, "postmortem": {0, 1, 2}, "ckpt": {0, 1, 2}, "logs": {0, 2}}
+IN_THE_PLACE_OF_A_LINK = "is a directory in the place of a link; remove it"
+"""A run that is done says so, and exits with 1."""
 
 
 def commands() -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -160,7 +162,8 @@ def _run(bench: Bench, damage: Damage, name: str, command: tuple[str, ...]) -> I
         before, whole_lines = _list(run), _lines(run)
         outcome = bench.run(*command, cwd=folder)
         first, second = (*name.split(), "")[:2]
-        yield from judge(outcome, CODES.get(first, {0, 2}), ["run", "usage:"])
+        codes = CODES.get(first, {0, 2}) | ({1} if IN_THE_PLACE_OF_A_LINK in outcome.errors else set())
+        yield from judge(outcome, codes, ["run", "usage:"], is_copy=first == "logs")
         if "SIGNAL" in outcome.output:
             yield Fault("signal", f"where nothing runs\n{outcome.tail}")
         if READING & {first, f"{first} {second}"} and (now := _list(run)) != before:

@@ -54,6 +54,17 @@ def test_a_fault_is_found(outcome: Outcome, kind: str | None) -> None:
     assert [fault.kind for fault in judge(outcome, {0, 2}, ["a.yaml"])] == ([kind] if kind else [])
 
 
+def test_the_lines_of_a_log_that_a_command_prints_are_not_its_own() -> None:
+    def find(outcome: Outcome) -> list[str]:
+        return [fault.kind for fault in judge(outcome, {0, 2}, is_copy=True)]
+
+    log = f"{TRACEBACK}FORGED: done\n"
+    assert find(Outcome(0, log)) == []
+    assert find(Outcome(0, f"{log}\x1b[2J")) == ["message"]
+    assert find(Outcome(1, log)) == ["exit code"]
+    assert find(Outcome(1, log + TRACEBACK, errors=TRACEBACK)) == ["traceback"]
+
+
 def test_faults_are_counted_by_their_cause_with_the_command_that_repeats_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bench: Bench
 ) -> None:

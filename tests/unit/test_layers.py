@@ -38,6 +38,7 @@ WITHOUT_TORCH = (
             "cpu",
             "environment",
             "escape",
+            "plural",
             "exit",
             "lock_file",
             "process",

@@ -10,6 +10,7 @@ from dist_train.data.datasets.download import DataFiles, require
 from dist_train.data.source import DecodedSplit, SplitSource, check_labels, list_files, resize
 from dist_train.errors import DataError
 from dist_train.settings.schema import ImageData
+from dist_train.system.plural import format_count
 
 LOADERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 """Classes of `torchvision.datasets`."""
@@ -46,7 +47,8 @@ def _check_header(path: Path, dimensions: int) -> int:
     sizes = [int.from_bytes(header[i : i + 4], "big") for i in range(4, len(header), 4)]
     is_idx = len(header) == 4 * (1 + dimensions) and header[:4] == bytes((0, 0, 8, dimensions))
     if not is_idx or path.stat().st_size != len(header) + math.prod(sizes):
-        wanted = f"{len(header) + math.prod(sizes)} bytes" if is_idx else f"an IDX file of {dimensions} dimension(s)"
+        size = len(header) + math.prod(sizes)
+        wanted = f"{size} bytes" if is_idx else f"an IDX file of {format_count(dimensions, 'dimension')}"
         raise DataError(
             f"{path}: has {path.stat().st_size} bytes and should be {wanted}; it is damaged. Delete it, and let "
             "data.download fetch it again or put the original there"

@@ -109,6 +109,23 @@ def test_other_settings_are_a_refusal_and_no_damage(tmp_path: Path) -> None:
         resume.load(configure(tmp_path, "run.seed=7"), run, World())
 
 
+@pytest.mark.parametrize("section", ["", "run", "data", "model", "optim", "train", "log", "checkpoint"])
+def test_no_key_or_value_of_a_checkpoint_s_settings_forges_a_line(tmp_path: Path, section: str) -> None:
+    config, harmful = configure(tmp_path), "a\nb\rc\x1b[2Jd\u202e\udcff"
+    choices = Stepper(config).state.auto_settings
+    described = resume.describe_run(config, choices, World())
+    settings = described["settings"]
+    (settings[section] if section else settings)[harmful] = harmful
+    files = {"training.pt": described}
+    shown = resume.describe_changes(files, config, choices, World()).settings
+    try:
+        resume.check_settings(files, config, tmp_path)
+    except CheckpointError as error:  # a resume can change some sections only
+        shown += str(error).split("\n")
+    assert any("a\\nb" in line for line in shown)
+    assert all(line.isprintable() for line in shown)
+
+
 def test_a_run_with_nothing_but_quarantined_checkpoints_does_not_start_at_zero(tmp_path: Path) -> None:
     config, run = configure(tmp_path), RunDir(tmp_path / "run")
     save(config, run, 1)

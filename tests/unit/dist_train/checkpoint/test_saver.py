@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,43 @@ def test_a_link_that_fails_is_no_failed_save(
     assert saved == [1, 2, 3]
     assert [(tmp_path / link).readlink().name for link in ("latest", "best")] == ["step_00000003", "step_00000002"]
     assert Store(tmp_path).steps() == [2, 3], "old ones are removed as before"
+
+
+@pytest.mark.parametrize("name", ["latest", "best"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.touch(),
+        lambda path: path.symlink_to("nowhere"),
+        lambda path: path.symlink_to("."),
+        os.mkfifo,
+        lambda path: path.mkdir(),
+        lambda path: (path / "model.pt").mkdir(parents=True),
+    ],
+)
+def test_what_is_in_the_place_of_a_link_is_replaced_or_named(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / name)
+    is_directory = (tmp_path / name).is_dir() and not (tmp_path / name).is_symlink()
+    with Saver(Store(tmp_path), keep_last=1, asynchronous=False) as saver:
+        saver.repair(best_step=None)
+        saver.save(1, content(1), "best")
+        missing = saver.finish()
+    if is_directory:
+        reason = f"{tmp_path / name}: is a directory in the place of a link; remove it"
+        assert missing == f"{tmp_path}: the links can't be changed: {reason}"
+    else:
+        assert (missing, (tmp_path / name).readlink().name) == (None, "step_00000001")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_in_the_place_of_the_quarantine_is_named(tmp_path: Path) -> None:
+    (tmp_path / "quarantine").touch()
+    (tmp_path / "step_00000001").mkdir()  # damaged: it is empty
+    with Saver(Store(tmp_path), keep_last=1, asynchronous=False) as saver:
+        saver.save(1, content(1))
+        assert str(saver.last_failed).endswith(f"was not saved: {tmp_path / 'quarantine'}: File exists")
 
 
 def test_a_start_does_what_a_killed_one_has_left_undone(tmp_path: Path) -> None:

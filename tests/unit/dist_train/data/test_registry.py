@@ -23,7 +23,7 @@ from tests.unit.dist_train.data.files import (
 def test_normalize_has_to_fit_the_channels(settings: Settings) -> None:
     numbers = (0.5,) * 3
     config = settings("digits", normalize=Normalize(mean=numbers, std=numbers))
-    assert refusal(config).startswith("data.normalize: mean has 3 number(s), but images of digits have 1 channel(s)")
+    assert refusal(config).startswith("data.normalize: mean has 3 numbers, but images of digits have 1 channel;")
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(4, [0, 3, 6, 9]), (5, [0, 2, 4, 7, 9]), (12, None), (500, None)])
@@ -53,7 +53,7 @@ def test_no_validation_and_too_much(settings: Settings, root: Path) -> None:
     write_idx(root)
     assert opened(settings("mnist")).validation is None
     assert "leaves none to train on" in refusal(settings("mnist", validation=0.99))
-    assert "data.validation is 0.1: of 1 training sample(s)" in refusal(
+    assert "data.validation is 0.1: of 1 training sample that" in refusal(
         settings("mnist", validation=0.1, limit_train=1)
     )
 

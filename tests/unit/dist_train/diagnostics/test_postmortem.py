@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.diagnostics.postmortem import postmortem
+from dist_train.diagnostics.postmortem import describe_unreported_end, postmortem
 from dist_train.errors import ConfigError
 from tests.unit.dist_train.diagnostics.run_files import (
     NO_PID,
@@ -57,6 +57,27 @@ def test_postmortem_of_a_damaged_status_is_refused(run: Path, content: str) -> N
     (run / "status.json").write_text(content)
     with pytest.raises(ConfigError, match=r"no complete status\.json|status\.json: can't be read"):
         postmortem(run)
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{}", '{"state": "done"}', '{"state": "running", "host": 3}'])
+def test_no_end_is_reported_of_a_start_that_was_not_lost(run: Path, content: str | None) -> None:
+    write_heartbeats(run, heartbeat(0, 1, pid=NO_PID))
+    (run / "run.lock").touch()
+    if content is not None:
+        (run / "status.json").write_text(content)
+    assert describe_unreported_end(run) is None
+
+
+def test_the_end_of_a_lost_start_is_reported_once(run: Path) -> None:
+    write_heartbeats(run, heartbeat(0, 1, pid=NO_PID))
+    write_status(run, "running", pid=NO_PID)
+    (run / "run.lock").touch()
+    line = describe_unreported_end(run)
+    assert line is not None
+    assert "in backward of step 4: killed: the process ended without an error message, as after SIGKILL" in line
+    assert "or after a crash in C code, whose stack it has then printed" in line, "none but itself could see it"
+    write_verdict(run)
+    assert describe_unreported_end(run) is None
 
 
 def test_postmortem_repeats_the_verdict(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

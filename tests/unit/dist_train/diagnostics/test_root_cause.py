@@ -75,6 +75,22 @@ def test_where_nccl_aborted_all_ranks_none_is_blamed(run: Path) -> None:
     assert (found.rank, found.cause) == (None, "stalled")
 
 
+def test_a_rank_that_has_crashed_is_named_with_its_reason_and_its_stack(run: Path) -> None:
+    """Rank 2 has crashed; rank 0, whose last sign of life is older, was killed only then; rank 1 was aborted."""
+    write_heartbeats(run, *(heartbeat(rank, 3, pid=NO_PID) for rank in range(3)))
+    abort(run, 1)
+    frames = [f'  File "{number}.py", line 1 in call' for number in range(20)]
+    text = "\n".join(["Current thread 0x0f (most recent call first):", *frames, "", "Extension modules: a, b"])
+    (run / "diagnostics" / "crash_rank_2.txt").write_text(f"Fatal Python error: Segmentation fault\n\n{text}")
+    found = find_known_failure(RunEvidence.read(run))
+    assert found is not None
+    assert (found.rank, found.cause, found.victims) == (2, "killed", [0, 1])
+    assert found.error == "the process crashed in C code: Segmentation fault; its stack:"
+    screen = found.format_screen(run)
+    assert "0.py" in screen, "the innermost"
+    assert "12.py" not in screen
+
+
 @pytest.mark.usefixtures("no_patience")
 def test_a_rank_that_came_to_its_end_was_not_killed(run: Path) -> None:
     write_heartbeats(run, heartbeat(0, 2), heartbeat(1, 2, "end", pid=NO_PID))

@@ -1,6 +1,7 @@
 """Stacks of a rank: written by the rank itself, and read by its peers."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from dist_train.diagnostics.stack_traces import (
     StackFile,
     has_dumped_stacks,
     is_waiting_for_peers,
+    read_crash,
     read_main_frames,
-    was_aborted_outside_python,
     write_process_state,
 )
 from dist_train.distributed import shared_memory
@@ -32,7 +33,9 @@ CRASH = """
 import ctypes, os, sys, time
 from pathlib import Path
 from dist_train.diagnostics.stack_traces import record_crash
+from dist_train.system.inherited_state import prepare_streams
 
+prepare_streams()  # as every training does
 with record_crash(Path(sys.argv[1]), 1):
     {crash}
 """
@@ -40,18 +43,40 @@ IN_A_THREAD_OF_C = "c = ctypes.CDLL(None); c.pthread_create(ctypes.byref(ctypes.
 
 
 @pytest.mark.parametrize(
-    ("crash", "outside_python"),
-    [(f"{IN_A_THREAD_OF_C}; time.sleep(20)", True), ("os.abort()", False), ("os.kill(os.getpid(), 9)", False)],
-    ids=["a thread of C", "the main thread", "killed"],
+    ("crash", "reason", "outside_python"),
+    [
+        (f"{IN_A_THREAD_OF_C}; time.sleep(20)", "Aborted", True),  # as NCCL's watchdog aborts a rank
+        ("os.abort()", "Aborted", False),
+        *[
+            (f"os.kill(os.getpid(), {number:d})", reason, False)
+            for number, reason in (
+                (signal.SIGSEGV, "Segmentation fault"),
+                (signal.SIGFPE, "Floating point exception"),  # newer Pythons: Floating-point exception
+                (signal.SIGBUS, "Bus error"),
+                (signal.SIGILL, "Illegal instruction"),
+                (signal.SIGABRT, "Aborted"),
+            )
+        ],
+        ("os.kill(os.getpid(), 9)", None, False),
+    ],
 )
-def test_an_abort_by_a_thread_of_c_is_recognised(
-    interpreter: Python, tmp_path: Path, crash: str, outside_python: bool
+def test_a_crash_is_recognised(
+    interpreter: Python, tmp_path: Path, crash: str, reason: str | None, outside_python: bool
 ) -> None:
-    """As NCCL's watchdog aborts a rank."""
     done = interpreter("-c", CRASH.format(crash=crash), str(tmp_path), timeout=60)
     assert done.returncode < 0
-    assert was_aborted_outside_python(tmp_path, 1) is outside_python
-    assert not was_aborted_outside_python(tmp_path, 0), "it has left no file"
+    found = read_crash(tmp_path, 1)
+    assert (found and found.reason.replace("-", " ")) == reason
+    if found:
+        assert found.was_abort_outside_python is outside_python
+        assert bool(found.frames) is not outside_python
+    assert read_crash(tmp_path, 0) is None, "it has left no file"
+
+
+def test_after_the_block_a_crash_goes_to_standard_error_again(interpreter: Python, tmp_path: Path) -> None:
+    done = interpreter("-c", CRASH.format(crash="pass") + "os.abort()", str(tmp_path), timeout=60)
+    assert done.stderr.startswith("Fatal Python error: Aborted")
+    assert read_crash(tmp_path, 1) is None
 
 
 def test_the_frames_of_the_main_thread_come_innermost_first(run: Path) -> None:

@@ -69,16 +69,16 @@ def test_every_collective_of_three_ranks(on_ranks: Ranks, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_refusal_ends_every_rank_and_the_lowest_one_is_printed(torchrun: Ranks, tmp_path: Path) -> None:
+def test_a_refusal_ends_every_rank_and_the_lowest_one_is_printed(on_ranks: Ranks, tmp_path: Path) -> None:
     """Ranks 1 and 2 of 3 refuse."""
-    done = torchrun(3, "-m", "tests.programs.together", str(tmp_path), "refuse", timeout=60)
-    assert done.returncode == 1  # torchrun's own, whatever its ranks return
+    done = on_ranks(3, "-m", "tests.programs.together", str(tmp_path), "refuse", timeout=60)
+    assert done.returncode == 1  # of several ranks, as torchrun has it
     for rank, result in enumerate(results(tmp_path, 3)):
         raised = "ConfigError" if rank == 1 else "RefusedElsewhereError"
         assert result == {"code": 2, "raised": [raised], "group is open": False}
     assert done.stderr.count("rank 1(3) does not like it") == 1
     assert "rank 2(3)" not in done.stderr
-    assert 'world.py", line' not in done.stderr  # torchrun prints a traceback of its own
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

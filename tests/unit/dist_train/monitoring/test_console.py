@@ -44,10 +44,12 @@ def test_no_text_acts_on_the_terminal_or_in_the_file(tmp_path: Path) -> None:
     stream, harmful = io.StringIO(), [*map(chr, range(32)), "\x7f", "\x9b", "\u202e", "\u2028", "\udcff"]
     log_to_terminal(World(), stream)
     with log_to_file(tmp_path, World(), step=0):
-        LOGGER.info("before\nafter%s", "".join(harmful).replace("\n", ""))
+        for foreign in ("".join(harmful), Path("".join(harmful)), ValueError("".join(harmful))):
+            LOGGER.info("before\nafter%s", foreign)
     for text in (stream.getvalue(), (tmp_path / "rank_0.log").read_text()):
         assert [character for character in harmful if character in text] == ["\n"]
-        assert "after\\x00" in text
+        assert text.count("after\\x00") == 3
+        assert len([line for line in text.splitlines() if "x7f" in line]) == 3, "what follows the line end too"
 
 
 def test_other_ranks_print_only_warnings() -> None:

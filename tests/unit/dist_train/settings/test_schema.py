@@ -82,6 +82,13 @@ def with_settings(**changes: dict[str, Any]) -> Config:
         ({"model": {"num_classes": 11}}, "model.num_classes"),
         ({"data": {"normalize": {"mean": (0.1, 0.2), "std": (1.0,)}}}, "data.normalize"),
         ({"train": {"sync_batchnorm": True}, "distributed": {"backend": "gloo"}}, "train.sync_batchnorm"),
+        *[
+            (
+                {"run": {"reproducible": "bitwise"}, "distributed": {"shards": shards}, "data": data},
+                "distributed.shards",
+            )
+            for shards, data in ((3, {}), (16, {"global_batch": 15}), (2**16, {}))
+        ],
         (
             {"run": {"reproducible": "bitwise"}, "distributed": {"compression": "bf16"}},
             "distributed.compression",
@@ -118,6 +125,10 @@ def test_what_follows_from_evaluations_needs_some(key: str) -> None:
         {"model": {"num_classes": 10}},
         {"data": {"name": "image_folder"}, "model": {"num_classes": 3}},
         {"train": {"sync_batchnorm": True}},
+        *[
+            {"run": {"reproducible": "bitwise"}, "distributed": {"shards": shards}, "data": data}
+            for shards, data in ((8, {"global_batch": 1}), (16, {"global_batch": 16}), (2**16, {"global_batch": 2**17}))
+        ],
         {"distributed": {"compression": "bf16"}},
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from inspect import get_annotations
 from typing import Any
 
 import pytest
@@ -21,23 +22,27 @@ SPELLINGS = (
 BOUND = 2**63
 
 
-def list_numbers() -> Iterator[tuple[str, str]]:
-    """Yield the keys of all numeric settings, each with the override that makes it valid."""
+def list_numbers() -> list[tuple[str, str]]:
+    """List the keys of all numeric settings, each with the override that makes it valid; an inherited one once."""
+    found: dict[tuple[str, type[Section]], str] = {}
     for section, info in Config.model_fields.items():
         for kind in section_classes(info.annotation):
             names = list_choices(kind.model_fields["name"].annotation) if "name" in kind.model_fields else ()
-            yield from ((key, f"{section}.name={names[0]}" if names else "") for key in find_numbers(kind, section))
+            for key, owner in find_numbers(kind, section):
+                found.setdefault((key, owner), f"{section}.name={names[0]}" if names else "")
+    return [(key, name) for (key, _), name in found.items()]
 
 
-def find_numbers(kind: type[Section], prefix: str) -> Iterator[str]:
+def find_numbers(kind: type[Section], prefix: str) -> Iterator[tuple[str, type[Section]]]:
+    """Yield the key of each number below a section, and the class that declares it."""
     for name, info in kind.model_fields.items():
         for inner in section_classes(info.annotation):
             yield from find_numbers(inner, f"{prefix}.{name}")
         if not section_classes(info.annotation) and "number" in describe_type(info.annotation, info.metadata):
-            yield f"{prefix}.{name}"
+            yield f"{prefix}.{name}", next(each for each in kind.__mro__ if name in get_annotations(each))
 
 
-@pytest.mark.parametrize(("key", "name"), sorted(set(list_numbers())))
+@pytest.mark.parametrize(("key", "name"), list_numbers())
 def test_a_number_of_any_size_and_spelling(load: Load, key: str, name: str) -> None:
     for text in SPELLINGS:
         found = load_or_refuse(load, *([name] if name else []), f"{key}={text}")

@@ -133,3 +133,26 @@ def test_a_pipe_that_does_not_block_loses_nothing(tmp_path: Path) -> None:
         lines = process.stdout.read().splitlines()
     assert (process.returncode, len(lines)) == (0, 3)
     assert lines[0] == "café \\udcff Δ".encode() * 2000
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "dist_train", str(ROOT / "configs/digits.yaml")],
+        *[["-m", "launch", *words] for words in (["status"], ["train", str(ROOT / "configs/digits.yaml")])],
+    ],
+    ids=" ".join,
+)
+def test_a_removed_working_directory_ends_in_a_message(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "gone").mkdir()
+    shell = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+    done = subprocess.run(
+        ["bash", "-c", shell, "-", str(tmp_path / "gone"), sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("the working directory has been removed: ")
+    assert "Traceback" not in done.stderr

@@ -18,6 +18,7 @@ from dist_train.run_dir import RunDir
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schema import Config, Normalize
 from dist_train.training.verification import main, verify
+from tests.conftest import Python
 from tests.unit.dist_train.stepper import CLASSES, SHAPE, Stepper, configure, make_batch
 
 
@@ -96,6 +97,14 @@ def test_what_would_be_refused_is_found(run: RunDir, capsys: pytest.CaptureFixtu
     assert found[2] is not None
     assert main([str(run.path)]) == 1
     assert found[2] in capsys.readouterr().out
+
+
+def test_torch_s_compiler_is_not_imported(run: RunDir, python: Python) -> None:
+    code = "import sys; from dist_train.training.verification import main; main(sys.argv[1:])"
+    done = python("-c", f"{code}; print(sorted(sys.modules))", str(run.path))
+    assert "2  undamaged" in done.stdout
+    assert "'torch'" in done.stdout
+    assert "'torch._dynamo'" not in done.stdout
 
 
 def test_a_run_without_checkpoints_is_refused(run: RunDir) -> None:

@@ -28,7 +28,7 @@ def test_synthetic_depends_on_the_seed(settings: Settings) -> None:
         {"num_train": 10**8},
         {"num_test": 10**8},
         {"shape": (10**4, 10**4, 10**4)},
-        {"num_classes": 10**6, "num_train": 1},
+        {"num_classes": 10**5, "num_train": 1, "shape": (3, 200, 200)},
     ],
 )
 def test_images_that_no_memory_holds_are_refused(

@@ -80,6 +80,8 @@ def _find_misfit(name: str, value: Any, parameter: Tensor, probed: Any) -> str |
     """
     if value is None:
         return "is missing" if isinstance(probed, Tensor) and name != "momentum_buffer" else None
+    if not isinstance(value, Tensor | int | float):
+        return f"is a {type(value).__name__}"
     found = value if isinstance(value, Tensor) else torch.tensor(float(value))
     if isinstance(probed, Tensor) and probed.dim() == 0 and found.numel() != 1:
         return f"is {list(found.shape)}, not one number"

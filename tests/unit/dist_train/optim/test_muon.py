@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from dist_train.optim.muon import Muon
 
+IS_NEW = "muon" in torch.optim._muon.__all__
+"""Whether torch has `spectral_unclamped`, and updates bfloat16 without Nesterov's momentum as it says."""
 ARGUMENTS: list[dict[str, Any]] = [
     {},
     {"nesterov": False, "momentum": 0.5, "weight_decay": 0.0},
@@ -38,6 +40,9 @@ def draw(*shape: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
 def test_matrices_are_updated_as_by_torch_bit_for_bit(
     arguments: dict[str, Any], shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
+    is_mended = dtype == torch.bfloat16 and not arguments.get("nesterov", True)
+    if not IS_NEW and (is_mended or arguments.get("adjust_lr_fn") == "spectral_unclamped"):
+        pytest.skip("this torch's own does not do it")
     weights, *gradients = draw(*shape, dtype=dtype)
     expected = stepped(torch.optim.Muon, weights, gradients, **arguments)
     assert torch.equal(stepped(Muon, weights, gradients, **arguments), expected)

@@ -10,7 +10,7 @@ from torch.optim import SGD, Optimizer
 from dist_train.optim.groups import ParameterGroup, find_groups
 from dist_train.optim.muon import Muon
 from dist_train.optim.several import Several, list_parts
-from dist_train.settings.schema import Optim
+from dist_train.settings.optim import Optim
 
 _FUSED = ("sgd", "adam", "adamw")
 """Optimizers with one kernel for all parameters on CPU and CUDA; the others update all of them by foreach."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from dist_train.settings.schema import Optim
+from dist_train.settings.optim import Optim
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from dist_train.settings.schema import EarlyStopping, Plateau
+from dist_train.settings.optim import Plateau
+from dist_train.settings.schema import EarlyStopping
 
 
 def find_reduction(values: Sequence[float], config: Plateau | None, higher_is_better: bool) -> float:

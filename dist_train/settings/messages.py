@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from dist_train.settings.optim import UNSUPPORTED_NAMES
 from dist_train.settings.renames import RENAMED_KEYS, OldValue
-from dist_train.settings.schema import UNSUPPORTED_NAMES, Config, Section, Words, list_keys
+from dist_train.settings.schema import Config, list_keys
+from dist_train.settings.section import Section, Words
 from dist_train.system.escape import escape
 
 MAX_LENGTH = 60

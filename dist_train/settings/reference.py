@@ -11,7 +11,8 @@ from dist_train.settings.messages import (
     format_value,
     list_shown_names,
 )
-from dist_train.settings.schema import Config, Section, item_classes, section_classes
+from dist_train.settings.schema import Config
+from dist_train.settings.section import Section, item_classes, section_classes
 
 
 def format_reference() -> str:

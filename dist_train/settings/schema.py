@@ -5,100 +5,27 @@ torch, so that a wrong key is reported in a fraction of a second, also on a logi
 its own section only, as in `build_optimizer(config.optim, ...)`.
 """
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PlainValidator,
-    SerializerFunctionWrapHandler,
-    create_model,
-    model_serializer,
+from pydantic import Field
+
+from dist_train.settings.optim import AnyOptim, find_optim_contradictions
+from dist_train.settings.section import (
+    NO_ARGUMENTS,
+    Arguments,
+    Auto,
+    Contradiction,
+    FileName,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Reference,
+    Section,
+    SideLength,
+    section_classes,
 )
-from pydantic.fields import FieldInfo
-
-from dist_train.own_code.reference import FORMS, parse_reference
-
-
-def _check_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("is not text")
-    os.fsencode(value)
-    return value
-
-
-def _check_reference(value: Any) -> str:
-    if parse_reference(_check_text(value)) is None:
-        raise ValueError("is no reference")
-    return str(value)
-
-
-def _check_arguments(value: Any, depth: int = 0) -> Any:
-    """Return arguments with lists for sequences; what YAML can say is allowed."""
-    if depth > 20:
-        raise ValueError("is nested too deeply")
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise ValueError("has a key that is not text")
-        return {key: _check_arguments(inner, depth + 1) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_check_arguments(inner, depth + 1) for inner in value]
-    if value is not None and not isinstance(value, bool | int | float | str):
-        raise ValueError("is no value of YAML")
-    return value
-
-
-Auto = Literal["auto"]
-# Pydantic's own check of text refuses file names that are not UTF-8.
-FileName = Annotated[str, PlainValidator(_check_text), Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Words:
-    """Describes in messages what a setting may be."""
-
-    text: str
-
-
-Reference = Annotated[str, PlainValidator(_check_reference), Words(f"a reference to code of your own, {FORMS}")]
-"""Code of the user's own: `path/to/file.py:Name` or `package.module:Name`."""
-Arguments = Annotated[dict[str, Any], BeforeValidator(_check_arguments), Words("a mapping of arguments")]
-"""Arguments for code that a name or a reference leads to."""
-PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
-SideLength = Annotated[int, Field(ge=1, le=10**4)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A part of the settings; instances are immutable."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-    shown_name: ClassVar[str] = "a reference"
-    """What stands for the names of a section that takes more than can be listed."""
-
-
-def section_classes(annotation: Any) -> tuple[type[Section], ...]:
-    """Return the classes of a section: `Config.model_fields["optim"].annotation` has one per optimizer."""
-    if isinstance(annotation, type):
-        return (annotation,) if issubclass(annotation, Section) else ()
-    parts = () if get_origin(annotation) is tuple else get_args(annotation)
-    return tuple(found for part in parts for found in section_classes(part))
-
-
-def item_classes(annotation: Any) -> tuple[type[Section], ...]:
-    """Return the classes of the sections in a list, such as `optim.groups`."""
-    parts = get_args(annotation) if get_origin(annotation) is tuple else ()
-    return tuple(found for part in parts for found in section_classes(part))
 
 
 class Run(Section):
@@ -238,7 +165,7 @@ class OwnData(Data):
     """A data set of your own."""
 
     name: Reference
-    args: Arguments = {}
+    args: Arguments = NO_ARGUMENTS
     """Arguments of the class, beside `split="train"` or `"test"`; or of a function that returns the splits."""
     collate: Reference | None = None
     """Function that makes a batch of a list of items. Default: torch's `default_collate`."""
@@ -319,7 +246,7 @@ class TorchvisionModel(ImageModel):
     """A classification model of torchvision, from random weights."""
 
     name: TorchvisionName
-    args: Arguments = {}
+    args: Arguments = NO_ARGUMENTS
     """More arguments of its constructor."""
 
 
@@ -328,7 +255,7 @@ class TimmModel(ImageModel):
 
     shown_name = "timm/<model>"
     name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.]+$")]
-    args: Arguments = {}
+    args: Arguments = NO_ARGUMENTS
     """More arguments of `timm.create_model`."""
 
 
@@ -336,7 +263,7 @@ class OwnModel(Model):
     """A network of your own."""
 
     name: Reference
-    args: Arguments = {}
+    args: Arguments = NO_ARGUMENTS
     """Arguments of the class or function; it gets no others."""
 
 
@@ -349,284 +276,10 @@ class Loss(Section):
     name: LossName | Reference | None = None
     """The loss, or your own `f(output, target)` by its reference, which returns a mean or one value a sample. Default:
     that of the task: `cross_entropy`, `mse` or `bce_with_logits`."""
-    args: Arguments = {}
+    args: Arguments = NO_ARGUMENTS
     """Its arguments, such as `label_smoothing` of `cross_entropy`, by their names in torch."""
     output: Annotated[str, Field(min_length=1)] | None = None
     """The field of the network's output that the loss and the metrics get. Default: the whole output."""
-
-
-ScheduleName = Literal["constant", "step", "multistep", "cosine", "onecycle", "linear", "polynomial", "trapezoid"]
-Epochs = Annotated[float, Field(gt=0, le=10**6)]
-
-
-class Group(Section):
-    """Settings of the parameters whose names match a pattern; what is not set is as for all others."""
-
-    match: Annotated[tuple[FileName, ...], Field(min_length=1)]
-    """Patterns of parameter names, as for files: `*` is any text, `?` one character. A parameter in two groups gets
-    the settings of both; one that they set differently is refused."""
-    schedule: ScheduleName | None = None
-    """Schedule of the group, with the arguments in `optim`. Default: `optim.schedule`."""
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if value is not None}
-
-    def settings(self) -> dict[str, Any]:
-        """Return the schedule and the arguments that the group sets."""
-        return self.model_dump(exclude={"match", "optimizer"})
-
-
-class Plateau(Section):
-    """As `torch.optim.lr_scheduler.ReduceLROnPlateau`: what it keeps in mind follows from the evaluations so far."""
-
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The learning rate is multiplied by it at each reduction."""
-    patience: Annotated[int, Field(ge=0, le=10**9)] = 10
-    """Evaluations in a row without improvement that are tolerated; the next one reduces."""
-    min_delta: NonNegativeFloat = 0.0
-    """Smallest change that is an improvement."""
-    cooldown: Annotated[int, Field(ge=0, le=10**9)] = 0
-    """Evaluations after a reduction that do not count."""
-    min_lr: NonNegativeFloat = 0.0
-    """No learning rate is reduced below it."""
-
-
-class Optimizer(Section):
-    """An optimizer with its arguments, which have their names in torch."""
-
-    name: str
-    """The optimizer, by its name in torch in lower case."""
-    lr: NonNegativeFloat
-    """Learning rate; the peak, if the schedule changes it. Default: the optimizer's default in torch."""
-
-    def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments for the optimizer's constructor in torch, `lr` included."""
-        return self.model_dump(include=set(self.argument_fields()))
-
-    @classmethod
-    def argument_fields(cls) -> dict[str, FieldInfo]:
-        """Return the settings that are arguments of the optimizer, by their names."""
-        common = set(Optim.model_fields) - {"lr"}
-        return {
-            key: info
-            for key, info in cls.model_fields.items()
-            if key not in common and not section_classes(info.annotation)
-        }
-
-
-class Optim(Optimizer):
-    """Optimizer and learning rate; an optimizer's own arguments have their names in torch."""
-
-    name: str
-    """The optimizer, by its name in torch in lower case. Default: `sgd`."""
-    groups: tuple[Group, ...] = ()
-    """Parameters with settings of their own: `[{match: ["*.bias", "*norm*"], weight_decay: 0.0}, {match: ["head.*"],
-    lr: 0.1}]`. A group may set a `schedule` and every argument of the optimizer. `--print-groups` prints the result."""
-    schedule: ScheduleName = "constant"
-    """How the learning rate changes from step to step. `linear` and `polynomial`: down to `eta_min`. `trapezoid`:
-    constant, and linearly down to `eta_min` in the last steps."""
-    warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 0.0
-    """Epochs during which the learning rate rises linearly to that of the schedule."""
-    step_size: Epochs = 30.0
-    """Schedule `step`: epochs between multiplications by `gamma`."""
-    milestones: tuple[Epochs, ...] = ()
-    """Schedule `multistep`: epochs at which the learning rate is multiplied by `gamma`."""
-    gamma: PositiveFloat = 0.1
-    """Schedules `step` and `multistep`: the factor."""
-    eta_min: NonNegativeFloat = 0.0
-    """Schedules `cosine`, `linear`, `polynomial` and `trapezoid`: the learning rate at the end. A group with another
-    `lr` ends at the same fraction of that."""
-    restart_epochs: Epochs | None = None
-    """Schedule `cosine`: epochs after which it starts again at `lr`. Default: never."""
-    restart_factor: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Schedule `cosine`: each cycle is this many times as long as the one before."""
-    power: PositiveFloat = 1.0
-    """Schedule `polynomial`: the exponent."""
-    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Schedule `trapezoid`: fraction of all steps during which the learning rate falls."""
-    pct_start: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Schedule `onecycle`: fraction of all steps during which the learning rate rises."""
-    div_factor: Annotated[float, Field(ge=1)] = 25.0
-    """Schedule `onecycle`: the first learning rate is `lr / div_factor`."""
-    final_div_factor: Annotated[float, Field(ge=1)] = 1e4
-    """Schedule `onecycle`: the last learning rate is `lr / div_factor / final_div_factor`."""
-    plateau: Plateau | None = None
-    """Reduce the learning rate of every schedule when the evaluations during training no longer get better. Default:
-    never."""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Let a group of an optimizer set each of its arguments."""
-        fields = {key: (_annotation_of(info) | None, None) for key, info in cls.group_fields().items()}
-        group = create_model(f"{cls.__name__}Group", __base__=Group, **fields)  # type: ignore[call-overload]
-        cls.model_fields["groups"].annotation = tuple[group, ...]
-        cls.model_rebuild(force=True)
-
-    @classmethod
-    def group_fields(cls) -> dict[str, FieldInfo]:
-        """Return what a group may set beside its schedule."""
-        return cls.argument_fields()
-
-
-def _annotation_of(field: FieldInfo) -> Any:
-    """Return a field's annotation with its limits."""
-    return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-
-
-Betas = tuple[Fraction, Fraction]
-
-
-class SGDArguments(Section):
-    lr: NonNegativeFloat = 1e-3
-    momentum: NonNegativeFloat = 0.0
-    dampening: float = 0.0
-    weight_decay: NonNegativeFloat = 0.0
-    nesterov: bool = False
-
-
-class AdamArguments(Section):
-    lr: NonNegativeFloat = 1e-3
-    betas: Betas = (0.9, 0.999)
-    eps: NonNegativeFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    amsgrad: bool = False
-    decoupled_weight_decay: bool = False
-
-
-class AdamWArguments(Section):
-    lr: NonNegativeFloat = 1e-3
-    betas: Betas = (0.9, 0.999)
-    eps: NonNegativeFloat = 1e-8
-    weight_decay: NonNegativeFloat = 1e-2
-    amsgrad: bool = False
-
-
-class SGD(SGDArguments, Optim):
-    name: Literal["sgd"]
-
-
-class Adam(AdamArguments, Optim):
-    name: Literal["adam"]
-
-
-class AdamW(AdamWArguments, Optim):
-    name: Literal["adamw"]
-
-
-class RestSGD(SGDArguments, Optimizer):
-    name: Literal["sgd"]
-
-
-class RestAdam(AdamArguments, Optimizer):
-    name: Literal["adam"]
-
-
-class RestAdamW(AdamWArguments, Optimizer):
-    name: Literal["adamw"]
-
-
-AnyRest = Annotated[RestAdamW | RestAdam | RestSGD, Discriminator("name")]
-
-
-class Muon(Optim):
-    name: Literal["muon"]
-    lr: NonNegativeFloat = 1e-3
-    weight_decay: NonNegativeFloat = 0.1
-    momentum: Fraction = 0.95
-    nesterov: bool = True
-    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
-    eps: NonNegativeFloat = 1e-7
-    ns_steps: Annotated[int, Field(ge=1, le=99)] = 5
-    adjust_lr_fn: Literal["original", "match_rms_adamw", "spectral_unclamped"] | None = None
-    rest: AnyRest = RestAdamW(name="adamw")
-    """Optimizer of all parameters with fewer than two dimensions, and of groups with `optimizer: rest`; embeddings and
-    the last layer should be one. Muon updates a filter as a matrix with a row for each output."""
-
-    @classmethod
-    def group_fields(cls) -> dict[str, FieldInfo]:
-        rest = [section.argument_fields() for section in (RestAdam, RestSGD)]
-        optimizer = FieldInfo(annotation=Literal["rest"])
-        return {**rest[0], **rest[1], **cls.argument_fields(), "optimizer": optimizer}
-
-
-class Adagrad(Optim):
-    name: Literal["adagrad"]
-    lr: NonNegativeFloat = 1e-2
-    lr_decay: NonNegativeFloat = 0.0
-    weight_decay: NonNegativeFloat = 0.0
-    initial_accumulator_value: NonNegativeFloat = 0.0
-    eps: NonNegativeFloat = 1e-10
-
-
-class Adafactor(Optim):
-    name: Literal["adafactor"]
-    lr: NonNegativeFloat = 1e-2
-    beta2_decay: Annotated[float, Field(le=0)] = -0.8
-    eps: tuple[NonNegativeFloat | None, NonNegativeFloat] = (None, 1e-3)
-    d: Annotated[float, Field(ge=1)] = 1.0
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class RMSprop(Optim):
-    name: Literal["rmsprop"]
-    lr: NonNegativeFloat = 1e-2
-    alpha: NonNegativeFloat = 0.99
-    eps: NonNegativeFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    momentum: NonNegativeFloat = 0.0
-    centered: bool = False
-
-
-class Adadelta(Optim):
-    name: Literal["adadelta"]
-    lr: NonNegativeFloat = 1.0
-    rho: Annotated[float, Field(ge=0, le=1)] = 0.9
-    eps: NonNegativeFloat = 1e-6
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class Adamax(Optim):
-    name: Literal["adamax"]
-    lr: NonNegativeFloat = 2e-3
-    betas: Betas = (0.9, 0.999)
-    eps: NonNegativeFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class NAdam(Optim):
-    name: Literal["nadam"]
-    lr: NonNegativeFloat = 2e-3
-    betas: Betas = (0.9, 0.999)
-    eps: NonNegativeFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    momentum_decay: NonNegativeFloat = 4e-3
-    decoupled_weight_decay: bool = False
-
-
-class RAdam(Optim):
-    name: Literal["radam"]
-    lr: NonNegativeFloat = 1e-3
-    betas: Betas = (0.9, 0.999)
-    eps: NonNegativeFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
-    decoupled_weight_decay: bool = False
-
-
-class ASGD(Optim):
-    name: Literal["asgd"]
-    lr: NonNegativeFloat = 1e-2
-    lambd: NonNegativeFloat = 1e-4
-    alpha: NonNegativeFloat = 0.75
-    t0: NonNegativeFloat = 1e6
-    weight_decay: NonNegativeFloat = 0.0
-
-
-class Rprop(Optim):
-    name: Literal["rprop"]
-    lr: NonNegativeFloat = 1e-2
-    etas: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=1)]] = (0.5, 1.2)
-    step_sizes: tuple[PositiveFloat, PositiveFloat] = (1e-6, 50.0)
 
 
 class EarlyStopping(Section):
@@ -756,10 +409,6 @@ class Log(Section):
 
 AnyData = StoredData | ImageFolderData | SyntheticData | OwnData
 AnyModel = SmallNet | CifarTutorial | ResNet18 | TorchvisionModel | TimmModel | OwnModel
-AnyOptim = Annotated[
-    SGD | Adam | AdamW | Muon | Adagrad | Adafactor | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop,
-    Discriminator("name"),
-]
 
 
 class Config(Section):
@@ -795,44 +444,14 @@ class Config(Section):
 
 
 KNOWN_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "cifar10": 10, "cifar100": 100, "digits": 10}
-SCHEDULE_SETTINGS = {
-    "step_size": ("step",),
-    "milestones": ("multistep",),
-    "gamma": ("step", "multistep"),
-    "eta_min": ("cosine", "linear", "polynomial", "trapezoid"),
-    "restart_epochs": ("cosine",),
-    "restart_factor": ("cosine",),
-    "power": ("polynomial",),
-    "decay_fraction": ("trapezoid",),
-    "pct_start": ("onecycle",),
-    "div_factor": ("onecycle",),
-    "final_div_factor": ("onecycle",),
-}
-UNSUPPORTED_NAMES = {
-    (
-        "optim.name",
-        "lbfgs",
-    ): "it evaluates the loss several times a step, by a closure, and a step here has one backward "
-    "pass over the global batch; use adam, or sgd with a schedule",
-    ("optim.name", "sparseadam"): "it takes sparse gradients only, and gradients are dense here; use adam",
-}
-"""Names that somebody may expect, with the reason why they are none."""
-
-
-class Contradiction(NamedTuple):
-    """A setting that does not fit another one, and the message about it."""
-
-    key: str
-    message: str
 
 
 def find_contradictions(config: Config) -> Iterator[Contradiction]:
     """Find settings that are valid alone and not together, without opening any data."""
-    yield from _schedule_contradictions(config.optim)
+    yield from find_optim_contradictions(config.optim)
     yield from _evaluation_contradictions(config)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
-    yield from _nesterov_contradictions(config.optim)
     yield from _shard_contradictions(config)
     if config.train.compile_mode != "default" and config.train.compile == "off":
         yield Contradiction(
@@ -842,19 +461,6 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             "train.sync_batchnorm", "is on, but torch supports it on GPUs only, and distributed.backend is gloo"
         )
-
-
-def _nesterov_contradictions(optim: Optim) -> Iterator[Contradiction]:
-    """Find a momentum of Nesterov's kind that SGD does not have."""
-    if isinstance(optim, SGD):
-        settings: tuple[tuple[str, SGD | RestSGD], ...] = (("optim", optim),)
-    elif isinstance(optim, Muon) and isinstance(optim.rest, RestSGD):
-        settings = (("optim.rest", optim.rest),)
-    else:
-        return
-    for key, sgd in settings:
-        if sgd.nesterov and (sgd.momentum == 0 or sgd.dampening != 0):
-            yield Contradiction(f"{key}.nesterov", f"needs {key}.momentum above 0 and {key}.dampening 0")
 
 
 def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
@@ -882,27 +488,6 @@ def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
             "distributed.compression",
             f"is {config.distributed.compression}, but with run.reproducible=bitwise no rank may round what it sends",
         )
-
-
-def _schedule_contradictions(optim: Optim) -> Iterator[Contradiction]:
-    used = {optim.schedule, *(group.schedule for group in optim.groups if group.schedule)}
-    for key, schedules in SCHEDULE_SETTINGS.items():
-        is_default = getattr(optim, key) == Optim.model_fields[key].default
-        if not is_default and not used & set(schedules):
-            belongs = " or ".join(schedules)
-            yield Contradiction(
-                f"optim.{key}", f"is only used with optim.schedule {belongs}, but the schedule is {optim.schedule}"
-            )
-    if "multistep" in used and not optim.milestones:
-        yield Contradiction("optim.milestones", "is empty; optim.schedule multistep needs at least one epoch")
-    if list(optim.milestones) != sorted(set(optim.milestones)):
-        yield Contradiction("optim.milestones", f"is {list(optim.milestones)}; the epochs must increase")
-    if used == {"onecycle"} and optim.warmup_epochs > 0:
-        yield Contradiction(
-            "optim.warmup_epochs", "is set, but optim.schedule onecycle has its own warmup: use optim.pct_start"
-        )
-    if optim.restart_factor > 1 and optim.restart_epochs is None:
-        yield Contradiction("optim.restart_factor", "is set, but optim.restart_epochs is not: set it too")
 
 
 def _evaluation_contradictions(config: Config) -> Iterator[Contradiction]:

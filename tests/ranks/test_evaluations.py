@@ -10,7 +10,8 @@ from dist_train.checkpoint import serialization
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
 from dist_train.optim.plateau import ends_early, find_reduction
-from dist_train.settings.schema import EarlyStopping, Plateau
+from dist_train.settings.optim import Plateau
+from dist_train.settings.schema import EarlyStopping
 from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow

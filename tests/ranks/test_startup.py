@@ -92,7 +92,8 @@ class TestImports:
 def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(interpreter: Python) -> None:
     program = (
         "import sys, torch\n"
-        "from dist_train.settings.schema import Config, section_classes\n"
+        "from dist_train.settings.schema import Config\n"
+        "from dist_train.settings.section import section_classes\n"
         "from dist_train.execution.lazy_dynamo import backward, defer_dynamo_import\n"
         "from dist_train.optim.build import build_optimizer\n"
         "from dist_train.optim.several import unwrapped_step\n"

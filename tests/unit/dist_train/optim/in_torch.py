@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dist_train.settings.schema import Config, Optim, section_classes
+from dist_train.settings.optim import Optim
+from dist_train.settings.schema import Config
+from dist_train.settings.section import section_classes
 
 OPTIMIZERS = [each for each in section_classes(Config.model_fields["optim"].annotation) if issubclass(each, Optim)]
 # Arguments other than the defaults, so that none can be lost on the way.

@@ -8,19 +8,9 @@ import pytest
 import torch
 import torchvision
 
-from dist_train.settings.schema import (
-    SGD,
-    AnyOptim,
-    Config,
-    Contradiction,
-    Optim,
-    Optimizer,
-    Section,
-    TorchvisionName,
-    find_contradictions,
-    list_keys,
-    section_classes,
-)
+from dist_train.settings.optim import SGD, AnyOptim, Optim, Optimizer
+from dist_train.settings.schema import Config, TorchvisionName, find_contradictions, list_keys
+from dist_train.settings.section import Contradiction, Section, section_classes
 
 NOT_OFFERED = {"params", "foreach", "fused", "maximize", "capturable", "differentiable"}
 SGD_WITH = {"name": "sgd", "lr": 0.1}

@@ -1,0 +1,92 @@
+"""What all sections of the settings are made of: their base class, and the types of their values."""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+
+from dist_train.own_code.reference import FORMS, parse_reference
+
+
+def _check_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("is not text")
+    os.fsencode(value)
+    return value
+
+
+def _check_reference(value: Any) -> str:
+    if parse_reference(_check_text(value)) is None:
+        raise ValueError("is no reference")
+    return str(value)
+
+
+def _check_arguments(value: Any, depth: int = 0) -> Any:
+    """Return arguments with lists for sequences; what YAML can say is allowed."""
+    if depth > 20:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("has a key that is not text")
+        return {key: _check_arguments(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_check_arguments(inner, depth + 1) for inner in value]
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError("is no value of YAML")
+    return value
+
+
+Auto = Literal["auto"]
+# Pydantic's own check of text refuses file names that are not UTF-8.
+FileName = Annotated[str, PlainValidator(_check_text), Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Describes in messages what a setting may be."""
+
+    text: str
+
+
+Reference = Annotated[str, PlainValidator(_check_reference), Words(f"a reference to code of your own, {FORMS}")]
+"""Code of the user's own: `path/to/file.py:Name` or `package.module:Name`."""
+Arguments = Annotated[dict[str, Any], BeforeValidator(_check_arguments), Words("a mapping of arguments")]
+"""Arguments for code that a name or a reference leads to."""
+NO_ARGUMENTS: dict[str, Any] = {}
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+SideLength = Annotated[int, Field(ge=1, le=10**4)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the settings; instances are immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    shown_name: ClassVar[str] = "a reference"
+    """What stands for the names of a section that takes more than can be listed."""
+
+
+def section_classes(annotation: Any) -> tuple[type[Section], ...]:
+    """Return the classes of a section: `Config.model_fields["optim"].annotation` has one per optimizer."""
+    if isinstance(annotation, type):
+        return (annotation,) if issubclass(annotation, Section) else ()
+    parts = () if get_origin(annotation) is tuple else get_args(annotation)
+    return tuple(found for part in parts for found in section_classes(part))
+
+
+def item_classes(annotation: Any) -> tuple[type[Section], ...]:
+    """Return the classes of the sections in a list, such as `optim.groups`."""
+    parts = get_args(annotation) if get_origin(annotation) is tuple else ()
+    return tuple(found for part in parts for found in section_classes(part))
+
+
+class Contradiction(NamedTuple):
+    """A setting that does not fit another one, and the message about it."""
+
+    key: str
+    message: str

@@ -44,9 +44,12 @@ def _check_number(value: Any) -> Any:
 
 def _check_state(value: Any) -> Any:
     """Return a value of an optimizer's state; whether it fits the parameters is checked when it is loaded."""
-    if isinstance(value, Tensor) and not is_dense(value):
+    if isinstance(value, dict | list | tuple):  # an optimizer of the user's own may keep anything
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_state(each)
+    elif isinstance(value, Tensor) and not is_dense(value):
         raise ValueError("must be a tensor with all its values")
-    if not isinstance(value, Tensor) and value is not None:
+    elif not isinstance(value, Tensor | str | bool) and value is not None:
         _check_number(value)
     return value
 

@@ -36,13 +36,15 @@ def encode(content: Mapping[str, Any]) -> bytes:
 
 
 def on_tensors(change: Callable[[Tensor], Tensor], content: Any) -> Any:
-    """Apply `change` to each tensor in nested dictionaries and lists; return the new structure."""
+    """Apply `change` to each tensor in nested dictionaries, lists and tuples; return the new structure."""
     if isinstance(content, Tensor):
         return change(content)
     if isinstance(content, dict):
         return {key: on_tensors(change, value) for key, value in content.items()}
     if isinstance(content, list):
         return [on_tensors(change, value) for value in content]
+    if isinstance(content, tuple):
+        return tuple(on_tensors(change, value) for value in content)
     return content
 
 

@@ -1,16 +1,21 @@
 """Build torch's optimizers from the settings."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from dist_train.errors import ConfigError
 from dist_train.optim.groups import ParameterGroup, find_groups
 from dist_train.optim.muon import Muon
-from dist_train.optim.several import Several, list_parts
-from dist_train.settings.optim import Optim
+from dist_train.optim.own import build_own, describe_unstorable
+from dist_train.optim.several import Several, list_parts, unwrapped_step
+from dist_train.own_code.load import shown_as_own
+from dist_train.settings.optim import Optim, OwnOptim
+from dist_train.settings.optim import Optimizer as OptimizerSettings
 
 _FUSED = ("sgd", "adam", "adamw")
 """Optimizers with one kernel for all parameters on CPU and CUDA; the others update all of them by foreach."""
@@ -31,29 +36,58 @@ def build_optimizer(config: Optim, network: nn.Module) -> Optimizer:
         ConfigError: as `find_groups`.
     """
     groups = find_groups(config, network)
-    configs = list({id(group.optimizer): group.optimizer for group in groups}.values())
-    parts = [_build([group for group in groups if group.optimizer is each]) for each in configs]
+    configs = {id(group.optimizer): group.optimizer for group in groups}
+    parts = [_build(each, [group for group in groups if group.optimizer is each]) for each in configs.values()]
     optimizer = parts[0] if len(parts) == 1 else Several(parts)
     begin_momentum(optimizer)
     return optimizer
 
 
-def _build(groups: list[ParameterGroup]) -> Optimizer:
-    """Build the one optimizer of these groups."""
-    config = groups[0].optimizer
-    arguments = config.arguments()
-    # Fused SGD can't begin a momentum that dampens: its first one would have to be the whole gradient.
-    is_fused = config.name in _FUSED and not any(group.arguments.get("dampening") for group in groups)
-    way = "fused" if is_fused else "foreach"
-    if way in inspect.signature(CLASSES[config.name]).parameters:
-        arguments[way] = True
-    build: Any = CLASSES[config.name]
-    optimizer: Optimizer = build(
-        [{**group.arguments, "params": list(group.parameters.values())} for group in groups], **arguments
-    )
-    for group, ours in zip(groups, optimizer.param_groups, strict=True):
-        ours.update(param_names=list(group.parameters), schedule=group.schedule, initial_lr=ours["lr"])
+def _build(config: OptimizerSettings, groups: list[ParameterGroup]) -> Optimizer:
+    """Build the optimizer of groups that have the same."""
+    given = [{"params": list(group.parameters.values()), **group.changed} for group in groups]
+    optimizer = build_own(config, given) if isinstance(config, OwnOptim) else _build_torch(config, given)
+    for group, built in zip(groups, optimizer.param_groups, strict=True):
+        built.update(param_names=list(group.parameters), schedule=group.schedule, initial_lr=built["lr"])
     return optimizer
+
+
+def _build_torch(config: OptimizerSettings, groups: list[dict[str, Any]]) -> Optimizer:
+    arguments, kind = config.arguments(), CLASSES[config.name]
+    # Fused SGD can't begin a momentum that dampens: its first one would have to be the whole gradient.
+    is_fused = config.name in _FUSED and not any(group.get("dampening") for group in (arguments, *groups))
+    way = "fused" if is_fused else "foreach"
+    if way in inspect.signature(kind).parameters:
+        arguments[way] = True
+    build: Any = kind
+    optimizer: Optimizer = build(groups, **arguments)
+    return optimizer
+
+
+def is_own(optimizer: Optimizer) -> bool:
+    """Whether this is an optimizer of the user's own, whose state is not known."""
+    return type(optimizer) not in (*CLASSES.values(), Several)
+
+
+def make_step(optimizer: Optimizer, name: str) -> Callable[[], object]:
+    """Return the step of the optimizer that the settings call `name`; one of the user's own shows errors as theirs."""
+    if not is_own(optimizer):
+        return unwrapped_step(optimizer)
+
+    def step() -> None:
+        with shown_as_own(f"optim.name {name}: a step"):
+            optimizer.step()
+
+    return step
+
+
+def check_storable(optimizer: Optimizer, name: str) -> None:
+    """Raise ConfigError if the state of an optimizer of the user's own can't be kept in a checkpoint."""
+    if is_own(optimizer) and (kind := describe_unstorable(optimizer.state_dict()["state"])):
+        raise ConfigError(
+            f"optim.name {name}: its state has a {kind}, which a checkpoint can't hold; use tensors, numbers, text, "
+            "lists and dictionaries"
+        )
 
 
 def begin_momentum(optimizer: Optimizer) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from dist_train.errors import ConfigError
 from dist_train.settings.messages import format_value
-from dist_train.settings.optim import Muon, Optim, Optimizer
+from dist_train.settings.optim import Muon, Optim, Optimizer, OwnOptim
 from dist_train.system.escape import escape
 
 
@@ -18,14 +18,19 @@ class ParameterGroup(NamedTuple):
 
     optimizer: Optimizer
     """Settings of the optimizer that updates them."""
-    arguments: dict[str, Any]
-    """Its arguments for this group, `lr` included."""
+    changed: dict[str, Any]
+    """Its arguments that the group sets."""
     schedule: str
     """The name of their learning rate's schedule."""
     parameters: dict[str, nn.Parameter]
     """By their names in the network, in its order."""
     sources: tuple[int, ...]
     """Numbers of the entries of `optim.groups` that match them."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments of the optimizer for this group, `lr` included."""
+        return {**self.optimizer.arguments(), **self.changed}
 
 
 def find_groups(config: Optim, network: nn.Module) -> list[ParameterGroup]:
@@ -116,7 +121,7 @@ def _make_group(
     for number in sources:
         for key, value in config.groups[number].settings().items():
             what = f"optim.groups[{number}].{key} is {format_value(value)}, but"
-            if key not in own and key != "schedule":
+            if key not in own and key != "schedule" and not isinstance(optimizer, OwnOptim):
                 raise ConfigError(
                     f"{what} {name} is updated by {optimizer.name}, which does not have it; it has {', '.join(own)}. "
                     "Give the others a group of their own"
@@ -128,4 +133,4 @@ def _make_group(
                 )
             setter[key] = number
     schedule = chosen.pop("schedule", config.schedule)
-    return ParameterGroup(optimizer, {**own, **chosen}, schedule, parameters, sources)
+    return ParameterGroup(optimizer, chosen, schedule, parameters, sources)

@@ -1,6 +1,7 @@
 """Continue an optimizer from a checkpoint."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dist_train.errors import CheckpointError
-from dist_train.optim.build import begin_momentum
+from dist_train.optim.build import begin_momentum, is_own
 from dist_train.optim.several import list_parts, unwrapped_step
+from dist_train.own_code.load import shown_as_own
 from dist_train.system.escape import escape
 
 
@@ -32,7 +34,8 @@ def load_optimizer(optimizer: Optimizer, saved: dict[str, Any], step: int, file:
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise CheckpointError(f"{file}: its optimizer does not fit: {'; '.join(faults[:5])}{more}")
-    optimizer.load_state_dict({**saved, "param_groups": today})
+    with shown_as_own("optim.name: loading the state of the optimizer") if is_own(optimizer) else nullcontext():
+        optimizer.load_state_dict({**saved, "param_groups": today})
     _complete_state(optimizer, step)
     begin_momentum(optimizer)
     _match_strides(optimizer)
@@ -62,6 +65,8 @@ def _find_misfits(optimizer: Optimizer, saved: dict[str, Any]) -> Iterator[str]:
             yield f"it has a parameter {number}, and the network has {len(parameters)}"
             continue
         parameter, kept = parameters[number]
+        if kept is None:
+            continue
         probed = kept.of(parameter.dim())
         kinds.setdefault(id(probed), []).append(frozenset(state))
         for name, value in state.items():
@@ -126,9 +131,13 @@ class _Kept:
         return self._found[dimensions]
 
 
-def _list_groups(optimizer: Optimizer) -> list[tuple[dict[str, Any], _Kept]]:
-    """Return all groups in the order of their numbers, each with what its optimizer keeps."""
-    return [(group, _Kept(part, group)) for part in list_parts(optimizer) for group in part.param_groups]
+def _list_groups(optimizer: Optimizer) -> list[tuple[dict[str, Any], _Kept | None]]:
+    """Return all groups in the order of their numbers, each with what its optimizer keeps if that is known."""
+    return [
+        (group, None if is_own(part) else _Kept(part, group))
+        for part in list_parts(optimizer)
+        for group in part.param_groups
+    ]
 
 
 def _complete_state(optimizer: Optimizer, step: int) -> None:
@@ -137,6 +146,8 @@ def _complete_state(optimizer: Optimizer, step: int) -> None:
     Torch starts all of it at zero.
     """
     for group, kept in _list_groups(optimizer):
+        if kept is None:
+            continue
         had_none = not any(parameter in optimizer.state for parameter in group["params"])
         for parameter in group["params"]:
             probed, shape = kept.of(parameter.dim()), _probe_shape(parameter.dim())

@@ -1,20 +1,22 @@
 """The learning rates as pure functions of the step, so that a resumed run needs no scheduler's state."""
 
 import math
-from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
+from dist_train.optim.own import load_schedule
+from dist_train.own_code.reference import parse_reference
 from dist_train.settings.optim import Optim
 
 
-@dataclass(frozen=True)
 class LrSchedule:
     """The schedules of a run, for all groups of its optimizer."""
 
-    config: Optim
-    steps_per_epoch: int
-    total_steps: int
+    def __init__(self, config: Optim, steps_per_epoch: int, total_steps: int) -> None:
+        """Raises ConfigError and OwnCodeError: a schedule of the user's own is no function, or gives no factor."""
+        self.config, self.steps_per_epoch, self.total_steps = config, steps_per_epoch, total_steps
+        used = {config.schedule, *(group.schedule for group in config.groups if group.schedule)}
+        self._own = {name: load_schedule(name, total_steps) for name in sorted(used) if parse_reference(name)}
 
     def set_rates(self, optimizer: Optimizer, step: int, reduction: float = 1.0) -> float:
         """Set the learning rate of each group for the 0-based `step`; return that of parameters without a group.
@@ -44,6 +46,8 @@ class LrSchedule:
             return self._one_cycle(step, peak)
         if schedule == "constant":
             return rise * peak
+        if own := self._own.get(schedule):
+            return rise * peak * own(step)
         return rise * self._fall(step, warmup, peak, schedule)
 
     def _fall(self, step: int, warmup: int, peak: float, schedule: str) -> float:

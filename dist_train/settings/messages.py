@@ -85,7 +85,7 @@ def explain_foreign_key(prefix: str, key: str, name: str, own: list[str]) -> str
 
 
 def explain_wrong_name(key: str, value: Any, classes: tuple[type[Section], ...]) -> str:
-    if isinstance(value, str) and (reason := UNSUPPORTED_NAMES.get((key, value.lower()))):
+    if isinstance(value, str) and (reason := UNSUPPORTED_NAMES.get(key, {}).get(value.lower())):
         return f"{key} is {format_value(value)}, which is not supported: {reason}"
     what = "missing" if value is None else format_value(value)
     choices = list(map_names_to_classes(classes))

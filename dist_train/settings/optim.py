@@ -7,16 +7,20 @@ from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, create
 from pydantic.fields import FieldInfo
 
 from dist_train.settings.section import (
+    NO_ARGUMENTS,
+    Arguments,
     Contradiction,
     FileName,
     Fraction,
     NonNegativeFloat,
     PositiveFloat,
+    Reference,
     Section,
     section_classes,
 )
 
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "onecycle", "linear", "polynomial", "trapezoid"]
+AnySchedule = ScheduleName | Reference
 Epochs = Annotated[float, Field(gt=0, le=10**6)]
 
 
@@ -26,7 +30,7 @@ class Group(Section):
     match: Annotated[tuple[FileName, ...], Field(min_length=1)]
     """Patterns of parameter names, as for files: `*` is any text, `?` one character. A parameter in two groups gets
     the settings of both; one that they set differently is refused."""
-    schedule: ScheduleName | None = None
+    schedule: AnySchedule | None = None
     """Schedule of the group, with the arguments in `optim`. Default: `optim.schedule`."""
 
     @model_serializer(mode="wrap")
@@ -35,7 +39,8 @@ class Group(Section):
 
     def settings(self) -> dict[str, Any]:
         """Return the schedule and the arguments that the group sets."""
-        return self.model_dump(exclude={"match", "optimizer"})
+        settings = self.model_dump(exclude={"match", "optimizer", "args"})
+        return {**settings, **(getattr(self, "args", None) or {})}
 
 
 class Plateau(Section):
@@ -59,7 +64,8 @@ class Optimizer(Section):
     name: str
     """The optimizer, by its name in torch in lower case."""
     lr: NonNegativeFloat
-    """Learning rate; the peak, if the schedule changes it. Default: the optimizer's default in torch."""
+    """Learning rate; the peak, if the schedule changes it. Default: the optimizer's default in torch; one of your own
+    needs it."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for the optimizer's constructor in torch, `lr` included."""
@@ -84,9 +90,10 @@ class Optim(Optimizer):
     groups: tuple[Group, ...] = ()
     """Parameters with settings of their own: `[{match: ["*.bias", "*norm*"], weight_decay: 0.0}, {match: ["head.*"],
     lr: 0.1}]`. A group may set a `schedule` and every argument of the optimizer. `--print-groups` prints the result."""
-    schedule: ScheduleName = "constant"
+    schedule: AnySchedule = "constant"
     """How the learning rate changes from step to step. `linear` and `polynomial`: down to `eta_min`. `trapezoid`:
-    constant, and linearly down to `eta_min` in the last steps."""
+    constant, and linearly down to `eta_min` in the last steps. A reference: your own `f(step, total_steps)`, which
+    returns a factor on `lr`; `step` is the number of steps made before."""
     warmup_epochs: Annotated[float, Field(ge=0, le=10**6)] = 0.0
     """Epochs during which the learning rate rises linearly to that of the schedule."""
     step_size: Epochs = 30.0
@@ -290,19 +297,28 @@ class Rprop(Optim):
     step_sizes: tuple[PositiveFloat, PositiveFloat] = (1e-6, 50.0)
 
 
-AnyOptim = Annotated[
-    SGD | Adam | AdamW | Muon | Adagrad | Adafactor | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop,
-    Discriminator("name"),
-]
+class OwnOptim(Optim):
+    """An optimizer of your own: a class as those of torch, or a function that returns one."""
+
+    name: Reference
+    args: Arguments = NO_ARGUMENTS
+    """Its arguments beside the parameters and `lr`. A group may set those that the optimizer keeps for each group, in
+    `args` of its own."""
+
+    def arguments(self) -> dict[str, Any]:
+        return {"lr": self.lr, **self.args}
+
+
+TorchOptim = SGD | Adam | AdamW | Adagrad | Adafactor | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop
+AnyOptim = TorchOptim | Muon | OwnOptim
 UNSUPPORTED_NAMES = {
-    (
-        "optim.name",
-        "lbfgs",
-    ): "it evaluates the loss several times a step, by a closure, and a step here has one backward "
-    "pass over the global batch; use adam, or sgd with a schedule",
-    ("optim.name", "sparseadam"): "it takes sparse gradients only, and gradients are dense here; use adam",
+    "optim.name": {
+        "lbfgs": "it evaluates the loss several times a step, by a closure, and a step here has one backward pass over "
+        "the global batch; use adam, or sgd with a schedule",
+        "sparseadam": "it takes sparse gradients only, and gradients are dense here; use adam",
+    }
 }
-"""Names that somebody may expect, with the reason why they are none."""
+"""Names that somebody may expect, by their settings, with the reason why they are none."""
 SCHEDULE_SETTINGS = {
     "step_size": ("step",),
     "milestones": ("multistep",),

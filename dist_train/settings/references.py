@@ -1,7 +1,7 @@
 """Resolve the references of a settings file: find their files, and check the arguments for what they name."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +30,9 @@ _PLACES = (
     _Place("task", is_called=False),
     _Place("loss.name", positional=2),
     _Place("metrics", is_called=False),
-    _Place("optim.name", is_called=False),
+    _Place("optim.name", given=("lr",), positional=1),
     _Place("optim.schedule", is_called=False),
+    _Place("optim.groups.schedule", is_called=False),
     _Place("callbacks"),
 )
 
@@ -43,19 +44,27 @@ def resolve_references(root: LocatedValue, folder: Path) -> Iterator[Fault]:
         folder: of the settings file; a reference on the command line is relative to the working directory.
     """
     for place in _PLACES:
-        head, _, name = place.key.rpartition(".")
-        above = root
-        for part in head.split(".") if head else ():
-            above = above.value.get(part, LocatedValue({}, root.location)) if isinstance(above.value, dict) else above
-        entry = above.value.get(name) if isinstance(above.value, dict) else None
-        if entry is None:
-            continue
-        arguments = above.value.get("args") if head and place.is_called else None
-        plain = arguments.to_plain() if arguments else {}
-        is_in_file = entry.location.order <= MAX_BYTES
-        value, faults = _resolve(entry.value, place, plain, folder if is_in_file else Path())
-        above.value[name] = LocatedValue(value, entry.location)
-        yield from (Fault(entry.location, f"{place.key} is {text!r}; {fault}") for text, fault in faults)
+        *head, name = place.key.split(".")
+        for above in _find_mappings(root, head):
+            if (entry := above.get(name)) is None:
+                continue
+            arguments = above.get("args") if head and place.is_called else None
+            plain = arguments.to_plain() if arguments else {}
+            is_in_file = entry.location.order <= MAX_BYTES
+            value, faults = _resolve(entry.value, place, plain, folder if is_in_file else Path())
+            above[name] = LocatedValue(value, entry.location)
+            yield from (Fault(entry.location, f"{place.key} is {text!r}; {fault}") for text, fault in faults)
+
+
+def _find_mappings(written: LocatedValue, path: Sequence[str]) -> Iterator[dict[str, LocatedValue]]:
+    """Yield the mappings that a path of keys leads to; a list on the way may have several."""
+    if isinstance(written.value, tuple):
+        for item in written.value:
+            yield from _find_mappings(item, path)
+    elif isinstance(written.value, dict) and not path:
+        yield written.value
+    elif isinstance(written.value, dict) and path[0] in written.value:
+        yield from _find_mappings(written.value[path[0]], path[1:])
 
 
 def _resolve(value: Any, place: _Place, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[tuple[str, str]]]:

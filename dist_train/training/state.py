@@ -18,12 +18,11 @@ from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import ALIGNMENT
 from dist_train.monitoring.metrics import LossWindow
-from dist_train.optim.build import build_optimizer
+from dist_train.optim.build import build_optimizer, check_storable, make_step
 from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.optim.plateau import ends_early, find_reduction
-from dist_train.optim.several import unwrapped_step
 from dist_train.settings.schema import Config, Train
 
 
@@ -75,7 +74,8 @@ class TrainState:
         self._measures_norm = config.log.ledger or self._max_grad_norm is not None
         if checkpoint:
             self._load(checkpoint)
-        self._optimizer_step = unwrapped_step(self.optimizer)
+        self._optimizer_name = config.optim.name
+        self._optimizer_step = make_step(self.optimizer, self._optimizer_name)
 
     @property
     def device(self) -> torch.device:
@@ -159,6 +159,7 @@ class TrainState:
             self.last_loss = window["loss_sum"] / window["samples"]
         if not self._world.is_main:
             return {}
+        check_storable(self.optimizer, self._optimizer_name)
         files = {"model.pt": self.network.state_dict()}
         if self.average:
             files["average.pt"] = self.average.network.state_dict()

@@ -6,11 +6,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dist_train.settings.optim import Optim
-from dist_train.settings.schema import Config
+from dist_train.settings.optim import AnyOptim, Optim, OwnOptim
 from dist_train.settings.section import section_classes
 
-OPTIMIZERS = [each for each in section_classes(Config.model_fields["optim"].annotation) if issubclass(each, Optim)]
+OPTIMIZERS = [each for each in section_classes(AnyOptim) if issubclass(each, Optim) and not issubclass(each, OwnOptim)]
 # Arguments other than the defaults, so that none can be lost on the way.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},

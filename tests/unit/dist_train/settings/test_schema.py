@@ -8,9 +8,10 @@ import pytest
 import torch
 import torchvision
 
-from dist_train.settings.optim import SGD, AnyOptim, Optim, Optimizer
+from dist_train.settings.optim import SGD, Optim, Optimizer
 from dist_train.settings.schema import Config, TorchvisionName, find_contradictions, list_keys
 from dist_train.settings.section import Contradiction, Section, section_classes
+from tests.unit.dist_train.optim.in_torch import OPTIMIZERS
 
 NOT_OFFERED = {"params", "foreach", "fused", "maximize", "capturable", "differentiable"}
 SGD_WITH = {"name": "sgd", "lr": 0.1}
@@ -22,7 +23,7 @@ LEAST: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("section", section_classes(AnyOptim), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
 def test_optimizer_has_the_arguments_and_defaults_of_torch(section: type[Optim]) -> None:
     signature = inspect.signature(getattr(torch.optim, section.__name__))
     in_torch = {name: parameter.default for name, parameter in signature.parameters.items() if name not in NOT_OFFERED}

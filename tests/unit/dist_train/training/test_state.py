@@ -13,10 +13,10 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.execution.gpu import ALIGNMENT
 from dist_train.models import build_model
 from dist_train.optim.build import build_optimizer
-from dist_train.settings.optim import Optim
+from tests.unit.dist_train.optim.in_torch import OPTIMIZERS
 from tests.unit.dist_train.stepper import CLASSES, SHAPE, Stepper, configure, make_batch
 
-NAMES = [name for section in Optim.__subclasses__() for name in get_args(section.model_fields["name"].annotation)]
+NAMES = [name for section in OPTIMIZERS for name in get_args(section.model_fields["name"].annotation)]
 
 
 class TiedByMemory(nn.Module):

@@ -67,7 +67,7 @@ def _check_data(value: dict[str, Any]) -> dict[str, Any]:
         shape = DataIdentity.from_dict(value).shape
     except ValueError as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    if not all(1 <= number <= 2**16 for number in shape):
+    if shape and not all(1 <= number <= 2**16 for number in shape):
         raise ValueError("has a shape that no image has")
     return value
 

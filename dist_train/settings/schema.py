@@ -80,7 +80,8 @@ class Data(Section):
 
     name: str
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
-    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`; one of `val` and `test` is enough),
+    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`, where one of `val` and `test` is enough; or
+    `<root>/<class>/*`, of which `data.test` and `data.validation` are held out),
     `synthetic` (generated from the seed, for tests), or a `torch.utils.data.Dataset` of your own by its reference."""
     global_batch: PositiveInt = 64
     """Samples per optimizer step, over all ranks."""
@@ -90,7 +91,8 @@ class Data(Section):
     loader: Literal["auto", "in_memory", "workers"] = "auto"
     """`in_memory`: read all samples once and keep them in memory, of the GPU if there is one. `workers`: read samples
     in worker processes when they are needed. `auto`: in_memory if the samples are images or tensors that fit; a data
-    set of your own is read in each epoch. Batches are the same."""
+    set of your own is read in each epoch. Batches are the same, but for random transforms of a data set of your own:
+    with `in_memory` they are those of the first epoch for ever."""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     """Worker processes per rank with the loader `workers`; 0: the rank itself reads."""
     shuffle: bool = True
@@ -142,6 +144,9 @@ class ImageFolderData(ImageData):
     """Image files in a folder for each class."""
 
     name: Literal["image_folder"]
+    test: Fraction = 0.0
+    """Fraction of each class, chosen by the seed, that is the test split where `root` holds folders of classes and none
+    of a split. `data.validation` is one of each class then, too."""
     orientation: Literal["exif", "stored"] = "exif"
     """`exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the pixels in the order of
     the file, as other libraries do; TIFF is turned by Pillow all the same."""
@@ -162,13 +167,17 @@ class SyntheticData(ImageData):
 
 
 class OwnData(Data):
-    """A data set of your own."""
+    """A data set of your own: a class with `__len__` and `__getitem__`, which is called with `split="train"` and
+    `"test"`, or a function that returns a dict of them. An item is `(input, target)`, of tensors, numbers, arrays and
+    pictures in tuples, dicts and dataclasses. `random`, `numpy.random` and `torch` are seeded by seed, epoch and item
+    before each is read."""
 
     name: Reference
     args: Arguments = NO_ARGUMENTS
-    """Arguments of the class, beside `split="train"` or `"test"`; or of a function that returns the splits."""
+    """Arguments of the class or function, beside `split`."""
     collate: Reference | None = None
-    """Function that makes a batch of a list of items. Default: torch's `default_collate`."""
+    """Function that makes `(inputs, targets)` of a list of items, which may be of any form and size then. Default: the
+    items are stacked; a picture becomes floats from 0 to 1, [C, H, W]."""
     augment: Reference | None = None
     """Function of your own, or a transform, that changes an item of the training at random: it is called with the item
     and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""

@@ -315,10 +315,10 @@ def _print_introduction(
     """Print what is about to run, with every number that was derived and every `auto` that was decided."""
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     _log.info(
-        "%s: %s (%s) on %s: %s of %s, %d classes",
+        "%s: %s (%s) on %s: %s %s, %d classes",
         config.run.name, config.model.name, format_count(parameters, "parameter"), config.data.name,
         format_count(schedule.num_train, "training sample"),
-        "x".join(map(str, dataset.shape)), len(dataset.classes),
+        dataset.identity.structure or f"of {'x'.join(map(str, dataset.shape or ()))}", len(dataset.classes),
     )  # fmt: skip
     _log.info(
         "%s on %s, global batch %d, at most %s per rank and pass; %s",

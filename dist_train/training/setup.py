@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,7 +12,6 @@ from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, TrainBatches, open_dataset
-from dist_train.data.identity import DataIdentity
 from dist_train.diagnostics.postmortem import describe_unreported_end
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
@@ -67,13 +65,14 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     with world.agreement():
         stored = resume.read_data_identity(checkpoint)
         dataset = open_dataset(config.data, config.run.seed, world, stored)
-        resume.check_data(checkpoint, stored, dataset.identity)
+        accepts = config.data.accept_changes
+        resume.check_data(checkpoint, stored, dataset.identity, accept_changes=accepts)
         schedule = Schedule.from_config(config, len(dataset.train))
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         task = build_task(config, dataset.classes)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
-    world.check_equal("data", _describe_data(dataset.identity))
+    world.check_equal("data", dataset.identity.list_facts())
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
     with world.agreement():
@@ -117,18 +116,6 @@ def open_network(config: Config) -> nn.Module:
     """Build the network for the data of the settings; raises UserError."""
     dataset = open_dataset(config.data, config.run.seed, World())
     return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
-
-
-def _describe_data(identity: DataIdentity) -> dict[str, Any]:
-    """Return what must be equal on all ranks: each machine may have its own copy of the data."""
-    about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(identity.classes)}
-    for split, found in identity.splits.items():
-        about |= {
-            f"{split} samples of class {name}": count
-            for name, count in zip(identity.classes, found.counts, strict=True)
-        }
-        about[f"SHA-256 of the {split} files"] = found.files
-    return {**about, "shape": identity.shape, "normalize": identity.normalize.model_dump()}
 
 
 def _agree_on_auto_settings(

@@ -362,7 +362,7 @@ class OwnCallback(Section):
     name: Reference
     """The class. It has some of the methods `on_start(run)`, `on_step(run, step)`, `on_evaluate(run, evaluation)`,
     `on_checkpoint(run, path)` and `on_end(run, is_done)`; see `dist_train/training/callbacks.py`. If it has
-    `state_dict` and `load_state_dict`, checkpoints hold its state. Evaluations of a run that is done call none."""
+    `state_dict` and `load_state_dict`, checkpoints hold its state."""
     args: Arguments = NO_ARGUMENTS
     """Arguments of the class."""
 

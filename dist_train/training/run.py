@@ -249,7 +249,9 @@ class TrainingRun:
     def _end(self, is_done: bool) -> None:
         """Call the callbacks when all checkpoints of this start are on disk."""
         self._wait_for_saves()
-        self.callbacks.call("on_end", self.view, is_done)
+        if self.callbacks.has("on_end"):
+            self.callbacks.call("on_end", self.view, is_done)
+            self.world.barrier()  # the run is not done where a rank has failed in it
 
     def _wait_for_files(self) -> None:
         """Wait until all that a run that is done leaves is on disk, and fail on every rank if something is not."""

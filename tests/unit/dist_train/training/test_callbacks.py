@@ -171,12 +171,12 @@ class _Text(str):
 
 
 HELD: list[Any] = [
-    None, True, 5, -1.5, float("nan"), "text", [1, [2]], {"a": {1: "b"}}, (1, 2), np.float64(0.5), np.int64(4), _Color.RED,
-    _Text("text"), torch.arange(3), torch.zeros(2, 3).t(), torch.zeros(1).expand(4), torch.tensor(1j),
+    None, True, 5, -1.5, float("nan"), "text", [1, [2]], {"a": {1: "b"}}, (1, 2), np.float64(0.5),
+    np.int64(4), _Color.RED, _Text("text"), torch.arange(3), torch.zeros(2, 3).t(), torch.zeros(1).expand(4), torch.tensor(1j),
 ]  # fmt: skip
 NOT_HELD: list[Any] = [
-    {1, 2}, b"bytes", object(), np.zeros(2), lambda: None, {(1, 2): 3}, {None: 1}, [[object()]],
-    torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"), torch.Generator(),
+    {1, 2}, b"bytes", object(), np.zeros(2), lambda: None, {(1, 2): 3}, {None: 1}, [[object()]], torch.Generator(),
+    torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"),
 ]  # fmt: skip
 
 
@@ -224,9 +224,9 @@ def test_a_state_in_itself_is_refused(monkeypatch: Any) -> None:
 
 
 def test_a_state_is_a_copy(monkeypatch: Any) -> None:
-    value = {"tensor": torch.zeros(2), "list": [torch.zeros(2)]}
-    monkeypatch.setattr(Holder, "value", value)
+    tensors = torch.zeros(2), torch.zeros(2)
+    monkeypatch.setattr(Holder, "value", {"tensor": tensors[0], "list": [tensors[1]]})
     state = Callbacks([OwnCallback(name=f"{__name__}:Holder")]).state()[0]["state"]
-    value["tensor"] += 1  # type: ignore[operator]
-    value["list"][0] += 1
+    for tensor in tensors:
+        tensor += 1
     assert state["tensor"].sum() == state["list"][0].sum() == 0

@@ -11,14 +11,15 @@ from dist_train.data.identity import DataIdentity
 from dist_train.errors import CheckpointError
 from dist_train.system.escape import escape
 
-_DEEPEST = 20  # levels of nested settings
+DEEPEST = 20
+"""Levels of nested settings, and of the state of a callback."""
 _LARGEST = 2**53
 _HUGE = 1e300
 
 
 def _check_plain(value: Any, depth: int = 0) -> Any:
     """Return a value that JSON can hold; raises ValueError for any other."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
         if not all(type(key) is str for key in value):
@@ -51,6 +52,18 @@ def _check_state(value: Any) -> Any:
         raise ValueError("must be a tensor with all its values")
     elif not isinstance(value, Tensor | str | bool) and value is not None:
         _check_number(value)
+    return value
+
+
+def _check_callback_state(value: Any, depth: int = 0) -> Any:
+    """Return the state of a callback, nested lists and dictionaries of plain values and tensors."""
+    if depth > DEEPEST:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_callback_state(each, depth + 1)
+    elif isinstance(value, Tensor) and not is_dense(value):
+        raise ValueError("must be a tensor with all its values")
     return value
 
 
@@ -115,6 +128,11 @@ class _Optimizer(_Strict):
     param_groups: list[_Group]
 
 
+class _Callback(_Strict):
+    name: str
+    state: Annotated[Any, AfterValidator(_check_callback_state)]
+
+
 class _Training(_Strict):
     epoch: _Count
     step: _Count
@@ -126,6 +144,7 @@ class _Training(_Strict):
     best_step: _Count | None
     evaluated_step: _Count
     evaluations: list[float] = []
+    callbacks: list[_Callback] = []
     settings: _Plain
     choices: _AutoSettings
     machine: _Plain

@@ -65,6 +65,8 @@ _NAMED = [
     and any("name" in each.model_fields for each in section_classes(Config.model_fields[name].annotation))
 ]
 """Sections for which a text stands for `{name: text}`."""
+_LISTS = [name for name, info in Config.model_fields.items() if item_classes(info.annotation)]
+"""Lists of sections for which it does."""
 MAX_FAULTS = 50
 
 
@@ -101,6 +103,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
         _translate(root)
     faults += _refuse_old_settings(root)
     faults += _apply_overrides(root, overrides)
+    _expand_items(root)
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
@@ -195,6 +198,18 @@ def _expand_shorthands(root: LocatedValue) -> None:
         entry = root.value.get(section)
         if entry is not None and isinstance(entry.value, str):
             root.value[section] = LocatedValue({"name": entry}, entry.location)
+
+
+def _expand_items(root: LocatedValue) -> None:
+    """Write `{name: text}` where an item in a list of sections is a text."""
+    for key in _LISTS:
+        entry = root.value.get(key)
+        if entry is not None and isinstance(entry.value, tuple):
+            items = [
+                LocatedValue({"name": item}, item.location) if isinstance(item.value, str) else item
+                for item in entry.value
+            ]
+            root.value[key] = LocatedValue(tuple(items), entry.location)
 
 
 # Settings of earlier versions

@@ -365,6 +365,17 @@ class Checkpoint(Section):
     """Write checkpoints in a thread; training waits only while tensors are copied."""
 
 
+class OwnCallback(Section):
+    """A class of your own whose methods are called during a training."""
+
+    name: Reference
+    """The class. It has some of the methods `on_start(run)`, `on_step(run, step)`, `on_evaluate(run, evaluation)`,
+    `on_checkpoint(run, path)` and `on_end(run, is_done)`; see `dist_train/training/callbacks.py`. If it has
+    `state_dict` and `load_state_dict`, checkpoints hold its state."""
+    args: Arguments = NO_ARGUMENTS
+    """Arguments of the class."""
+
+
 class Distributed(Section):
     """Communication between ranks, and each rank's share of the machine."""
 
@@ -431,9 +442,9 @@ class Config(Section):
     loss: Loss = Loss()
     metrics: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Metrics of an evaluation: names, or your own `f(output, target)` by its reference. Default: those of the task."""
-    callbacks: tuple[Reference, ...] = ()
-    """Classes of your own with some of the methods `on_start`, `on_step`, `on_evaluate`, `on_checkpoint` and `on_end`,
-    which are called during a training."""
+    callbacks: tuple[OwnCallback, ...] = ()
+    """Classes of your own whose methods are called during a training, such as `[hooks.py:LogSamples]` or `[{name:
+    hooks.py:LogSamples, args: {count: 4}}]`."""
     optim: AnyOptim
     train: Train = Train()
     eval: Eval = Eval()

@@ -39,6 +39,7 @@ from dist_train.settings.schema import Config, OwnModel
 from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
 from dist_train.tasks import Task, build_task
+from dist_train.training.callbacks import Callbacks, RunView
 from dist_train.training.reporter import Reporter, open_reporter
 from dist_train.training.run import TrainingRun
 from dist_train.training.state import TrainState
@@ -84,6 +85,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
 
             check_compiler(world.device)
         state = TrainState(config, network, auto_settings, world, checkpoint)
+        callbacks = Callbacks(config.callbacks, checkpoint)
         check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
         if config.is_deterministic:
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
@@ -107,7 +109,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         state.window.start_clock()
         yield TrainingRun(
             config, world, dataset, task, schedule, rates, state, reduction, batches,
-            StepResults(world.device), reporter, recorder, saver, stop,
+            StepResults(world.device), reporter, recorder, saver, callbacks,
+            RunView(config, directory.path, world.rank, world.size, schedule.total_steps, state, schedule), stop,
             about=resume.describe_run(config, auto_settings, world, dataset.identity),
         )  # fmt: skip
 

@@ -328,8 +328,14 @@ def _check_loss_arguments(root: LocatedValue) -> Iterator[Fault]:
     task, name = _get(root, "task").value or "classification", _get(root, "loss.name").value
     name = TASKS[task].loss if name is None and task in TASKS else name
     arguments = _get(root, "loss.args")
-    if name in LOSS_ARGUMENTS and isinstance(arguments.value, dict):
+    if name not in LOSS_ARGUMENTS or not isinstance(arguments.value, dict):
+        return
+    if LOSS_ARGUMENTS[name].model_fields:
         yield from _check_section((LOSS_ARGUMENTS[name],), "loss.args.", arguments)
+    elif arguments.value:
+        yield Fault(
+            arguments.location, f"loss.args has {shorten(', '.join(arguments.value))}; {name} takes no arguments"
+        )
 
 
 def _check_setting(section: type[Section], prefix: str, name: str, entry: LocatedValue) -> Iterator[Fault]:

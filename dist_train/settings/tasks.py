@@ -126,8 +126,12 @@ def find_task_contradictions(config: Config) -> Iterator[Contradiction]:
         if parse_reference(text) is None and not task.has(text):
             known = (*task.metrics, *task.more_metrics)
             close = get_close_matches(text, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"task {config.task} has {', '.join(known)}"
-            yield Contradiction("metrics", f"has {text}; {hint}, or your own f(output, target) by its reference")
+            hint = f"did you mean {close[0]}? T" if close and "<" not in close[0] else "t"
+            yield Contradiction(
+                "metrics",
+                f"has {text}, which is none; {hint}ask {config.task} has {', '.join(known)}; or give your own f(output, target) by its "
+                "reference",
+            )
     named = [name_metric(text) for text in config.metrics or ()]
     if twice := sorted({name for name in named if named.count(name) > 1 or name in RESERVED}):
         yield Contradiction("metrics", f"has {twice[0]} more than once, or as a name that every evaluation has")

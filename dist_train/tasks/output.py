@@ -66,7 +66,7 @@ def find_label_out_of_range(output: Tensor, targets: Tensor, ignored: int | None
     if targets.is_floating_point() or not labels.numel():
         return None
     low, high, classes = int(labels.min()), int(labels.max()), output.shape[1]
-    if 0 <= low and high < classes:
+    if low >= 0 and high < classes:
         return None
     skip = "; loss.args.ignore_index=-100 leaves out such labels" if low == -100 else ""
     return f"there are labels from {low} to {high}, but the output has {classes} classes, 0 to {classes - 1}{skip}"

@@ -67,8 +67,7 @@ def format_number(name: str, value: float | None) -> str:
 def format_line(line: Mapping[str, Any]) -> str:
     """`test accuracy 99.44 % (353 of 355), loss 0.0277`: all numbers of a result."""
     numbers = list_numbers(line)
-    order = [name for name in ("accuracy", "loss") if name in numbers]
-    order += [name for name in numbers if name not in order]
+    order = sorted(numbers, key=lambda name: (name != "accuracy", name != "loss"))
     parts = [f"{name} {format_number(name, numbers[name])}" for name in order]
     if parts and order[0] == "accuracy" and "correct" in line:
         parts[0] += f" ({line['correct']} of {line['count']})"

@@ -24,6 +24,7 @@ from dist_train.settings.section import (
     Reference,
     Section,
     SideLength,
+    Words,
     section_classes,
 )
 

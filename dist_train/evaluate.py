@@ -65,13 +65,14 @@ def evaluate(
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
     network.eval()
     use_onednn(True)  # evaluation batches are large even if those of the training are small
-    try:
-        for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
-            mark()
-            output = _output(network, batch.inputs, auto_settings, world)
-            sums.add(batch.number, output, batch.targets, batch.num_samples)
-    except StopRequested:
-        stop_requests += 1
+    with world.agreement():  # code of the user's own may raise on one rank
+        try:
+            for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
+                mark()
+                output = _output(network, batch.inputs, auto_settings, world)
+                sums.add(batch.number, output, batch.targets, batch.num_samples)
+        except StopRequested:
+            stop_requests += 1
     network.train()
     use_onednn(auto_settings.onednn)
     world.sum_(stop_requests)

@@ -77,7 +77,7 @@ def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False
     files = source.files if source else serialization.decode_files(received)
     files["training.pt"]["source"] = header["source"]
     if not header["is_own"]:
-        files["training.pt"].update(best_accuracy=None, best_step=None, evaluations=[])  # those are the other run's
+        files["training.pt"].update(best_value=None, best_step=None, evaluations=[])  # those are the other run's
     return files
 
 

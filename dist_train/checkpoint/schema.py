@@ -1,6 +1,5 @@
 """What `training.pt` holds: keys, types and ranges, checked as a whole before any of it is used."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,6 +13,7 @@ from dist_train.system.escape import escape
 _DEEPEST = 20  # levels of nested settings
 _LARGEST = 2**53
 _HUGE = 1e300
+_RENAMED = {"best_accuracy": "best_value"}
 
 
 def _check_plain(value: Any, depth: int = 0) -> Any:
@@ -115,6 +115,12 @@ class _Optimizer(_Strict):
     param_groups: list[_Group]
 
 
+class _BestOf(_Strict):
+    name: str
+    mode: Literal["max", "min"]
+    split: str
+
+
 class _Training(_Strict):
     epoch: _Count
     step: _Count
@@ -122,8 +128,9 @@ class _Training(_Strict):
     scaler_state_dict: _Scaler | None
     loss: _Number | None
     window: _Window
-    best_accuracy: Annotated[_Number, Field(ge=0, le=1)] | None
+    best_value: _Number | None
     best_step: _Count | None
+    best_of: _BestOf | None = None
     evaluated_step: _Count
     evaluations: list[float] = []
     settings: _Plain
@@ -132,12 +139,15 @@ class _Training(_Strict):
     data: Annotated[_Plain, AfterValidator(_check_data)] | None = None
 
 
-def check_training(content: Mapping[str, Any]) -> None:
-    """Check the content of `training.pt`.
+def check_training(content: dict[str, Any]) -> None:
+    """Check the content of `training.pt`, after keys of earlier versions are renamed.
 
     Raises:
         CheckpointError: a key is missing or has a value that no version has written; all such are named.
     """
+    for before, now in _RENAMED.items():
+        if before in content:
+            content.setdefault(now, content.pop(before))
     try:
         _Training.model_validate(content)
     except ValidationError as error:

@@ -185,11 +185,26 @@ def _read_number(events: Path) -> int:
 class Metrics:
     """Writes each line of metrics to the file, the curves, and the end of the progress bar."""
 
-    def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
-        """Open for appending; lines that the run writes again are removed. Raises OSError."""
+    def __init__(
+        self,
+        path: Path,
+        curves: Path,
+        config: Log,
+        step: int,
+        total_steps: int,
+        evaluated_step: int,
+        last_split: str = "test",
+    ) -> None:
+        """Open for appending; lines that the run writes again are removed. Raises OSError.
+
+        Args:
+            last_split: what is evaluated last at the end of the run.
+        """
         self._file = AppendFile(path)
         lines = _lines_at(path, step) if step else []
-        is_evaluated = evaluated_step == step or (step == total_steps and find_test_line(lines, step) is not None)
+        is_evaluated = evaluated_step == step or (
+            step == total_steps and find_test_line(lines, step, last_split) is not None
+        )
         self.earlier = [line for line in lines if is_evaluated or line["kind"] == "train"]
         """The lines of this step that an earlier start has written, and that stay."""
 

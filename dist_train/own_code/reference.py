@@ -56,7 +56,7 @@ def find_fault(
     Args:
         arguments: from the settings, by name; None: they are not checked.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives by position.
+        positional: how many arguments the program gives a function by position; it gives a class none.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -86,7 +86,9 @@ def find_fault(
     return (
         None
         if parameters is None or arguments is None
-        else parameters.find_fault(reference, arguments, set(given), positional)
+        else parameters.find_fault(
+            reference, arguments, set(given), 0 if isinstance(definition, ast.ClassDef) else positional
+        )
     )
 
 

@@ -66,6 +66,13 @@ class Loss:
         return self
 
 
+def _square_errors(output: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Return torch's `mse_loss`, which knows no complex numbers; of those the squares of absolute errors."""
+    if output.is_complex():
+        output, targets = torch.view_as_real(output), torch.view_as_real(targets)
+    return functional.mse_loss(output, targets, reduction=reduction)
+
+
 class ElementLoss(Loss):
     """A loss of each number of the output; that of a sample is the mean of its numbers, as in torch."""
 
@@ -83,10 +90,10 @@ class ElementLoss(Loss):
                    for key, value in self._arguments.items()}  # fmt: skip
         try:
             total = self._function(output, aligned, reduction="sum", **numbers)
-        except RuntimeError as error:
-            if not numbers:
-                raise
-            raise DataError(f"loss {self.name}: {describe_both(output, targets)}; loss.args: {error}") from error
+        except RuntimeError as error:  # as for complex numbers, or weights of another length
+            raise DataError(
+                f"loss {self.name}: {describe_both(output, targets)}; torch says: {str(error).splitlines()[0]}"
+            ) from error
         return self._divide(total, math.prod(output.shape[1:]))
 
     def _divide(self, total: Tensor, numbers: int) -> Tensor:
@@ -99,7 +106,7 @@ class HalfSumOfSquares(ElementLoss):
     divisor: Divisor = "one"
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, functional.mse_loss)
+        super().__init__(name, _square_errors)
 
     def _divide(self, total: Tensor, numbers: int) -> Tensor:  # noqa: ARG002
         return total / 2
@@ -208,7 +215,7 @@ def sum_values(value: Any, num_samples: int, what: str) -> Tensor:
 
 
 BUILT_IN: dict[str, Callable[..., Tensor]] = {
-    "mse": functional.mse_loss,
+    "mse": _square_errors,
     "mae": functional.l1_loss,
     "huber": functional.huber_loss,
     "bce_with_logits": functional.binary_cross_entropy_with_logits,

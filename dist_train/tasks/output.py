@@ -77,17 +77,18 @@ def align(output: Any, targets: Any) -> Tensor | None:
 
     None if they do not fit. Nothing is spread over other dimensions.
     """
-    if not (isinstance(output, Tensor) and isinstance(targets, Tensor) and output.is_floating_point()):
+    if not (isinstance(output, Tensor) and isinstance(targets, Tensor)):
         return None
-    if targets.is_complex():
+    if not (output.is_complex() or (output.is_floating_point() and not targets.is_complex())):
         return None
-    if targets.shape != output.shape:
-        flat = [tuple(tensor.shape[:-1]) if tensor.shape[-1:] == (1,) else tuple(tensor.shape)
-                for tensor in (output, targets)]  # fmt: skip
-        if flat[0] != flat[1]:
-            return None
-        targets = targets.reshape(output.shape)
-    return targets.to(output.dtype)
+    if targets.shape != output.shape and _without_last_one(targets) != _without_last_one(output):
+        return None
+    return targets.reshape(output.shape).to(output.dtype)
+
+
+def _without_last_one(tensor: Tensor) -> tuple[int, ...]:
+    """`[B]` for a shape of [B, 1]."""
+    return tuple(tensor.shape[:-1] if tensor.shape[-1:] == (1,) else tensor.shape)
 
 
 def to_labels(targets: Tensor) -> Tensor:

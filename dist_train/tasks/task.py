@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
-from dist_train.eval_line import format_line, to_plain
+from dist_train.eval_line import format_line, list_numbers, to_plain
 from dist_train.nest import Nest, list_tensors
 from dist_train.tasks.losses import LabelLoss, Loss
 from dist_train.tasks.metrics import Metric
@@ -51,8 +51,12 @@ class Evaluation:
     """The loss and what the metrics give."""
 
     def value(self, name: str) -> float:
-        """Return a number by its name; not a number if it has no value."""
-        return float(self.values[name])
+        """Return a number by its name; raises ConfigError if the metric of this name gives none."""
+        found = self.values.get(name)
+        if not isinstance(found, bool | int | float):
+            numbers = ", ".join(list_numbers(self.values))
+            raise ConfigError(f"checkpoint.monitor is {name}, but that gave no number; the evaluation has {numbers}")
+        return float(found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of an eval line in `metrics.jsonl`."""

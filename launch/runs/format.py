@@ -43,9 +43,7 @@ def _summarize(run: RunSnapshot) -> str:
         return f"running at step {_format_steps(run)} ({_format_speed(run)})".removesuffix(" ()")
     if run.state == "done":
         test = run.last_eval_line
-        return f"done at step {_format_steps(run)}" + (
-            f" ({_format_number(run, test)})" if test else ""
-        )
+        return f"done at step {_format_steps(run)}" + (f" ({_format_number(run, test)})" if test else "")
     return f"{run.state} at step {_format_steps(run)}{_explain_end(run)}"
 
 

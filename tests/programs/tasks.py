@@ -57,7 +57,7 @@ def make_part(name: str, count: int, world: World) -> Batch:
     if not own:
         inputs, targets = (part[:1] for part in make_samples(name, count))
     sizes = cut_size(len(inputs), MICRO_BATCH)
-    passes = tuple(map(Pass, inputs.split(sizes), targets.split(sizes), sizes))
+    passes = tuple(map(Pass, torch.split(inputs, sizes), torch.split(targets, sizes), sizes))
     shard = Shard(passes, own, world.rank, torch.arange(own))
     return Batch((shard,), count, 0, 0, torch.arange(count))
 

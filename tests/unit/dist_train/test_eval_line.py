@@ -34,8 +34,8 @@ def test_what_is_not_finite_is_written_as_null_and_is_never_the_best(value: floa
     assert json.loads(json.dumps(to_plain({"a": [value, {"b": (value, 1)}]}))) == {"a": [None, {"b": [None, 1]}]}
     assert format_number("loss", value) == "not finite"
     for mode in ("max", "min"):
-        assert not Monitor("x", mode).is_better(value, None)  # type: ignore[arg-type]
-        assert not Monitor("x", mode).is_better(value, 0.0)  # type: ignore[arg-type]
+        assert not Monitor("x", mode).is_better(value, None)
+        assert not Monitor("x", mode).is_better(value, 0.0)
 
 
 def test_only_a_better_value_is_the_best() -> None:

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 # A resumed run can't change these: they select the data, the batches and the network.
 _FIXED = (
     "model",
+    "task",
     "run.seed",
     "data.name",
     "data.global_batch",

@@ -206,7 +206,7 @@ class TrainState:
         self.window.load_state_dict(saved["window"])
         self.step, self.last_loss = saved["step"], saved["loss"]
         self.evaluated_step = saved["evaluated_step"]
-        if saved.get("best_of", {**_ACCURACY, "split": self._best_of["split"]}) == self._best_of:
+        if (saved.get("best_of") or {**_ACCURACY, "split": self._best_of["split"]}) == self._best_of:
             self.best_value, self.best_step = saved["best_value"], saved["best_step"]
             self._set_evaluations(saved.get("evaluations", []))  # earlier versions have none
         elif saved["best_step"] is not None:

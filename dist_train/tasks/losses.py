@@ -66,15 +66,11 @@ class Loss:
         return self
 
 
-def _square_errors(output: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    """Return torch's `mse_loss`, which knows no complex numbers; of those the squares of absolute errors."""
-    if output.is_complex():
-        output, targets = torch.view_as_real(output), torch.view_as_real(targets)
-    return functional.mse_loss(output, targets, reduction=reduction)
-
-
 class ElementLoss(Loss):
-    """A loss of each number of the output; that of a sample is the mean of its numbers, as in torch."""
+    """A loss of each number of the output; that of a sample is the mean of its numbers, as in torch.
+
+    Of complex numbers it is that of their distance.
+    """
 
     def __init__(self, name: str, function: Callable[..., Tensor], arguments: Mapping[str, Any] | None = None) -> None:
         super().__init__(name)
@@ -82,19 +78,21 @@ class ElementLoss(Loss):
 
     def sum(self, output: Nest, targets: Nest, num_samples: int, whole: Nest) -> Tensor:  # noqa: ARG002
         aligned = align(output, targets)
-        if aligned is None:
+        if aligned is None or (output.is_complex() and self.name == "bce_with_logits"):
             raise DataError(
                 f"loss {self.name}: {describe_both(output, targets)}; it needs numbers of one shape, [B] or [B, ...]"
             )
-        numbers = {key: value.to(output.dtype) if isinstance(value, Tensor) else value
-                   for key, value in self._arguments.items()}  # fmt: skip
-        try:
-            total = self._function(output, aligned, reduction="sum", **numbers)
-        except RuntimeError as error:  # as for complex numbers, or weights of another length
-            raise DataError(
-                f"loss {self.name}: {describe_both(output, targets)}; torch says: {str(error).splitlines()[0]}"
-            ) from error
-        return self._divide(total, math.prod(output.shape[1:]))
+        if output.is_complex():
+            output = (output - aligned).abs()
+            aligned = torch.zeros_like(output)
+        given = {
+            key: value.to(output.dtype) if isinstance(value, Tensor) else value
+            for key, value in self._arguments.items()
+        }
+        for key, value in given.items():
+            if isinstance(value, Tensor) and value.shape not in ((), output.shape[1:], output.shape[-1:]):
+                raise ConfigError(f"loss.args.{key} has {len(value)} numbers, and a sample {list(output.shape[1:])}")
+        return self._divide(self._function(output, aligned, reduction="sum", **given), math.prod(output.shape[1:]))
 
     def _divide(self, total: Tensor, numbers: int) -> Tensor:
         return total / numbers if numbers > 1 else total
@@ -106,7 +104,7 @@ class HalfSumOfSquares(ElementLoss):
     divisor: Divisor = "one"
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, _square_errors)
+        super().__init__(name, functional.mse_loss)
 
     def _divide(self, total: Tensor, numbers: int) -> Tensor:  # noqa: ARG002
         return total / 2
@@ -215,7 +213,7 @@ def sum_values(value: Any, num_samples: int, what: str) -> Tensor:
 
 
 BUILT_IN: dict[str, Callable[..., Tensor]] = {
-    "mse": _square_errors,
+    "mse": functional.mse_loss,
     "mae": functional.l1_loss,
     "huber": functional.huber_loss,
     "bce_with_logits": functional.binary_cross_entropy_with_logits,

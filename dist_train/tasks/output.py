@@ -77,18 +77,13 @@ def align(output: Any, targets: Any) -> Tensor | None:
 
     None if they do not fit. Nothing is spread over other dimensions.
     """
-    if not (isinstance(output, Tensor) and isinstance(targets, Tensor)):
+    if not (isinstance(output, Tensor) and isinstance(targets, Tensor)) or not (
+        output.is_complex() or (output.is_floating_point() and not targets.is_complex())
+    ):
         return None
-    if not (output.is_complex() or (output.is_floating_point() and not targets.is_complex())):
-        return None
-    if targets.shape != output.shape and _without_last_one(targets) != _without_last_one(output):
+    if output.shape not in (targets.shape, (*targets.shape, 1)) and targets.shape != (*output.shape, 1):
         return None
     return targets.reshape(output.shape).to(output.dtype)
-
-
-def _without_last_one(tensor: Tensor) -> tuple[int, ...]:
-    """`[B]` for a shape of [B, 1]."""
-    return tuple(tensor.shape[:-1] if tensor.shape[-1:] == (1,) else tensor.shape)
 
 
 def to_labels(targets: Tensor) -> Tensor:

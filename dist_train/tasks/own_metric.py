@@ -109,8 +109,8 @@ def check_states(metric: Any, reference: str) -> None:
     """Raise ConfigError if a metric object has no states that ranks can merge."""
     if not isinstance(getattr(metric, "_reductions", None), dict) or not isinstance(metric._defaults, dict):
         raise ConfigError(
-            f"metric {reference}: has no states that ranks can add up; make it a torchmetrics.Metric with add_state, or "
-            "a function f(output, target); list the parts of a collection one by one"
+            f"metric {reference}: has no states that ranks can add up; make it a torchmetrics.Metric with add_state, "
+            "or a function f(output, target); list the parts of a collection one by one"
         )
 
 

@@ -19,9 +19,9 @@ class RegressionSums(Sums):
 
     def __init__(self, form: Format, name: str) -> None:
         self._name, self._numbers = name, form.numbers
-        sums = torch.zeros(3, form.num_batches, form.numbers, dtype=torch.float64, device=form.device)
-        self._squares, self._distances, self._spreads = sums
-        self._means = torch.zeros_like(self._spreads, dtype=torch.complex128)
+        sums = torch.zeros(5, form.num_batches, form.numbers, dtype=torch.float64, device=form.device)
+        self._squares, self._distances, self._spreads, *self._means = sums
+        # The means of the target, and of its imaginary part if it has one.
         self._rows = torch.zeros(form.num_batches, dtype=torch.int64, device=form.device)
 
     def add(self, number: int, output: Any, targets: Any, num_samples: int) -> None:  # noqa: ARG002
@@ -32,18 +32,20 @@ class RegressionSums(Sums):
             raise DataError(
                 f"metric {self._name}: the output is {list(output.shape)}, but {self._numbers} a sample before"
             )
-        wide = torch.promote_types(output.dtype, torch.float64)
-        output, true = (tensor.detach().to(wide).reshape(-1, self._numbers) for tensor in (output, aligned))
+        kind = torch.complex128 if output.is_complex() else torch.float64
+        output, true = (tensor.detach().to(kind).reshape(-1, self._numbers) for tensor in (output, aligned))
         if not len(true):
             return
-        error = output - true
-        self._squares[number], self._distances[number] = error.abs().square().sum(dim=0), error.abs().sum(dim=0)
-        self._means[number] = true.mean(dim=0)
-        self._spreads[number] = (true - true.mean(dim=0)).abs().square().sum(dim=0)
+        error, mean = (output - true).abs(), true.mean(dim=0)
+        self._squares[number], self._distances[number] = error.square().sum(dim=0), error.sum(dim=0)
+        self._spreads[number] = (true - mean).abs().square().sum(dim=0)
+        self._means[0][number] = mean.real
+        if mean.is_complex():
+            self._means[1][number] = mean.imag
         self._rows[number] = len(true)
 
     def tensors(self) -> list[Tensor]:
-        return [self._squares, self._distances, self._means, self._spreads, self._rows]
+        return [self._squares, self._distances, self._spreads, *self._means, self._rows]
 
     def result(self) -> dict[str, Any]:
         rows = int(self._rows.sum())
@@ -52,6 +54,7 @@ class RegressionSums(Sums):
         if self._name == "mae":
             return {"mae": ratio(self._distances.sum().item(), rows * self._numbers)}
         counts = self._rows.unsqueeze(1)
-        mean = (counts * self._means).sum(dim=0) / rows
-        spread = (self._spreads + counts * (self._means - mean).abs().square()).sum(dim=0)
+        spread = self._spreads.sum(dim=0)
+        for means in self._means:
+            spread += (counts * (means - (counts * means).sum(dim=0) / rows).square()).sum(dim=0)
         return {"r2": (1 - self._squares.sum(dim=0) / spread).mean().item()}

@@ -138,7 +138,7 @@ class Task:
             self._scale = torch.where(total > 0, batch.count / total, 0.0)
 
     def loss_sum(self, output: Nest, targets: Nest, num_samples: int) -> Tensor:
-        """Return the sum of the losses of a batch, float [], which divided by the samples of the global batch is its loss.
+        """Return the sum of the losses of a batch, float []; that of all ranks, divided by their samples, is the loss.
 
         Args:
             output: of the network.

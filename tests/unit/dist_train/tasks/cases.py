@@ -194,12 +194,17 @@ class Net(nn.Module):
         return self.layers(inputs).unflatten(1, self.shape)  # type: ignore[no-any-return]
 
 
-def configure(directory: Path, name: str) -> Config:
-    """Return the settings of a case; the files of the user's own lie in the directory."""
+def write_files(directory: Path) -> None:
+    """Write the settings of all cases, and the code of the user's own."""
     (directory / "own.py").write_text(OWN)
-    path = directory / f"{name.replace(' ', '_')}.yaml"
-    path.write_text(f"data: {{name: synthetic}}\nmodel: {{name: lenet}}\n{CASES[name].settings}\n")
-    return load_config(path, ["optim.lr=0.1"])
+    for name, case in CASES.items():
+        text = f"data: {{name: synthetic}}\nmodel: {{name: lenet}}\n{case.settings}\n"
+        (directory / f"{name.replace(' ', '_')}.yaml").write_text(text)
+
+
+def configure(directory: Path, name: str) -> Config:
+    """Return the settings of a case from the files in a directory."""
+    return load_config(directory / f"{name.replace(' ', '_')}.yaml", ["optim.lr=0.1"])
 
 
 def make_samples(name: str, count: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Losses and evaluations at 1 to 4 ranks are those of torch over the whole batch, and the same bits."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 
 from tests.conftest import Ranks
 from tests.programs.tasks import COUNTS, SPLIT
-from tests.unit.dist_train.tasks.cases import CASES, Net, make_samples
+from tests.unit.dist_train.tasks.cases import CASES, Net, make_samples, write_files
 
 WORLDS = (1, 2, 3, 4)
 Results = dict[int, list[dict[str, Any]]]
@@ -21,6 +20,7 @@ def results(on_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Result
     found: Results = {}
     for size in WORLDS:
         directory = tmp_path_factory.mktemp(f"ranks{size}")
+        write_files(directory)
         done = on_ranks(size, "-m", "tests.programs.tasks", str(directory))
         assert done.returncode == 0, done.stderr
         found[size] = [json.loads((directory / f"{rank}.json").read_text()) for rank in range(size)]

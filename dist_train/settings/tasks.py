@@ -126,12 +126,12 @@ def find_task_contradictions(config: Config) -> Iterator[Contradiction]:
     for text in config.metrics or ():
         if parse_reference(text) is None and not task.has(text):
             known = (*task.metrics, *task.more_metrics)
-            close = get_close_matches(text, known, 1)
-            hint = f"did you mean {close[0]}? T" if close and "<" not in close[0] else "t"
+            close = [name for name in get_close_matches(text, known, 1) if "<" not in name]
+            hint = f" (did you mean {close[0]}?)" if close else ""
             yield Contradiction(
                 "metrics",
-                f"has {text}, which is none; {hint}ask {config.task} has {', '.join(known)}; or give your own f(output, target) by its "
-                "reference",
+                f"has {text}{hint}; task {config.task} has {', '.join(known)}, or give your own f(output, target) by "
+                "its reference",
             )
     named = [name_metric(text) for text in config.metrics or ()]
     if twice := sorted({name for name in named if named.count(name) > 1 or name in RESERVED}):

@@ -22,7 +22,8 @@ def test_the_numbers_of_a_line_are_what_may_be_compared() -> None:
     [
         (LINE, "test accuracy 99.44 % (353 of 355), loss 0.0277, top5 not finite"),
         ({"split": "validation", "loss": None, "accuracy": 0.5}, "validation accuracy 50.00 %, loss not finite"),
-        ({"split": "test", "loss": 1.5, "rmse": 1.25e-7, "r2": -2e9, "count": 3}, "test loss 1.5000, rmse 1.25e-07, r2 -2e+09"),
+        ({"split": "test", "loss": 1.5, "r2": -2e9, "count": 3}, "test loss 1.5000, r2 -2e+09"),
+        ({"split": "test", "loss": 1.25e-7, "macro_f1": 0.0}, "test loss 1.25e-07, macro_f1 0.0000"),
     ],
 )  # fmt: skip
 def test_a_line_is_shown_with_all_its_numbers(line: dict[str, object], shown: str) -> None:

@@ -92,6 +92,7 @@ def train_step(
         or None. On a GPU neither is known to the host yet.
     """
     reduction.begin(stop_requested)
+    task.begin_step(batch)
     for shard in batch.shards:
         has_samples = shard.num_samples > 0
         seed_step(config.run.seed, batch.step, shard.number, state.device)

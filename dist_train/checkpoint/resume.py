@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 # A resumed run can't change these: they select the data, the batches and the network.
 _FIXED = (
     "model",
+    "task",
     "run.seed",
     "data.name",
     "data.global_batch",
@@ -83,7 +84,7 @@ def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False
     files = source.files if source else serialization.decode_files(received)
     files["training.pt"]["source"] = header["source"]
     if not header["is_own"]:
-        files["training.pt"].update(best_accuracy=None, best_step=None, evaluations=[])  # those are the other run's
+        files["training.pt"].update(best_value=None, best_step=None, evaluations=[])  # those are the other run's
     return files
 
 

@@ -1,6 +1,5 @@
 """What `training.pt` holds: keys, types and ranges, checked as a whole before any of it is used."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ DEEPEST = 20
 """Levels of nested settings, and of the state of a callback."""
 _LARGEST = 2**53
 _HUGE = 1e300
+_RENAMED = {"best_accuracy": "best_value"}
 
 
 def _check_plain(value: Any, depth: int = 0) -> Any:
@@ -133,6 +133,12 @@ class _Callback(_Strict):
     state: Annotated[Any, AfterValidator(_check_callback_state)]
 
 
+class _BestOf(_Strict):
+    name: str
+    mode: Literal["max", "min"]
+    split: str
+
+
 class _Training(_Strict):
     epoch: _Count
     step: _Count
@@ -140,8 +146,9 @@ class _Training(_Strict):
     scaler_state_dict: _Scaler | None
     loss: _Number | None
     window: _Window
-    best_accuracy: Annotated[_Number, Field(ge=0, le=1)] | None
+    best_value: _Number | None
     best_step: _Count | None
+    best_of: _BestOf | None = None
     evaluated_step: _Count
     evaluations: list[float] = []
     callbacks: list[_Callback] = []
@@ -151,12 +158,15 @@ class _Training(_Strict):
     data: Annotated[_Plain, AfterValidator(_check_data)] | None = None
 
 
-def check_training(content: Mapping[str, Any]) -> None:
-    """Check the content of `training.pt`.
+def check_training(content: dict[str, Any]) -> None:
+    """Check the content of `training.pt`, after keys of earlier versions are renamed.
 
     Raises:
         CheckpointError: a key is missing or has a value that no version has written; all such are named.
     """
+    for before, now in _RENAMED.items():
+        if before in content:
+            content.setdefault(now, content.pop(before))
     try:
         _Training.model_validate(content)
     except ValidationError as error:

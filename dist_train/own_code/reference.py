@@ -56,7 +56,7 @@ def find_fault(
     Args:
         arguments: from the settings, by name; None: they are not checked.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives by position.
+        positional: how many arguments the program gives a function by position; a class gets them when it is called.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -82,6 +82,7 @@ def find_fault(
         hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(public[:10]) or 'no names'}"
         return f"{reference.where} has no {first}; {hint}"
     definition = names[first]
+    positional = 0 if isinstance(definition, ast.ClassDef) else positional
     parameters = None if rest or definition is None else _find_parameters(definition, names)
     return (
         None

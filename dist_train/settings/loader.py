@@ -54,6 +54,7 @@ from dist_train.settings.strict_yaml import (
     parse_scalar,
     read_file,
 )
+from dist_train.settings.tasks import LOSS_ARGUMENTS, TASKS, find_task_contradictions
 from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
@@ -106,12 +107,14 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     _expand_items(root)
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
+    faults += [] if faults else _check_loss_arguments(root)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     if not is_of_run and not faults:
         faults += resolve_references(root, path.parent)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
-    _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in find_contradictions(config)])
+    found = (*find_contradictions(config), *find_task_contradictions(config))
+    _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in found])
     return config
 
 
@@ -333,6 +336,21 @@ def _check_section(classes: tuple[type[Section], ...], prefix: str, written: Loc
     for key, info in section.model_fields.items():
         if chosen and info.is_required() and key not in written.value:
             yield Fault(written.location, f"{prefix}{key} is missing; {describe_field(info)}")
+
+
+def _check_loss_arguments(root: LocatedValue) -> Iterator[Fault]:
+    """Check the arguments of a loss of ours; those of the user's own are checked against its signature."""
+    task, name = _get(root, "task").value or "classification", _get(root, "loss.name").value
+    name = TASKS[task].loss if name is None and task in TASKS else name
+    arguments = _get(root, "loss.args")
+    if name not in LOSS_ARGUMENTS or not isinstance(arguments.value, dict):
+        return
+    if LOSS_ARGUMENTS[name].model_fields:
+        yield from _check_section((LOSS_ARGUMENTS[name],), "loss.args.", arguments)
+    elif arguments.value:
+        yield Fault(
+            arguments.location, f"loss.args has {shorten(', '.join(arguments.value))}; {name} takes no arguments"
+        )
 
 
 def _check_setting(section: type[Section], prefix: str, name: str, entry: LocatedValue) -> Iterator[Fault]:

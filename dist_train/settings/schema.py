@@ -24,6 +24,7 @@ from dist_train.settings.section import (
     Reference,
     Section,
     SideLength,
+    Words,
     section_classes,
 )
 
@@ -276,19 +277,23 @@ class OwnModel(Model):
     """Arguments of the class or function; it gets no others."""
 
 
+OutputField = Annotated[str, Field(pattern=r"^output\.\w+$"), Words("a field of the network's output, output.loss")]
 LossName = Literal["cross_entropy", "mse", "mae", "huber", "bce_with_logits", "nll", "half_sse"]
 
 
 class Loss(Section):
     """What is made small."""
 
-    name: LossName | Reference | None = None
+    name: LossName | OutputField | Reference | None = None
     """The loss, or your own `f(output, target)` by its reference, which returns a mean or one value a sample. Default:
-    that of the task: `cross_entropy`, `mse` or `bce_with_logits`."""
+    that of the task: `cross_entropy`, `mse` or `bce_with_logits`. `half_sse` is half the sum of squared errors over
+    the whole batch, which is not divided by its samples. `output.loss`: the network has computed it, and this is the
+    field of its output."""
     args: Arguments = NO_ARGUMENTS
     """Its arguments, such as `label_smoothing` of `cross_entropy`, by their names in torch."""
-    output: Annotated[str, Field(min_length=1)] | None = None
-    """The field of the network's output that the loss and the metrics get. Default: the whole output."""
+    output: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
+    """The field of the network's output that the loss and the metrics get: a key, an attribute, or a place in a tuple.
+    Default: the whole output."""
 
 
 class EarlyStopping(Section):
@@ -441,7 +446,10 @@ class Config(Section):
     """What the network learns, which decides its loss and metrics. Or a class of your own by its reference."""
     loss: Loss = Loss()
     metrics: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
-    """Metrics of an evaluation: names, or your own `f(output, target)` by its reference. Default: those of the task."""
+    """Metrics of an evaluation: names, or your own `f(output, target)` by its reference, which returns a mean or one
+    value a sample, or a torchmetrics object. Classification has `accuracy`, `top5` and the like, `macro_f1`,
+    `per_class`, `confusion_matrix`; regression `rmse`, `mae`, `r2`; multilabel `accuracy`, `exact_match`, `macro_f1`,
+    `micro_f1`, `per_class`. Default: accuracy; rmse, mae, r2; all but micro_f1."""
     callbacks: tuple[OwnCallback, ...] = ()
     """Classes of your own whose methods are called during a training, such as `[hooks.py:LogSamples]` or `[{name:
     hooks.py:LogSamples, args: {count: 4}}]`."""

@@ -34,6 +34,8 @@ class TrainingRun:
     config: Config
     world: World
     dataset: Dataset
+    held_out: tuple[Samples, ...]
+    """The splits that are evaluated: the first during training, all at the end."""
     task: Task
     schedule: Schedule
     rates: LrSchedule
@@ -133,7 +135,7 @@ class TrainingRun:
     def evaluate(self) -> bool:
         """Evaluate the split by which the best checkpoint is chosen; return False if a stop was requested."""
         self._finish_steps()
-        evaluation = self._evaluate_split(self.dataset.held_out[0])
+        evaluation = self._evaluate_split(self.held_out[0])
         if evaluation is None:
             return False
         self._record_evaluation(evaluation)
@@ -188,7 +190,7 @@ class TrainingRun:
         evaluations = [self._newest] if self._newest and is_evaluated else []
         known = len(evaluations)
         is_known = bool(evaluations) or (is_evaluated and self._is_best_known())
-        for split in self.dataset.held_out[int(is_known) :]:
+        for split in self.held_out[int(is_known) :]:
             evaluation = self._evaluate_split(split)
             if evaluation is None:
                 return self.save_and_stop()
@@ -205,7 +207,7 @@ class TrainingRun:
 
     def _is_best_known(self) -> bool:
         """Whether the test split alone needs an evaluation at the end, if there is another that was evaluated."""
-        return len(self.dataset.held_out) > 1 and self.state.best_step is not None
+        return len(self.held_out) > 1 and self.state.best_step is not None
 
     def _evaluate_split(self, samples: Samples) -> Evaluation | None:
         state = self.state
@@ -228,15 +230,16 @@ class TrainingRun:
 
     def _record_evaluation(self, evaluation: Evaluation) -> None:
         self._newest = evaluation
-        self.has_new_best = self.state.is_best(evaluation.accuracy) and self.config.checkpoint.keep_best
+        value = evaluation.value(self.state.monitor.name)
+        self.has_new_best = self.state.is_best(value) and self.config.checkpoint.keep_best
         self.state.evaluated_step = self.state.step
         if self.schedule.has_evaluation(self.state.step):
-            self.state.record_evaluation(evaluation.accuracy)
+            self.state.record_evaluation(value)
 
     def _read_earlier_test(self) -> dict[str, Any] | None:
         """The last evaluation of this very step by an earlier start, the same on every rank."""
         found = (
-            json.dumps(self.reporter.find_test(self.state.step, self.dataset.held_out[-1].split)).encode()
+            json.dumps(self.reporter.find_test(self.state.step, self.held_out[-1].split)).encode()
             if self.world.is_main
             else None
         )

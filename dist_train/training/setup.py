@@ -11,7 +11,7 @@ from dist_train.checkpoint import resume
 from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
-from dist_train.data import Dataset, TrainBatches, open_dataset
+from dist_train.data import Dataset, Samples, TrainBatches, open_dataset
 from dist_train.diagnostics.postmortem import describe_unreported_end
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
@@ -19,6 +19,8 @@ from dist_train.distributed.reduction import GradientReduction, SingleProcess
 from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
+from dist_train.errors import ConfigError
+from dist_train.evaluate import try_out
 from dist_train.execution.auto_settings import (
     AutoSettings,
     Convolutions,
@@ -70,7 +72,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         resume.check_data(checkpoint, stored, dataset.identity, accept_changes=accepts)
         schedule = Schedule.from_config(config, len(dataset.train))
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
-        task = build_task(config, dataset.classes)
+        held_out = _order_held_out(config, dataset)
+        task = build_task(config, dataset.classes, world)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
     world.check_equal("data", dataset.identity.list_facts())
@@ -84,14 +87,15 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             from dist_train.execution.compile import check_compiler
 
             check_compiler(world.device)
-        state = TrainState(config, network, auto_settings, world, checkpoint)
+        state = TrainState(config, network, auto_settings, world, checkpoint, held_out[0].split)
         callbacks = Callbacks(config.callbacks, checkpoint)
         check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
+        try_out(task, state.network, dataset, auto_settings, world)
         if config.is_deterministic:
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
     moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
-        open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
+        open_reporter(config, directory, dataset, held_out, state, schedule, world, allocator) as reporter,
         open_recorder(
             directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
         ) as recorder,
@@ -108,7 +112,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step
         state.window.start_clock()
         yield TrainingRun(
-            config, world, dataset, task, schedule, rates, state, reduction, batches,
+            config, world, dataset, held_out, task, schedule, rates, state, reduction, batches,
             StepResults(world.device), reporter, recorder, saver, callbacks,
             RunView(config, directory.path, world.rank, world.size, schedule.total_steps, state, schedule), stop,
             about=resume.describe_run(config, auto_settings, world, dataset.identity),
@@ -119,6 +123,15 @@ def open_network(config: Config) -> nn.Module:
     """Build the network for the data of the settings; raises UserError."""
     dataset = open_dataset(config.data, config.run.seed, World())
     return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+
+
+def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:
+    """Return the splits that are evaluated, that of `checkpoint.split` first; raises ConfigError."""
+    wanted, there = config.checkpoint.split, dataset.held_out
+    if wanted != "auto" and wanted not in [samples.split for samples in there]:
+        how = "data.validation=0.1 makes one" if wanted == "validation" else "use checkpoint.split=validation"
+        raise ConfigError(f"checkpoint.split is {wanted}, but the data have no such split; {how}")
+    return tuple(sorted(there, key=lambda samples: samples.split != wanted))
 
 
 def _agree_on_auto_settings(

@@ -129,7 +129,6 @@ class Optim(Optimizer):
         fields = {key: (_annotation_of(info) | None, None) for key, info in cls.group_fields().items()}
         group = create_model(f"{cls.__name__}Group", __base__=Group, **fields)  # type: ignore[call-overload]
         cls.model_fields["groups"].annotation = tuple[group, ...]
-        cls.model_rebuild(force=True)
 
     @classmethod
     def group_fields(cls) -> dict[str, FieldInfo]:

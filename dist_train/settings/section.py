@@ -65,7 +65,12 @@ class Section(BaseModel):
     """A part of the settings; instances are immutable."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        defer_build=True,  # a start needs a part of all sections
     )
     shown_name: ClassVar[str] = "a reference"
     """What stands for the names of a section that takes more than can be listed."""

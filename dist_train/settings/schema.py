@@ -175,7 +175,9 @@ class OwnData(Data):
 
     name: Reference
     args: Arguments = NO_ARGUMENTS
-    """Arguments of the class or function, beside `split`."""
+    """Arguments of the class, which is called with `split="train"` and `"test"` besides; or of a function that returns
+    a dict of the splits. An item is `(input, target)`, of tensors, numbers, arrays and pictures in tuples, dicts and
+    dataclasses. `random`, `numpy.random` and `torch` are seeded by seed, epoch and item before each is read."""
     collate: Reference | None = None
     """Function that makes `(inputs, targets)` of a list of items, which may be of any form and size then. Default: the
     items are stacked; a picture becomes floats from 0 to 1, [C, H, W]."""

@@ -141,17 +141,17 @@ class _Batch:
 
 
 WRONG: dict[str, tuple[Callable[..., Any], str]] = {
-    "text": (lambda output, target: "0.5", "returns a str, not a tensor of floats"),
-    "nothing": (lambda output, target: None, "returns a NoneType, not a tensor of floats"),
-    "a number": (lambda output, target: 0.5, "returns a float, not a tensor of floats"),
-    "integers": (lambda output, target: target, r"returns int64 \[2\], not a tensor of floats"),
-    "complex": (lambda output, target: output.sum() * 1j, r"returns complex64 \[\], not a tensor of floats"),
-    "a tuple": (lambda output, target: (output.sum(),), r"returns a tuple of float32 \[\], not a tensor"),
-    "one value more": (lambda output, target: output.new_zeros(3), r"returns float32 \[3\] for 2 samples"),
-    "all values": (lambda output, target: output, r"returns float32 \[2, 4\] for 2 samples"),
-    "a column": (lambda output, target: output[:, :1], r"returns float32 \[2, 1\] for 2 samples"),
-    "no gradient": (lambda output, target: output.detach().sum(), "has no gradient"),
-    "a constant": (lambda output, target: torch.tensor(1.0), "has no gradient"),
+    "text": (lambda _output, _target: "0.5", "returns a str, not a tensor of floats"),
+    "nothing": (lambda _output, _target: None, "returns a NoneType, not a tensor of floats"),
+    "a number": (lambda _output, _target: 0.5, "returns a float, not a tensor of floats"),
+    "integers": (lambda _output, target: target, r"returns int64 \[2\], not a tensor of floats"),
+    "complex": (lambda output, _target: output.sum() * 1j, r"returns complex64 \[\], not a tensor of floats"),
+    "a tuple": (lambda output, _target: (output.sum(),), r"returns a tuple of float32 \[\], not a tensor"),
+    "one value more": (lambda output, _target: output.new_zeros(3), r"returns float32 \[3\] for 2 samples"),
+    "all values": (lambda output, _target: output, r"returns float32 \[2, 4\] for 2 samples"),
+    "a column": (lambda output, _target: output[:, :1], r"returns float32 \[2, 1\] for 2 samples"),
+    "no gradient": (lambda output, _target: output.detach().sum(), "has no gradient"),
+    "a constant": (lambda _output, _target: torch.tensor(1.0), "has no gradient"),
 }
 
 
@@ -168,7 +168,7 @@ def test_what_is_no_loss_is_refused_before_the_first_step(name: str) -> None:
 
 def test_a_loss_that_is_not_a_number_may_be_so_of_equal_samples_only() -> None:
     """The step says so, if it is."""
-    _task(lambda output, target: output.sum() * float("nan")).try_out(
+    _task(lambda output, _target: output.sum() * float("nan")).try_out(
         torch.randn(2, 4, requires_grad=True), torch.tensor([0, 1]), 2
     )
 

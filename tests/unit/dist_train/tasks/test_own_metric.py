@@ -49,8 +49,8 @@ def test_hits_may_be_true_or_false() -> None:
 
 
 def test_what_is_not_finite_is_no_failure() -> None:
-    assert np.isnan(result(lambda output, target: float("nan"))["m"])
-    assert np.isinf(result(lambda output, target: output.abs().sum() / 0)["m"])
+    assert np.isnan(result(lambda _output, _target: float("nan"))["m"])
+    assert np.isinf(result(lambda output, _target: output.abs().sum() / 0)["m"])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_is_not_finite_is_no_failure() -> None:
 )
 def test_what_is_no_metric_is_refused(value: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=f"metric own.py:m: returns {what}.* for 4 samples; it must return the mean"):
-        result(lambda output, target: value)
+        result(lambda _output, _target: value)
 
 
 def test_an_error_names_the_batch_and_is_shown_as_the_users_own(tmp_path: Path) -> None:

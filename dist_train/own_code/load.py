@@ -4,6 +4,8 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -12,17 +14,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dist_train.errors import ConfigError, OwnCodeError
-from dist_train.own_code.reference import FORMS, Parameters, Reference, parse_reference
+from dist_train.errors import ConfigError, OwnCodeError, UserError
+from dist_train.own_code.modules import is_installed, trace
+from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
+from dist_train.system.escape import escape
+from dist_train.system.stop_signals import StopRequested
 
-_OURS = Path(__file__).resolve().parent.parent
+_HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).parent)
+"""Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
 
 
 def load(text: str) -> Any:
     """Import what a reference names.
 
-    A file is imported once, under a name that depends on its path only, so that what it defines can be pickled. Its
-    folder comes last in the search for modules: a file beside it never replaces an installed module.
+    A file is imported once, by the name under which other modules import it. Its folder comes last in the search for
+    modules: a file never replaces an installed module, and is imported by another name if it is called like one.
 
     Raises:
         ConfigError: there is no such file, module or name.
@@ -34,8 +40,10 @@ def load(text: str) -> Any:
     module = _import_file(reference.file) if reference.file else _import_module(reference)
     found: Any = module
     for part in reference.name.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"{reference.where} has no {reference.name}")
+        with shown_as_own(f"{part} in {reference.where}"):  # a module may have `__getattr__`
+            missing = not hasattr(found, part)
+        if missing:
+            raise ConfigError(describe_missing(reference, part, dir(found)))
         found = getattr(found, part)
     return found
 
@@ -65,7 +73,12 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
             name: value for name, value in given.items() if name in parameters.keywords or parameters.takes_any_name
         }
     with shown_as_own(f"{key} {text}"):
-        return found(**given, **arguments)
+        try:
+            return found(**given, **arguments)
+        except TypeError as error:
+            if not all(is_installed(Path(frame.filename)) for frame in _list_frames(error)):
+                raise
+            raise ConfigError(f"{key} {text}: does not take these arguments: {error}") from error
 
 
 def read_parameters(function: Any) -> Parameters | None:
@@ -92,33 +105,38 @@ def shown_as_own(what: str) -> Iterator[None]:
     """Raise an exception of the user's code as OwnCodeError, with `what` was done and the frames of that code only."""
     try:
         yield
-    except (OwnCodeError, ConfigError):
+    except (OwnCodeError, UserError, StopRequested):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OwnCodeError(f"{what} failed:\n{format_own(error)}") from error
 
 
 def format_own(error: BaseException) -> str:
     """Return the traceback of an exception without the frames of this program."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    frames = _list_frames(error)
     head = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
     return "".join([*head, *traceback.format_exception_only(error)]).rstrip()
 
 
-def _is_ours(file: str) -> bool:
-    return file.startswith("<frozen") or Path(file).is_relative_to(_OURS)
+def _list_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of an exception that are not of this program."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_hidden(frame.filename)]
+
+
+def _is_hidden(file: str) -> bool:
+    return file.startswith("<frozen") or any(Path(file).is_relative_to(folder) for folder in _HIDDEN)
 
 
 def _import_file(file: Path) -> ModuleType:
-    path = file.resolve()
-    name = f"dist_train_own_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    path = Path(os.path.abspath(file))  # noqa: PTH100 - beside a link are other modules than beside its target
+    if not path.is_file():
+        raise ConfigError(f"{escape(file)}: there is no such file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()  # the file may be younger than the last search
+    name = _choose_name(path)
     if name in sys.modules:
         return sys.modules[name]
-    if not path.is_file():
-        raise ConfigError(f"{file}: there is no such file")
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018
     module = importlib.util.module_from_spec(spec)
@@ -130,6 +148,15 @@ def _import_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _choose_name(path: Path) -> str:
+    """Return the name by which other modules import a file; one of its own where that is the name of another."""
+    found = None if "." in path.stem else next(trace(path.stem), None)
+    if found is not None and found.file is not None and found.file.resolve() == path.resolve():
+        return path.stem
+    stem = re.sub(r"\W", "_", path.stem)
+    return f"dist_train_own_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}_{stem}"
 
 
 def _import_module(reference: Reference) -> ModuleType:

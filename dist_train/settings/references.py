@@ -1,11 +1,12 @@
-"""Resolve the references of a settings file: find their files, and check the arguments for what they name."""
+"""The references in settings: find their files, check the arguments for what they name, and lead them to copies."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_train.own_code.reference import find_fault, parse_reference
+from dist_train.settings.schema import Config
 from dist_train.settings.strict_yaml import MAX_BYTES, Fault, LocatedValue
 
 
@@ -86,3 +87,33 @@ def _resolve(value: Any, place: _Place, arguments: dict[str, Any], folder: Path)
         resolved = value
     fault = find_fault(resolved, arguments if place.is_called else None, place.given, place.positional)
     return resolved, [(value, fault)] if fault else []
+
+
+def list_references(config: Config) -> list[str]:
+    """Return the references in settings, each once."""
+    found: dict[str, None] = {}
+
+    def note(text: str) -> str:
+        found[text] = None
+        return text
+
+    change_references(config, note)
+    return list(found)
+
+
+def change_references(config: Config, change: Callable[[str], str]) -> Config:
+    """Return settings in which each reference is the result of `change` for it."""
+    settings: Any = config.model_dump()
+    for place in _PLACES:
+        settings = _change(settings, place.key.split("."), change)
+    return Config.model_validate(settings)
+
+
+def _change(value: Any, path: Sequence[str], change: Callable[[str], str]) -> Any:
+    """Apply `change` to the references that a path of keys leads to, or to the `name` of a section there."""
+    if isinstance(value, tuple):
+        return tuple(_change(each, path, change) for each in value)
+    if isinstance(value, dict):
+        key, *rest = path or ["name"]
+        return {**value, key: _change(value[key], rest, change)} if key in value else value
+    return change(value) if isinstance(value, str) and not path and parse_reference(value) else value

@@ -23,6 +23,7 @@ from dist_train.execution.gpu import describe_versions
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
+from dist_train.own_code.copies import Code
 from dist_train.run_dir import RunDir, State, write_atomically
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
@@ -131,6 +132,8 @@ class MainReporter(Reporter):
                 )
         for setting in changes.settings:
             _log.info("setting changed: %s", setting)
+        if changes.code:
+            _log.warning("your code has changed since the checkpoint: %s", escape(", ".join(changes.code)))
         if changes.bits:
             _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes.bits))
 
@@ -256,13 +259,22 @@ class MainReporter(Reporter):
 
 @contextmanager
 def open_reporter(
-    config: Config, run: RunDir, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, allocator: str
+    config: Config,
+    code: Code,
+    run: RunDir,
+    dataset: Dataset,
+    state: TrainState,
+    schedule: Schedule,
+    world: World,
+    allocator: str,
 ) -> Iterator[Reporter]:
     """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
     with log_to_file(run.logs, world, state.step) as log:
         with world.agreement():
             reporter = (
-                _open_main_reporter(log, config, run, state, schedule, world, allocator) if world.is_main else None
+                _open_main_reporter(log, config, code, run, state, schedule, world, allocator)
+                if world.is_main
+                else None
             )
         if reporter is None:
             yield Reporter(log)
@@ -274,10 +286,18 @@ def open_reporter(
 
 
 def _open_main_reporter(
-    log: RankLog, config: Config, run: RunDir, state: TrainState, schedule: Schedule, world: World, allocator: str
+    log: RankLog,
+    config: Config,
+    code: Code,
+    run: RunDir,
+    state: TrainState,
+    schedule: Schedule,
+    world: World,
+    allocator: str,
 ) -> MainReporter:
     """Write the files that describe the run and open those that it appends to; raises ConfigError."""
     try:
+        code.write(run.code)
         write_atomically(run.config, f"# Resolved settings of the run {escape(config.run.name)}.\n{to_yaml(config)}")
         write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
         return MainReporter(log, config, run, state, schedule)

@@ -34,8 +34,10 @@ from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
 from dist_train.nest import move_inputs
 from dist_train.optim.lr_schedule import LrSchedule
+from dist_train.own_code.copies import Code, collect_code
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.settings.references import list_references
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config, OwnModel
 from dist_train.system.allocator import keep_freed_memory
@@ -73,7 +75,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         task = build_task(config, dataset.classes)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
-    world.check_equal("data", _describe_data(dataset.identity))
+        code = collect_code(list_references(config))
+    world.check_equal("data", {**_describe_data(dataset.identity), **_describe_code(code)})
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
     with world.agreement():
@@ -90,14 +93,16 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
     moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
-        open_reporter(config, directory, dataset, state, schedule, world, allocator) as reporter,
+        open_reporter(config, code, directory, dataset, state, schedule, world, allocator) as reporter,
         open_recorder(
             directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
         ) as recorder,
         _open_saver(config, directory, reporter) as saver,
         _open_batches(config, dataset, state, schedule, world, stop) as batches,
     ):
-        reporter.report_start(moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world))
+        reporter.report_start(
+            moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world, code)
+        )
         recorder.call_before_exit(reporter.report_failure)
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
@@ -109,7 +114,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         yield TrainingRun(
             config, world, dataset, task, schedule, rates, state, reduction, batches,
             StepResults(world.device), reporter, recorder, saver, stop,
-            about=resume.describe_run(config, auto_settings, world, dataset.identity),
+            about=resume.describe_run(config, auto_settings, world, dataset.identity, code),
         )  # fmt: skip
 
 
@@ -129,6 +134,11 @@ def _describe_data(identity: DataIdentity) -> dict[str, Any]:
         }
         about[f"SHA-256 of the {split} files"] = found.files
     return {**about, "shape": identity.shape, "normalize": identity.normalize.model_dump()}
+
+
+def _describe_code(code: Code) -> dict[str, str]:
+    """Return what must be equal on all ranks: each machine may have its own copy of the user's code."""
+    return {f"SHA-256 of {name}": digest for name, digest in code.digests().items()}
 
 
 def _agree_on_auto_settings(

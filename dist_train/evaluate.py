@@ -29,6 +29,7 @@ from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.nest import Nest, to_floats
+from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
 from dist_train.settings.code_of_run import TRUST_HELP, code_of_run
 from dist_train.settings.loader import load_run_config
@@ -101,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stderr)
     with ExitStack() as block:
+        block.enter_context(own_failures(lambda: f"in the evaluation, on rank {world.rank}"))
         with world.agreement():
             config = block.enter_context(code_of_run(config, run.path, options.trust_code))
             place = find(_checkpoint_path(run, options.checkpoint))

@@ -8,20 +8,24 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dist_train.errors import ConfigError, OwnCodeError, UserError
-from dist_train.own_code.modules import is_installed, trace
+from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.own_code.modules import find_root, is_installed, is_own, trace
 from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
 from dist_train.system.escape import escape
 from dist_train.system.stop_signals import StopRequested
 
 _HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).parent)
 """Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
+
+
+_roots: list[Path] = []
+"""Folders of the code that was imported."""
 
 
 def load(text: str) -> Any:
@@ -111,9 +115,28 @@ def shown_as_own(what: str) -> Iterator[None]:
         raise OwnCodeError(f"{what} failed:\n{format_own(error)}") from error
 
 
-def format_own(error: BaseException) -> str:
-    """Return the traceback of an exception without the frames of this program."""
-    frames = _list_frames(error)
+@contextmanager
+def own_failures(describe: Callable[[], str]) -> Iterator[None]:
+    """Raise an exception that has passed through the user's code as OwnCodeError; every other passes as it is.
+
+    Args:
+        describe: says when it was, such as `after 3 steps, on rank 1`.
+    """
+    try:
+        yield
+    except (OwnCodeError, UserError, NonFiniteError, SaveError, StopRequested):
+        raise
+    except (Exception, SystemExit) as error:
+        frames = _list_frames(error)
+        own = [number for number, frame in enumerate(frames) if is_own(Path(frame.filename), _roots)]
+        if not own:
+            raise
+        raise OwnCodeError(f"your code failed {describe()}:\n{format_own(error, frames[own[0] :])}") from error
+
+
+def format_own(error: BaseException, frames: Sequence[traceback.FrameSummary] | None = None) -> str:
+    """Return the traceback of an exception with these frames; by default without those of this program."""
+    frames = _list_frames(error) if frames is None else frames
     head = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
     return "".join([*head, *traceback.format_exception_only(error)]).rstrip()
 
@@ -128,6 +151,7 @@ def _is_hidden(file: str) -> bool:
 
 
 def _import_file(file: Path) -> ModuleType:
+    _roots.append(find_root(file.parent.resolve()))
     path = Path(os.path.abspath(file))  # noqa: PTH100 - beside a link are other modules than beside its target
     if not path.is_file():
         raise ConfigError(f"{escape(file)}: there is no such file")
@@ -161,6 +185,7 @@ def _choose_name(path: Path) -> str:
 
 def _import_module(reference: Reference) -> ModuleType:
     name = str(reference.module)
+    _roots.extend(find_root(each.root.resolve()) for each in trace(name, [Path.cwd()]) if each.root)
     working_directory = str(Path.cwd())
     if working_directory not in sys.path:
         sys.path.append(working_directory)

@@ -57,7 +57,7 @@ def find_fault(
     Args:
         arguments: from the settings, by name; None: they are not checked.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives by position.
+        positional: how many arguments the program gives by position to a function.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -79,6 +79,7 @@ def find_fault(
         is_package = file is not None and file.name == "__init__.py"  # its modules are names in it too
         return None if is_package or _may_have_more(tree, names) else describe_missing(reference, first, names)
     definition = names[first]
+    positional = 0 if isinstance(definition, ast.ClassDef) else positional  # its object is called with them
     parameters = None if rest or definition is None else _find_parameters(definition, names)
     return (
         None

@@ -35,6 +35,7 @@ from dist_train.models import build_model, check_passes
 from dist_train.nest import move_inputs
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.own_code.copies import Code, collect_code
+from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
 from dist_train.settings.references import list_references
@@ -66,7 +67,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         if world.is_main:
             directory.check_usable(is_fresh_start)
     checkpoint = resume.load(config, directory, world, is_fresh_start)
-    with world.agreement():
+    with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         stored = resume.read_data_identity(checkpoint)
         dataset = open_dataset(config.data, config.run.seed, world, stored)
         resume.check_data(checkpoint, stored, dataset.identity)
@@ -79,7 +80,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     world.check_equal("data", {**_describe_data(dataset.identity), **_describe_code(code)})
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
-    with world.agreement():
+    with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         if config.distributed.binding == "auto":
             bind_to_near_cores(world.device)
@@ -99,6 +100,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         ) as recorder,
         _open_saver(config, directory, reporter) as saver,
         _open_batches(config, dataset, state, schedule, world, stop) as batches,
+        own_failures(lambda: f"after {state.step} steps, on rank {world.rank}"),
     ):
         reporter.report_start(
             moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world, code)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from dist_train.errors import ConfigError, DataError, OwnCodeError, UserError
-from dist_train.own_code.load import call, load, shown_as_own
+from dist_train.errors import ConfigError, DataError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.own_code.load import call, load, own_failures, shown_as_own
 from dist_train.system.stop_signals import StopRequested
 
 Write = Callable[..., Path]
@@ -199,3 +200,64 @@ def test_an_error_of_her_code_is_no_user_error_and_travels_between_processes() -
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301
     assert str(caught.value).startswith("item 3 failed:\nTraceback")
     assert str(caught.value).endswith("ValueError: a\nb")
+
+
+HOOKED = """
+from torch import nn
+
+def call(function):
+    return function()
+
+class Net(nn.Module):
+    def forward(self, inputs):
+        return inputs.view(7)
+
+def in_hook(inputs):
+    outputs = inputs * 2
+    outputs.register_hook(lambda gradient: 1 / 0)
+    outputs.sum().backward()
+
+def leave(inputs):
+    raise SystemExit
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [("Net", "return inputs.view(7)"), ("in_hook", "1 / 0"), ("leave", "raise SystemExit")]
+)
+def test_an_exception_that_passes_through_her_code_is_hers_from_her_first_frame_on(
+    write: Write, name: str, line: str
+) -> None:
+    write("nets.py", HOOKED)
+    function = load(f"nets.py:{name}")
+    function = function() if name == "Net" else function
+    with pytest.raises(OwnCodeError) as caught, own_failures(lambda: "after 3 steps, on rank 1"):
+        function(torch.ones(3, requires_grad=True))
+    first, second, third, *rest = str(caught.value).splitlines()
+    assert first == "your code failed after 3 steps, on rank 1:"
+    assert second == "Traceback (most recent call last):"
+    assert f"{Path.cwd()}/nets.py" in third
+    assert any(line in each for each in rest)
+    assert "test_load" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), ConfigError("x"), NonFiniteError("x"), SaveError("x"), StopRequested("x"), SystemExit(3)]
+)
+def test_an_exception_that_does_not_pass_through_her_code_is_not_hers(write: Write, error: BaseException) -> None:
+    write("nets.py", HOOKED)
+    load("nets.py:Net")
+    with pytest.raises(type(error)) as caught, own_failures(lambda: "at once"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [ConfigError("x"), NonFiniteError("x"), SaveError("x"), StopRequested("x")])
+def test_errors_that_say_what_to_do_pass_through_her_code(write: Write, error: Exception) -> None:
+    write("nets.py", HOOKED)
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)), own_failures(lambda: "at once"):
+        load("nets.py:call")(fail)

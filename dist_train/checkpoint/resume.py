@@ -158,7 +158,11 @@ class Changes(NamedTuple):
 
 
 def describe_changes(
-    files: Files | None, config: Config, auto_settings: AutoSettings, world: World, code: Code
+    files: Files | None,
+    config: Config,
+    auto_settings: AutoSettings,
+    world: World,
+    code: Code = Code(),  # noqa: B008 (nothing changes it)
 ) -> Changes:
     """Compare a run with the checkpoint it resumes from; None for a start at step 0."""
     if files is None:

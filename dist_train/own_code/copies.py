@@ -235,7 +235,9 @@ def read_copies(folder: Path) -> Copies | None:
 
 def _check_names(copies: Copies) -> None:
     """Check that the manifest leads to nothing outside of its folder; raises ValueError."""
-    folders = [name for found in copies.modules.values() if isinstance(found, list) for name in found]
+    folders: list[Any] = [
+        name for found in copies.modules.values() for name in (found if type(found) is list else [None])
+    ]
     texts = [*copies.files, *copies.files.values(), *copies.sha256.values(), *copies.references.values(), *folders]
     if not all(isinstance(each, str) and "\0" not in each for each in texts):
         raise ValueError("it was not written by this program")

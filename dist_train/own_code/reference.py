@@ -50,14 +50,14 @@ def is_same_code(one: str, other: str) -> bool:
 
 
 def find_fault(
-    text: str, arguments: Mapping[str, Any] | None, given: Iterable[str] = (), positional: int = 0
+    text: str, arguments: Mapping[str, Any] | None, given: Iterable[str] = (), positional: tuple[int, int] = (0, 0)
 ) -> str | None:
     """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
 
     Args:
         arguments: from the settings, by name; None: they are not checked.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives by position to a function.
+        positional: how many arguments the program gives by position to a function, and to a class.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -79,12 +79,11 @@ def find_fault(
         is_package = file is not None and file.name == "__init__.py"  # its modules are names in it too
         return None if is_package or _may_have_more(tree, names) else describe_missing(reference, first, names)
     definition = names[first]
-    positional = 0 if isinstance(definition, ast.ClassDef) else positional  # its object is called with them
     parameters = None if rest or definition is None else _find_parameters(definition, names)
     return (
         None
         if parameters is None or arguments is None
-        else parameters.find_fault(reference, arguments, set(given), positional)
+        else parameters.find_fault(reference, arguments, set(given), positional[isinstance(definition, ast.ClassDef)])
     )
 
 

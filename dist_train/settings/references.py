@@ -16,8 +16,8 @@ class _Place(NamedTuple):
     key: str
     given: tuple[str, ...] = ()
     """Arguments that the program gives by name where there is such a parameter."""
-    positional: int = 0
-    """Arguments that the program gives by position."""
+    positional: tuple[int, int] = (0, 0)
+    """Arguments that the program gives by position to a function, and to a class."""
     is_called: bool = True
     """Whether what it names is called with its `args`."""
 
@@ -29,9 +29,9 @@ _PLACES = (
     _Place("data.sampling", is_called=False),
     _Place("data.augment", is_called=False),
     _Place("task", is_called=False),
-    _Place("loss.name", positional=2),
+    _Place("loss.name", positional=(2, 0)),
     _Place("metrics", is_called=False),
-    _Place("optim.name", given=("lr",), positional=1),
+    _Place("optim.name", given=("lr",), positional=(1, 1)),
     _Place("optim.schedule", is_called=False),
     _Place("optim.groups.schedule", is_called=False),
     _Place("callbacks"),

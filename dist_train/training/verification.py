@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch.nn.parameter import is_lazy
+
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.store import Store
 from dist_train.data.identity import DataIdentity
@@ -66,6 +68,10 @@ def _load(
     """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
     channels, height, width = data.shape
     network = build_model(config.model, (channels, height, width), len(data.classes), config.run.seed)
+    if any(map(is_lazy, network.parameters())):  # without a sample, the checkpoint alone has their shapes
+        network.load_state_dict(files["model.pt"], strict=False)
+    if lacking := [name for name, parameter in network.named_parameters() if is_lazy(parameter)]:
+        raise CheckpointError(f"{checkpoint / 'model.pt'}: lacks {escape(lacking[0])}: it is of another network")
     # Only GPUs have it, and it changes no name or shape.
     train = config.train.model_copy(update={"sync_batchnorm": False})
     state = TrainState(config.model_copy(update={"train": train}), network, auto_settings, World(), files)

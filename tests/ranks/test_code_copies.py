@@ -84,7 +84,7 @@ def test_an_evaluation_uses_the_code_of_the_run(folder: Path, python: Python, on
     assert f"it has changed since in {folder}/code/layers_of_mine.py" in errors
     for name in ("nets.py", "layers_of_mine.py"):
         folder.joinpath("code", name).unlink()
-    two = on_ranks(2, "-m", "dist_train.evaluate", str(folder / "run"), "--json", env={"PYTHONPATH": os.getcwd()})
+    two = on_ranks(2, "-m", "dist_train.evaluate", str(folder / "run"), "--json")
     assert two.returncode == 0, two.stderr
     assert json.loads(two.stdout.splitlines()[-1]) == result
     verified = python("-m", "launch", "ckpt", "verify", str(folder / "run"))
@@ -134,7 +134,8 @@ def test_ranks_with_different_code_are_refused(folder: Path, on_ranks: Ranks) ->
         "main.start(sys.argv[1:])\n"
     )
     done = on_ranks(2, "-c", starts, str(folder / "a.yaml"), f"run.dir={folder}/run")
-    assert done.returncode == 2, done.stderr
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
     assert "SHA-256 of nets.py" in done.stderr
     assert not folder.joinpath("run").exists()
 
@@ -142,8 +143,8 @@ def test_ranks_with_different_code_are_refused(folder: Path, on_ranks: Ranks) ->
 def test_an_exception_in_a_step_is_shown_as_hers_on_its_rank(folder: Path, on_ranks: Ranks) -> None:
     broken = NETS.replace(
         "    def forward(self, inputs):\n",
-        "    calls = 0\n\n    def forward(self, inputs):\n        if self.training and inputs.sum().item() and self.is_late():\n"
-        "            raise ValueError('too much\\x1b')\n",
+        "    calls = 0\n\n    def forward(self, inputs):\n"
+        "        if self.training and self.is_late():\n            raise ValueError('too much\\x1b')\n",
     )
     broken += (
         "\n    def is_late(self):\n        import os\n        Net.calls += 1\n"
@@ -154,6 +155,6 @@ def test_an_exception_in_a_step_is_shown_as_hers_on_its_rank(folder: Path, on_ra
         2, "-m", "dist_train", str(folder / "a.yaml"), f"run.dir={folder}/run", "train.max_steps=30", timeout=90
     )
     assert done.returncode == 1, done.stderr
-    assert "steps, on rank 1:\nTraceback (most recent call last):\n  File \"" + str(folder / "code/nets.py") in done.stderr
-    assert "ValueError: too much\\x1b" in done.stderr
+    assert "exception: your code failed after 6 steps, on rank 1: ValueError: too much\\x1b\n" in done.stderr
+    assert f'File "{folder}/code/nets.py", line ' in done.stderr
     assert "train.py" not in done.stderr

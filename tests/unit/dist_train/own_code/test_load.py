@@ -182,13 +182,13 @@ def test_what_the_program_gives_is_given_where_it_is_taken(write: Write) -> None
     assert call("sets.py:one", "data.name", {"size": 2}, given) == ("train", 2)
     assert call("sets.py:two", "data.name", {"size": 2}, given) == 2
     assert call("sets.py:three", "data.name", {"size": 2}, given) == {"split": "train", "size": 2}
-    with pytest.raises(ConfigError, match="gets split from the program; remove it from args"):
+    with pytest.raises(ConfigError, match=r"gets split from the program; remove it from args"):
         call("sets.py:one", "data.name", {"size": 2, "split": "test"}, given)
 
 
 @pytest.mark.parametrize("error", [ConfigError("x"), DataError("x"), OwnCodeError("x"), StopRequested("x")])
 def test_errors_that_are_not_of_her_code_pass(error: Exception) -> None:
-    with pytest.raises(type(error), match="^x$"), shown_as_own("a pass"):
+    with pytest.raises(type(error), match=r"^x$"), shown_as_own("a pass"):
         raise error
 
 

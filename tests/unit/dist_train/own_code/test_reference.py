@@ -152,13 +152,15 @@ def test_faults(nets: Path, text: str, arguments: dict[str, Any], fault: str) ->
 
 
 def test_arguments_that_the_program_gives() -> None:
-    assert find_fault("nets.py:f", {}, positional=2) is None
-    assert find_fault("nets.py:f", {}, positional=3) == "f in nets.py takes 2 arguments, not 3"
-    assert find_fault("nets.py:f", {"target": 1}, positional=2) == (
+    assert find_fault("nets.py:f", {}, positional=(2, 0)) is None
+    assert find_fault("nets.py:f", {}, positional=(3, 0)) == "f in nets.py takes 2 arguments, not 3"
+    assert find_fault("nets.py:f", {"target": 1}, positional=(2, 0)) == (
         "f in nets.py gets target from the program; remove it from args"
     )
     assert find_fault("nets.py:Net", {"depth": 1}, given=("width",)) is None
     assert find_fault("nets.py:Net", None) is None
+    assert find_fault("nets.py:Net", {"width": 1}, positional=(2, 0)) is None
+    assert find_fault("nets.py:Net", {}, positional=(0, 1)) is None
 
 
 SOURCES = {

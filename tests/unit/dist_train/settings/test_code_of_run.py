@@ -31,7 +31,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tmp_path.joinpath("own").mkdir()
     tmp_path.joinpath("a.yaml").write_text(SETTINGS)
     tmp_path.joinpath("nets.py").write_text("class Net:\n    def __init__(self, name): ...\n")
-    tmp_path.joinpath("sets.py").write_text("class Set:\n    def __init__(self, split, size): ...\ndef collate(): ...\n")
+    tmp_path.joinpath("sets.py").write_text(
+        "class Set:\n    def __init__(self, split, size): ...\ndef collate(): ...\n"
+    )
     tmp_path.joinpath("own/losses.py").write_text("def loss(output, target): ...\ndef metric(output, target): ...\n")
     config = load_config(tmp_path / "a.yaml", [], {})
     run = tmp_path / "run"
@@ -82,7 +84,10 @@ def test_it_says_where_the_code_has_changed_since(run: Path, caplog: pytest.LogC
         assert caplog.text == ""
     Path("nets.py").write_text("class Net: ...\n")
     with code_of_run(load(run), run, trust_code=False):
-        assert f"the code that the run has kept is used; it has changed since in {Path('nets.py').absolute()}" in caplog.text
+        assert (
+            f"the code that the run has kept is used; it has changed since in {Path('nets.py').absolute()}"
+            in caplog.text
+        )
 
 
 def test_settings_without_references_need_no_copies(run: Path) -> None:
@@ -127,7 +132,7 @@ def test_references_of_another_user_without_copies_are_not_run_either(
     run.joinpath("code/manifest.json").unlink()
     with (
         owned_by(run / "config.yaml", monkeypatch),
-        pytest.raises(ConfigError, match="  nets.py:Net\n"),
+        pytest.raises(ConfigError, match=r"  nets\.py:Net\n"),
         code_of_run(load(run), run, trust_code=False),
     ):
         pass

@@ -72,7 +72,7 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
         reference = parse_reference(text)
         assert reference is not None  # noqa: S101
         if fault := parameters.find_fault(reference, arguments, set(given), 0):
-            raise ConfigError(f"{key}: {fault}")
+            raise ConfigError(f"{key}: {fault.text}")
         given = {
             name: value for name, value in given.items() if name in parameters.keywords or parameters.takes_any_name
         }

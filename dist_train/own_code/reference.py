@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dist_train.errors import ConfigError
 from dist_train.own_code.modules import trace
@@ -33,6 +33,14 @@ class Reference:
         return escape(self.file or self.module or "")
 
 
+class CodeFault(NamedTuple):
+    """What is wrong with a reference, or with the arguments for what it names."""
+
+    text: str
+    argument: str | None = None
+    """Of the settings, where it is about one that they have."""
+
+
 def parse_reference(text: str) -> Reference | None:
     """Return the place that a reference names, None if the text is none."""
     found = _REFERENCE.fullmatch(text)
@@ -50,8 +58,11 @@ def is_same_code(one: str, other: str) -> bool:
 
 
 def find_fault(
-    text: str, arguments: Mapping[str, Any] | None, given: Iterable[str] = (), positional: tuple[int, int] = (0, 0)
-) -> str | None:
+    text: str,
+    arguments: Mapping[str, Any] | None,
+    given: Iterable[str] = (),
+    positional: tuple[int, int] = (0, 0),
+) -> CodeFault | None:
     """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
 
     Args:
@@ -61,23 +72,24 @@ def find_fault(
     """
     reference = parse_reference(text)
     if reference is None:
-        return f"it is no reference; write {FORMS}"
+        return CodeFault(f"it is no reference; write {FORMS}")
     try:
         file = reference.file or _find_file(str(reference.module))
         tree = ast.parse(read_bytes(file)) if file else None
     except OSError as error:
-        return f"{reference.where} can't be read: {explain(error)}"
+        return CodeFault(f"{reference.where} can't be read: {explain(error)}")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None  # the import shows it with its line
     except ConfigError as error:
-        return str(error)
+        return CodeFault(str(error))
     if tree is None:
         return None
     first, *rest = reference.name.split(".")
     names = dict(_find_names(tree.body))
     if first not in names:
         is_package = file is not None and file.name == "__init__.py"  # its modules are names in it too
-        return None if is_package or _may_have_more(tree, names) else describe_missing(reference, first, names)
+        is_known = not is_package and not _may_have_more(tree, names)
+        return CodeFault(describe_missing(reference, first, names)) if is_known else None
     definition = names[first]
     parameters = None if rest or definition is None else _find_parameters(definition, names)
     return (
@@ -150,22 +162,23 @@ class Parameters:
 
     def find_fault(
         self, reference: Reference, arguments: Mapping[str, Any], given: set[str], positional: int
-    ) -> str | None:
+    ) -> CodeFault | None:
         """Describe an argument that is unknown or missing, None if all fit."""
+        what = f"{reference.name} in {reference.where}"
         if positional > len(self.positional) and not self.takes_any_position:
-            return f"{reference.name} in {reference.where} takes {len(self.positional)} arguments, not {positional}"
+            return CodeFault(f"{what} takes {len(self.positional)} arguments, not {positional}")
         by_position = self.positional[:positional]
         known = [name for name in self.keywords if name not in by_position and name not in given]
         for name in arguments:
             if name in by_position or name in given:
-                return f"{reference.name} in {reference.where} gets {name} from the program; remove it from args"
+                return CodeFault(f"{what} gets {name} from the program; remove it from args", name)
             if name not in known and not self.takes_any_name:
                 close = get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
-                return f"{reference.name} in {reference.where} has no argument {escape(name, 40)}; {hint}"
+                return CodeFault(f"{what} has no argument {escape(name, 40)}; {hint}", name)
         missing = [name for name in self.required if name not in {*by_position, *given, *arguments}]
         if missing:
-            return f"{reference.name} in {reference.where} needs the argument {', '.join(missing)}; add it to args"
+            return CodeFault(f"{what} needs the argument {', '.join(missing)}; add it to args")
         return None
 
 

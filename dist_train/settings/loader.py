@@ -105,7 +105,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     if not is_of_run and not faults:
-        faults += resolve_references(root, path.parent)
+        faults += resolve_references(root, path.parent, os.environ if environ is None else environ)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
     _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in find_contradictions(config)])

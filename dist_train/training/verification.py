@@ -19,7 +19,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, UserError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
-from dist_train.models import build_model
+from dist_train.models import build_model, give_shapes
 from dist_train.run_dir import RunDir
 from dist_train.settings.code_of_run import TRUST_HELP, code_of_run
 from dist_train.settings.loader import load_run_config
@@ -68,10 +68,7 @@ def _load(
     """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
     channels, height, width = data.shape
     network = build_model(config.model, (channels, height, width), len(data.classes), config.run.seed)
-    if any(map(is_lazy, network.parameters())):  # without a sample, the checkpoint alone has their shapes
-        network.load_state_dict(files["model.pt"], strict=False)
-    if lacking := [name for name, parameter in network.named_parameters() if is_lazy(parameter)]:
-        raise CheckpointError(f"{checkpoint / 'model.pt'}: lacks {escape(lacking[0])}: it is of another network")
+    give_shapes(network, files["model.pt"])
     # Only GPUs have it, and it changes no name or shape.
     train = config.train.model_copy(update={"sync_batchnorm": False})
     state = TrainState(config.model_copy(update={"train": train}), network, auto_settings, World(), files)

@@ -148,14 +148,18 @@ def test_faults(nets: Path, text: str, arguments: dict[str, Any], fault: str) ->
     nets.joinpath("folder.py").mkdir()
     nets.joinpath("loop.py").symlink_to("loop.py")
     os.mkfifo(nets / "pipe.py")
-    assert (find_fault(text, arguments) or "").startswith(fault)
+    found = find_fault(text, arguments)
+    assert found is not None
+    assert found.text.startswith(fault)
+    assert found.argument in (None, *arguments)
 
 
 def test_arguments_that_the_program_gives() -> None:
     assert find_fault("nets.py:f", {}, positional=(2, 0)) is None
-    assert find_fault("nets.py:f", {}, positional=(3, 0)) == "f in nets.py takes 2 arguments, not 3"
+    assert find_fault("nets.py:f", {}, positional=(3, 0)) == ("f in nets.py takes 2 arguments, not 3", None)
     assert find_fault("nets.py:f", {"target": 1}, positional=(2, 0)) == (
-        "f in nets.py gets target from the program; remove it from args"
+        "f in nets.py gets target from the program; remove it from args",
+        "target",
     )
     assert find_fault("nets.py:Net", {"depth": 1}, given=("width",)) is None
     assert find_fault("nets.py:Net", None) is None

@@ -90,7 +90,7 @@ def _build_for_images(config: ImageModel, shape: tuple[int, int, int], num_class
 
 def _build_own(config: OwnModel, example: Nest | None) -> nn.Module:
     """Call the user's class or function, and try the network on the example."""
-    if isinstance(found := load(config.name), nn.Module):
+    if isinstance(found := load(config.name, "model.name"), nn.Module):
         raise ConfigError(
             f"model.name {config.name}: is a network already, of the class {type(found).__name__}; name the class, "
             "or a function that returns a new one"

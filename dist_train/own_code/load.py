@@ -28,26 +28,28 @@ _roots: list[Path] = []
 """Folders of the code that was imported."""
 
 
-def load(text: str) -> Any:
+def load(text: str, key: str = "the reference") -> Any:
     """Import what a reference names.
 
     A file is imported once, by the name under which other modules import it. Its folder comes last in the search for
     modules: a file never replaces an installed module, and is imported by another name if it is called like one.
 
+    Args:
+        key: the setting, for messages.
+
     Raises:
         ConfigError: there is no such file, module or name.
         OwnCodeError: the import fails.
     """
-    reference = parse_reference(text)
+    reference, what = parse_reference(text), f"{key} {escape(text)}"
     if reference is None:
-        raise ConfigError(f"{text!r} is no reference; write {FORMS}")
-    module = _import_file(reference.file) if reference.file else _import_module(reference)
-    found: Any = module
+        raise ConfigError(f"{what}: is no reference; write {FORMS}")
+    found: Any = _import_file(reference.file, what) if reference.file else _import_module(reference, what)
     for part in reference.name.split("."):
         with shown_as_own(f"{part} in {reference.where}"):  # a module may have `__getattr__`
             missing = not hasattr(found, part)
         if missing:
-            raise ConfigError(describe_missing(reference, part, dir(found)))
+            raise ConfigError(f"{what}: {describe_missing(reference, part, dir(found))}")
         found = getattr(found, part)
     return found
 
@@ -63,10 +65,10 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
         ConfigError: it can't be called, or not with these arguments.
         OwnCodeError: it raises.
     """
-    found = load(text)
+    found = load(text, key)
     given = given or {}
     if not callable(found):
-        raise ConfigError(f"{key} {text}: is a {type(found).__name__}, and no class or function")
+        raise ConfigError(f"{key} {text}: is of the type {type(found).__name__}, and no class or function")
     parameters = read_parameters(found)
     if parameters is not None:
         reference = parse_reference(text)
@@ -150,11 +152,11 @@ def _is_hidden(file: str) -> bool:
     return file.startswith("<frozen") or any(Path(file).is_relative_to(folder) for folder in _HIDDEN)
 
 
-def _import_file(file: Path) -> ModuleType:
+def _import_file(file: Path, what: str) -> ModuleType:
     _roots.append(find_root(file.parent.resolve()))
     path = Path(os.path.abspath(file))  # noqa: PTH100 - beside a link are other modules than beside its target
     if not path.is_file():
-        raise ConfigError(f"{escape(file)}: there is no such file")
+        raise ConfigError(f"{what}: there is no file {escape(file)}")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     importlib.invalidate_caches()  # the file may be younger than the last search
@@ -183,7 +185,7 @@ def _choose_name(path: Path) -> str:
     return f"dist_train_own_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}_{stem}"
 
 
-def _import_module(reference: Reference) -> ModuleType:
+def _import_module(reference: Reference, what: str) -> ModuleType:
     name = str(reference.module)
     _roots.extend(find_root(each.root.resolve()) for each in trace(name, [Path.cwd()]) if each.root)
     working_directory = str(Path.cwd())
@@ -195,5 +197,5 @@ def _import_module(reference: Reference) -> ModuleType:
     except OwnCodeError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
-            raise ConfigError(f"{name}: there is no such module; is it installed, or in PYTHONPATH?") from error
+            raise ConfigError(f"{what}: there is no module {name}; is it installed, or in PYTHONPATH?") from error
         raise

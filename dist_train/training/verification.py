@@ -10,8 +10,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torch.nn.parameter import is_lazy
-
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.store import Store
 from dist_train.data.identity import DataIdentity

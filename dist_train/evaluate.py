@@ -1,4 +1,4 @@
-"""One exact pass over held-out data: every sample once, the same integers at any number of ranks.
+"""One exact pass over held-out data: every sample once, the same bits at any number of ranks.
 
     python -m dist_train.evaluate runs/digits [--split test] [--checkpoint best] [--json] [--trust-code] [key=value ...]
 
@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ from dist_train.execution.auto_settings import AutoSettings, apply_to_process, u
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
-from dist_train.nest import Nest, to_floats
+from dist_train.nest import Nest, move_inputs, to_floats
 from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
 from dist_train.settings.code_of_run import TRUST_HELP, code_of_run
@@ -63,23 +63,23 @@ def evaluate(
         mark: called at each batch, to show progress.
     """
     num_batches = -(-len(samples) // eval_batch_size(dataset, config, world.device))
-    counts = task.open_evaluation(num_batches, world.device)
+    sums = task.open_evaluation(num_batches, world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
     network.eval()
     use_onednn(True)  # evaluation batches are large even if those of the training are small
-    try:
-        for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
-            mark()
-            counts.add(
-                batch.number, _output(network, batch.inputs, auto_settings, world), batch.targets, batch.num_samples
-            )
-    except StopRequested:
-        stop_requests += 1
+    with world.agreement():  # code of the user's own may raise on one rank
+        try:
+            for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
+                mark()
+                output = _output(network, batch.inputs, auto_settings, world)
+                sums.add(batch.number, output, batch.targets, batch.num_samples)
+        except StopRequested:
+            stop_requests += 1
     network.train()
     use_onednn(auto_settings.onednn)
-    for tensor in (stop_requests, *counts.tensors()):
-        world.sum_(tensor)
-    return None if stop_requests else counts.result(samples.split)
+    world.sum_(stop_requests)
+    sums.reduce(world)
+    return None if stop_requests else sums.result(samples.split)
 
 
 @torch.no_grad()
@@ -89,6 +89,25 @@ def _output(network: nn.Module, inputs: Nest, auto_settings: AutoSettings, world
         return network(inputs)
     with torch.autocast(world.device.type, auto_settings.autocast_dtype):
         return to_floats(network(inputs))
+
+
+def try_out(task: Task, network: nn.Module, dataset: DataFormat, auto_settings: AutoSettings, world: World) -> None:
+    """Compute the loss of two samples in evaluation mode, which tells the task what the network returns.
+
+    Args:
+        network: the plain module, on this rank's device; it is in training mode afterwards.
+
+    Raises:
+        UserError: output and target do not fit the task.
+        OwnCodeError: the user's loss raises.
+    """
+    inputs, targets = move_inputs(dataset.make_example(2), world.device, auto_settings.memory_format)
+    dtype = auto_settings.autocast_dtype
+    network.eval()
+    with nullcontext() if dtype is None else torch.autocast(world.device.type, dtype):
+        output = network(inputs)
+        task.try_out(output, targets, 2)
+    network.train()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
         use_fast_cpu_layers(network)
-        task = build_task(config, dataset.classes)
+        with world.agreement():
+            task = build_task(config, dataset.classes, world)
+            try_out(task, network, dataset, auto_settings, world)
         evaluation = evaluate(network, task, samples, dataset, config.data, auto_settings, world)
         if world.is_main and evaluation:
             _print(run, place, training["step"], evaluation, options.json)
@@ -184,8 +205,12 @@ def _print(run: RunDir, place: Path, step: int, evaluation: Evaluation, as_json:
         print(json.dumps(result))
         return
     print(f"{place}: {evaluation}")
-    for name, row in result["per_class"].items():
-        print(f"  {escape(name):<20} {100 * row['accuracy']:6.2f} %  ({row['correct']} of {row['count']})")
+    for name, row in result.get("per_class", {}).items():
+        score = row.get("accuracy", row.get("f1"))
+        shown = "" if score is None else f"{100 * score:6.2f} %"
+        print(f"  {escape(name):<20} {shown:>8}  ({row['correct']} of {row['count']})")
+    for row in result.get("confusion_matrix", []):
+        print("  " + " ".join(f"{count:>6}" for count in row))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,11 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         NonFiniteError: the loss or a gradient is infinite or NaN.
         SaveError: the last checkpoint could not be written.
         StopRequested: a rank of several was asked to stop and got no data in time.
+        OwnCodeError: code of the user's own fails.
     """
     with open_training(config, world, stop or Stop(), command) as run:
         state, schedule = run.state, run.schedule
+        run.start()
         if run.is_evaluation_pending() and not run.evaluate():
             return run.save_and_stop()
         if run.has_new_best:
@@ -54,7 +56,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
                 mark=run.recorder.mark,
             )
             state.step += 1
-            run.record_step(lr, batch.samples, scalars, grad_norm)
+            run.record_step(lr, batch, scalars, grad_norm)
             if schedule.is_evaluated(state.step) and not run.evaluate():
                 return run.save_and_stop()
             if schedule.is_saved(state.step) or run.has_new_best:
@@ -90,6 +92,7 @@ def train_step(
         or None. On a GPU neither is known to the host yet.
     """
     reduction.begin(stop_requested)
+    task.begin_step(batch)
     for shard in batch.shards:
         has_samples = shard.num_samples > 0
         seed_step(config.run.seed, batch.step, shard.number, state.device)

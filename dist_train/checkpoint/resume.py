@@ -28,10 +28,16 @@ _log = logging.getLogger(__name__)
 # A resumed run can't change these: they select the data, the batches and the network.
 _FIXED = (
     "model",
+    "task",
     "run.seed",
     "data.name",
     "data.global_batch",
     "data.validation",
+    "data.test",
+    "data.collate",
+    "data.shuffle",
+    "data.drop_last",
+    "data.sampling",
     "data.normalize",
     "data.augment",
     "data.resize",
@@ -79,7 +85,7 @@ def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False
     files = source.files if source else serialization.decode_files(received)
     files["training.pt"]["source"] = header["source"]
     if not header["is_own"]:
-        files["training.pt"].update(best_accuracy=None, best_step=None, evaluations=[])  # those are the other run's
+        files["training.pt"].update(best_value=None, best_step=None, evaluations=[])  # those are the other run's
     return files
 
 
@@ -176,16 +182,21 @@ def describe_changes(
 def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]]:
     before = translate_settings(flatten(files["training.pt"]["settings"]))
     now = flatten(config.model_dump())
+    for key in now:  # a setting that the checkpoint lacks is newer than it, and had no effect
+        section, _, name = key.partition(".")
+        fields = getattr(type(getattr(config, section)), "model_fields", {})
+        if key not in before and name in fields and fields[name].default == now[key]:
+            before[key] = now[key]
     if now["train.precision"] is None:  # it keeps what the run has decided
         before["train.precision"] = None
-    keys = [key for key in {**before, **now} if not _is_same(before.get(key), now.get(key)) and key not in _IGNORED]
+    keys = [key for key in {**before, **now} if not _is_equal(before.get(key), now.get(key)) and key not in _IGNORED]
     return {escape(key): (_format_value(before, key), _format_value(now, key)) for key in keys}
 
 
-def _is_same(before: Any, now: Any) -> bool:
-    """Whether two values are equal; a file of the user's code may have moved."""
+def _is_equal(before: Any, now: Any) -> bool:
+    """Whether two values of a setting mean the same; the folder of a user's code may have moved."""
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return all(map(_is_same, before, now))
+        return all(map(_is_equal, before, now))
     return is_same_code(before, now) if isinstance(before, str) and isinstance(now, str) else bool(before == now)
 
 
@@ -241,18 +252,31 @@ def read_data_identity(files: Files | None) -> DataIdentity | None:
         raise CheckpointError(f"training.pt: data: {error}; another program wrote it") from error
 
 
-def check_data(files: Files | None, stored: DataIdentity | None, found: DataIdentity) -> None:
-    """Compare the data with those that the checkpoint's run has `stored`; raises CheckpointError if they differ."""
+def check_data(
+    files: Files | None, stored: DataIdentity | None, found: DataIdentity, *, accept_changes: bool = False
+) -> None:
+    """Compare the data with those that the checkpoint's run has `stored`.
+
+    Args:
+        accept_changes: warn of differences only.
+
+    Raises:
+        CheckpointError: they differ.
+    """
     if files is None:
         return
     if stored is None:
         _log.info("the checkpoint is of a version that did not store its data: they are not compared")
-    elif differences := compare(stored, found, "in the checkpoint", "now"):
+        return
+    differences = compare(stored, found, "in the checkpoint", "now")
+    if differences and accept_changes:
+        _log.warning("the run continues on other data (data.accept_changes): %s", "; ".join(differences))
+    elif differences:
         raise CheckpointError(
             "data: the run was trained on other data, which a resumed run can't change:\n"
             + "".join(f"  {difference}\n" for difference in differences)
-            + "Put them back, give the run another name (run.name=...), or start it at step 0 (run.resume=never, which "
-            "moves the old one aside)."
+            + "Put them back, continue on these (data.accept_changes=true), give the run another name (run.name=...), "
+            "or start it at step 0 (run.resume=never, which moves the old one aside)."
         )
 
 

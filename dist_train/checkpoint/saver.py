@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,6 +45,10 @@ class Saver:
         self._store, self._keep_last, self._check, self._saved = target, keep_last, check, saved
         self._thread = ThreadPoolExecutor(1, "checkpoint", use_one_thread) if asynchronous else None
         self._running: Future[None] | None = None
+
+    def path(self, step: int) -> Path:
+        """Return where the checkpoint of a step is, or would be."""
+        return self._store.path(step)
 
     def repair(self, best_step: int | None) -> None:
         """Do what a crash after a save has left undone: the links `latest` and `best`, and the removal of old ones."""

@@ -1,6 +1,5 @@
 """What `training.pt` holds: keys, types and ranges, checked as a whole before any of it is used."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,14 +10,16 @@ from dist_train.data.identity import DataIdentity
 from dist_train.errors import CheckpointError
 from dist_train.system.escape import escape
 
-_DEEPEST = 20  # levels of nested settings
+DEEPEST = 20
+"""Levels of nested settings, and of the state of a callback."""
 _LARGEST = 2**53
 _HUGE = 1e300
+_RENAMED = {"best_accuracy": "best_value"}
 
 
 def _check_plain(value: Any, depth: int = 0) -> Any:
     """Return a value that JSON can hold; raises ValueError for any other."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
         if not all(type(key) is str for key in value):
@@ -54,6 +55,18 @@ def _check_state(value: Any) -> Any:
     return value
 
 
+def _check_callback_state(value: Any, depth: int = 0) -> Any:
+    """Return the state of a callback, nested lists and dictionaries of plain values and tensors."""
+    if depth > DEEPEST:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_callback_state(each, depth + 1)
+    elif isinstance(value, Tensor) and not is_dense(value):
+        raise ValueError("must be a tensor with all its values")
+    return value
+
+
 def is_dense(value: object) -> bool:
     """Whether a value is a tensor whose values are all stored: not sparse, quantized, expanded or on no device."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
@@ -67,7 +80,7 @@ def _check_data(value: dict[str, Any]) -> dict[str, Any]:
         shape = DataIdentity.from_dict(value).shape
     except ValueError as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    if not all(1 <= number <= 2**16 for number in shape):
+    if shape and not all(1 <= number <= 2**16 for number in shape):
         raise ValueError("has a shape that no image has")
     return value
 
@@ -115,6 +128,17 @@ class _Optimizer(_Strict):
     param_groups: list[_Group]
 
 
+class _Callback(_Strict):
+    name: str
+    state: Annotated[Any, AfterValidator(_check_callback_state)]
+
+
+class _BestOf(_Strict):
+    name: str
+    mode: Literal["max", "min"]
+    split: str
+
+
 class _Training(_Strict):
     epoch: _Count
     step: _Count
@@ -122,10 +146,12 @@ class _Training(_Strict):
     scaler_state_dict: _Scaler | None
     loss: _Number | None
     window: _Window
-    best_accuracy: Annotated[_Number, Field(ge=0, le=1)] | None
+    best_value: _Number | None
     best_step: _Count | None
+    best_of: _BestOf | None = None
     evaluated_step: _Count
     evaluations: list[float] = []
+    callbacks: list[_Callback] = []
     settings: _Plain
     choices: _AutoSettings
     code: dict[str, str] = {}
@@ -134,12 +160,15 @@ class _Training(_Strict):
     data: Annotated[_Plain, AfterValidator(_check_data)] | None = None
 
 
-def check_training(content: Mapping[str, Any]) -> None:
-    """Check the content of `training.pt`.
+def check_training(content: dict[str, Any]) -> None:
+    """Check the content of `training.pt`, after keys of earlier versions are renamed.
 
     Raises:
         CheckpointError: a key is missing or has a value that no version has written; all such are named.
     """
+    for before, now in _RENAMED.items():
+        if before in content:
+            content.setdefault(now, content.pop(before))
     try:
         _Training.model_validate(content)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dist_train.data.augment import open_preparation
 from dist_train.data.loader import Request, SampleLoader
+from dist_train.data.orders.order import build_order
 from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
 from dist_train.data.samples import DataFormat, Dataset, Samples, to_device
 from dist_train.distributed.world import World
@@ -142,6 +143,8 @@ class TrainBatches:
             start_step=start_step,
             stop_step=stop_step,
             shards=shards,
+            order=build_order(config, self._samples, seed),
+            drop_last=config.drop_last,
         )
         self._pending: deque[BatchSlice] = deque()
         # Ranks that have data are in the step's reduction already: they would lose the step.
@@ -204,7 +207,9 @@ class TrainBatches:
                 yield Pass(prepared, targets, len(those))
             else:
                 nests = (split_nest(nest, partial(_align, sizes=sizes)) for nest in (prepared, targets))
-                yield from (Pass(*cut) for cut in zip(*nests, sizes, strict=True))
+                # Targets without a tensor are the same for all passes.
+                parts = (parts or [nest] * len(sizes) for parts, nest in zip(nests, (prepared, targets), strict=True))
+                yield from (Pass(*cut) for cut in zip(*parts, sizes, strict=True))
 
     def close(self) -> None:
         """End the stream, and the loader's workers with it."""

@@ -15,23 +15,28 @@ MOST = 10
 
 @dataclass(frozen=True)
 class SplitIdentity:
-    """The files of one split, before any setting chooses samples."""
+    """The files of one split, or its samples, before any setting chooses some."""
 
     counts: tuple[int, ...]
-    """Samples of each class."""
+    """Samples of each class; () of a data set of the user's own."""
     files: str
-    """SHA-256 of the names and contents of the files, wherever they are."""
+    """SHA-256 of the names and contents of the files, wherever they are. Of a data set of the user's own: of some
+    samples, or what the data set says is its fingerprint; "" if neither is always the same."""
+    length: int
+    """Number of samples."""
 
 
 @dataclass(frozen=True)
 class DataIdentity:
     """Data as a checkpoint describes them, and as the hosts of a run compare them."""
 
-    shape: tuple[int, ...]
-    """Channels, height and width of an image."""
+    shape: tuple[int, int, int] | None
+    """Channels, height and width of an image; None if the inputs are no images of one shape."""
     classes: tuple[str, ...]
-    normalize: Normalize
+    normalize: Normalize | None
     splits: dict[str, SplitIdentity]
+    structure: str = ""
+    """Types and shapes of a sample of a data set of the user's own, such as `(float32 [3, 8], int64 [])`."""
 
     def restrict(self, splits: Iterable[str]) -> "DataIdentity":
         """Return what is stored of these splits only."""
@@ -40,37 +45,57 @@ class DataIdentity:
     def to_dict(self) -> dict[str, Any]:
         """Return plain types only."""
         return {
-            "shape": list(self.shape),
+            "shape": self.shape and list(self.shape),
             "classes": list(self.classes),
-            "mean": list(self.normalize.mean),
-            "std": list(self.normalize.std),
+            "mean": self.normalize and list(self.normalize.mean),
+            "std": self.normalize and list(self.normalize.std),
             "splits": {
-                name: {"counts": list(split.counts), "files": split.files} for name, split in self.splits.items()
+                name: {"counts": list(split.counts), "files": split.files, "length": split.length}
+                for name, split in self.splits.items()
             },
+            "structure": self.structure,
         }
+
+    def list_facts(self) -> dict[str, Any]:
+        """Return what must be equal on all ranks, by name: each machine may have its own copy of the data."""
+        facts: dict[str, Any] = {f"class {number}": name for number, name in enumerate(self.classes)}
+        for name, split in self.splits.items():
+            counts = zip(self.classes, split.counts, strict=False)
+            facts |= {f"{name} samples of class {label}": count for label, count in counts}
+            facts |= {f"{name} samples": split.length, f"SHA-256 of the {name} files": split.files}
+        normalize = self.normalize and self.normalize.model_dump()
+        return {**facts, "shape": self.shape, "normalize": normalize, "structure": self.structure}
 
     @classmethod
     def from_dict(cls, found: Any) -> "DataIdentity":
         """Return what `to_dict` wrote; raises ValueError for anything else."""
         try:
             identity = cls(
-                tuple(_check(int, number) for number in found["shape"]),
+                _read_shape(found["shape"]),
                 tuple(_check(str, name) for name in found["classes"]),
-                Normalize(mean=tuple(found["mean"]), std=tuple(found["std"])),
-                {
-                    _check(str, name): SplitIdentity(
-                        tuple(_check(int, count) for count in split["counts"]), _check(str, split["files"])
-                    )
-                    for name, split in found["splits"].items()
-                },
+                None if found["mean"] is None else Normalize(mean=tuple(found["mean"]), std=tuple(found["std"])),
+                {_check(str, name): _read_split(split) for name, split in found["splits"].items()},
+                _check(str, found.get("structure", "")),
             )
         except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"no description of data: {error!r}") from error
-        if any(len(split.counts) != len(identity.classes) for split in identity.splits.values()):
+        if any(split.counts and len(split.counts) != len(identity.classes) for split in identity.splits.values()):
             raise ValueError("no description of data: a split has counts of other classes")
-        if not len(identity.shape) == 3 or len(identity.normalize.mean) != len(identity.normalize.std):
-            raise ValueError("no description of data: a shape, or mean and std, of another length")
+        if identity.normalize and len(identity.normalize.mean) != len(identity.normalize.std):
+            raise ValueError("no description of data: mean and std of another length")
         return identity
+
+
+def _read_shape(found: Any) -> tuple[int, int, int] | None:
+    if found is None:
+        return None
+    channels, height, width = (_check(int, number) for number in found)
+    return channels, height, width
+
+
+def _read_split(found: Any) -> SplitIdentity:
+    counts = tuple(_check(int, count) for count in found["counts"])
+    return SplitIdentity(counts, _check(str, found["files"]), _check(int, found.get("length", sum(counts))))
 
 
 def _check(kind: type[_T], value: Any) -> _T:
@@ -88,7 +113,9 @@ def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) 
         of_other: how those of `other` are called, e.g. "now".
     """
     found = [*_compare_classes(one.classes, other.classes, of_one, of_other)]
-    if one.shape != other.shape:
+    if one.structure != other.structure:
+        found.append(f"samples: {escape(one.structure)} {of_one}, {escape(other.structure)} {of_other}")
+    elif one.shape != other.shape:
         found.append(f"images: {_format(one.shape)} {of_one}, {_format(other.shape)} {of_other}")
     for split in sorted({*one.splits, *other.splits}):
         mine, theirs = one.splits.get(split), other.splits.get(split)
@@ -113,7 +140,7 @@ def _compare_classes(one: tuple[str, ...], other: tuple[str, ...], of_one: str, 
 def _compare_split(split: str, one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) -> Iterator[str]:
     mine, theirs = one.splits[split], other.splits[split]
     counts, others = (
-        dict(zip(each.classes, each.splits[split].counts, strict=True)) for each in (one, other)
+        dict(zip(each.classes, each.splits[split].counts, strict=False)) for each in (one, other)
     )  # by name: the same number is another class if one is renamed
     changed = [
         f"{split} samples of class {escape(name)}: {count} {of_one}, {others[name]} {of_other}"
@@ -123,12 +150,12 @@ def _compare_split(split: str, one: DataIdentity, other: DataIdentity, of_one: s
     yield from changed[:MOST]
     if len(changed) > MOST:
         yield f"{split} samples of {len(changed) - MOST} more classes"
-    if sum(mine.counts) != sum(theirs.counts):
-        yield f"{split} samples: {sum(mine.counts):,} {of_one}, {sum(theirs.counts):,} {of_other}"
-    if mine.files != theirs.files:
-        yield (
-            f"{split} files (digest of names and contents): {mine.files[:12]} {of_one}, {theirs.files[:12]} {of_other}"
-        )
+    if mine.length != theirs.length:
+        yield f"{split} samples: {mine.length:,} {of_one}, {theirs.length:,} {of_other}"
+    if mine.files != theirs.files and not (one.structure and "" in (mine.files, theirs.files)):
+        what = "fingerprint, or digest of some samples" if one.structure else "digest of names and contents"
+        files = "data" if one.structure else "files"
+        yield f"{split} {files} ({what}): {mine.files[:12]} {of_one}, {theirs.files[:12]} {of_other}"
 
 
 def _list(names: list[str] | tuple[str, ...]) -> str:
@@ -136,5 +163,5 @@ def _list(names: list[str] | tuple[str, ...]) -> str:
     return (", ".join(escape(name) for name in names[:MOST]) or "none") + more
 
 
-def _format(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+def _format(shape: tuple[int, ...] | None) -> str:
+    return "x".join(map(str, shape)) if shape else "of no one shape"

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from dist_train.data.samples import Samples
-from dist_train.errors import ConfigError, DataError
+from dist_train.errors import ConfigError, DataError, OwnCodeError
 from dist_train.nest import Nest
 from dist_train.system.process import die_with_parent
 from dist_train.system.stop_signals import SIGNALS, Stop, StopRequested
@@ -28,7 +28,7 @@ _PREFETCHED = 2  # batches that each worker has under way
 POLL_SECONDS = 0.1
 """How often a wait for a worker looks at the stop flag."""
 
-Loaded = list[Nest] | DataError
+Loaded = list[Nest] | DataError | OwnCodeError
 
 
 class Request(NamedTuple):
@@ -45,7 +45,7 @@ class SampleLoader:
     """An iterator of what `Samples.read` returns for each request; a context manager that ends its workers.
 
     Raises (while iterating):
-        DataError: a sample cannot be read; also if a worker found it.
+        DataError, OwnCodeError: a sample cannot be read; also if a worker found it.
         StopRequested: a stop was requested, and the workers have delivered nothing for `stop_after_seconds` since.
     """
 
@@ -78,7 +78,7 @@ class SampleLoader:
 
     def __next__(self) -> list[Nest]:
         found = next(self._batches) if self._workers is None else self._wait_for_workers()
-        if isinstance(found, DataError):
+        if isinstance(found, DataError | OwnCodeError):
             raise found
         return found
 
@@ -122,7 +122,7 @@ class _SamplesDataset(TorchDataset[Any]):
         positions, epoch, sizes = request
         try:
             return self._samples.read(torch.tensor(positions), epoch, sizes)
-        except DataError as error:
+        except (DataError, OwnCodeError) as error:
             return error
 
 

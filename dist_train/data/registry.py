@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Literal, TypeVar
@@ -12,17 +13,28 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from dist_train import seeds
 from dist_train.data import memory, statistics
 from dist_train.data.cache import entries as cache
 from dist_train.data.cache.digests import find_digest
 from dist_train.data.cache.location import CacheError, choose_directory, choose_fallback
+from dist_train.data.datasets.listing import is_whole_folder
 from dist_train.data.identity import DataIdentity, SplitIdentity
-from dist_train.data.samples import Dataset, InMemoryImages, LabelledImages, OpenSplit, Samples, SplitName
+from dist_train.data.own import opening as own
+from dist_train.data.own.augmenting import augment_images
+from dist_train.data.samples import (
+    Dataset,
+    InMemoryImages,
+    LabelledImages,
+    OpenSplit,
+    Samples,
+    SplitName,
+    make_black_images,
+)
+from dist_train.data.selection import choose_parts, space_evenly
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import DataError
-from dist_train.settings.schema import Data, ImageData, Normalize
+from dist_train.settings.schema import Data, ImageData, ImageFolderData, Normalize, OwnData
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
 
@@ -58,6 +70,8 @@ def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | N
     Raises:
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
+    if isinstance(config, OwnData):
+        return own.open_dataset(config, seed, world)
     assert isinstance(config, ImageData)  # noqa: S101
     return _use_cache(config, world, lambda usable: _open(usable, seed, world, stored))
 
@@ -68,6 +82,8 @@ def open_split(config: Data, seed: int, world: World, split: SplitName, stored: 
     Raises:
         DataError: as `open_dataset`.
     """
+    if isinstance(config, OwnData):
+        return own.open_split(config, seed, world, split, stored)
     assert isinstance(config, ImageData)  # noqa: S101
     return _use_cache(config, world, lambda usable: _open_one(usable, seed, world, split, stored))
 
@@ -105,27 +121,28 @@ def _open(config: ImageData, seed: int, world: World, stored: DataIdentity | Non
     train = contents["train"]
     normalize = _choose_normalization(config, found["train"], train, stored)
     identity = _describe(found, contents, normalize)
-    if loader == "in_memory":
+    if loader == "in_memory" and not isinstance(config.augment, str):
         contents = _move_to_device(contents, world.device)
-    chosen, held_out = _choose_samples(len(train.labels), config, seed)
-    validation = None if held_out is None else _select_samples("validation", contents["train"], held_out)
-    if "validation" in contents:
-        validation = _select_samples("validation", contents["validation"], None)
+    parts = choose_parts(train.labels, config, seed, is_whole=_is_whole(config))
+    samples = {split: _select_samples(split, contents["train"], chosen) for split, chosen in parts.items()}
+    samples |= {split: _select_held_out(split, contents[split], config) for split in contents if split != "train"}
     return Dataset(
-        train=_select_samples("train", contents["train"], chosen),
-        validation=validation,
-        test=_select_test(config, contents["test"]) if "test" in contents else None,
+        train=_augment(samples["train"], config, seed, world),
+        validation=samples.get("validation"),
+        test=samples.get("test"),
         shape=train.images.shape,
         classes=train.classes,
         normalize=normalize,
         loader=loader,
         identity=identity,
+        make_example=partial(make_black_images, train.images.shape),
     )
 
 
 def _open_one(config: ImageData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
-    is_part_of_train = split == "validation" and config.validation not in (0, "split")
-    if split not in stored.splits and not is_part_of_train:
+    is_whole = _is_whole(config)
+    is_part_of_train = is_whole or (split == "validation" and config.validation not in (0, "split"))
+    if not is_part_of_train and split not in {*stored.splits, *_list_splits(config)}:
         raise DataError(f"--split {split}: this run has none; it has {', '.join(sorted(stored.splits))}")
     source: SplitName = "train" if is_part_of_train else split
     found = {source: _find(config, seed, source)}
@@ -136,13 +153,19 @@ def _open_one(config: ImageData, seed: int, world: World, split: SplitName, stor
         contents = _move_to_device(contents, world.device)
     opened = contents[source]
     if source == "train":
-        chosen, held_out = _choose_samples(len(opened.labels), config, seed)
-        samples = _select_samples(split, opened, chosen if split == "train" else held_out)
-    elif split == "test":
-        samples = _select_test(config, opened)
+        parts = choose_parts(opened.labels, config, seed, is_whole=is_whole)
+        if split not in parts:
+            raise DataError(f"--split {split}: data.{split} is 0, and so there is none")
+        samples = _select_samples(split, opened, parts[split])
     else:
-        samples = _select_samples(split, opened, None)
-    return OpenSplit(opened.images.shape, opened.classes, normalize, loader, identity, samples)
+        samples = _select_held_out(split, opened, config)
+    shape = opened.images.shape
+    return OpenSplit(shape, opened.classes, normalize, loader, identity, partial(make_black_images, shape), samples)
+
+
+def _is_whole(config: ImageData) -> bool:
+    """Whether the files of all splits are in one folder."""
+    return isinstance(config, ImageFolderData) and is_whole_folder(Path(config.root))
 
 
 def _list_splits(config: ImageData) -> tuple[SplitName, ...]:
@@ -167,10 +190,9 @@ def _find(config: ImageData, seed: int, split: SplitName) -> _FoundSplit:
 
 def _describe(found: dict[SplitName, _FoundSplit], contents: Contents, normalize: Normalize) -> DataIdentity:
     (opened, *_) = contents.values()
+    counts = {split: torch.bincount(contents[split].labels, minlength=len(opened.classes)).tolist() for split in found}
     splits = {
-        str(split): SplitIdentity(
-            tuple(torch.bincount(contents[split].labels, minlength=len(opened.classes)).tolist()), each.digest
-        )
+        str(split): SplitIdentity(tuple(counts[split]), each.digest, sum(counts[split]))
         for split, each in found.items()
     }
     return DataIdentity(opened.images.shape, opened.classes, normalize, splits)
@@ -195,6 +217,8 @@ def _open_cached(found: _FoundSplit, world: World) -> LazySplit:
 def _choose_loader(config: ImageData, contents: Contents) -> Loader:
     if config.loader != "auto":
         return config.loader
+    if isinstance(config.augment, str):
+        return "workers"
     size, available = _count_bytes(contents), memory.host_bytes()
     loader: Loader = "in_memory" if size <= available // 2 else "workers"
     _log.info("data.loader auto is %s: %.1f MB of images, %.0f MB of memory", loader, size / 1e6, available / 1e6)
@@ -253,7 +277,7 @@ def _choose_normalization(
                     f"have {format_count(channels, 'channel')}; give one a channel, or `auto`"
                 )
         return config.normalize
-    if stored and len(stored.normalize.mean) == channels:
+    if stored and stored.normalize and len(stored.normalize.mean) == channels:
         return stored.normalize
     if config.name in statistics.KNOWN:
         return statistics.KNOWN[config.name]
@@ -261,36 +285,18 @@ def _choose_normalization(
     return Normalize(mean=tuple(computed["mean"]), std=tuple(computed["std"]))
 
 
-def _select_test(config: ImageData, contents: LazySplit) -> Samples:
-    return _select_samples("test", contents, _space_evenly(len(contents.labels), config.limit_test))
+def _select_held_out(split: SplitName, contents: LazySplit, config: ImageData) -> Samples:
+    limit = config.limit_test if split == "test" else None
+    return _select_samples(split, contents, space_evenly(len(contents.labels), limit))
+
+
+def _augment(samples: Samples, config: ImageData, seed: int, world: World) -> Samples:
+    """Let the user's code change the samples, if the settings name some; the built-in changes happen on the device."""
+    if not isinstance(config.augment, str):
+        return samples
+    assert isinstance(samples.source, LabelledImages)  # noqa: S101
+    return replace(samples, source=augment_images(samples.source, config.augment, seed, world.rank))
 
 
 def _select_samples(split: SplitName, contents: LazySplit, chosen: Tensor | None) -> Samples:
     return Samples(split, chosen, LabelledImages(contents.images, contents.labels))
-
-
-def _space_evenly(count: int, limit: int | None) -> Tensor | None:
-    """Choose `limit` evenly spaced numbers below `count`: int64 [limit], None for all of them."""
-    if limit is None or limit >= count:
-        return None
-    return torch.arange(limit) * count // limit
-
-
-def _choose_samples(count: int, config: ImageData, seed: int) -> tuple[Tensor | None, Tensor | None]:
-    """Choose the training samples (None for all) and the validation samples (None for none) of `count`."""
-    chosen = _space_evenly(count, config.limit_train)
-    if config.validation == "split" or config.validation == 0:
-        return chosen, None
-    return _split_off(torch.arange(count) if chosen is None else chosen, config.validation, seed)
-
-
-def _split_off(indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split off a random `fraction` for validation; return training and validation samples, each ascending."""
-    held_out = max(1, math.floor(fraction * len(indices) + 0.5))
-    if held_out >= len(indices):
-        raise DataError(
-            f"data.validation is {fraction}: of {format_count(len(indices), 'training sample')} that holds out "
-            f"{held_out} and leaves none to train on; lower it, or raise data.limit_train"
-        )
-    order = torch.randperm(len(indices), generator=seeds.generator(seed, "validation"))
-    return indices[order[held_out:].sort().values], indices[order[:held_out].sort().values]

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import DistributedSampler
 
-from dist_train.data.permutation import permute
-from dist_train.settings.schedule import steps_per_epoch
+from dist_train.data.orders.order import Order, Shuffled
+from dist_train.settings.schedule import samples_per_epoch, steps_per_epoch
 
 PLACEHOLDERS = 2
 """Samples that an empty shard reads: the fewest that batch normalisation accepts."""
@@ -54,11 +54,11 @@ def cut_size(samples: int, limit: int | None) -> list[int]:
 class GlobalBatchSampler(DistributedSampler[list[int]]):
     """The positions that one rank takes at each step of [start_step, stop_step), across epochs.
 
-    The order of an epoch is a permutation that depends on (seed, epoch) only. A global batch is the next `global_batch`
-    positions of it, fewer at the end of an epoch. It is cut into `shards` contiguous parts, whose sizes differ by one
-    at most, the larger ones first, and each rank takes equally many of them in a row: one, if there are as many shards
-    as ranks. So rank 0 always has samples, and nothing is padded or dropped, at any number of ranks. The epoch follows
-    from the step: `set_epoch` is not needed.
+    The order of an epoch depends on (seed, epoch) only; by default it is a permutation. A global batch is the next
+    `global_batch` positions of it, fewer at the end of an epoch. It is cut into `shards` contiguous parts, whose sizes
+    differ by one at most, the larger ones first, and each rank takes equally many of them in a row: one, if there are
+    as many shards as ranks. So rank 0 always has samples, and nothing is padded or dropped, at any number of ranks. The
+    epoch follows from the step: `set_epoch` is not needed.
 
     Usable as the `batch_sampler` of a DataLoader; a rank without samples in a step gets an empty list there.
     """
@@ -74,15 +74,23 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         start_step: int,
         stop_step: int,
         shards: int | None = None,
+        order: Order | None = None,
+        drop_last: bool = False,
     ) -> None:
-        """`shards`: a multiple of `num_replicas`; default: as many."""
+        """
+        Args:
+            shards: a multiple of `num_replicas`; default: as many.
+            order: which sample is at which position of an epoch; default: shuffled.
+            drop_last: leave out the smaller batch at the end of an epoch.
+        """
         # DistributedSampler reads only the length of its data set.
         super().__init__(cast("TorchDataset[object]", dataset), num_replicas=num_replicas, rank=rank, seed=seed)
         self.global_batch = global_batch
         self.start_step = start_step
         self.stop_step = stop_step
         self.shards = shards or num_replicas
-        self._length = len(dataset)
+        self._length = samples_per_epoch(len(dataset), global_batch, drop_last)
+        self._order = order or Shuffled(len(dataset), seed)
         self._steps_per_epoch = steps_per_epoch(self._length, global_batch)
 
     def __len__(self) -> int:
@@ -118,7 +126,7 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         """int64 [steps, count], the positions of some global batches of one epoch and one size."""
         epoch, within = divmod(step, self._steps_per_epoch)
         start, end = within * self.global_batch, min((within + steps) * self.global_batch, self._length)
-        return permute(torch.arange(start, end), self._length, self.seed, epoch).view(steps, -1)
+        return self._order.take(torch.arange(start, end), epoch).view(steps, -1)
 
     def _slice(self, batches: Tensor, step: int) -> BatchSlice:
         """What this rank takes of global batches, int64 [steps, count]."""

@@ -1,7 +1,7 @@
 """An open data set: its images and labels, and which of them belong to each split."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -91,6 +91,14 @@ class Source(Protocol):
     def sample_bytes(self) -> int:
         """Bytes of one sample as `take` returns it."""
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Number of the class of each sample, int64 [N]; None if it is not known without reading them."""
+
+    @property
+    def weights(self) -> Tensor | None:
+        """How likely each sample is drawn with `data.sampling: weighted`, float64 [N]; None if that is not known."""
+
     def __len__(self) -> int:
         """Number of samples."""
 
@@ -121,6 +129,11 @@ class LabelledImages:
     def device(self) -> torch.device:
         """Where `take` returns images."""
         return self.images.tensor.device if isinstance(self.images, InMemoryImages) else torch.device("cpu")
+
+    @property
+    def weights(self) -> None:
+        """There are none."""
+        return
 
     @property
     def sample_bytes(self) -> int:
@@ -174,20 +187,18 @@ class Samples:
 class DataFormat:
     """What all splits of an open data set have in common."""
 
-    shape: Shape
-    """Channels, height and width of an image as the model gets it."""
+    shape: Shape | None
+    """Channels, height and width of an image as the model gets it; None if the inputs are no images of one shape."""
     classes: tuple[str, ...]
-    """Names of the classes, in the order of the labels."""
-    normalize: Normalize
-    """The mean and std in use, one number a channel."""
+    """Names of the classes, in the order of the labels; () if there are none or they are not known."""
+    normalize: Normalize | None
+    """The mean and std in use, one number a channel; None if inputs come as the model gets them."""
     loader: Literal["in_memory", "workers"]
     """The loader that `data.loader` selects on this machine."""
     identity: DataIdentity
     """What a checkpoint keeps, to notice at a resume that the data have changed."""
-
-    def make_example(self, count: int) -> Nest:
-        """Return (inputs, targets) of `count` samples, as a step gets them, on the CPU, for trial passes."""
-        return torch.zeros(count, *self.shape), torch.zeros(count, dtype=torch.int64)
+    make_example: Callable[[int], Nest]
+    """Returns (inputs, targets) of so many samples, as a step gets them, on the CPU, for trial passes."""
 
 
 @dataclass(frozen=True)
@@ -210,3 +221,8 @@ class OpenSplit(DataFormat):
     """One split, opened for an evaluation."""
 
     samples: Samples
+
+
+def make_black_images(shape: Shape, count: int) -> tuple[Tensor, Tensor]:
+    """Return images of zeros, [count, C, H, W] of torch's default dtype, and labels of the first class."""
+    return torch.zeros(count, *shape), torch.zeros(count, dtype=torch.int64)

@@ -5,8 +5,12 @@ A rank that can run Python writes the stacks of its own threads. For one that ca
 
 import faulthandler
 import itertools
+import multiprocessing
+import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,11 +21,17 @@ from dist_train.diagnostics.heartbeat import Heartbeat
 from dist_train.system.read_file import read_bytes
 
 _TITLE = "Stacks of rank"  # the first words of a file that the rank has written itself
+_WORKER = "Worker process"
+_WORKER_SECONDS = 0.1  # that a worker has to write its stack
+_WRITE_STACK = signal.SIGRTMIN + 4
 _FATAL = "Fatal Python error: "  # the first words of what faulthandler writes of a crash
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x.*$", re.MULTILINE)
 _FRAME = re.compile(r'  File "(?P<file>.*)", line \d+ in ')
+_FRAME_LINE = re.compile(r"^  File .* in .*$", re.MULTILINE)
 _PROC_FILES = ("wchan", "syscall", "stack")  # of /proc/PID; only root may read the last
 _STATUS_ROWS = ("State", "TracerPid", "VmRSS", "VmSwap", "Threads", "SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
+_WAITS_FOR_WORKERS = '/dist_train/data/loader.py"'
+_READS = "/torch/utils/data/_utils/fetch.py"  # in the stack of a worker that reads samples
 _SHARED_MEMORY = "/dist_train/distributed/shared_memory.py"
 
 
@@ -32,6 +42,8 @@ class StackFile:
         """Raises OSError."""
         self._file: BinaryIO = _path(directory, heartbeat.process.rank).open("wb", buffering=0)
         self._name = heartbeat.process.name
+        # Workers that load data are forked, and inherit this handler with the file.
+        faulthandler.register(_WRITE_STACK, self._file, all_threads=False)
 
     def dump(self) -> None:
         """Write the stacks of all threads now."""
@@ -39,6 +51,12 @@ class StackFile:
         self._file.truncate(0)
         self._file.seek(0)
         self._file.write(f"{_TITLE} {self._name}\n\n".encode())
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            self._file.write(f"\n{_WORKER} {worker.pid}:\n".encode())
+            with suppress(OSError):
+                os.kill(worker.pid or 0, _WRITE_STACK)
+            time.sleep(_WORKER_SECONDS)
         faulthandler.dump_traceback(self._file, all_threads=True)
 
     def dump_later(self, seconds: float) -> None:
@@ -51,6 +69,7 @@ class StackFile:
 
     def close(self) -> None:
         faulthandler.cancel_dump_traceback_later()
+        faulthandler.unregister(_WRITE_STACK)
         self._file.close()
 
 
@@ -131,7 +150,10 @@ def write_process_state(directory: Path, heartbeat: Heartbeat) -> None:
 
 
 def read_main_frames(directory: Path, rank: int) -> list[str]:
-    """Return the frames of a rank's main thread, innermost first, as faulthandler writes them; [] without a file."""
+    """Return the frames of a rank's main thread, innermost first, as faulthandler writes them; [] without a file.
+
+    If that waits for workers that load data, they are those of a worker that reads a sample.
+    """
     try:
         text = _read(directory, rank)
     except OSError:
@@ -139,7 +161,11 @@ def read_main_frames(directory: Path, rank: int) -> list[str]:
     threads = _THREAD.split(text)  # the oldest thread comes last, which is the main one
     if len(threads) < 2:
         return []
-    return [line for line in threads[-1].splitlines() if _FRAME.match(line)]
+    frames = [line for line in threads[-1].splitlines() if _FRAME.match(line)]
+    if not any(_WAITS_FOR_WORKERS in frame and "_wait_for_workers" in frame for frame in frames):
+        return frames
+    workers = [_FRAME_LINE.findall(part) for part in threads[0].split(_WORKER)[1:]]
+    return next((found for found in workers if any(_READS in frame for frame in found)), frames)
 
 
 def is_waiting_for_peers(frames: list[str]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from dist_train.eval_line import list_numbers
 from dist_train.monitoring.tensorboard import encode_scalars, encode_start, encode_version
 from dist_train.settings.schema import Log
 from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward, read_step
@@ -22,7 +23,7 @@ from dist_train.system.read_file import list_directory, may_exist, open_regular,
 Line = dict[str, Any]
 _NUMBERS = {
     "train": ("step", "epoch", "loss", "lr", "samples_per_second", "time"),
-    "eval": ("step", "epoch", "loss", "accuracy", "correct", "count", "time"),
+    "eval": ("step", "epoch", "count", "time"),
 }
 
 
@@ -130,7 +131,8 @@ def _parse_line(text: bytes) -> Line | None:
         return None
     is_complete = all(type(line.get(name)) in (int, float) for name in _NUMBERS[line["kind"]])
     is_complete = is_complete and type(line["step"]) is int and line["step"] >= 0
-    return line if is_complete and (line["kind"] == "train" or isinstance(line.get("split"), str)) else None
+    is_whole = line["kind"] == "train" or (isinstance(line.get("split"), str) and "loss" in line)
+    return line if is_complete and is_whole else None
 
 
 class Curves:
@@ -162,9 +164,12 @@ class Curves:
         self._file.rename(directory / name)
 
     def write(self, line: Line) -> None:
-        names = ("loss", "lr", "samples_per_second") if line["kind"] == "train" else ("loss", "accuracy")
-        prefix = "train" if line["kind"] == "train" else line["split"]
-        scalars = {f"{prefix}/{name}": line[name] for name in names}
+        is_train = line["kind"] == "train"
+        prefix = "train" if is_train else line["split"]
+        numbers = (
+            {name: line[name] for name in ("loss", "lr", "samples_per_second")} if is_train else list_numbers(line)
+        )
+        scalars = {f"{prefix}/{name}": value for name, value in numbers.items() if value is not None}
         self._file.write(encode_scalars(line["time"], line["step"], scalars))
 
     def close(self) -> None:
@@ -180,11 +185,26 @@ def _read_number(events: Path) -> int:
 class Metrics:
     """Writes each line of metrics to the file, the curves, and the end of the progress bar."""
 
-    def __init__(self, path: Path, curves: Path, config: Log, step: int, total_steps: int, evaluated_step: int) -> None:
-        """Open for appending; lines that the run writes again are removed. Raises OSError."""
+    def __init__(
+        self,
+        path: Path,
+        curves: Path,
+        config: Log,
+        step: int,
+        total_steps: int,
+        evaluated_step: int,
+        last_split: str = "test",
+    ) -> None:
+        """Open for appending; lines that the run writes again are removed. Raises OSError.
+
+        Args:
+            last_split: what is evaluated last at the end of the run.
+        """
         self._file = AppendFile(path)
         lines = _lines_at(path, step) if step else []
-        is_evaluated = evaluated_step == step or (step == total_steps and find_test_line(lines, step) is not None)
+        is_evaluated = evaluated_step == step or (
+            step == total_steps and find_test_line(lines, step, last_split) is not None
+        )
         self.earlier = [line for line in lines if is_evaluated or line["kind"] == "train"]
         """The lines of this step that an earlier start has written, and that stay."""
 

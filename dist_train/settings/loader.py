@@ -54,6 +54,7 @@ from dist_train.settings.strict_yaml import (
     parse_scalar,
     read_file,
 )
+from dist_train.settings.tasks import LOSS_ARGUMENTS, TASKS, find_task_contradictions
 from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
@@ -65,6 +66,8 @@ _NAMED = [
     and any("name" in each.model_fields for each in section_classes(Config.model_fields[name].annotation))
 ]
 """Sections for which a text stands for `{name: text}`."""
+_LISTS = [name for name, info in Config.model_fields.items() if item_classes(info.annotation)]
+"""Lists of sections for which it does."""
 MAX_FAULTS = 50
 
 
@@ -101,14 +104,17 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
         _translate(root)
     faults += _refuse_old_settings(root)
     faults += _apply_overrides(root, overrides)
+    _expand_items(root)
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
+    faults += [] if faults else _check_loss_arguments(root)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     if not is_of_run and not faults:
         faults += resolve_references(root, path.parent, os.environ if environ is None else environ)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
-    _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in find_contradictions(config)])
+    found = (*find_contradictions(config), *find_task_contradictions(config))
+    _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in found])
     return config
 
 
@@ -195,6 +201,18 @@ def _expand_shorthands(root: LocatedValue) -> None:
         entry = root.value.get(section)
         if entry is not None and isinstance(entry.value, str):
             root.value[section] = LocatedValue({"name": entry}, entry.location)
+
+
+def _expand_items(root: LocatedValue) -> None:
+    """Write `{name: text}` where an item in a list of sections is a text."""
+    for key in _LISTS:
+        entry = root.value.get(key)
+        if entry is not None and isinstance(entry.value, tuple):
+            items = [
+                LocatedValue({"name": item}, item.location) if isinstance(item.value, str) else item
+                for item in entry.value
+            ]
+            root.value[key] = LocatedValue(tuple(items), entry.location)
 
 
 # Settings of earlier versions
@@ -318,6 +336,21 @@ def _check_section(classes: tuple[type[Section], ...], prefix: str, written: Loc
     for key, info in section.model_fields.items():
         if chosen and info.is_required() and key not in written.value:
             yield Fault(written.location, f"{prefix}{key} is missing; {describe_field(info)}")
+
+
+def _check_loss_arguments(root: LocatedValue) -> Iterator[Fault]:
+    """Check the arguments of a loss of ours; those of the user's own are checked against its signature."""
+    task, name = _get(root, "task").value or "classification", _get(root, "loss.name").value
+    name = TASKS[task].loss if name is None and task in TASKS else name
+    arguments = _get(root, "loss.args")
+    if name not in LOSS_ARGUMENTS or not isinstance(arguments.value, dict):
+        return
+    if LOSS_ARGUMENTS[name].model_fields:
+        yield from _check_section((LOSS_ARGUMENTS[name],), "loss.args.", arguments)
+    elif arguments.value:
+        yield Fault(
+            arguments.location, f"loss.args has {shorten(', '.join(arguments.value))}; {name} takes no arguments"
+        )
 
 
 def _check_setting(section: type[Section], prefix: str, name: str, entry: LocatedValue) -> Iterator[Fault]:

@@ -52,7 +52,8 @@ def list_choices(annotation: Any) -> tuple[str, ...]:
 def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
     head, _, last = RENAMED_KEYS.get(key, key).rpartition(".")
     known = list_keys((Config,))
-    if f"{head}.{last}" in known or ".args." in f"{head}.":
+    is_one_key = f"{head}.{last}" in known or ".args." in f"{head}."
+    if is_one_key and not any(other.startswith(f"{head}.") for other in siblings):
         return f"{key} cannot be one key in a file; write {last}: under {head}:"
     namesakes = [other for other in known if get_last_part(other) == last]
     depth = min((other.count(".") for other in namesakes), default=0)

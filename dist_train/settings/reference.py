@@ -13,6 +13,7 @@ from dist_train.settings.messages import (
 )
 from dist_train.settings.schema import Config
 from dist_train.settings.section import Section, item_classes, section_classes
+from dist_train.settings.tasks import LOSS_ARGUMENTS
 
 
 def format_reference() -> str:
@@ -34,6 +35,18 @@ def _format_plain(name: str, info: FieldInfo) -> Iterator[str]:
 def _format_section(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
     yield from (f"## {name}", "", _one_line(find_common_base(classes).__doc__), "")
     yield from _format_settings(name, classes)
+    if name == "loss":
+        yield from _format_loss_arguments()
+
+
+def _format_loss_arguments() -> Iterator[str]:
+    """Yield the arguments of our losses, each once for all losses that share it."""
+    for part in dict.fromkeys(part for section in LOSS_ARGUMENTS.values() for part in reversed(section.__mro__)):
+        if issubclass(part, Section):
+            users = [name for name, section in LOSS_ARGUMENTS.items() if issubclass(section, part)]
+            for key in part.__annotations__ if part is not Section else ():
+                where = f" (with `loss.name` {', '.join(users)})"
+                yield from _format_setting(f"loss.args.{key}", part.model_fields[key], where=where)
 
 
 def _format_settings(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:

@@ -37,7 +37,7 @@ _PLACES = (
     _Place("optim.name", given=("lr",), positional=(1, 1)),
     _Place("optim.schedule", is_called=False),
     _Place("optim.groups.schedule", is_called=False),
-    _Place("callbacks"),
+    _Place("callbacks.name"),
 )
 
 

@@ -11,6 +11,20 @@ def steps_per_epoch(num_train: int, global_batch: int) -> int:
     return -(-num_train // global_batch)
 
 
+def samples_per_epoch(num_train: int, global_batch: int, drop_last: bool) -> int:
+    """Return the training samples of one epoch: all, or those of its full batches.
+
+    Raises:
+        ConfigError: none is left.
+    """
+    if drop_last and num_train < global_batch:
+        raise ConfigError(
+            f"data.drop_last leaves nothing to train on: data.global_batch is {global_batch}, and there are "
+            f"{num_train} training samples; lower data.global_batch"
+        )
+    return num_train - num_train % global_batch if drop_last else num_train
+
+
 def check_ranks(config: Config, ranks: int) -> None:
     """Check that this number of ranks can train with these settings.
 
@@ -45,6 +59,7 @@ class Schedule:
     @classmethod
     def from_config(cls, config: Config, num_train: int) -> "Schedule":
         """Derive the schedule for `num_train` training samples; `epochs` or `max_steps` ends it, whichever is less."""
+        num_train = samples_per_epoch(num_train, config.data.global_batch, config.data.drop_last)
         per_epoch = steps_per_epoch(num_train, config.data.global_batch)
         ends = [config.train.epochs and config.train.epochs * per_epoch, config.train.max_steps]
         return cls(

@@ -24,6 +24,7 @@ from dist_train.settings.section import (
     Reference,
     Section,
     SideLength,
+    Words,
     section_classes,
 )
 
@@ -80,7 +81,8 @@ class Data(Section):
 
     name: str
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
-    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`; one of `val` and `test` is enough),
+    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`, where one of `val` and `test` is enough; or
+    `<root>/<class>/*`, of which `data.test` and `data.validation` are held out),
     `synthetic` (generated from the seed, for tests), or a `torch.utils.data.Dataset` of your own by its reference."""
     global_batch: PositiveInt = 64
     """Samples per optimizer step, over all ranks."""
@@ -90,7 +92,8 @@ class Data(Section):
     loader: Literal["auto", "in_memory", "workers"] = "auto"
     """`in_memory`: read all samples once and keep them in memory, of the GPU if there is one. `workers`: read samples
     in worker processes when they are needed. `auto`: in_memory if the samples are images or tensors that fit; a data
-    set of your own is read in each epoch. Batches are the same."""
+    set of your own is read in each epoch. Batches are the same, but for random transforms of a data set of your own:
+    with `in_memory` they are those of the first epoch for ever."""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     """Worker processes per rank with the loader `workers`; 0: the rank itself reads."""
     shuffle: bool = True
@@ -142,6 +145,9 @@ class ImageFolderData(ImageData):
     """Image files in a folder for each class."""
 
     name: Literal["image_folder"]
+    test: Fraction = 0.0
+    """Fraction of each class, chosen by the seed, that is the test split where `root` holds folders of classes and none
+    of a split. `data.validation` is one of each class then, too."""
     orientation: Literal["exif", "stored"] = "exif"
     """`exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the pixels in the order of
     the file, as other libraries do; TIFF is turned by Pillow all the same."""
@@ -162,13 +168,17 @@ class SyntheticData(ImageData):
 
 
 class OwnData(Data):
-    """A data set of your own."""
+    """A data set of your own: a class with `__len__` and `__getitem__`, which is called with `split="train"` and
+    `"test"`, or a function that returns a dict of them. An item is `(input, target)`, of tensors, numbers, arrays and
+    pictures in tuples, dicts and dataclasses. `random`, `numpy.random` and `torch` are seeded by seed, epoch and item
+    before each is read."""
 
     name: Reference
     args: Arguments = NO_ARGUMENTS
-    """Arguments of the class, beside `split="train"` or `"test"`; or of a function that returns the splits."""
+    """Arguments of the class or function, beside `split`."""
     collate: Reference | None = None
-    """Function that makes a batch of a list of items. Default: torch's `default_collate`."""
+    """Function that makes `(inputs, targets)` of a list of items, which may be of any form and size then. Default: the
+    items are stacked; a picture becomes floats from 0 to 1, [C, H, W]."""
     augment: Reference | None = None
     """Function of your own, or a transform, that changes an item of the training at random: it is called with the item
     and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""
@@ -267,19 +277,23 @@ class OwnModel(Model):
     """Arguments of the class or function; it gets no others."""
 
 
+OutputField = Annotated[str, Field(pattern=r"^output\.\w+$"), Words("a field of the network's output, output.loss")]
 LossName = Literal["cross_entropy", "mse", "mae", "huber", "bce_with_logits", "nll", "half_sse"]
 
 
 class Loss(Section):
     """What is made small."""
 
-    name: LossName | Reference | None = None
+    name: LossName | OutputField | Reference | None = None
     """The loss, or your own `f(output, target)` by its reference, which returns a mean or one value a sample. Default:
-    that of the task: `cross_entropy`, `mse` or `bce_with_logits`."""
+    that of the task: `cross_entropy`, `mse` or `bce_with_logits`. `half_sse` is half the sum of squared errors over
+    the whole batch, which is not divided by its samples. `output.loss`: the network has computed it, and this is the
+    field of its output."""
     args: Arguments = NO_ARGUMENTS
     """Its arguments, such as `label_smoothing` of `cross_entropy`, by their names in torch."""
-    output: Annotated[str, Field(min_length=1)] | None = None
-    """The field of the network's output that the loss and the metrics get. Default: the whole output."""
+    output: Annotated[str, Field(min_length=1)] | Annotated[int, Field(ge=0)] | None = None
+    """The field of the network's output that the loss and the metrics get: a key, an attribute, or a place in a tuple.
+    Default: the whole output."""
 
 
 class EarlyStopping(Section):
@@ -356,6 +370,17 @@ class Checkpoint(Section):
     """Write checkpoints in a thread; training waits only while tensors are copied."""
 
 
+class OwnCallback(Section):
+    """A class of your own whose methods are called during a training."""
+
+    name: Reference
+    """The class. It has some of the methods `on_start(run)`, `on_step(run, step)`, `on_evaluate(run, evaluation)`,
+    `on_checkpoint(run, path)` and `on_end(run, is_done)`; see `dist_train/training/callbacks.py`. If it has
+    `state_dict` and `load_state_dict`, checkpoints hold its state."""
+    args: Arguments = NO_ARGUMENTS
+    """Arguments of the class."""
+
+
 class Distributed(Section):
     """Communication between ranks, and each rank's share of the machine."""
 
@@ -421,10 +446,13 @@ class Config(Section):
     """What the network learns, which decides its loss and metrics. Or a class of your own by its reference."""
     loss: Loss = Loss()
     metrics: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
-    """Metrics of an evaluation: names, or your own `f(output, target)` by its reference. Default: those of the task."""
-    callbacks: tuple[Reference, ...] = ()
-    """Classes of your own with some of the methods `on_start`, `on_step`, `on_evaluate`, `on_checkpoint` and `on_end`,
-    which are called during a training."""
+    """Metrics of an evaluation: names, or your own `f(output, target)` by its reference, which returns a mean or one
+    value a sample, or a torchmetrics object. Classification has `accuracy`, `top5` and the like, `macro_f1`,
+    `per_class`, `confusion_matrix`; regression `rmse`, `mae`, `r2`; multilabel `accuracy`, `exact_match`, `macro_f1`,
+    `micro_f1`, `per_class`. Default: accuracy; rmse, mae, r2; all but micro_f1."""
+    callbacks: tuple[OwnCallback, ...] = ()
+    """Classes of your own whose methods are called during a training, such as `[hooks.py:LogSamples]` or `[{name:
+    hooks.py:LogSamples, args: {count: 4}}]`."""
     optim: AnyOptim
     train: Train = Train()
     eval: Eval = Eval()

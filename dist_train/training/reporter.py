@@ -15,9 +15,10 @@ import torch
 
 from dist_train import __version__
 from dist_train.checkpoint.resume import Changes
-from dist_train.data import Dataset
+from dist_train.data import Dataset, Samples
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, NonFiniteError, UserError
+from dist_train.eval_line import format_line
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.gpu import describe_versions
 from dist_train.monitoring.console import RankLog, log_to_file
@@ -85,7 +86,16 @@ class Reporter:
 class MainReporter(Reporter):
     """The reporter of rank 0: to the terminal, `metrics.jsonl`, `ledger.jsonl`, `tb/` and `status.json`."""
 
-    def __init__(self, log: RankLog, config: Config, run: RunDir, state: TrainState, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        log: RankLog,
+        config: Config,
+        run: RunDir,
+        state: TrainState,
+        schedule: Schedule,
+        last_split: str,
+    ) -> None:
+        """`last_split`: what is evaluated last at the end of the run."""
         super().__init__(log)
         self._run, self._schedule, self._state = run, schedule, state
         self._name = config.run.name
@@ -94,7 +104,7 @@ class MainReporter(Reporter):
         self._is_status_current = False
         """Whether nothing has happened since `status.json` was written."""
         self._metrics = Metrics(
-            run.metrics, run.curves, config.log, state.step, schedule.total_steps, state.evaluated_step
+            run.metrics, run.curves, config.log, state.step, schedule.total_steps, state.evaluated_step, last_split
         )
         self._ledger = Ledger(run.ledger, state.step) if config.log.ledger else None
         first_logged = next((step for step in range(1, state.step + 1) if schedule.is_logged(step)), None)
@@ -225,10 +235,8 @@ class MainReporter(Reporter):
         if self._state.ends_early:
             more = "It ended early; more epochs: train.early_stopping.patience=..."
         _log.info(
-            "%s: nothing left to do: finished at %s: %s accuracy %.2f %% (%d of %d). %s; start again from zero: "
-            "run.resume=never",
-            self._name, _describe_progress(self._state.step, self._schedule),
-            test["split"], 100 * test["accuracy"], test["correct"], test["count"], more,
+            "%s: nothing left to do: finished at %s: %s. %s; start again from zero: run.resume=never",
+            self._name, _describe_progress(self._state.step, self._schedule), format_line(test), more,
         )  # fmt: skip
         self._print_paths()
 
@@ -239,7 +247,8 @@ class MainReporter(Reporter):
         early = ", ended early by train.early_stopping" if self._state.ends_early else ""
         _log.info("%s: done, %s, %s%s", self._name, format_count(step, "step"), epochs, early)
         _log.info("%s", test)
-        _log.info("per class: %s", _list_classes(test))
+        if classes := _list_classes(test):
+            _log.info("per class: %s", classes)
         if window.overall:
             _log.info("%s samples/s while training", f"{window.overall:,.0f}")
         self._print_paths()
@@ -263,16 +272,21 @@ def open_reporter(
     code: Code,
     run: RunDir,
     dataset: Dataset,
+    held_out: tuple[Samples, ...],
     state: TrainState,
     schedule: Schedule,
     world: World,
     allocator: str,
 ) -> Iterator[Reporter]:
-    """Report into the run's directory, which rank 0 has claimed, until the run is done or fails."""
+    """Report into the run's directory, which rank 0 has claimed, until the run is done or fails.
+
+    Args:
+        held_out: the splits that are evaluated: the first during training, all at the end.
+    """
     with log_to_file(run.logs, world, state.step) as log:
         with world.agreement():
             reporter = (
-                _open_main_reporter(log, config, code, run, state, schedule, world, allocator)
+                _open_main_reporter(log, config, code, run, held_out[-1].split, state, schedule, world, allocator)
                 if world.is_main
                 else None
             )
@@ -280,6 +294,11 @@ def open_reporter(
             yield Reporter(log)
             return
         _print_introduction(config, dataset, state, schedule, world, allocator)
+        if config.checkpoint.split == "auto" and held_out[0].split == "test":
+            _log.info(
+                "there is no validation split, so the best checkpoint is chosen on the test split; data.validation=0.1 "
+                "makes one, and checkpoint.split=test says that this is meant"
+            )
         reporter.write_status("running", resumable=True)
         with _record_ending(reporter, state, run):
             yield reporter
@@ -290,6 +309,7 @@ def _open_main_reporter(
     config: Config,
     code: Code,
     run: RunDir,
+    last_split: str,
     state: TrainState,
     schedule: Schedule,
     world: World,
@@ -300,7 +320,7 @@ def _open_main_reporter(
         code.write(run.code)
         write_atomically(run.config, f"# Resolved settings of the run {escape(config.run.name)}.\n{to_yaml(config)}")
         write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
-        return MainReporter(log, config, run, state, schedule)
+        return MainReporter(log, config, run, state, schedule, last_split)
     except OSError as error:
         run.release()
         raise ConfigError(
@@ -335,10 +355,10 @@ def _print_introduction(
     """Print what is about to run, with every number that was derived and every `auto` that was decided."""
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     _log.info(
-        "%s: %s (%s) on %s: %s of %s, %d classes",
+        "%s: %s (%s) on %s: %s %s, %d classes",
         config.run.name, config.model.name, format_count(parameters, "parameter"), config.data.name,
         format_count(schedule.num_train, "training sample"),
-        "x".join(map(str, dataset.shape)), len(dataset.classes),
+        dataset.identity.structure or f"of {'x'.join(map(str, dataset.shape or ()))}", len(dataset.classes),
     )  # fmt: skip
     _log.info(
         "%s on %s, global batch %d, at most %s per rank and pass; %s",
@@ -395,8 +415,10 @@ def _find_version(package: str) -> str | None:
 
 
 def _list_classes(evaluation: Evaluation, most: int = 20) -> str:
-    """The classes and their accuracies; of many classes only the worst."""
-    rows = [(row["accuracy"], escape(name)) for name, row in evaluation.to_dict()["per_class"].items()]
+    """The classes and their accuracies, or F1 where each sample may be of several; of many classes only the worst."""
+    classes = evaluation.to_dict().get("per_class", {})
+    scores = {name: row.get("accuracy", row.get("f1")) for name, row in classes.items()}
+    rows = [(score, escape(name)) for name, score in scores.items() if score is not None]
     listed = sorted(rows)[:most] if len(rows) > most else rows
     text = ", ".join(f"{escape(name, 80)} {100 * accuracy:.1f} %" for accuracy, name in listed)
     return text if len(rows) <= most else f"{text} (the worst {most} of {len(rows)})"

@@ -21,6 +21,7 @@ from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import Stop, StopRequested
 from dist_train.tasks import Evaluation, Task
+from dist_train.training.callbacks import Callbacks, RunView, StepView
 from dist_train.training.reporter import Reporter
 from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResult, StepResults
@@ -33,6 +34,8 @@ class TrainingRun:
     config: Config
     world: World
     dataset: Dataset
+    held_out: tuple[Samples, ...]
+    """The splits that are evaluated: the first during training, all at the end."""
     task: Task
     schedule: Schedule
     rates: LrSchedule
@@ -43,6 +46,9 @@ class TrainingRun:
     reporter: Reporter
     recorder: Recorder
     saver: Saver
+    callbacks: Callbacks
+    view: RunView
+    """What callbacks get of this run."""
     stop: Stop
     about: dict[str, Any]
     """What each checkpoint says of this run."""
@@ -54,6 +60,13 @@ class TrainingRun:
     """The newest evaluation of this process."""
     _weights: dict[int, Future[str]] = field(default_factory=dict)
     """Hashes of the weights after the steps whose results are pending."""
+
+    def start(self) -> None:
+        """Call the callbacks before the first step of this start; raises OwnCodeError or ConfigError."""
+        with self.state.window.stopped_clock():
+            self.callbacks.call("on_start", self.view)
+            with self.world.agreement():
+                self.callbacks.state()  # one that no checkpoint can hold is refused before the first step
 
     def next_batch(self) -> Batch | None:
         """Return this rank's part of the next global batch; None if a single process is asked to stop.
@@ -73,17 +86,26 @@ class TrainingRun:
                 raise
             return None
 
-    def record_step(self, lr: float, samples: Tensor, scalars: Tensor, grad_norm: Tensor | None) -> None:
-        """Record the step that was just made, on a GPU some steps later; arguments as of `StepResults.add`.
+    def record_step(self, lr: float, batch: Batch, scalars: Tensor, grad_norm: Tensor | None) -> None:
+        """Record the step that was just made, on a GPU some steps later, and call the callbacks.
+
+        Args:
+            lr: learning rate of parameters without a group.
+            batch: this rank's part of the global batch.
+            scalars: as `train_step` returns them.
+            grad_norm: likewise.
 
         Raises:
             NonFiniteError: the loss or the gradient norm of a step is infinite or NaN.
+            OwnCodeError: a callback fails.
         """
         step = self.state.step
         self.reporter.count_step()
         if self.world.is_main and self.config.log.ledger and self.schedule.is_hashed(step):
             self._weights[step] = self.saver.hash_weights(self.state.network.state_dict())
-        self._process_results(self.step_results.add(step, lr, samples, scalars, grad_norm))
+        self._process_results(self.step_results.add(step, lr, batch.samples, scalars, grad_norm))
+        if self.callbacks.has("on_step"):
+            self.callbacks.call("on_step", self.view, StepView(lr, grad_norm, batch, scalars))
 
     def _finish_steps(self) -> None:
         """Wait for the steps made so far, and record them; every rank has to call this after the same step."""
@@ -113,10 +135,11 @@ class TrainingRun:
     def evaluate(self) -> bool:
         """Evaluate the split by which the best checkpoint is chosen; return False if a stop was requested."""
         self._finish_steps()
-        evaluation = self._evaluate_split(self.dataset.held_out[0])
+        evaluation = self._evaluate_split(self.held_out[0])
         if evaluation is None:
             return False
         self._record_evaluation(evaluation)
+        self.callbacks.call("on_evaluate", self.view, evaluation)
         return True
 
     def save(self) -> None:
@@ -128,11 +151,21 @@ class TrainingRun:
         self._finish_steps()
         with self.state.window.stopped_clock():
             self.recorder.mark("save", self.state.step)
-            files = self.state.checkpoint_files(self.schedule.steps_per_epoch, self.about)
+            about = {**self.about, "callbacks": self.callbacks.state()}
+            files = self.state.checkpoint_files(self.schedule.steps_per_epoch, about)
             self.reporter.prepare_save()
             if self.world.is_main:  # last: from here on the saver's thread competes for the interpreter
                 self.saver.save(self.state.step, files, link="best" if self.has_new_best else None)
             self.has_new_best = False
+            if self.callbacks.has("on_checkpoint"):
+                self._call_on_checkpoint()
+
+    def _call_on_checkpoint(self) -> None:
+        """Wait until the checkpoint is complete on disk, and give it to the callbacks; not if it could not be saved."""
+        if self.world.is_main:
+            self.saver.wait()
+        if not self._tell_all(self.saver.last_failed):
+            self.callbacks.call("on_checkpoint", self.view, self.saver.path(self.state.step))
 
     def save_and_stop(self) -> bool:
         """Save, and report that the run was stopped; return False: it is not done.
@@ -140,7 +173,7 @@ class TrainingRun:
         An evaluation that was interrupted is repeated by the next start.
         """
         self._save()
-        self._wait_for_saves()
+        self._end(is_done=False)
         self.reporter.report_stop(self.stop.reason)
         return False
 
@@ -149,27 +182,32 @@ class TrainingRun:
         self.batches.close()
         self._finish_steps()
         if earlier := self._read_earlier_test():
+            self._end(is_done=True)
             self._wait_for_files()
             self.reporter.report_nothing_left(earlier)
             return True
         is_evaluated = self.state.evaluated_step == self.state.step  # as where the run ends early
         evaluations = [self._newest] if self._newest and is_evaluated else []
+        known = len(evaluations)
         is_known = bool(evaluations) or (is_evaluated and self._is_best_known())
-        for split in self.dataset.held_out[int(is_known) :]:
+        for split in self.held_out[int(is_known) :]:
             evaluation = self._evaluate_split(split)
             if evaluation is None:
                 return self.save_and_stop()
             evaluations.append(evaluation)
         if not is_known:
             self._record_evaluation(evaluations[0])
+        for evaluation in evaluations[known:]:
+            self.callbacks.call("on_evaluate", self.view, evaluation)
         self.save()
+        self._end(is_done=True)
         self._wait_for_files()
         self.reporter.report_done(evaluations[-1])
         return True
 
     def _is_best_known(self) -> bool:
         """Whether the test split alone needs an evaluation at the end, if there is another that was evaluated."""
-        return len(self.dataset.held_out) > 1 and self.state.best_step is not None
+        return len(self.held_out) > 1 and self.state.best_step is not None
 
     def _evaluate_split(self, samples: Samples) -> Evaluation | None:
         state = self.state
@@ -192,15 +230,16 @@ class TrainingRun:
 
     def _record_evaluation(self, evaluation: Evaluation) -> None:
         self._newest = evaluation
-        self.has_new_best = self.state.is_best(evaluation.accuracy) and self.config.checkpoint.keep_best
+        value = evaluation.value(self.state.monitor.name)
+        self.has_new_best = self.state.is_best(value) and self.config.checkpoint.keep_best
         self.state.evaluated_step = self.state.step
         if self.schedule.has_evaluation(self.state.step):
-            self.state.record_evaluation(evaluation.accuracy)
+            self.state.record_evaluation(value)
 
     def _read_earlier_test(self) -> dict[str, Any] | None:
         """The last evaluation of this very step by an earlier start, the same on every rank."""
         found = (
-            json.dumps(self.reporter.find_test(self.state.step, self.dataset.held_out[-1].split)).encode()
+            json.dumps(self.reporter.find_test(self.state.step, self.held_out[-1].split)).encode()
             if self.world.is_main
             else None
         )
@@ -210,15 +249,26 @@ class TrainingRun:
         """Wait until the last checkpoint is on disk, and fail on every rank if it is not."""
         self._fail_together(self.saver.finish() if self.world.is_main else None)
 
+    def _end(self, is_done: bool) -> None:
+        """Call the callbacks when all checkpoints of this start are on disk."""
+        self._wait_for_saves()
+        if self.callbacks.has("on_end"):
+            self.callbacks.call("on_end", self.view, is_done)
+            self.world.barrier()  # the run is not done where a rank has failed in it
+
     def _wait_for_files(self) -> None:
         """Wait until all that a run that is done leaves is on disk, and fail on every rank if something is not."""
         self._fail_together((self.saver.finish() or self.reporter.write_done()) if self.world.is_main else None)
 
     def _fail_together(self, found_by_main: str | None) -> None:
         """Raise SaveError on every rank if rank 0 has found a fault."""
-        fault = (found_by_main or "").encode() if self.world.is_main else None
-        if found := self.world.broadcast_bytes(fault).decode():
+        if found := self._tell_all(found_by_main):
             raise SaveError(found)
+
+    def _tell_all(self, found_by_main: str | None) -> str:
+        """Return on every rank the fault that rank 0 has found; empty if none."""
+        fault = (found_by_main or "").encode() if self.world.is_main else None
+        return self.world.broadcast_bytes(fault).decode()
 
     def _non_finite_error(self, result: StepResult) -> NonFiniteError:
         # A gradient alone does not show which rank it came from, and on a GPU the newest losses are of a later step.

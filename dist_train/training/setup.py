@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,8 +11,7 @@ from dist_train.checkpoint import resume
 from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
-from dist_train.data import Dataset, TrainBatches, open_dataset
-from dist_train.data.identity import DataIdentity
+from dist_train.data import Dataset, Samples, TrainBatches, open_dataset
 from dist_train.diagnostics.postmortem import describe_unreported_end
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
@@ -21,6 +19,8 @@ from dist_train.distributed.reduction import GradientReduction, SingleProcess
 from dist_train.distributed.sharded_tree import ShardedTreeReduction
 from dist_train.distributed.shared_memory import SharedMemory, open_shared_memory
 from dist_train.distributed.world import World
+from dist_train.errors import ConfigError
+from dist_train.evaluate import try_out
 from dist_train.execution.auto_settings import (
     AutoSettings,
     Convolutions,
@@ -44,6 +44,7 @@ from dist_train.settings.schema import Config, OwnModel
 from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
 from dist_train.tasks import Task, build_task
+from dist_train.training.callbacks import Callbacks, RunView
 from dist_train.training.reporter import Reporter, open_reporter
 from dist_train.training.run import TrainingRun
 from dist_train.training.state import TrainState
@@ -70,14 +71,16 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         stored = resume.read_data_identity(checkpoint)
         dataset = open_dataset(config.data, config.run.seed, world, stored)
-        resume.check_data(checkpoint, stored, dataset.identity)
+        accepts = config.data.accept_changes
+        resume.check_data(checkpoint, stored, dataset.identity, accept_changes=accepts)
         schedule = Schedule.from_config(config, len(dataset.train))
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
-        task = build_task(config, dataset.classes)
+        held_out = _order_held_out(config, dataset)
+        task = build_task(config, dataset.classes, world)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
         code = collect_code(list_references(config))
-    world.check_equal("data", {**_describe_data(dataset.identity), **_describe_code(code)})
+    world.check_equal("data", {**dataset.identity.list_facts(), **_describe_code(code)})
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
@@ -88,13 +91,15 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             from dist_train.execution.compile import check_compiler
 
             check_compiler(world.device)
-        state = TrainState(config, network, auto_settings, world, checkpoint)
+        state = TrainState(config, network, auto_settings, world, checkpoint, held_out[0].split)
+        callbacks = Callbacks(config.callbacks, checkpoint)
         check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
+        try_out(task, state.network, dataset, auto_settings, world)
         if config.is_deterministic:
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
     moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
-        open_reporter(config, code, directory, dataset, state, schedule, world, allocator) as reporter,
+        open_reporter(config, code, directory, dataset, held_out, state, schedule, world, allocator) as reporter,
         open_recorder(
             directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
         ) as recorder,
@@ -114,8 +119,9 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step
         state.window.start_clock()
         yield TrainingRun(
-            config, world, dataset, task, schedule, rates, state, reduction, batches,
-            StepResults(world.device), reporter, recorder, saver, stop,
+            config, world, dataset, held_out, task, schedule, rates, state, reduction, batches,
+            StepResults(world.device), reporter, recorder, saver, callbacks,
+            RunView(config, directory.path, world.rank, world.size, schedule.total_steps, state, schedule), stop,
             about=resume.describe_run(config, auto_settings, world, dataset.identity, code),
         )  # fmt: skip
 
@@ -126,16 +132,13 @@ def open_network(config: Config) -> nn.Module:
     return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
 
 
-def _describe_data(identity: DataIdentity) -> dict[str, Any]:
-    """Return what must be equal on all ranks: each machine may have its own copy of the data."""
-    about: dict[str, Any] = {f"class {number}": name for number, name in enumerate(identity.classes)}
-    for split, found in identity.splits.items():
-        about |= {
-            f"{split} samples of class {name}": count
-            for name, count in zip(identity.classes, found.counts, strict=True)
-        }
-        about[f"SHA-256 of the {split} files"] = found.files
-    return {**about, "shape": identity.shape, "normalize": identity.normalize.model_dump()}
+def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:
+    """Return the splits that are evaluated, that of `checkpoint.split` first; raises ConfigError."""
+    wanted, there = config.checkpoint.split, dataset.held_out
+    if wanted != "auto" and wanted not in [samples.split for samples in there]:
+        how = "data.validation=0.1 makes one" if wanted == "validation" else "use checkpoint.split=validation"
+        raise ConfigError(f"checkpoint.split is {wanted}, but the data have no such split; {how}")
+    return tuple(sorted(there, key=lambda samples: samples.split != wanted))
 
 
 def _describe_code(code: Code) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The state of a training: what a step changes, and what a checkpoint holds so that the next step is the same."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,6 +25,11 @@ from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.optim.plateau import ends_early, find_reduction
 from dist_train.settings.schema import Config, Train
+from dist_train.settings.tasks import find_monitor
+
+_ACCURACY = {"name": "accuracy", "mode": "max"}
+"""By what earlier versions chose the best checkpoint."""
+_log = logging.getLogger(__name__)
 
 
 class TrainState:
@@ -39,8 +45,12 @@ class TrainState:
         auto_settings: AutoSettings,
         world: World,
         checkpoint: Files | None = None,
+        best_split: str = "test",
     ) -> None:
         """Move `network` to this rank's device, and continue from `checkpoint` if there is one.
+
+        Args:
+            best_split: the split whose evaluations choose the best checkpoint.
 
         Raises:
             ConfigError: a setting does not go with the device or the network.
@@ -58,8 +68,12 @@ class TrainState:
         """Finished optimizer steps."""
         self.window = LossWindow()
         self.last_loss: float | None = None
-        self.best_accuracy: float | None = None
+        self.monitor = find_monitor(config)
+        """The number of an evaluation that says which is best."""
+        self.best_value: float | None = None
+        """Its best value so far."""
         self.best_step: int | None = None
+        self._best_of = {**self.monitor._asdict(), "split": best_split}
         self.evaluated_step = 0
         """The newest step whose evaluation is finished, if one was due."""
         self.evaluations: list[float] = []
@@ -120,11 +134,11 @@ class TrainState:
         if self.average:
             self.average.update()
 
-    def is_best(self, accuracy: float) -> bool:
-        """Whether this is better than all before; if so, remember it."""
-        if self.best_accuracy is not None and accuracy <= self.best_accuracy:
+    def is_best(self, value: float) -> bool:
+        """Whether this is better than all before; if so, remember it. What is not a number never is."""
+        if not self.monitor.is_better(value, self.best_value):
             return False
-        self.best_accuracy, self.best_step = accuracy, self.step
+        self.best_value, self.best_step = value, self.step
         return True
 
     def record_evaluation(self, value: float) -> None:
@@ -133,8 +147,8 @@ class TrainState:
 
     def _set_evaluations(self, values: list[float]) -> None:
         self.evaluations = values
-        self.reduction = find_reduction(values, self._plateau, higher_is_better=True)
-        self.ends_early = ends_early(values, self._early_stopping, higher_is_better=True)
+        self.reduction = find_reduction(values, self._plateau, self.monitor.higher_is_better)
+        self.ends_early = ends_early(values, self._early_stopping, self.monitor.higher_is_better)
 
     @property
     def evaluated_network(self) -> nn.Module:
@@ -170,8 +184,9 @@ class TrainState:
             "scaler_state_dict": self.scaler.state_dict() if self.scaler else None,
             "loss": self.last_loss,
             "window": window,
-            "best_accuracy": self.best_accuracy,
+            "best_value": self.best_value,
             "best_step": self.best_step,
+            "best_of": self._best_of,
             "evaluated_step": self.evaluated_step,
             "evaluations": self.evaluations,
             **about,
@@ -191,8 +206,15 @@ class TrainState:
         self.window.load_state_dict(saved["window"])
         self.step, self.last_loss = saved["step"], saved["loss"]
         self.evaluated_step = saved["evaluated_step"]
-        self.best_accuracy, self.best_step = saved["best_accuracy"], saved["best_step"]
-        self._set_evaluations(saved.get("evaluations", []))  # earlier versions have none
+        if (saved.get("best_of") or {**_ACCURACY, "split": self._best_of["split"]}) == self._best_of:
+            self.best_value, self.best_step = saved["best_value"], saved["best_step"]
+            self._set_evaluations(saved.get("evaluations", []))  # earlier versions have none
+        elif saved["best_step"] is not None:
+            _log.info(
+                "the best checkpoint is chosen by another number than before, %s; it and what optim.plateau and "
+                "train.early_stopping have counted start again",
+                " ".join(map(str, self._best_of.values())),
+            )
 
 
 def move_network(network: nn.Module, train: Train, memory_format: torch.memory_format, world: World) -> nn.Module:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from dist_train.eval_line import format_number, list_numbers
 from dist_train.system.escape import escape
+from launch.runs.progress import Line
 from launch.runs.snapshot import RunSnapshot
 from launch.slurm.client import Job
 from launch.sweeps.sweep_dir import Trial
@@ -41,9 +43,7 @@ def _summarize(run: RunSnapshot) -> str:
         return f"running at step {_format_steps(run)} ({_format_speed(run)})".removesuffix(" ()")
     if run.state == "done":
         test = run.last_eval_line
-        return f"done at step {_format_steps(run)}" + (
-            f" ({test['split']} accuracy {100 * test['accuracy']:.2f} %)" if test else ""
-        )
+        return f"done at step {_format_steps(run)}" + (f" ({_format_number(run, test)})" if test else "")
     return f"{run.state} at step {_format_steps(run)}{_explain_end(run)}"
 
 
@@ -59,7 +59,7 @@ def format_runs(runs: Sequence[RunSnapshot]) -> str:
                 _format_steps(run),
                 f"{run.rate:,.0f}" if run.rate is not None and run.state == "running" and not run.idle else "",
                 _format_duration(run.seconds_left),
-                format_percent(run.score),
+                format_score(run),
                 run.job.id if run.job else str(run.status.get("job_id") or ""),
                 run.updated.astimezone().strftime("%Y-%m-%d %H:%M:%S") if run.updated else "",
                 _format_note(run),
@@ -80,7 +80,7 @@ def format_trials(trials: Sequence[tuple[Trial, RunSnapshot]]) -> str:
                 " ".join(trial.overrides),
                 run.state,
                 _format_steps(run) if run.state != "not begun" else "",
-                format_percent(run.score),
+                format_score(run),
                 str(run.path),
             )
             for trial, run in trials
@@ -103,10 +103,6 @@ def format_job(job: Job) -> str:
     reason = f" ({job.reason})" if job.reason not in ("", "None") else ""
     where = f" on {job.nodes}" if job.nodes else ""
     return f"{job.state}{reason}{where}" + ("" if job.is_over else f", {job.time_left} left")
-
-
-def format_percent(score: float | None) -> str:
-    return "" if score is None else f"{100 * score:.2f} %"
 
 
 def _format_steps(run: RunSnapshot) -> str:
@@ -162,7 +158,18 @@ def _format_evaluation(run: RunSnapshot) -> str:
     line = run.last_eval_line
     if line is None or run.state == "done":
         return ""
-    return f"{line['split']} accuracy {100 * line['accuracy']:.2f} % after step {line['step']:,}"
+    return f"{_format_number(run, line)} after step {line['step']:,}"
+
+
+def _format_number(run: RunSnapshot, line: Line) -> str:
+    """`test accuracy 97.25 %`: the number by which the run is judged, of an evaluation."""
+    name = run.monitor.name
+    return f"{line['split']} {name} {format_number(name, list_numbers(line).get(name))}"
+
+
+def format_score(run: RunSnapshot) -> str:
+    """Format the best value of the number by which the run is judged."""
+    return "" if run.score is None else format_number(run.monitor.name, run.score)
 
 
 def _format_job_row(run: RunSnapshot) -> str:

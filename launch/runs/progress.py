@@ -22,8 +22,7 @@ class _Types(TypedDict, total=False):
     split: str
     step: int
     epoch: int
-    loss: float
-    accuracy: float
+    loss: float | None
     samples_per_second: float
     time: float
 

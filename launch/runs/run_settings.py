@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.errors import ConfigError
+from dist_train.eval_line import Monitor, choose_name, find_mode
+from dist_train.own_code.reference import parse_reference
 from dist_train.run_dir import RunDir
 from dist_train.system.read_file import read_object
 
@@ -28,6 +30,20 @@ def read_global_batch(run: Path) -> int | None:
     """Return `data.global_batch`; None if the settings can't be read."""
     found = read_settings(run).get("data.global_batch")
     return found if type(found) is int else None
+
+
+def read_monitor(run: Path, line: Mapping[str, Any]) -> Monitor:
+    """Return the number by which a run is judged; of settings that can't be read, as its evaluations say.
+
+    Args:
+        line: of an evaluation; empty if there is none.
+    """
+    settings = read_settings(run)
+    name, mode = settings.get("checkpoint.monitor"), settings.get("checkpoint.mode")
+    if not isinstance(name, str):
+        is_own = parse_reference(str(settings.get("task"))) is not None
+        name = "loss" if is_own else choose_name(line)
+    return Monitor(name, mode if mode in ("max", "min") else find_mode(name))
 
 
 def list_differences(first: Path, second: Path) -> list[str]:

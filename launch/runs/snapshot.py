@@ -14,6 +14,7 @@ from typing import Any
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.diagnostics.verdict import Verdict, read_verdict
 from dist_train.errors import ConfigError, SlurmError
+from dist_train.eval_line import Monitor, list_numbers
 from dist_train.run_dir import RunDir, Status
 from dist_train.system.escape import escape
 from dist_train.system.process import read_process_state
@@ -21,7 +22,7 @@ from dist_train.system.read_file import is_file
 from launch.runs.find import RUNS, is_run, read_status
 from launch.runs.history import JobHistory, parse_time
 from launch.runs.progress import Line, find_idle_time, read_newest
-from launch.runs.run_settings import read_global_batch
+from launch.runs.run_settings import read_global_batch, read_monitor, read_settings
 from launch.runs.states import ACTIVE, State, determine_state
 from launch.runs.unreadable import find_unreadable
 from launch.slurm import client
@@ -89,12 +90,21 @@ class RunSnapshot:
         return next(read_newest(self.path, "eval"), None)
 
     @cached_property
+    def monitor(self) -> Monitor:
+        """The number of an evaluation by which the run is judged."""
+        return read_monitor(self.path, self.last_eval_line or {})
+
+    @cached_property
     def score(self) -> float | None:
-        """The best accuracy, on the validation split if there is one, else on the test split."""
+        """The best value of that number, on the split by which the run chooses its best checkpoint."""
         scores: dict[str, list[float]] = {}
         for line in read_newest(self.path, "eval"):
-            scores.setdefault(line["split"], []).append(line["accuracy"])
-        return max(scores.get("validation") or scores.get("test") or [], default=None)
+            value = list_numbers(line).get(self.monitor.name)
+            if value is not None:
+                scores.setdefault(line["split"], []).append(value)
+        split = read_settings(self.path).get("checkpoint.split")
+        found = scores.get(str(split)) or scores.get("validation") or scores.get("test") or []
+        return (max if self.monitor.higher_is_better else min)(found, default=None)
 
     @property
     def rate(self) -> float | None:
@@ -290,4 +300,11 @@ def rank_trials(sweep: Path) -> list[tuple[Trial, RunSnapshot]]:
     """
     trials = sweep_dir.read_trials(sweep)
     rows = zip(trials, read_runs([trial.path for trial in trials]), strict=True)
-    return sorted(rows, key=lambda row: -1.0 if row[1].score is None else row[1].score, reverse=True)
+    return sorted(rows, key=lambda row: _rank_score(row[1]))
+
+
+def _rank_score(run: RunSnapshot) -> float:
+    """Return a number that is smaller for a better run, and infinite for one without a score."""
+    if run.score is None:
+        return float("inf")
+    return -run.score if run.monitor.higher_is_better else run.score

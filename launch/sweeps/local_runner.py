@@ -11,7 +11,7 @@ from dist_train.system.stop_signals import PREEMPTED
 from launch.local.placement import build_slot_environment, choose_cores
 from launch.local.process_pool import LoggedProcess, ProcessPool
 from launch.local.training_command import build_command, resolve_ranks
-from launch.runs.format import MAX_LINE, format_percent, summarize_run
+from launch.runs.format import MAX_LINE, format_score, summarize_run
 from launch.runs.snapshot import read_runs
 from launch.sweeps.sweep import Sweep
 from launch.sweeps.sweep_dir import Trial
@@ -59,7 +59,7 @@ def _report_end(process: LoggedProcess, trial: Trial) -> int:
     end = _describe_exit(code)
     if code == 0 and run.state != "done":
         code, end = FAILED, f"failed: its exit code is 0, but it is {summarize_run(run)}"
-    what = ", ".join(text for text in (end, format_percent(run.score), f"{seconds:.0f} s") if text)
+    what = ", ".join(text for text in (end, format_score(run), f"{seconds:.0f} s") if text)
     print(escape(f"trial {trial.number}: {what}: {trial.format_overrides()}", MAX_LINE), flush=True)
     if code not in (0, PREEMPTED):
         print("\n".join(f"  | {escape(line, MAX_LINE)}" for line in process.read_last_lines()), flush=True)

@@ -43,6 +43,7 @@ def test_there_is_one_for_each_kind() -> None:
         "Add a model",
         "Add a data set",
         "Add an optimizer",
+        "Add a task",
         "Add a command",
         "Add a check of the settings",
     ]

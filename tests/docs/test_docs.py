@@ -54,7 +54,7 @@ def test_every_recipe_opens_with_its_command_and_its_score(config: Path) -> None
     head = [line for line in config.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
     text = "\n".join(head)
     assert config.name in text
-    for word in ("Hardware:", "Time:", "Score:", "Command:"):
+    for word in ("Hardware:", "Time:", "Score:", "Best:", "Command:"):
         assert word in text, word
     load_config(config)
 

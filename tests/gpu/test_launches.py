@@ -118,7 +118,7 @@ def count_bare(config: Config, network: nn.Module, dataset: Dataset, chosen: Aut
     """Count the loop that a lesson has, on one batch, with the fused optimizer."""
     network = network.to(memory_format=chosen.memory_format)
     optimizer = build_optimizer(config.optim, network)
-    images = torch.zeros(BATCH, *dataset.shape).contiguous(memory_format=chosen.memory_format)
+    images = dataset.make_example(BATCH)[0].contiguous(memory_format=chosen.memory_format)
     labels = torch.zeros(BATCH, dtype=torch.int64)
     with Launches() as launches:
         for _ in range(STEPS):

@@ -1,137 +1,186 @@
-"""What follows from the evaluations of a run, at 1 and 2 real ranks: it is the same wherever the run was killed."""
+"""What runs make of their evaluations: the best checkpoint by any number and split, and faults of the user's metrics."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dist_train.checkpoint import serialization
-from dist_train.monitoring import ledger
-from dist_train.monitoring.metrics import read_lines
-from dist_train.optim.plateau import ends_early, find_reduction
-from dist_train.settings.optim import Plateau
-from dist_train.settings.schema import EarlyStopping
 from tests.conftest import Python, Ranks
 
 pytestmark = pytest.mark.slow
 
-WORLDS = (1, 2)
-PLATEAU = Plateau(factor=0.5, patience=1, min_lr=0.002)
-EARLY = EarlyStopping(patience=3)
-# An epoch has 5 steps; evaluations at every third step, checkpoints at every second.
-CONFIG = """
-data: {name: synthetic, shape: [1, 8, 8], num_classes: 3, num_train: 40, num_test: 20, global_batch: 8, VALIDATION}
+SETTINGS = """
+data: {name: synthetic, shape: [1, 12, 12], num_classes: 3, num_train: 60, num_test: 30, global_batch: 20}
 model: {name: mnist_cnn}
-optim: {name: sgd, lr: 0.02, momentum: 0.9, plateau: {factor: 0.5, patience: 1, min_lr: 0.002}}
-train: {epochs: 20, EARLY}
-eval: {every_steps: 3}
-checkpoint: {every_steps: 2, keep_last: 100}
-log: {every_steps: 1, tensorboard: false}
+optim: {name: adam, lr: 0.003}
+train: {epochs: 6}
+metrics: [accuracy, top2, macro_f1, confusion_matrix]
+checkpoint: {keep_last: 1}
+log: {every_steps: 3, tensorboard: true}
 """
-KINDS = {
-    "plateau": ("validation: 0.0", ""),
-    "early": ("validation: 0.0", "early_stopping: {patience: 3}"),
-    "validated": ("validation: 0.2", "early_stopping: {patience: 3}"),
-}
-CUTS = {"plateau": (8, 12, 38), "early": (6, 8, 10), "validated": (6, 8, 10)}
-"""Steps of checkpoints from which a run resumes: 8 is before the evaluation of step 9, 6 and 12 are that of one."""
+METRICS = """
+import torch
+
+calls = 0
+
+def fails_once(output, target):
+    global calls
+    calls += 1
+    if calls == 2:
+        raise KeyError("no such class")
+    return 0.5
+
+def not_a_number(output, target):
+    return output.mean() * float("nan")
+
+def infinite(output, target):
+    return torch.full((len(target),), float("inf"))
+
+def text(output, target):
+    return "good"
+
+def of_wrong_shape(output, target):
+    return output
+
+def class_sum(output, target):
+    return target
+"""
 
 
-class Runs:
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        for kind, (validation, early) in KINDS.items():
-            text = CONFIG.replace("VALIDATION", validation).replace("EARLY", early)
-            (directory / f"{kind}.yaml").write_text(text)
-
-    def path(self, kind: str, ranks: int, cut: int | None = None) -> Path:
-        return self.directory / f"{kind}-{ranks}{'' if cut is None else f'-from-{cut}'}"
-
-    def jobs(self, ranks: int) -> list[dict[str, Any]]:
-        jobs: list[dict[str, Any]] = []
-        for kind, cuts in CUTS.items():
-            command = [str(self.directory / f"{kind}.yaml"), f"data.cache={self.directory / 'cache'}"]
-            jobs.append({"train": [*command, f"run.dir={self.path(kind, ranks)}"]})
-            for cut in cuts:
-                copy = str(self.path(kind, ranks, cut))
-                jobs.append({"cut": str(self.path(kind, ranks)), "to": copy, "step": cut})
-                jobs.append({"train": [*command, f"run.dir={copy}"]})
-        return jobs
-
-    def lines(self, kind: str, ranks: int, cut: int | None = None) -> list[dict[str, Any]]:
-        """The lines of metrics without what is a matter of time."""
-        lines = read_lines(self.path(kind, ranks, cut) / "metrics.jsonl")
-        return [{key: line[key] for key in line if key not in ("time", "samples_per_second")} for line in lines]
-
-    def checkpoint(self, kind: str, ranks: int, cut: int | None = None) -> serialization.LoadedCheckpoint:
-        return serialization.load(self.path(kind, ranks, cut) / "checkpoints" / "latest")
+def settings(tmp_path: Path, *overrides: str) -> list[str]:
+    (tmp_path / "run.yaml").write_text(SETTINGS)
+    (tmp_path / "metrics.py").write_text(METRICS)
+    return [str(tmp_path / "run.yaml"), f"run.dir={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}", *overrides]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
-    runs = Runs(tmp_path_factory.mktemp("evaluations"))
-    for ranks in WORLDS:
-        jobs = runs.directory / f"jobs-{ranks}.json"
-        jobs.write_text(json.dumps(runs.jobs(ranks)))
-        arguments = ("tests/programs/runs.py", str(jobs))
-        done = python(*arguments) if ranks == 1 else on_ranks(ranks, *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return runs
+def read_evaluations(tmp_path: Path) -> list[dict[str, Any]]:
+    """The eval lines; every line must be JSON of the standard."""
+
+    def refuse(text: str) -> Any:
+        raise AssertionError(text)
+
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [line for line in lines if line["kind"] == "eval"]
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
-def test_the_learning_rate_follows_from_the_evaluations_so_far(runs: Runs, ranks: int) -> None:
-    values: list[float] = []
-    rates = []
-    for line in runs.lines("plateau", ranks):
-        if line["kind"] == "train":
-            rates.append(line["lr"])
-            assert line["lr"] == max(0.02 * find_reduction(values, PLATEAU, higher_is_better=True), 0.002)
-        else:
-            values.append(line["accuracy"])
-    assert len(set(rates)) >= 3, "the rate has to fall, or the test shows nothing"
-    assert [line["lr"] for line in ledger.read(runs.path("plateau", ranks) / "ledger.jsonl")] == rates
+def best_step(tmp_path: Path) -> int:
+    return int((tmp_path / "run" / "checkpoints" / "best").resolve().name.partition("_")[2])
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
-@pytest.mark.parametrize("kind", ["early", "validated"])
-def test_a_run_ends_at_the_first_evaluation_that_says_so(runs: Runs, kind: str, ranks: int) -> None:
-    monitored = "validation" if kind == "validated" else "test"
-    lines = [line for line in runs.lines(kind, ranks) if line["kind"] == "eval" and line["split"] == monitored]
-    values = [line["accuracy"] for line in lines]
-    ends = [ends_early(values[: count + 1], EARLY, higher_is_better=True) for count in range(len(values))]
-    assert ends == [False] * (len(values) - 1) + [True]
-    step = lines[-1]["step"]
-    assert step < 100
-    assert [line["step"] for line in lines] == list(range(3, step + 1, 3)), "each evaluation is made once"
-    status = json.loads((runs.path(kind, ranks) / "status.json").read_text())
-    assert (status["state"], status["step"]) == ("done", step)
-    last = runs.lines(kind, ranks)[-1]
-    assert (last["kind"], last["split"], last["step"]) == ("eval", "test", step)
+@pytest.mark.parametrize(
+    ("monitor", "mode"), [("accuracy", "max"), ("loss", "min"), ("loss", "max"), ("macro_f1", "max"), ("top2", "max")]
+)
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_best_checkpoint_is_that_of_the_monitored_number(
+    tmp_path: Path, python: Python, monitor: str, mode: str, split: str
+) -> None:
+    """Also where the run was cut in the middle."""
+    given = [
+        "data.validation=0.3",
+        f"checkpoint.monitor={monitor}",
+        f"checkpoint.mode={mode}",
+        f"checkpoint.split={split}",
+    ]
+    for epochs in (3, 6):
+        done = python("-m", "dist_train", *settings(tmp_path, *given, f"train.epochs={epochs}"))
+        assert done.returncode == 0, done.stderr
+    lines = [line for line in read_evaluations(tmp_path) if line["split"] == split]
+    values = {line["step"]: line[monitor] for line in lines}
+    assert len(values) == 6
+    best = (max if mode == "max" else min)(values.values())
+    assert best_step(tmp_path) == next(step for step, value in values.items() if value == best)
 
 
-@pytest.mark.parametrize("ranks", WORLDS)
-@pytest.mark.parametrize(("kind", "cut"), [(kind, cut) for kind, cuts in CUTS.items() for cut in cuts])
-def test_a_run_that_was_killed_ends_with_the_same_bits_and_lines(runs: Runs, kind: str, cut: int, ranks: int) -> None:
-    """Also where an evaluation was made and nothing saved after it."""
-    assert runs.lines(kind, ranks, cut) == runs.lines(kind, ranks)
-    whole, resumed = (runs.checkpoint(kind, ranks, each) for each in (None, cut))
-    assert resumed.files["training.pt"]["evaluations"] == whole.files["training.pt"]["evaluations"]
-    assert serialization.weights_sha256(resumed.files["model.pt"]) == serialization.weights_sha256(
-        whole.files["model.pt"]
+def test_another_number_to_monitor_starts_again(tmp_path: Path, python: Python) -> None:
+    python("-m", "dist_train", *settings(tmp_path, "train.epochs=3"))
+    done = python("-m", "dist_train", *settings(tmp_path, "checkpoint.monitor=loss"))
+    assert done.returncode == 0, done.stderr
+    assert "setting changed: checkpoint.monitor: null -> loss" in done.stdout
+    assert "the best checkpoint is chosen by another number than before, loss min test" in done.stdout
+    losses = {line["step"]: line["loss"] for line in read_evaluations(tmp_path) if line["step"] > 9}
+    assert best_step(tmp_path) == min(losses, key=lambda step: losses[step])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ([], "there is no validation split, so the best checkpoint is chosen on the test split"),
+        (["checkpoint.split=test"], None),
+        (["data.validation=0.3"], None),
+        (["data.validation=0.3", "checkpoint.split=test"], None),
+    ],
+)
+def test_a_best_by_the_test_split_is_said(
+    tmp_path: Path, python: Python, overrides: list[str], line: str | None
+) -> None:
+    done = python("-m", "dist_train", *settings(tmp_path, *overrides, "train.max_steps=1"))
+    assert done.returncode == 0, done.stderr
+    assert ("no validation split" in done.stdout) == (line is not None)
+    assert (line or "") in done.stdout
+
+
+def test_a_split_that_is_not_there_is_refused(tmp_path: Path, python: Python) -> None:
+    done = python("-m", "dist_train", *settings(tmp_path, "checkpoint.split=validation"))
+    assert done.returncode == 2
+    assert (
+        "checkpoint.split is validation, but the data have no such split; data.validation=0.1 makes one" in done.stderr
     )
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_has_ended_early_has_nothing_left_and_goes_on_with_more_patience(runs: Runs, python: Python) -> None:
-    run = runs.path("early", 1)
-    command = ("-m", "dist_train", str(runs.directory / "early.yaml"), f"run.dir={run}")
-    before = runs.lines("early", 1)
-    done = python(*command)
-    assert done.returncode == 0, done.stderr
-    assert "It ended early; more epochs: train.early_stopping.patience=..." in done.stdout
-    assert runs.lines("early", 1) == before
-    done = python(*command, "train.early_stopping.patience=30", "train.max_steps=40")
-    assert done.returncode == 0, done.stderr
-    assert "done, 40 steps" in done.stdout
-    assert runs.lines("early", 1)[: len(before)] == before
+@pytest.mark.parametrize("metric", ["not_a_number", "infinite"])
+@pytest.mark.parametrize("monitored", [False, True])
+def test_a_metric_that_is_not_finite_ends_no_run(tmp_path: Path, python: Python, metric: str, monitored: bool) -> None:
+    given = [f"metrics=[accuracy, {tmp_path}/metrics.py:{metric}]", "train.epochs=2"]
+    given += [f"checkpoint.monitor={metric}"] if monitored else []
+    for epochs in (2, 3):
+        done = python("-m", "dist_train", *settings(tmp_path, *given, f"train.epochs={epochs}"))
+        assert done.returncode == 0, done.stderr
+    assert [line[metric] for line in read_evaluations(tmp_path)] == [None] * 3
+    assert f"{metric} not finite" in done.stdout
+    assert (tmp_path / "run" / "checkpoints" / "best").exists() != monitored
+    evaluated = python("-m", "dist_train.evaluate", str(tmp_path / "run"), "--json")
+    assert json.loads(evaluated.stdout)[metric] is None
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_metric_that_raises_at_one_batch(tmp_path: Path, on_ranks: Ranks, ranks: int) -> None:
+    """Its traceback is shown without our frames, and no rank waits for the one that failed."""
+    given = [f"metrics=[{tmp_path}/metrics.py:fails_once]", "train.epochs=2", "data.num_test=600"]
+    done = on_ranks(ranks, "-m", "dist_train", *settings(tmp_path, *given), timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"metric \S*metrics.py:fails_once.* rank 0", done.stderr)
+    assert 'raise KeyError("no such class")' in done.stderr
+    assert "KeyError: 'no such class'" in done.stderr
+    assert "dist_train/evaluate.py" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("metric", "fault"),
+    [("text", "a str"), ("of_wrong_shape", "float32 [30, 3]"), ("missing", "has no missing"), ("calls", "is a int")],
+)
+def test_what_is_no_metric_is_refused(tmp_path: Path, python: Python, metric: str, fault: str) -> None:
+    given = [f"metrics=[{tmp_path}/metrics.py:{metric}]", "train.epochs=1"]
+    done = python("-m", "dist_train", *settings(tmp_path, *given))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert fault in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sums_of_a_metric_are_those_of_every_sample(tmp_path: Path, on_ranks: Ranks) -> None:
+    """The same bits at 1 to 3 ranks, in the run and afterwards."""
+    found = set()
+    for ranks in (1, 2, 3):
+        directory = tmp_path / str(ranks)
+        directory.mkdir()
+        given = [f"metrics=[accuracy, {directory}/metrics.py:class_sum]", "train.max_steps=1", "data.num_test=600"]
+        done = on_ranks(ranks, "-m", "dist_train", *settings(directory, *given, "optim.lr=0"))
+        assert done.returncode == 0, done.stderr
+        (line,) = read_evaluations(directory)
+        assert math.isfinite(line["class_sum"])
+        found.add(json.dumps({name: value for name, value in line.items() if name != "time"}))
+    assert len(found) == 1

@@ -11,7 +11,10 @@ from tests.conftest import ROOT, Python
 
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
-    ("errors, seeds and nests of tensors need nothing of ours", {"__init__", "errors", "nest", "seeds"}),
+    (
+        "errors, seeds, nests of tensors and lines of evaluations need nothing of ours",
+        {"__init__", "errors", "eval_line", "nest", "seeds"},
+    ),
     ("what the machine and its files are like", {"system"}),
     ("code of the user is found and imported", {"own_code"}),
     ("settings say what to train, without torch", {"settings"}),
@@ -28,7 +31,8 @@ LAYERS = (
     ("the agent that forks ranks", {"elastic"}),
 )
 WITHOUT_TORCH = (
-    *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.run_dir", "dist_train.elastic.agent"),
+    *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.eval_line", "dist_train.run_dir"),
+    "dist_train.elastic.agent",
     *("dist_train.settings", "dist_train.diagnostics", "dist_train.own_code"),
     *(
         f"dist_train.system.{name}"

@@ -1,4 +1,4 @@
-"""Images in folders, `<root>/{train,val,test}/<class>/*`."""
+"""Images in folders, `<root>/{train,val,test}/<class>/*`, or `<root>/<class>/*` with fractions for the splits."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dist_train.data.datasets.listing import File, PassedOver, identify, list_classes, list_pictures
+from dist_train.data.datasets.listing import (
+    FOLDERS,
+    File,
+    PassedOver,
+    identify,
+    is_whole_folder,
+    list_classes,
+    list_pictures,
+)
 from dist_train.data.datasets.picture import ENDINGS, VERSION, Pixels, decode
 from dist_train.data.samples import PIECE, Shape, SplitName
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource, stamp_files
@@ -23,12 +31,6 @@ from dist_train.settings.schema import ImageData, ImageFolderData
 from dist_train.system.cpu import count_cores
 from dist_train.system.escape import escape
 
-FOLDERS: dict[SplitName, tuple[str, ...]] = {
-    "train": ("train",),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test",),
-}
-"""Names of the folder of each split."""
 LAYOUT = "data.root must hold train/<class>/*.jpg and test/<class>/*.jpg (or another ending of an image)"
 
 _log = logging.getLogger("dist_train.data")
@@ -40,6 +42,19 @@ def list_splits(config: ImageData) -> tuple[SplitName, ...]:
     Raises:
         DataError: there is nothing to evaluate, or two validation splits.
     """
+    assert isinstance(config, ImageFolderData)  # noqa: S101
+    if is_whole_folder(Path(config.root)):
+        if not (config.test or config.validation):
+            raise DataError(
+                f"{escape(config.root)}: holds folders of classes and none of a split, and so nothing is held out. Set "
+                "data.test, or data.validation, to a fraction, such as data.test=0.2"
+            )
+        return ("train",)
+    if config.test:
+        raise DataError(
+            f"data.test={config.test}: {escape(config.root)} holds a folder of a split; a fraction is for a folder of "
+            "classes only. Set data.test=0"
+        )
     there = {split: _find_folders(config, split) for split in FOLDERS}
     if len(there["validation"]) > 1 or (there["validation"] and config.validation):
         names = " and ".join(escape(path) for path in there["validation"])
@@ -60,7 +75,7 @@ def find(config: ImageData, split: SplitName, seed: int) -> SplitSource:  # noqa
     """List the files of one split; raises DataError if the folders are not as `LAYOUT` says."""
     assert isinstance(config, ImageFolderData)  # noqa: S101
     root = Path(config.root)
-    folder = next(iter(_find_folders(config, split)), root / FOLDERS[split][0])
+    folder = root if is_whole_folder(root) else next(iter(_find_folders(config, split)), root / FOLDERS[split][0])
     passed = PassedOver()
     classes = _list_classes(folder, passed)
     listing = _list_images(folder, classes, passed)

@@ -6,12 +6,19 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dist_train.data.samples import SplitName
 from dist_train.system.escape import escape
 
 NOT_DATA = frozenset(
     {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 )
 """Names that systems leave in folders; like names with a dot in front, they are left out at every level."""
+FOLDERS: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test",),
+}
+"""Names of the folder of each split."""
 MOST = 10
 """Endings that are shown."""
 
@@ -61,6 +68,16 @@ def list_classes(folder: Path, passed: PassedOver) -> tuple[str, ...]:
         else:
             passed.endings[_find_ending(entry.name)] += 1
     return tuple(sorted(classes))
+
+
+def is_whole_folder(root: Path) -> bool:
+    """Whether a folder holds folders of classes, and none of a split."""
+    names = {name for names in FOLDERS.values() for name in names}
+    return not any((root / name).is_dir() for name in names) and any(map(os.path.isdir, _list_visible(root)))
+
+
+def _list_visible(folder: Path) -> list[str]:
+    return [entry.path for entry in os.scandir(folder) if not is_hidden(entry.name)] if folder.is_dir() else []
 
 
 def identify(folder: Path) -> FolderId:

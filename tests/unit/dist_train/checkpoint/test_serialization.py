@@ -23,7 +23,7 @@ TRAINING: dict[str, Any] = {
     "scaler_state_dict": None,
     "loss": None,
     "window": {"loss_sum": 0.0, "samples": 0},
-    "best_accuracy": None,
+    "best_value": None,
     "best_step": None,
     "evaluated_step": 0,
     "settings": {},

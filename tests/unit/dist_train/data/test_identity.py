@@ -21,7 +21,10 @@ from dist_train.train import train
 from tests.unit.dist_train.data.files import write_images
 
 ONE = DataIdentity(
-    (3, 8, 8), ("cat", "dog"), Normalize(mean=(0.5,) * 3, std=(0.2,) * 3), {"train": SplitIdentity((3, 4), "ab" * 32)}
+    (3, 8, 8),
+    ("cat", "dog"),
+    Normalize(mean=(0.5,) * 3, std=(0.2,) * 3),
+    {"train": SplitIdentity((3, 4), "ab" * 32, 7)},
 )
 
 
@@ -44,7 +47,7 @@ def test_what_is_stored_comes_back() -> None:
 def test_counts_are_compared_by_the_name_of_a_class(
     classes: tuple[str, ...], counts: tuple[int, ...], complaints: list[str]
 ) -> None:
-    now = DataIdentity(ONE.shape, classes, ONE.normalize, {"train": SplitIdentity(counts, "ab" * 32)})
+    now = DataIdentity(ONE.shape, classes, ONE.normalize, {"train": SplitIdentity(counts, "ab" * 32, sum(counts))})
     found = compare(ONE, now, "then", "now")
     assert len(found) == len(complaints)
     assert all(complaint in line for complaint, line in zip(complaints, found, strict=True)), found

@@ -25,7 +25,7 @@ from dist_train.data.samples import LabelledImages, Samples, Shape
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 from dist_train.system.stop_signals import Stop, StopRequested
-from tests.unit.dist_train.data.files import SEED, Settings, opened, write_images
+from tests.unit.dist_train.data.files import SEED, Settings, images_of, opened, write_images
 
 # Python 3.12 and later warn at each fork of a process with threads, which torch always has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -206,7 +206,9 @@ def test_shared_memory_that_is_too_small_is_refused_at_once(
     free = [10**9]
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
     TrainBatches(dataset, config, SEED, World(), 0, 6).close()
-    free[0] = 4 * 3 * math.prod(dataset.shape)  # less than two batches of each worker and the one in use
+    free[0] = (
+        4 * 3 * math.prod(images_of(dataset.train).shape)
+    )  # less than two batches of each worker and the one in use
     with pytest.raises(ConfigError, match=r"data\.workers=2: .*/dev/shm has .* MB free.*--shm-size"):
         TrainBatches(dataset, config, SEED, World(), 0, 6)
     assert not multiprocessing.active_children()

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from dist_train.data import sampler as sampler_module
-from dist_train.data.permutation import permute
+from dist_train.data.orders import order as order_module
+from dist_train.data.orders.permutation import permute
 from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
 from dist_train.settings.schedule import steps_per_epoch
 
@@ -158,7 +158,7 @@ def test_small_batches_are_permuted_together(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(len(positions))
         return permute(positions, *arguments)
 
-    monkeypatch.setattr(sampler_module, "permute", count)
+    monkeypatch.setattr(order_module, "permute", count)
     assert sum(part.steps for part in sampler(10_000, 4).slices(together=100)) == 2500
     assert asked == [4000, 4000, 2000]
 

@@ -13,6 +13,7 @@ from tests.unit.dist_train.data.files import Settings, images_of, opened, write_
 def test_statistics_are_those_of_the_whole_train_split(settings: Settings, root: Path) -> None:
     write_images(root)
     dataset = opened(settings("image_folder", limit_train=2))
+    assert dataset.normalize
     pixels = images_of(dataset.train).take(torch.arange(18)).numpy() / 255
     np.testing.assert_allclose(dataset.normalize.mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(dataset.normalize.std, pixels.std((0, 2, 3)), rtol=1e-12)

@@ -1,5 +1,6 @@
 """The state of a training: what a checkpoint holds, and how it continues under changed settings."""
 
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +14,7 @@ from dist_train.errors import CheckpointError, ConfigError
 from dist_train.execution.gpu import ALIGNMENT
 from dist_train.models import build_model
 from dist_train.optim.build import build_optimizer
+from dist_train.training.state import TrainState
 from tests.unit.dist_train.optim.in_torch import OPTIMIZERS
 from tests.unit.dist_train.stepper import CLASSES, SHAPE, Stepper, configure, make_batch
 
@@ -91,9 +93,58 @@ def test_the_saved_optimizer_is_torch_s_own(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_only_a_better_accuracy_is_the_best(tmp_path: Path) -> None:
-    state = Stepper(configure(tmp_path)).state
-    assert [state.is_best(accuracy) for accuracy in (0.0, 0.5, 0.5, 0.4, 0.6)] == [True, True, False, False, True]
+@pytest.mark.parametrize(
+    ("overrides", "best"),
+    [
+        ([], [False, True, True, False, False, False, True]),
+        (["checkpoint.monitor=loss"], [False, True, False, False, False, True, False]),
+        (["checkpoint.monitor=loss", "checkpoint.mode=max"], [False, True, True, False, False, False, True]),
+    ],
+)
+def test_only_a_better_number_is_the_best(tmp_path: Path, overrides: list[str], best: list[bool]) -> None:
+    """The same where each of them comes after a resume."""
+    values = (math.nan, 0.2, 0.5, math.inf, 0.5, 0.1, 0.6)
+    config = configure(tmp_path, *overrides)
+    stepper = Stepper(config)
+    assert [stepper.state.is_best(value) for value in values] == best
+    found = []
+    files = None
+    for value in values:
+        stepper = Stepper(config, files=files)
+        found.append(stepper.state.is_best(value))
+        files = stepper.files()
+        check_training(files["training.pt"])
+    assert found == best
+
+
+BEST = ("best_value", "best_step", "evaluations")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "split", "is_kept"),
+    [
+        ([], "test", True),
+        (["checkpoint.monitor=accuracy"], "test", True),
+        ([], "validation", False),
+        (["checkpoint.monitor=loss"], "test", False),
+        (["checkpoint.mode=min"], "test", False),
+    ],
+)
+@pytest.mark.parametrize("is_old", [False, True])
+def test_what_was_best_by_another_number_or_split_is_forgotten(
+    tmp_path: Path, overrides: list[str], split: str, is_kept: bool, is_old: bool
+) -> None:
+    first = Stepper(configure(tmp_path)).state
+    first.step = 3
+    first.is_best(0.75)
+    first.record_evaluation(0.75)
+    files = first.checkpoint_files(1, {})
+    if is_old:  # of a version that knew accuracies only, of the split that it would still take
+        del files["training.pt"]["best_of"]
+        is_kept |= split == "validation"
+    stepper = Stepper(configure(tmp_path, *overrides))
+    state = TrainState(stepper.config, stepper.network, stepper.state.auto_settings, stepper.world, files, split)
+    assert [getattr(state, name) for name in BEST] == ([0.75, 3, [0.75]] if is_kept else [None, None, []])
 
 
 def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path: Path) -> None:

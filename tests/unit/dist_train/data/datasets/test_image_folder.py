@@ -185,6 +185,7 @@ def test_real_image_folder(settings: Settings, real: str) -> None:
     assert [(batch.count, batch.epoch) for batch in batches] == [(80, 0), (128, 1)]
     first = Image.open(io.BytesIO(Path(image_path(dataset, batches[0])).read_bytes()))
     pixels = torch.from_numpy(np.asarray(first).transpose(2, 0, 1).copy()) / 255
+    assert dataset.normalize
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (dataset.normalize.mean, dataset.normalize.std))
     torch.testing.assert_close(batches[0].images[0], (pixels - mean) / std, atol=1e-5, rtol=0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_train.data.permutation import permute
+from dist_train.data.orders.permutation import permute
 
 
 def order(length: int, seed: int = 0, epoch: int = 0) -> Tensor:

@@ -1,0 +1,103 @@
+"""Random changes of training samples by code of the user's own, each a function of seed, epoch and sample."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dist_train import seeds
+from dist_train.data.own.items import Collate, Items, describe_process
+from dist_train.data.own.seeding import kept_generators, seed_generators
+from dist_train.data.own.sources import CollatedItems
+from dist_train.data.samples import LabelledImages
+from dist_train.errors import ConfigError, DataError
+from dist_train.own_code.load import call, load, read_parameters, shown_as_own
+
+
+class Augmenter:
+    """Changes samples with a generator of their own."""
+
+    def __init__(self, name: str, seed: int, rank: int) -> None:
+        """`name`: the reference of the code; raises ConfigError and OwnCodeError."""
+        self.name = name
+        self._change = _load_change(name)
+        self._seed = seed
+        self._rank = rank
+
+    def change(self, samples: list[Any], numbers: list[int], epoch: int) -> list[Any]:
+        """Change each of the samples of these numbers; raises OwnCodeError."""
+        with kept_generators():
+            return [self._change_one(sample, number, epoch) for sample, number in zip(samples, numbers, strict=True)]
+
+    def _change_one(self, sample: Any, number: int, epoch: int) -> Any:
+        seed = seeds.derive(self._seed, "own augment", epoch, number)
+        seed_generators(seed)
+        with shown_as_own(f"data.augment {self.name}: sample {number}, by {describe_process(self._rank)},"):
+            return self._change(sample, torch.Generator().manual_seed(seed))
+
+
+def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
+    """Return what changes a sample with a generator.
+
+    A class is called without arguments. The function, or the object, is called with (sample, generator); if it takes
+    the sample only, as a transform of torchvision, it draws from the global generators, which are seeded alike.
+
+    Raises:
+        ConfigError: it can't be called.
+        OwnCodeError: it raises.
+    """
+    found = load(name)
+    if isinstance(found, type):
+        found = call(name, "data.augment", {})
+    if not callable(found):
+        raise ConfigError(f"data.augment {name}: is a {type(found).__name__}, and no function or class")
+    parameters = None if isinstance(found, nn.Module) else read_parameters(found)
+    if parameters and (len(parameters.positional) > 1 or parameters.takes_any_position):
+        return found  # type: ignore[no-any-return]
+    return lambda sample, _: found(sample)
+
+
+class AugmentedItems:
+    """Items of a data set of the user's own that are changed after they were read."""
+
+    def __init__(self, items: Items, augmenter: Augmenter) -> None:
+        self._items = items
+        self._augmenter = augmenter
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def read(self, numbers: list[int], epoch: int) -> list[Any]:
+        """Read items and change each of them; raises DataError and OwnCodeError."""
+        return self._augmenter.change(self._items.read(numbers, epoch), numbers, epoch)
+
+
+class _AugmentedImages:
+    """Images with labels, one by one; the images are changed."""
+
+    def __init__(self, source: LabelledImages, augmenter: Augmenter) -> None:
+        self._source = source
+        self._augmenter = augmenter
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, numbers: list[int], epoch: int) -> list[tuple[Tensor, int]]:
+        """Read (image, label), uint8 [C, H, W] and a whole number; raises DataError and OwnCodeError."""
+        ((stored, labels),) = self._source.take(torch.tensor(numbers), epoch, [len(numbers)])
+        images = self._augmenter.change(list(stored.unbind(0)), numbers, epoch)
+        for number, image in zip(numbers, images, strict=True):
+            if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.shape != self._source.images.shape:
+                found = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+                raise DataError(
+                    f"data.augment {self._augmenter.name}: sample {number} becomes {found}; it must stay torch.uint8 "
+                    f"{list(self._source.images.shape)}, and is normalised afterwards"
+                )
+        return list(zip(images, labels.tolist(), strict=True))
+
+
+def augment_images(source: LabelledImages, name: str, seed: int, rank: int) -> CollatedItems:
+    """Return images that the user's code changes whenever they are read."""
+    items = _AugmentedImages(source, Augmenter(name, seed, rank))
+    return CollatedItems(items, Collate(None, "", seed, 0), "data.augment", source, rank)

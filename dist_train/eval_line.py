@@ -1,0 +1,74 @@
+"""The result of an evaluation as names and numbers: how it is written, shown, and compared with others."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+Mode = Literal["max", "min"]
+_PLACE = ("kind", "split", "step", "epoch", "time")
+"""What a line of `metrics.jsonl` says beside the result."""
+_COUNTS = ("correct", "count")
+_FRACTION = re.compile(r"accuracy|top\d+|exact_match")
+_SMALLER_IS_BETTER = re.compile(r"(.*_)?(loss|error|rmse|mae|mse)")
+
+
+class Monitor(NamedTuple):
+    """The number of an evaluation that says which is best."""
+
+    name: str
+    mode: Mode
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.mode == "max"
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        """Whether a value is better than the best before; one that is not finite never is."""
+        if not math.isfinite(value):
+            return False
+        return best is None or (value > best if self.higher_is_better else value < best)
+
+
+def find_mode(name: str) -> Mode:
+    """Return whether the best of a number is the largest or, as of a loss or an error, the smallest."""
+    return "min" if _SMALLER_IS_BETTER.fullmatch(name) else "max"
+
+
+def choose_name(names: Mapping[str, Any] | tuple[str, ...]) -> str:
+    """Return the number by which evaluations are compared where the settings name none."""
+    return "accuracy" if "accuracy" in names else "loss"
+
+
+def to_plain(value: Any) -> Any:
+    """Return a value that JSON can hold: null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: to_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def list_numbers(line: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the numbers of a result that can be compared; None for one that was not finite."""
+    named = {name: value for name, value in line.items() if name not in (*_PLACE, *_COUNTS)}
+    return {name: value for name, value in named.items() if value is None or type(value) in (int, float)}
+
+
+def format_number(name: str, value: float | None) -> str:
+    """`accuracy` as 97.25 %, other numbers as 0.0277 or 1.2e-06."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    if _FRACTION.fullmatch(name):
+        return f"{100 * value:.2f} %"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def format_line(line: Mapping[str, Any]) -> str:
+    """`test accuracy 99.44 % (353 of 355), loss 0.0277`: all numbers of a result."""
+    numbers = list_numbers(line)
+    order = sorted(numbers, key=lambda name: (name != "accuracy", name != "loss"))
+    parts = [f"{name} {format_number(name, numbers[name])}" for name in order]
+    if parts and order[0] == "accuracy" and "correct" in line:
+        parts[0] += f" ({line['correct']} of {line['count']})"
+    return f"{line['split']} {', '.join(parts)}"

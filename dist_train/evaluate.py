@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dist_train.checkpoint import resume, serialization
+from dist_train.checkpoint.code_of_run import TRUST_HELP, code_of_run
 from dist_train.checkpoint.store import find
 from dist_train.data import DataFormat, Samples, open_dataset, open_split
 from dist_train.data.batches import eval_batch_size, eval_batches
@@ -31,7 +32,6 @@ from dist_train.monitoring.console import log_to_terminal
 from dist_train.nest import Nest, move_inputs, to_floats
 from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
-from dist_train.settings.code_of_run import TRUST_HELP, code_of_run
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config, Data
 from dist_train.system.escape import escape

@@ -1,6 +1,6 @@
 """One exact pass over held-out data: every sample once, the same bits at any number of ranks.
 
-    python -m dist_train.evaluate runs/digits [--split test] [--checkpoint best] [--json] [key=value ...]
+    python -m dist_train.evaluate runs/digits [--split test] [--checkpoint best] [--json] [--trust-code] [key=value ...]
 
 evaluates a run's checkpoint; under torchrun the ranks share the work.
 """
@@ -10,13 +10,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from dist_train.checkpoint import resume, serialization
+from dist_train.checkpoint.code_of_run import TRUST_HELP, code_of_run
 from dist_train.checkpoint.store import find
 from dist_train.data import DataFormat, Samples, open_dataset, open_split
 from dist_train.data.batches import eval_batch_size, eval_batches
@@ -29,6 +30,7 @@ from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.nest import Nest, move_inputs, to_floats
+from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config, Data
@@ -118,25 +120,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = load_run_config(run.config, options.overrides)
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stderr)
-    with world.agreement():
-        place = find(_checkpoint_path(run, options.checkpoint))
-        files = serialization.load(place).files
-        training = files["training.pt"]
-        auto_settings = AutoSettings.from_dict(training["choices"])
-        dataset, samples = _open_split(config, world, options.split, resume.read_data_identity(files))
-        example, _ = dataset.make_example(1)
-        network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
-        name = "average.pt" if "average.pt" in files else "model.pt"
-        serialization.load_weights(network, files[name], str(place / name))
-    apply_to_process(auto_settings, config.is_deterministic, world.device)
-    network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
-    use_fast_cpu_layers(network)
-    with world.agreement():
-        task = build_task(config, dataset.classes, world)
-        try_out(task, network, dataset, auto_settings, world)
-    evaluation = evaluate(network, task, samples, dataset, config.data, auto_settings, world)
-    if world.is_main and evaluation:
-        _print(run, place, training["step"], evaluation, options.json)
+    with ExitStack() as block:
+        block.enter_context(own_failures(lambda: f"in the evaluation, on rank {world.rank}"))
+        with world.agreement():
+            config = block.enter_context(code_of_run(config, run.path, options.trust_code))
+            place = find(_checkpoint_path(run, options.checkpoint))
+            files = serialization.load(place).files
+            training = files["training.pt"]
+            auto_settings = AutoSettings.from_dict(training["choices"])
+            dataset, samples = _open_split(config, world, options.split, resume.read_data_identity(files))
+            example, _ = dataset.make_example(1)
+            network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
+            name = "average.pt" if "average.pt" in files else "model.pt"
+            serialization.load_weights(network, files[name], str(place / name))
+        apply_to_process(auto_settings, config.is_deterministic, world.device)
+        network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
+        use_fast_cpu_layers(network)
+        with world.agreement():
+            task = build_task(config, dataset.classes, world)
+            try_out(task, network, dataset, auto_settings, world)
+        evaluation = evaluate(network, task, samples, dataset, config.data, auto_settings, world)
+        if world.is_main and evaluation:
+            _print(run, place, training["step"], evaluation, options.json)
     world.close()
 
 
@@ -153,6 +158,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint", default="latest", help="latest (default), best, a step's number, or a checkpoint's directory"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
     return parser.parse_intermixed_args(arguments)
 
 

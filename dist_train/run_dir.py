@@ -1,6 +1,6 @@
 """The directory of a run: paths, lock and status.
 
-config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  tb/  logs/  checkpoints/  diagnostics/  jobs/
+config.yaml  status.json  metrics.jsonl  ledger.jsonl  env.json  code/  tb/  logs/  checkpoints/  diagnostics/  jobs/
 """
 
 import json
@@ -60,6 +60,8 @@ class RunDir:
         self.ledger = self.path / "ledger.jsonl"
         self.environment = self.path / "env.json"
         self.curves = self.path / "tb"
+        self.code = self.path / "code"
+        """Copies of the user's own code."""
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
         self.diagnostics = self.path / "diagnostics"
@@ -111,7 +113,7 @@ class RunDir:
 
     @property
     def _directories(self) -> tuple[Path, ...]:
-        return self.curves, self.logs, self.checkpoints, self.diagnostics
+        return self.curves, self.code, self.logs, self.checkpoints, self.diagnostics
 
     @property
     def _shown(self) -> str:

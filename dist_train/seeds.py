@@ -6,8 +6,10 @@ random state is saved, the number of loader workers changes nothing, and a run r
 """
 
 import hashlib
+import random
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +47,13 @@ def random_bits(seed: int, purposes: Sequence[str], epoch: int, indices: Tensor)
     z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
     return _shift_right(z ^ _shift_right(z, 31), 33)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed `random`, `numpy.random` and torch, from which code of the user's own may draw; `seed` in [0, 2**63)."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.manual_seed(seed)
 
 
 def seed_step(seed: int, step: int, shard: int, device: torch.device) -> None:

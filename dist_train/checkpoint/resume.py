@@ -16,6 +16,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.gpu import describe_versions
+from dist_train.own_code.copies import Code
 from dist_train.own_code.reference import is_same_code
 from dist_train.run_dir import RunDir
 from dist_train.settings.renames import translate_settings
@@ -156,16 +157,26 @@ class Changes(NamedTuple):
 
     settings: list[str]
     """Changed settings, each with its two values."""
+    code: list[str]
+    """Names of files of the user's code that are new, gone or changed."""
     bits: list[str]
     """Other changes that may change bits of the result."""
 
 
-def describe_changes(files: Files | None, config: Config, auto_settings: AutoSettings, world: World) -> Changes:
+def describe_changes(
+    files: Files | None,
+    config: Config,
+    auto_settings: AutoSettings,
+    world: World,
+    code: Code = Code(),  # noqa: B008 (nothing changes it)
+) -> Changes:
     """Compare a run with the checkpoint it resumes from; None for a start at step 0."""
     if files is None:
-        return Changes([], [])
+        return Changes([], [], [])
     changed = [f"{key}: {before} -> {now}" for key, (before, now) in _compare_settings(files, config).items()]
-    return Changes(changed, _changed_bits(files, config, auto_settings, world))
+    before, now = files["training.pt"].get("code", {}), code.digests()
+    files_changed = sorted(name for name in {**before, **now} if before.get(name) != now.get(name))
+    return Changes(changed, files_changed, _changed_bits(files, config, auto_settings, world))
 
 
 def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]]:
@@ -184,7 +195,9 @@ def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]
 
 def _is_equal(before: Any, now: Any) -> bool:
     """Whether two values of a setting mean the same; the folder of a user's code may have moved."""
-    return before == now or (isinstance(before, str) and isinstance(now, str) and is_same_code(before, now))
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return all(map(_is_equal, before, now))
+    return is_same_code(before, now) if isinstance(before, str) and isinstance(now, str) else bool(before == now)
 
 
 def _format_value(settings: dict[str, Any], key: str) -> str:
@@ -268,13 +281,18 @@ def check_data(
 
 
 def describe_run(
-    config: Config, auto_settings: AutoSettings, world: World, data: DataIdentity | None = None
+    config: Config,
+    auto_settings: AutoSettings,
+    world: World,
+    data: DataIdentity | None = None,
+    code: Code = Code(),  # noqa: B008 (nothing changes it)
 ) -> dict[str, Any]:
-    """Describe a run for its checkpoints: settings, the values of `auto`, its data, and what the bits depend on."""
+    """Describe a run for its checkpoints: settings, data and code, values of `auto`, what bits depend on."""
     return {
         "settings": config.model_dump(),
         "data": data.to_dict() if data else None,
         "choices": auto_settings.to_dict(),
+        "code": code.digests(),
         "machine": _describe_machine(config, auto_settings, world),
     }
 

@@ -154,6 +154,8 @@ class _Training(_Strict):
     callbacks: list[_Callback] = []
     settings: _Plain
     choices: _AutoSettings
+    code: dict[str, str] = {}
+    """SHA-256 of each file of the user's code."""
     machine: _Plain
     data: Annotated[_Plain, AfterValidator(_check_data)] | None = None
 

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dist_train import seeds
 from dist_train.errors import ConfigError, DataError
@@ -19,7 +20,7 @@ from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
 from dist_train.models.mnist_example import MnistNet
 from dist_train.models.resnet18 import ResNet
 from dist_train.nest import Nest, move_inputs
-from dist_train.own_code.load import call, shown_as_own
+from dist_train.own_code.load import call, load, shown_as_own
 from dist_train.settings.schema import ImageModel, Model, OwnModel, TimmModel, TorchvisionModel
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -47,7 +48,7 @@ def build_model(
         DataError: the network does not take images of this shape.
         OwnCodeError: the user's code fails.
     """
-    torch.manual_seed(seeds.derive(seed, "weights"))
+    seeds.seed_generators(seeds.derive(seed, "weights"))
     if isinstance(config, OwnModel):
         return _build_own(config, example)
     assert isinstance(config, ImageModel)  # noqa: S101
@@ -89,20 +90,44 @@ def _build_for_images(config: ImageModel, shape: tuple[int, int, int], num_class
 
 def _build_own(config: OwnModel, example: Nest | None) -> nn.Module:
     """Call the user's class or function, and try the network on the example."""
+    if isinstance(found := load(config.name, "model.name"), nn.Module):
+        raise ConfigError(
+            f"model.name {config.name}: is a network already, of the class {type(found).__name__}; name the class, "
+            "or a function that returns a new one"
+        )
     network = call(config.name, "model.name", config.args)
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"model.name {config.name}: gives a {type(network).__name__}, and no torch.nn.Module; name a class of "
             "modules, or a function that returns one"
         )
+    if fault := _find_fault(network):
+        raise ConfigError(f"model.name {config.name}: {fault}")
     if example is not None:
         network.eval()
         with torch.no_grad(), shown_as_own(f"model.name {config.name}: a pass over the first sample"):
             network(example)
         network.train()
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ConfigError(f"model.name {config.name}: it has no parameter to train")
+        for name, value in _list_values(network):
+            if is_lazy(value):
+                raise ConfigError(
+                    f"model.name {config.name}: {name} has no shape after a pass over the first sample; let its layer "
+                    "take part in each pass, or give its size"
+                )
     return network
+
+
+def _find_fault(network: nn.Module) -> str | None:
+    """Describe why a network can't be trained, None if it can."""
+    if absent := [name for name, value in _list_values(network) if value.is_meta]:
+        return f"{absent[0]} is on the device meta, without values; make it on the CPU"
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        return "it has no parameter to train"
+    return None
+
+
+def _list_values(network: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*network.named_parameters(), *network.named_buffers()]
 
 
 def import_library(name: str) -> None:
@@ -131,6 +156,13 @@ def rename_old_parameters(network: nn.Module, state_dict: Mapping[str, Any]) -> 
     """Return a state_dict of any version under the names that the network's parameters have today."""
     names = OLD_NAMES if isinstance(network, MnistCNN) else {}
     return {names.get(name, name): value for name, value in state_dict.items()}
+
+
+def give_shapes(network: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Give lazy layers that have seen no sample the shapes of a state_dict; what it lacks becomes a scalar."""
+    for name, value in _list_values(network):
+        if is_lazy(value):
+            value.materialize(state_dict[name].shape if name in state_dict else ())
 
 
 def check_passes(network: nn.Module, example: Nest, fewest: int) -> None:

@@ -1,5 +1,8 @@
 """Code of the user's own, which the settings name by a reference such as `nets.py:Net` or `package.module:Net`.
 
-reference    finds what a reference names, and checks its arguments, without running any of it
-load         imports it, calls it, and shows its errors as the user's
+modules       finds the files of modules, without running any of them
+reference     finds what a reference names, and checks its arguments, in the source alone
+load          imports it, calls it, and shows its errors as the user's
+copies        keeps the files in the directory of a run, and leads imports to the copies
+working_tree  says how the user's files differ from what git has
 """

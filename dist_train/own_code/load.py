@@ -4,38 +4,52 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
+import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dist_train.errors import ConfigError, OwnCodeError
-from dist_train.own_code.reference import FORMS, Parameters, Reference, parse_reference
+from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.own_code.modules import find_root, is_installed, is_own, trace
+from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
+from dist_train.system.escape import escape
+from dist_train.system.stop_signals import StopRequested
 
-_OURS = Path(__file__).resolve().parent.parent
+_HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).parent)
+"""Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
 
 
-def load(text: str) -> Any:
+_roots: list[Path] = []
+"""Folders of the code that was imported."""
+
+
+def load(text: str, key: str = "the reference") -> Any:
     """Import what a reference names.
 
-    A file is imported once, under a name that depends on its path only, so that what it defines can be pickled. Its
-    folder comes last in the search for modules: a file beside it never replaces an installed module.
+    A file is imported once, by the name under which other modules import it. Its folder comes last in the search for
+    modules: a file never replaces an installed module, and is imported by another name if it is called like one.
+
+    Args:
+        key: the setting, for messages.
 
     Raises:
         ConfigError: there is no such file, module or name.
         OwnCodeError: the import fails.
     """
-    reference = parse_reference(text)
+    reference, what = parse_reference(text), f"{key} {escape(text)}"
     if reference is None:
-        raise ConfigError(f"{text!r} is no reference; write {FORMS}")
-    module = _import_file(reference.file) if reference.file else _import_module(reference)
-    found: Any = module
+        raise ConfigError(f"{what}: is no reference; write {FORMS}")
+    found: Any = _import_file(reference.file, what) if reference.file else _import_module(reference, what)
     for part in reference.name.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"{reference.where} has no {reference.name}")
+        with shown_as_own(f"{part} in {reference.where}"):  # a module may have `__getattr__`
+            missing = not hasattr(found, part)
+        if missing:
+            raise ConfigError(f"{what}: {describe_missing(reference, part, dir(found))}")
         found = getattr(found, part)
     return found
 
@@ -51,21 +65,26 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
         ConfigError: it can't be called, or not with these arguments.
         OwnCodeError: it raises.
     """
-    found = load(text)
+    found = load(text, key)
     given = given or {}
     if not callable(found):
-        raise ConfigError(f"{key} {text}: is a {type(found).__name__}, and no class or function")
+        raise ConfigError(f"{key} {text}: is of the type {type(found).__name__}, and no class or function")
     parameters = read_parameters(found)
     if parameters is not None:
         reference = parse_reference(text)
         assert reference is not None  # noqa: S101
         if fault := parameters.find_fault(reference, arguments, set(given), 0):
-            raise ConfigError(f"{key}: {fault}")
+            raise ConfigError(f"{key}: {fault.text}")
         given = {
             name: value for name, value in given.items() if name in parameters.keywords or parameters.takes_any_name
         }
     with shown_as_own(f"{key} {text}"):
-        return found(**given, **arguments)
+        try:
+            return found(**given, **arguments)
+        except TypeError as error:
+            if not all(is_installed(Path(frame.filename)) for frame in _list_frames(error)):
+                raise
+            raise ConfigError(f"{key} {text}: does not take these arguments: {error}") from error
 
 
 def read_parameters(function: Any) -> Parameters | None:
@@ -92,33 +111,58 @@ def shown_as_own(what: str) -> Iterator[None]:
     """Raise an exception of the user's code as OwnCodeError, with `what` was done and the frames of that code only."""
     try:
         yield
-    except (OwnCodeError, ConfigError):
+    except (OwnCodeError, UserError, StopRequested):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OwnCodeError(f"{what} failed:\n{format_own(error)}") from error
 
 
-def format_own(error: BaseException) -> str:
-    """Return the traceback of an exception without the frames of this program."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+@contextmanager
+def own_failures(describe: Callable[[], str]) -> Iterator[None]:
+    """Raise an exception that has passed through the user's code as OwnCodeError; every other passes as it is.
+
+    Args:
+        describe: says when it was, such as `after 3 steps, on rank 1`.
+    """
+    try:
+        yield
+    except (OwnCodeError, UserError, NonFiniteError, SaveError, StopRequested):
+        raise
+    except (Exception, SystemExit) as error:
+        frames = _list_frames(error)
+        own = [number for number, frame in enumerate(frames) if is_own(Path(frame.filename), _roots)]
+        if not own:
+            raise
+        raise OwnCodeError(f"your code failed {describe()}:\n{format_own(error, frames[own[0] :])}") from error
+
+
+def format_own(error: BaseException, frames: Sequence[traceback.FrameSummary] | None = None) -> str:
+    """Return the traceback of an exception with these frames; by default without those of this program."""
+    frames = _list_frames(error) if frames is None else frames
     head = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
     return "".join([*head, *traceback.format_exception_only(error)]).rstrip()
 
 
-def _is_ours(file: str) -> bool:
-    return file.startswith("<frozen") or Path(file).is_relative_to(_OURS)
+def _list_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of an exception that are not of this program."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_hidden(frame.filename)]
 
 
-def _import_file(file: Path) -> ModuleType:
-    path = file.resolve()
-    name = f"dist_train_own_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+def _is_hidden(file: str) -> bool:
+    return file.startswith("<frozen") or any(Path(file).is_relative_to(folder) for folder in _HIDDEN)
+
+
+def _import_file(file: Path, what: str) -> ModuleType:
+    _roots.append(find_root(file.parent.resolve()))
+    path = Path(os.path.abspath(file))  # noqa: PTH100 - beside a link are other modules than beside its target
+    if not path.is_file():
+        raise ConfigError(f"{what}: there is no file {escape(file)}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()  # the file may be younger than the last search
+    name = _choose_name(path)
     if name in sys.modules:
         return sys.modules[name]
-    if not path.is_file():
-        raise ConfigError(f"{file}: there is no such file")
-    folder = str(path.parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018
     module = importlib.util.module_from_spec(spec)
@@ -132,8 +176,18 @@ def _import_file(file: Path) -> ModuleType:
     return module
 
 
-def _import_module(reference: Reference) -> ModuleType:
+def _choose_name(path: Path) -> str:
+    """Return the name by which other modules import a file; one of its own where that is the name of another."""
+    found = None if "." in path.stem else next(trace(path.stem), None)
+    if found is not None and found.file is not None and found.file.resolve() == path.resolve():
+        return path.stem
+    stem = re.sub(r"\W", "_", path.stem)
+    return f"dist_train_own_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}_{stem}"
+
+
+def _import_module(reference: Reference, what: str) -> ModuleType:
     name = str(reference.module)
+    _roots.extend(find_root(each.root.resolve()) for each in trace(name, [Path.cwd()]) if each.root)
     working_directory = str(Path.cwd())
     if working_directory not in sys.path:
         sys.path.append(working_directory)
@@ -143,5 +197,5 @@ def _import_module(reference: Reference) -> ModuleType:
     except OwnCodeError as error:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
-            raise ConfigError(f"{name}: there is no such module; is it installed, or in PYTHONPATH?") from error
+            raise ConfigError(f"{what}: there is no module {name}; is it installed, or in PYTHONPATH?") from error
         raise

@@ -1,16 +1,17 @@
 """What a reference names: found in the source and checked without running any of it, and without torch."""
 
 import ast
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dist_train.errors import ConfigError
+from dist_train.own_code.modules import trace
 from dist_train.system.escape import escape
-from dist_train.system.read_file import read_bytes
+from dist_train.system.read_file import explain, read_bytes
 
 _NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _REFERENCE = re.compile(rf"(?:(?P<file>.*\.py)|(?P<module>{_NAME})):(?P<name>{_NAME})", re.DOTALL)
@@ -32,6 +33,14 @@ class Reference:
         return escape(self.file or self.module or "")
 
 
+class CodeFault(NamedTuple):
+    """What is wrong with a reference, or with the arguments for what it names."""
+
+    text: str
+    argument: str | None = None
+    """Of the settings, where it is about one that they have."""
+
+
 def parse_reference(text: str) -> Reference | None:
     """Return the place that a reference names, None if the text is none."""
     found = _REFERENCE.fullmatch(text)
@@ -49,71 +58,94 @@ def is_same_code(one: str, other: str) -> bool:
 
 
 def find_fault(
-    text: str, arguments: Mapping[str, Any] | None, given: Iterable[str] = (), positional: int = 0
-) -> str | None:
+    text: str,
+    arguments: Mapping[str, Any] | None,
+    given: Iterable[str] = (),
+    positional: tuple[int, int] = (0, 0),
+) -> CodeFault | None:
     """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
 
     Args:
         arguments: from the settings, by name; None: they are not checked.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives a function by position; a class gets them when it is called.
+        positional: how many arguments the program gives by position to a function, and to a class.
     """
     reference = parse_reference(text)
     if reference is None:
-        return f"it is no reference; write {FORMS}"
+        return CodeFault(f"it is no reference; write {FORMS}")
     try:
-        source = _read_source(reference)
-        tree = None if source is None else ast.parse(source)
+        file = reference.file or _find_file(str(reference.module))
+        tree = ast.parse(read_bytes(file)) if file else None
     except OSError as error:
-        return f"{reference.where} can't be read: {error.strerror or error}"
-    except ValueError as error:
-        return f"{reference.where} is no Python file: {error}"
-    except SyntaxError:
+        return CodeFault(f"{reference.where} can't be read: {explain(error)}")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None  # the import shows it with its line
+    except ConfigError as error:
+        return CodeFault(str(error))
     if tree is None:
         return None
     first, *rest = reference.name.split(".")
-    names = dict(_find_names(tree))
+    names = dict(_find_names(tree.body))
     if first not in names:
-        if _has_star_import(tree) or "__getattr__" in names:
-            return None
-        close = get_close_matches(first, names, 1)
-        public = sorted(name for name in names if not name.startswith("_"))
-        hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(public[:10]) or 'no names'}"
-        return f"{reference.where} has no {first}; {hint}"
+        is_package = file is not None and file.name == "__init__.py"  # its modules are names in it too
+        is_known = not is_package and not _may_have_more(tree, names)
+        return CodeFault(describe_missing(reference, first, names)) if is_known else None
     definition = names[first]
-    positional = 0 if isinstance(definition, ast.ClassDef) else positional
     parameters = None if rest or definition is None else _find_parameters(definition, names)
     return (
         None
         if parameters is None or arguments is None
-        else parameters.find_fault(reference, arguments, set(given), positional)
+        else parameters.find_fault(reference, arguments, set(given), positional[isinstance(definition, ast.ClassDef)])
     )
 
 
-def _read_source(reference: Reference) -> bytes | None:
-    """Read the source; None if it is no file that can be known without importing a package."""
-    if reference.file is not None:
-        return read_bytes(reference.file)
-    assert reference.module is not None  # noqa: S101
-    if importlib.util.find_spec(reference.module.partition(".")[0]) is None:
-        raise ValueError("there is no such module; is it installed, or in PYTHONPATH?")
-    return None
+def describe_missing(reference: Reference, name: str, known: Iterable[str]) -> str:
+    """Describe that what a reference leads to has no such name, and which one may be meant."""
+    close = get_close_matches(name, known := list(known), 1)
+    public = sorted(each for each in known if not each.startswith("_"))
+    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(public[:10]) or 'no names'}"
+    return f"{reference.where} has no {escape(name, 80)}; {hint}"
 
 
-def _find_names(tree: ast.Module) -> Iterator[tuple[str, ast.AST | None]]:
-    """Yield each name that the module defines, with its class or function if that is what it is."""
-    for node in ast.walk(tree):
+def _find_file(module: str) -> Path | None:
+    """Find the source of a module without importing its packages; None for one that has none.
+
+    Raises:
+        ConfigError: there is no such module.
+    """
+    found = list(trace(module, [Path.cwd()]))
+    if not found:
+        raise ConfigError(f"there is no module {module.partition('.')[0]}; is it installed, or in PYTHONPATH?")
+    missing = module.removeprefix(found[-1].name)
+    if missing and not found[-1].folders:
+        raise ConfigError(f"there is no module {found[-1].name}{missing}: {found[-1].name} is no package")
+    # A package may make its modules when it is imported.
+    return None if missing else found[-1].file
+
+
+def _find_names(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST | None]]:
+    """Yield each name that a module defines, with its class or function if that is what it is."""
+    waiting: list[ast.AST] = [*body]
+    while waiting:
+        node = waiting.pop(0)
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, node
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+            continue  # what is within has names of its own
+        if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((alias.asname or alias.name.partition(".")[0], None) for alias in node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id, None
+        waiting.extend(ast.iter_child_nodes(node))
 
 
-def _has_star_import(tree: ast.Module) -> bool:
-    return any(isinstance(node, ast.ImportFrom) and node.names[0].name == "*" for node in ast.walk(tree))
+def _may_have_more(tree: ast.Module, names: Iterable[str]) -> bool:
+    """Whether a module may have names that its source does not show."""
+    return "__getattr__" in names or any(
+        (isinstance(node, ast.ImportFrom) and node.names[0].name == "*")
+        or (isinstance(node, ast.Name) and node.id in ("globals", "exec"))
+        or isinstance(node, ast.Global)
+        for node in ast.walk(tree)
+    )
 
 
 @dataclass(frozen=True)
@@ -130,27 +162,34 @@ class Parameters:
 
     def find_fault(
         self, reference: Reference, arguments: Mapping[str, Any], given: set[str], positional: int
-    ) -> str | None:
+    ) -> CodeFault | None:
         """Describe an argument that is unknown or missing, None if all fit."""
+        what = f"{reference.name} in {reference.where}"
         if positional > len(self.positional) and not self.takes_any_position:
-            return f"{reference.name} in {reference.where} takes {len(self.positional)} arguments, not {positional}"
+            return CodeFault(f"{what} takes {len(self.positional)} arguments, not {positional}")
         by_position = self.positional[:positional]
         known = [name for name in self.keywords if name not in by_position and name not in given]
         for name in arguments:
             if name in by_position or name in given:
-                return f"{reference.name} in {reference.where} gets {name} from the program; remove it from args"
+                return CodeFault(f"{what} gets {name} from the program; remove it from args", name)
             if name not in known and not self.takes_any_name:
                 close = get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
-                return f"{reference.name} in {reference.where} has no argument {escape(name, 40)}; {hint}"
+                return CodeFault(f"{what} has no argument {escape(name, 40)}; {hint}", name)
         missing = [name for name in self.required if name not in {*by_position, *given, *arguments}]
         if missing:
-            return f"{reference.name} in {reference.where} needs the argument {', '.join(missing)}; add it to args"
+            return CodeFault(f"{what} needs the argument {', '.join(missing)}; add it to args")
         return None
 
 
-def _find_parameters(definition: ast.AST, names: Mapping[str, ast.AST | None]) -> Parameters | None:
-    """Return the parameters of a function or class; None where a decorator or a base may change them."""
+def _find_parameters(
+    definition: ast.AST, names: Mapping[str, ast.AST | None], below: tuple[ast.AST, ...] = ()
+) -> Parameters | None:
+    """Return the parameters of a function or class; None where a decorator or a base may change them.
+
+    Args:
+        below: classes that inherit from this one.
+    """
     if isinstance(definition, ast.ClassDef):
         if definition.decorator_list or definition.keywords:
             return None
@@ -159,8 +198,8 @@ def _find_parameters(definition: ast.AST, names: Mapping[str, ast.AST | None]) -
             return None
         if "__init__" not in methods:
             bases = [names.get(base.id) if isinstance(base, ast.Name) else None for base in definition.bases]
-            if len(bases) == 1 and isinstance(bases[0], ast.ClassDef) and bases[0] is not definition:
-                return _find_parameters(bases[0], names)
+            if len(bases) == 1 and isinstance(bases[0], ast.ClassDef) and bases[0] not in (definition, *below):
+                return _find_parameters(bases[0], names, (definition, *below))
             return None
         return _list_parameters(methods["__init__"], is_method=True)
     if isinstance(definition, ast.FunctionDef):

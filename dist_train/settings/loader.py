@@ -110,7 +110,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     faults += [] if faults else _check_loss_arguments(root)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     if not is_of_run and not faults:
-        faults += resolve_references(root, path.parent)
+        faults += resolve_references(root, path.parent, os.environ if environ is None else environ)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
     found = (*find_contradictions(config), *find_task_contradictions(config))

@@ -1,12 +1,16 @@
-"""Resolve the references of a settings file: find their files, and check the arguments for what they name."""
+"""The references in settings: find their files, check the arguments for what they name, and lead them to copies."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dist_train.own_code.reference import find_fault, parse_reference
-from dist_train.settings.strict_yaml import MAX_BYTES, Fault, LocatedValue
+from dist_train.own_code.reference import Reference, find_fault, parse_reference
+from dist_train.settings.messages import format_value
+from dist_train.settings.paths import expand_path
+from dist_train.settings.schema import Config
+from dist_train.settings.strict_yaml import MAX_BYTES, Fault, LocatedValue, SourceLocation
 
 
 class _Place(NamedTuple):
@@ -15,8 +19,8 @@ class _Place(NamedTuple):
     key: str
     given: tuple[str, ...] = ()
     """Arguments that the program gives by name where there is such a parameter."""
-    positional: int = 0
-    """Arguments that the program gives by position."""
+    positional: tuple[int, int] = (0, 0)
+    """Arguments that the program gives by position to a function, and to a class."""
     is_called: bool = True
     """Whether what it names is called with its `args`."""
 
@@ -28,20 +32,21 @@ _PLACES = (
     _Place("data.sampling", is_called=False),
     _Place("data.augment", is_called=False),
     _Place("task", is_called=False),
-    _Place("loss.name", positional=2),
+    _Place("loss.name", positional=(2, 0)),
     _Place("metrics", is_called=False),
-    _Place("optim.name", given=("lr",), positional=1),
+    _Place("optim.name", given=("lr",), positional=(1, 1)),
     _Place("optim.schedule", is_called=False),
     _Place("optim.groups.schedule", is_called=False),
     _Place("callbacks.name"),
 )
 
 
-def resolve_references(root: LocatedValue, folder: Path) -> Iterator[Fault]:
+def resolve_references(root: LocatedValue, folder: Path, environ: Mapping[str, str]) -> Iterator[Fault]:
     """Make the files of references relative to the working directory, and yield what is wrong with them.
 
     Args:
         folder: of the settings file; a reference on the command line is relative to the working directory.
+        environ: for `~` and `$NAME` in the path of a file.
     """
     for place in _PLACES:
         *head, name = place.key.split(".")
@@ -49,11 +54,9 @@ def resolve_references(root: LocatedValue, folder: Path) -> Iterator[Fault]:
             if (entry := above.get(name)) is None:
                 continue
             arguments = above.get("args") if head and place.is_called else None
-            plain = arguments.to_plain() if arguments else {}
-            is_in_file = entry.location.order <= MAX_BYTES
-            value, faults = _resolve(entry.value, place, plain, folder if is_in_file else Path())
-            above[name] = LocatedValue(value, entry.location)
-            yield from (Fault(entry.location, f"{place.key} is {text!r}; {fault}") for text, fault in faults)
+            resolver = _Resolver(place, arguments or LocatedValue({}, entry.location), folder, environ)
+            above[name] = resolver.resolve(entry)
+            yield from resolver.faults
 
 
 def _find_mappings(written: LocatedValue, path: Sequence[str]) -> Iterator[dict[str, LocatedValue]]:
@@ -67,22 +70,76 @@ def _find_mappings(written: LocatedValue, path: Sequence[str]) -> Iterator[dict[
         yield from _find_mappings(written.value[path[0]], path[1:])
 
 
-def _resolve(value: Any, place: _Place, arguments: dict[str, Any], folder: Path) -> tuple[Any, list[tuple[str, str]]]:
-    """Return the value with resolved references, and what is wrong with each."""
-    if isinstance(value, tuple):
-        found = [_resolve(each, place, {}, folder) for each in value]
-        return tuple(each for each, _ in found), [fault for _, faults in found for fault in faults]
-    if isinstance(value, LocatedValue):
-        inner, faults = _resolve(value.value, place, arguments, folder)
-        return LocatedValue(inner, value.location), faults
-    reference = parse_reference(value) if isinstance(value, str) else None
-    if reference is None:
-        return value, []
-    if reference.file is not None:
-        path = Path(os.path.abspath(folder / reference.file.expanduser()))  # noqa: PTH100 - links stay as they are
+@dataclass
+class _Resolver:
+    """Resolves the references of one place."""
+
+    place: _Place
+    arguments: LocatedValue
+    folder: Path
+    environ: Mapping[str, str]
+    faults: list[Fault] = field(default_factory=list)
+
+    def resolve(self, entry: LocatedValue) -> LocatedValue:
+        """Return the value with resolved references, and note what is wrong with each."""
+        value = entry.value
+        if isinstance(value, tuple):
+            return LocatedValue(tuple(self.resolve(each) for each in value), entry.location)
+        reference = parse_reference(value) if isinstance(value, str) else None
+        if reference is None:
+            return entry
+        try:
+            resolved = value if reference.file is None else self._find(reference, entry.location)
+        except ValueError as error:
+            self._note(entry, str(error))
+            return entry
+        arguments = self.arguments.to_plain() if self.place.is_called else None
+        fault = find_fault(resolved, arguments, self.place.given, self.place.positional)
+        if fault is not None and fault.argument in self.arguments.value:
+            written = self.arguments.value[fault.argument]
+            section = self.place.key.rpartition(".")[0]
+            self.faults.append(Fault(written.location, f"{section}.args.{fault.argument}: {fault.text}"))
+        elif fault is not None:
+            self._note(entry, fault.text)
+        return LocatedValue(resolved, entry.location)
+
+    def _find(self, reference: Reference, location: SourceLocation) -> str:
+        """Return the reference with the path of its file from the working directory; raises ValueError."""
+        folder = self.folder if location.order <= MAX_BYTES else Path()
+        # A link keeps its name: beside it are other modules than beside its target.
+        path = Path(os.path.abspath(folder / expand_path(str(reference.file), self.environ)))  # noqa: PTH100
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        resolved = f"{shown}:{reference.name}"
-    else:
-        resolved = value
-    fault = find_fault(resolved, arguments if place.is_called else None, place.given, place.positional)
-    return resolved, [(value, fault)] if fault else []
+        return f"{shown}:{reference.name}"
+
+    def _note(self, entry: LocatedValue, fault: str) -> None:
+        self.faults.append(Fault(entry.location, f"{self.place.key} is {format_value(entry.value)}; {fault}"))
+
+
+def list_references(config: Config) -> list[str]:
+    """Return the references in settings, each once."""
+    found: dict[str, None] = {}
+
+    def note(text: str) -> str:
+        found[text] = None
+        return text
+
+    change_references(config, note)
+    return list(found)
+
+
+def change_references(config: Config, change: Callable[[str], str]) -> Config:
+    """Return settings in which each reference is the result of `change` for it."""
+    settings: Any = config.model_dump()
+    for place in _PLACES:
+        settings = _change(settings, place.key.split("."), change)
+    return Config.model_validate(settings)
+
+
+def _change(value: Any, path: Sequence[str], change: Callable[[str], str]) -> Any:
+    """Apply `change` to the references that a path of keys leads to, or to the `name` of a section there."""
+    if isinstance(value, tuple):
+        return tuple(_change(each, path, change) for each in value)
+    if isinstance(value, dict):
+        key, *rest = path or ["name"]
+        return {**value, key: _change(value[key], rest, change)} if key in value else value
+    return change(value) if isinstance(value, str) and not path and parse_reference(value) else value

@@ -24,6 +24,7 @@ from dist_train.execution.gpu import describe_versions
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
+from dist_train.own_code.copies import Code
 from dist_train.run_dir import RunDir, State, write_atomically
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schedule import Schedule
@@ -141,6 +142,8 @@ class MainReporter(Reporter):
                 )
         for setting in changes.settings:
             _log.info("setting changed: %s", setting)
+        if changes.code:
+            _log.warning("your code has changed since the checkpoint: %s", escape(", ".join(changes.code)))
         if changes.bits:
             _log.warning("the bits of the result may differ from an undisturbed run: %s", ", ".join(changes.bits))
 
@@ -266,6 +269,7 @@ class MainReporter(Reporter):
 @contextmanager
 def open_reporter(
     config: Config,
+    code: Code,
     run: RunDir,
     dataset: Dataset,
     held_out: tuple[Samples, ...],
@@ -282,7 +286,7 @@ def open_reporter(
     with log_to_file(run.logs, world, state.step) as log:
         with world.agreement():
             reporter = (
-                _open_main_reporter(log, config, run, held_out[-1].split, state, schedule, world, allocator)
+                _open_main_reporter(log, config, code, run, held_out[-1].split, state, schedule, world, allocator)
                 if world.is_main
                 else None
             )
@@ -303,6 +307,7 @@ def open_reporter(
 def _open_main_reporter(
     log: RankLog,
     config: Config,
+    code: Code,
     run: RunDir,
     last_split: str,
     state: TrainState,
@@ -312,6 +317,7 @@ def _open_main_reporter(
 ) -> MainReporter:
     """Write the files that describe the run and open those that it appends to; raises ConfigError."""
     try:
+        code.write(run.code)
         write_atomically(run.config, f"# Resolved settings of the run {escape(config.run.name)}.\n{to_yaml(config)}")
         write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
         return MainReporter(log, config, run, state, schedule, last_split)

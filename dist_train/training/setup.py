@@ -34,8 +34,11 @@ from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
 from dist_train.nest import move_inputs
 from dist_train.optim.lr_schedule import LrSchedule
+from dist_train.own_code.copies import Code, collect_code
+from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
+from dist_train.settings.references import list_references
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config, OwnModel
 from dist_train.system.allocator import keep_freed_memory
@@ -65,7 +68,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         if world.is_main:
             directory.check_usable(is_fresh_start)
     checkpoint = resume.load(config, directory, world, is_fresh_start)
-    with world.agreement():
+    with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         stored = resume.read_data_identity(checkpoint)
         dataset = open_dataset(config.data, config.run.seed, world, stored)
         accepts = config.data.accept_changes
@@ -76,10 +79,11 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         task = build_task(config, dataset.classes, world)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
-    world.check_equal("data", dataset.identity.list_facts())
+        code = collect_code(list_references(config))
+    world.check_equal("data", {**dataset.identity.list_facts(), **_describe_code(code)})
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
-    with world.agreement():
+    with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         if config.distributed.binding == "auto":
             bind_to_near_cores(world.device)
@@ -95,14 +99,17 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
     moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
-        open_reporter(config, directory, dataset, held_out, state, schedule, world, allocator) as reporter,
+        open_reporter(config, code, directory, dataset, held_out, state, schedule, world, allocator) as reporter,
         open_recorder(
             directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
         ) as recorder,
         _open_saver(config, directory, reporter) as saver,
         _open_batches(config, dataset, state, schedule, world, stop) as batches,
+        own_failures(lambda: f"after {state.step} steps, on rank {world.rank}"),
     ):
-        reporter.report_start(moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world))
+        reporter.report_start(
+            moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world, code)
+        )
         recorder.call_before_exit(reporter.report_failure)
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
@@ -115,7 +122,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             config, world, dataset, held_out, task, schedule, rates, state, reduction, batches,
             StepResults(world.device), reporter, recorder, saver, callbacks,
             RunView(config, directory.path, world.rank, world.size, schedule.total_steps, state, schedule), stop,
-            about=resume.describe_run(config, auto_settings, world, dataset.identity),
+            about=resume.describe_run(config, auto_settings, world, dataset.identity, code),
         )  # fmt: skip
 
 
@@ -132,6 +139,11 @@ def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:
         how = "data.validation=0.1 makes one" if wanted == "validation" else "use checkpoint.split=validation"
         raise ConfigError(f"checkpoint.split is {wanted}, but the data have no such split; {how}")
     return tuple(sorted(there, key=lambda samples: samples.split != wanted))
+
+
+def _describe_code(code: Code) -> dict[str, str]:
+    """Return what must be equal on all ranks: each machine may have its own copy of the user's code."""
+    return {f"SHA-256 of {name}": digest for name, digest in code.digests().items()}
 
 
 def _agree_on_auto_settings(

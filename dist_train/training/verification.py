@@ -1,6 +1,6 @@
 """Check the checkpoints of a run for all that a resume or an evaluation would refuse.
 
-    python -m dist_train.training.verification runs/digits
+    python -m dist_train.training.verification runs/digits [--trust-code]
 
 prints each checkpoint with what would be refused. Exit codes: 0 all are undamaged; 1 one would be refused; 2 there are
 none, or the run can't be read.
@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dist_train.checkpoint import resume, serialization
+from dist_train.checkpoint.code_of_run import TRUST_HELP, code_of_run
 from dist_train.checkpoint.store import Store
 from dist_train.data.identity import DataIdentity
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, UserError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
-from dist_train.models import build_model
+from dist_train.models import build_model, give_shapes
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config
@@ -26,20 +27,20 @@ from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.training.state import TrainState
 
 
-def verify(run: RunDir) -> Iterator[tuple[int, str | None]]:
+def verify(run: RunDir, trust_code: bool = False) -> Iterator[tuple[int, str | None]]:
     """Yield the step of each checkpoint, and what of it would be refused; None if nothing.
 
     Raises:
         CheckpointError: the run has no checkpoints.
-        ConfigError: its `config.yaml` can't be read.
+        ConfigError: its `config.yaml` can't be read, or its code belongs to another user and is not trusted.
     """
     store = Store(run.checkpoints)
     steps = store.list_steps()
     if not steps:
         raise CheckpointError(f"{escape(run.path)}: has no checkpoints; give the directory of a run, e.g. runs/digits")
-    config = load_run_config(run.config, [])
-    for step in steps:
-        yield step, find_fault(store.path(step), config)
+    with code_of_run(load_run_config(run.config, []), run.path, trust_code) as config:
+        for step in steps:
+            yield step, find_fault(store.path(step), config)
 
 
 def find_fault(checkpoint: Path, config: Config) -> str | None:
@@ -64,6 +65,7 @@ def _load(
 ) -> None:
     """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
     network = build_model(config.model, data.shape, len(data.classes), config.run.seed)
+    give_shapes(network, files["model.pt"])
     # Only GPUs have it, and it changes no name or shape.
     train = config.train.model_copy(update={"sync_batchnorm": False})
     state = TrainState(config.model_copy(update={"train": train}), network, auto_settings, World(), files)
@@ -76,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m dist_train.training.verification", description=main.__doc__)
     parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
     defer_dynamo_import()
+    parser.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
+    options = parser.parse_args(arguments)
     has_faults = False
-    for step, fault in verify(RunDir(parser.parse_args(arguments).run)):
+    for step, fault in verify(RunDir(options.run), options.trust_code):
         has_faults |= fault is not None
         print(f"step {step:>9}  {escape_lines(fault) if fault else 'undamaged'}")
     sys.stdout.flush()

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-last", type=number_from(1), metavar="N", help="prune: number of checkpoints to keep; default 1"
     )
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="verify: run code that the run has kept also if it belongs to another user",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if options.keep_last and options.action != "prune":
         raise ConfigError(f"--keep-last is an option of prune, not of {options.action}")
     if options.action == "verify":
-        return _verify(options.run)
+        return _verify(options.run, options.trust_code)
     directory = RunDir(options.run)
     store = Store(directory.checkpoints)
     if not store.steps():
@@ -61,9 +66,10 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(entry.unreadable for entry in entries) else 0
 
 
-def _verify(run: Path) -> int:
+def _verify(run: Path, trust_code: bool) -> int:
     """Verify in a process of its own, because that builds the network, and `dist-train` never imports torch."""
-    command = [sys.executable, "-m", "dist_train.training.verification", "--", str(run)]
+    command = [sys.executable, "-m", "dist_train.training.verification"]
+    command += [*(["--trust-code"] if trust_code else []), "--", str(run)]
     sys.stdout.flush()
     code = subprocess.call(command, env={**os.environ, **protect_imports()})  # noqa: S603 (this Python)
     return code if code >= 0 else FAILED

@@ -166,7 +166,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m dist_train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", nargs="?", help="settings file, e.g. configs/digits.yaml")
+    parser.add_argument("config", nargs="?", help="settings file, e.g. configs/digits.yaml, or a recipe's name")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings as YAML and exit")
     parser.add_argument(

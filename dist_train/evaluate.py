@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -115,20 +116,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with only_first_rank_reports():
         options = _parse(arguments)
         run = RunDir(options.run)
-        if not run.config.exists():
-            raise CheckpointError(f"{run.path}: is not a run: it has no config.yaml; give a directory below runs/")
-        config = load_run_config(run.config, options.overrides)
+        config = load_config_of(run, options.overrides)
         world = open_world(config.distributed)
     log_to_terminal(world, sys.stderr)
+    evaluated = evaluate_run(run, config, options.split, options.checkpoint, world, options.trust_code)
+    if world.is_main:
+        _print(run, evaluated, options.json)
+    world.close()
+
+
+def load_config_of(run: RunDir, overrides: Sequence[str] = ()) -> Config:
+    """Return the settings of a run; raises CheckpointError if it is none, ConfigError for faults in `overrides`."""
+    if not run.config.exists():
+        raise CheckpointError(f"{run.path}: is not a run: it has no config.yaml; give a directory below runs/")
+    return load_run_config(run.config, overrides)
+
+
+@dataclass(frozen=True)
+class EvaluatedCheckpoint:
+    """A checkpoint, and what its evaluation has found."""
+
+    place: Path
+    step: int
+    evaluation: Evaluation
+
+
+def evaluate_run(
+    run: RunDir, config: Config, split: SplitName | None, checkpoint: str, world: World, trust_code: bool = False
+) -> EvaluatedCheckpoint:
+    """Evaluate a checkpoint of a run on one split; every rank calls this and gets the same.
+
+    Args:
+        split: None: the one that the training evaluates at its end.
+        checkpoint: as `--checkpoint`.
+        trust_code: as `--trust-code`.
+
+    Raises:
+        UserError: the checkpoint or the data can't be read, or do not fit together.
+    """
     with ExitStack() as block:
         block.enter_context(own_failures(lambda: f"in the evaluation, on rank {world.rank}"))
         with world.agreement():
-            config = block.enter_context(code_of_run(config, run.path, options.trust_code))
-            place = find(_checkpoint_path(run, options.checkpoint))
+            config = block.enter_context(code_of_run(config, run.path, trust_code))
+            place = find(find_checkpoint(run, checkpoint))
             files = serialization.load(place).files
             training = files["training.pt"]
             auto_settings = AutoSettings.from_dict(training["choices"])
-            dataset, samples = _open_split(config, world, options.split, resume.read_data_identity(files))
+            dataset, samples = _open_split(config, world, split, resume.read_data_identity(files))
             example, _ = dataset.make_example(1)
             network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
             name = "average.pt" if "average.pt" in files else "model.pt"
@@ -140,9 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             task = build_task(config, dataset.classes, world)
             try_out(task, network, dataset, auto_settings, world)
         evaluation = evaluate(network, task, samples, dataset, config.data, auto_settings, world)
-        if world.is_main and evaluation:
-            _print(run, place, training["step"], evaluation, options.json)
-    world.close()
+        if evaluation is None:
+            raise StopRequested
+        return EvaluatedCheckpoint(place, training["step"], evaluation)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -162,7 +196,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _checkpoint_path(run: RunDir, wanted: str) -> Path:
+def find_checkpoint(run: RunDir, wanted: str) -> Path:
+    """Return the path of the checkpoint that `--checkpoint` names, or that of the run for its newest one."""
     if wanted == "latest":
         return run.path
     if wanted.isdecimal() and len(wanted) < 19:
@@ -199,8 +234,9 @@ def _open_split(
     return opened, opened.samples
 
 
-def _print(run: RunDir, place: Path, step: int, evaluation: Evaluation, as_json: bool) -> None:
-    result = {"run": str(run.path), "checkpoint": str(place), "step": step, **evaluation.to_dict()}
+def _print(run: RunDir, evaluated: EvaluatedCheckpoint, as_json: bool) -> None:
+    place, evaluation = evaluated.place, evaluated.evaluation
+    result = {"run": str(run.path), "checkpoint": str(place), "step": evaluated.step, **evaluation.to_dict()}
     if as_json:
         print(json.dumps(result))
         return

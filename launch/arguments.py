@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dist_train.system.escape import escape
 
 AUTO = "auto"
+CONFIG = "YAML file of settings, e.g. configs/digits.yaml, or the name of a recipe (dist-train recipes)"
 LARGEST = 10**9  # of a number without a limit of its own
 TIME = r"[0-9]{1,6}(:[0-9]{1,6}){0,2}|[0-9]{1,6}-[0-9]{1,6}(:[0-9]{1,6}){0,2}"
 """A time limit in sbatch's format."""
@@ -49,7 +50,7 @@ def to_seconds(time: str) -> int:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add CONFIG and `key=value`, as `options.config` and `options.overrides`."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("config", metavar="CONFIG", help=CONFIG)
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings that override those of the file"
     )

@@ -61,9 +61,9 @@ def test_the_variable_of_openmp_counts(python: Python) -> None:
 
 
 def test_a_fork_leaves_the_next_one_as_it_was(python: Python) -> None:
-    spoil = "import dist_train.train, os, torch; dist_train.train.train = None; os.environ['A'] = 'b'; torch.rand(1)"
+    spoil = "import os, tests.modules as m, torch; m.train.train = None; os.environ['A'] = 'b'; torch.rand(1)"
     assert python("-c", spoil).returncode == 0
-    look = "import dist_train.train, os, torch; print(dist_train.train.train is None, 'A' in os.environ, torch.rand(1))"
+    look = "import os, tests.modules as m, torch; print(m.train.train is None, 'A' in os.environ, torch.rand(1))"
     assert python("-c", look).stdout == python("-c", look).stdout
     assert python("-c", look).stdout.startswith("False False")
 

@@ -47,7 +47,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="settings file, e.g. configs/digits.yaml")
+    parser.add_argument("config", help="settings file, e.g. configs/digits.yaml, or a recipe's name")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings that override the file")
     parser.add_argument("--nproc", default="auto", metavar="N|auto", help="number of ranks; auto: one per GPU")
     parser.add_argument(

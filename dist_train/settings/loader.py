@@ -39,6 +39,7 @@ from dist_train.settings.messages import (
     suggest_choice,
 )
 from dist_train.settings.paths import PATHS, expand_path
+from dist_train.settings.recipes import find_config
 from dist_train.settings.references import resolve_references
 from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, UNSET, find_old_value
 from dist_train.settings.schema import Config, find_contradictions, list_keys
@@ -72,7 +73,7 @@ MAX_FAULTS = 50
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
-    """Read the settings of a file and of `key=value` overrides.
+    """Read the settings of a file, or of a recipe by its name, and of `key=value` overrides.
 
     The `config.yaml` of a run, next to its `run.lock`, may have keys and values of an earlier version.
 
@@ -82,7 +83,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mappin
     Raises:
         ConfigError: names every fault of both, one a line.
     """
-    path = Path(path)
+    path = find_config(path)
     is_of_run = path.name == "config.yaml" and is_file(path.with_name("run.lock"))
     return _load(path, overrides, environ, is_of_run)
 

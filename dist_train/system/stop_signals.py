@@ -71,6 +71,21 @@ class Stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return stop
 
+    @classmethod
+    def listen(cls, minutes: float | None = None) -> Self:
+        """Install handlers that never end the process, in one that does more than train; only in the main thread.
+
+        Args:
+            minutes: time limit from now on; None: none, and SIGALRM stays the caller's.
+        """
+        stop = cls()
+        numbers = [each for each in find_stop_signals() if minutes is not None or each != signal.SIGALRM]
+        stop._before = {each: signal.signal(each, stop._handle) for each in numbers}
+        _installed.append(stop)
+        if minutes is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(60 * minutes, 1e-3))
+        return stop
+
     def set_time_limit(self, minutes: float) -> None:
         """Request a stop `minutes` after the start of the launcher, so that restarts in place share one limit."""
         left = 60 * minutes - _seconds_since_start()
@@ -95,7 +110,8 @@ class Stop:
     def close(self) -> None:
         """Restore the earlier handlers; may be called again."""
         if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            if signal.SIGALRM in self._before:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             self.begin_steps()
             self._restore_handlers()
             _installed.remove(self)

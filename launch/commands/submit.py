@@ -10,7 +10,6 @@ preemption the job saves a checkpoint and requeues itself.
 """
 
 import argparse
-from pathlib import Path
 
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
@@ -30,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check the settings and the resources, then submit the job."""
     from dist_train.settings.loader import load_config
+    from dist_train.settings.recipes import find_config
 
     config = load_config(options.config, options.overrides)
     resources = Resources.from_options(options)
     resources.check(config)
-    path = Path(options.config)
+    path = find_config(options.config)
     resume_command = submission.build_resume_command(options.command_arguments)
     job = submission.prepare_submission(config, path, options.overrides, resources, resume_command)
     print(resources.describe(config))

@@ -10,14 +10,13 @@ and retries failed ones. With other values it adds trials. `dist-train status <r
 
 import argparse
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
-from launch.arguments import AUTO, number_from
+from launch.arguments import AUTO, CONFIG, number_from
 from launch.local.training_command import max_ranks, resolve_ranks
 from launch.runs.format import MAX_LINE, format_trials
 from launch.runs.snapshot import rank_trials
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", help="YAML file of settings, e.g. configs/digits.yaml")
+    parser.add_argument("config", metavar="CONFIG", help=CONFIG)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -82,12 +81,13 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, grid: Grid) -> int:
+    from dist_train.settings.recipes import find_config
     from dist_train.settings.schedule import check_ranks
 
     def check(config: "Config") -> None:
         check_ranks(config, resolve_ranks(options.nproc, config.distributed, os.environ) or 1)
 
-    sweep = Sweep.plan(Path(options.config), grid, check)
+    sweep = Sweep.plan(find_config(options.config), grid, check)
     unfinished = sweep.find_unfinished()
     print(
         f"{escape(sweep.directory)}: {format_count(len(sweep.trials), 'trial')}, {len(unfinished)} to be trained",
@@ -105,8 +105,10 @@ def _train(options: argparse.Namespace, grid: Grid) -> int:
 
 
 def _submit(options: argparse.Namespace, grid: Grid) -> int:
+    from dist_train.settings.recipes import find_config
+
     resources = Resources.from_options(options)
-    sweep = Sweep.plan(Path(options.config), grid, resources.check)
+    sweep = Sweep.plan(find_config(options.config), grid, resources.check)
     unfinished = sweep.find_unfinished()
     print("\n".join(dict.fromkeys(map(resources.describe, sweep.settings))))
     print(f"{escape(sweep.directory)}: {format_count(len(sweep.trials), 'trial')}, {len(unfinished)} to be submitted")

@@ -26,7 +26,15 @@ class TrainingProcess:
         self.directory = RunDir(directory)
         self.fault_step = fault_step
         self.starts = 0
-        self._command = [sys.executable, "-m", "launch", "train", config, *overrides, f"run.dir={directory}"]
+        self._command = [
+            sys.executable,
+            "-m",
+            "dist_train.command",
+            "train",
+            config,
+            *overrides,
+            f"run.dir={directory}",
+        ]
         self._lines: list[str] = []
 
     @property

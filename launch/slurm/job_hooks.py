@@ -1,8 +1,8 @@
 """Decide from what a job resumes and whether it is requeued; `slurm/train.sbatch` calls this around the training.
 
-    python -m launch.slurm.job_hooks begin CONFIG [key=value ...]   print the run.resume of this start
-    python -m launch.slurm.job_hooks restart CONFIG [key=value ...] exit code 0: a rank was lost, start them again
-    python -m launch.slurm.job_hooks end CONFIG [key=value ...]     exit code 75: requeue the job; 0: it is done
+    python -m dist_train.command job begin CONFIG [key=value ...]     print the run.resume of this start
+    python -m dist_train.command job restart CONFIG [key=value ...]   exit code 0: a rank was lost, start them again
+    python -m dist_train.command job end CONFIG [key=value ...]       exit code 75: requeue the job; 0: it is done
 
 A job may start several times: Slurm requeues it after the loss of a node, the script after a stop. Each start appends
 a line to `jobs/starts.jsonl` of the run directory. From it the next start knows that the disk is the same, and
@@ -34,7 +34,7 @@ MAX_RESTARTS = 50
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `begin`, `restart` or `end` and return the exit code."""
-    parser = Parser(prog="python -m launch.slurm.job_hooks", description=__doc__)
+    parser = Parser(prog="python -m dist_train.command job", description=__doc__)
     parser.add_argument("moment", choices=("begin", "restart", "end"))
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*")
@@ -197,5 +197,5 @@ def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # scripts of jobs that an earlier version has submitted
     sys.exit(run_guarded(main))

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError, SlurmError
+from dist_train.installation import find_own
 from dist_train.run_dir import RunDir, write_atomically
 from dist_train.system.read_file import list_directory
 from launch.runs.history import JobHistory
@@ -145,9 +145,8 @@ def build_resume_command(arguments: Sequence[str]) -> str:
 
 
 def find_script() -> Path:
-    """Return the path of `slurm/train.sbatch`, in a checkout or an installation."""
-    checkout = Path(__file__).parents[2] / "slurm" / "train.sbatch"
-    return checkout if checkout.is_file() else Path(sysconfig.get_path("data")) / "share/dist-train/slurm/train.sbatch"
+    """Return the path of `slurm/train.sbatch`."""
+    return find_own("slurm/train.sbatch")
 
 
 def find_next_number(run: RunDir) -> int:

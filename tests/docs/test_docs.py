@@ -121,6 +121,16 @@ class TestReadme:
         assert reached > expected - 1
 
 
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path: Path, python: Python) -> None:
+    (program,) = blocks("python")
+    done = python("-c", program.replace("train.epochs=5", "train.max_steps=2"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    accuracy, _, rest = done.stdout.splitlines()[-1].partition(" ")
+    assert rest.startswith("test accuracy "), done.stdout
+    assert float(accuracy) > 0
+
+
 def as_run(command: str, short: list[str] = SHORT) -> list[str] | None:
     """Arguments of Python that do what a command of the README does; None for what another test runs."""
     words = shlex.split(command)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from dist_train import train
 from dist_train.data import open_dataset
 from dist_train.data.augment import Preprocessing
 from dist_train.data.batches import Batch, TrainBatches
@@ -27,6 +26,7 @@ from dist_train.settings.schema import Augment, Config, ImageData, Normalize
 from dist_train.tasks import build_task
 from dist_train.training import state as state_module
 from dist_train.training.state import TrainState
+from tests.modules import train
 
 # Torch says so once, where the average copies the network.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from dist_train import evaluate, train
 from dist_train.checkpoint.store import Store
 from dist_train.distributed import world
 from dist_train.elastic import agent, rank_process
@@ -21,6 +20,7 @@ from dist_train.system.exit import leave, run_guarded
 from dist_train.system.inherited_state import prepare_streams
 from dist_train.training import setup
 from dist_train.training.run import TrainingRun
+from tests.modules import evaluate, train
 
 DEATH: dict[str, Any] = json.loads(os.environ["DIST_TRAIN_TEST_DEATH"])
 

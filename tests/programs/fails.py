@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from dist_train import train
 from dist_train.__main__ import start
+from tests.modules import train
 
 _step = train.train_step
 

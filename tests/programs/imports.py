@@ -7,6 +7,7 @@ and after its first step.
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def note(moment: str) -> None:
 def noting(main: Any) -> Any:
     def noted(*given: Any) -> Any:
         note("begun")
-        from dist_train import train
+        train: Any = import_module("dist_train.train")
 
         step = train.train_step
 

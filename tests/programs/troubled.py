@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dist_train import __main__, evaluate, train
+from dist_train import __main__
 from dist_train.checkpoint.store import Store
 from dist_train.data.batches import AHEAD, TrainBatches
 from dist_train.data.loader import _SamplesDataset
@@ -30,6 +30,7 @@ from dist_train.elastic import agent
 from dist_train.system import stop_signals
 from dist_train.system.exit import leave, run_guarded
 from dist_train.training import setup
+from tests.modules import evaluate, train
 from tests.programs.normalised import put_batch_normalisation_first
 
 FOR_EVER = 1000  # seconds

@@ -12,8 +12,8 @@ from tests.conftest import ROOT, Python
 PACKAGE = ROOT / "dist_train"
 LAYERS = (
     (
-        "errors, seeds, nests of tensors and lines of evaluations need nothing of ours",
-        {"__init__", "errors", "eval_line", "nest", "seeds"},
+        "errors, seeds, nests of tensors, lines of evaluations and our own folders need nothing of ours",
+        {"__init__", "errors", "eval_line", "installation", "nest", "seeds"},
     ),
     ("what the machine and its files are like", {"system"}),
     ("code of the user is found and imported", {"own_code"}),
@@ -29,11 +29,13 @@ LAYERS = (
     ("the loop", {"train"}),
     ("the command of one rank", {"__main__"}),
     ("the agent that forks ranks", {"elastic"}),
+    ("what others call: the command `dist-train`, and Python", {"command", "interface"}),
 )
 WITHOUT_TORCH = (
     *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.eval_line", "dist_train.run_dir"),
     "dist_train.elastic.agent",
     *("dist_train.settings", "dist_train.diagnostics", "dist_train.own_code"),
+    *("dist_train.command", "dist_train.installation"),
     *(
         f"dist_train.system.{name}"
         for name in (
@@ -120,7 +122,8 @@ def test_every_room_is_in_the_table_once() -> None:
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_imports_lead_downward(module: Path) -> None:
     own = room_of(name_of(module))
-    found = {name for name in imports(ast.walk(tree_of(module))) if name.split(".")[0] == "dist_train"}
+    nodes = at_import if own == "__init__" else ast.walk  # it names for type checkers what it imports when it is used
+    found = {name for name in imports(nodes(tree_of(module))) if name.split(".")[0] == "dist_train"}
     upward = sorted(name for name in found if room_of(name) != own and HEIGHT[room_of(name)] >= HEIGHT[own])
     assert upward == [], f"{name_of(module)} imports {upward}, which are not below it"
 

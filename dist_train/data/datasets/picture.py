@@ -62,6 +62,20 @@ def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
         raise DataError(f"{escape(path)}: {error}; convert it, or remove it") from None
     except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
         raise DataError(f"{escape(path)}: is not a readable image ({escape(error)}); replace or remove it") from error
+    return _to_pixels(image, resize)
+
+
+def from_picture(picture: Image.Image, resize: int | None) -> Pixels:
+    """Return uint8 [3, H, W] of a picture in memory, which stays as it is; otherwise as `decode`."""
+    image = picture.copy()
+    try:
+        _turn(image)
+        return _to_pixels(_to_rgb(image, 1), resize)
+    except _RefusedError as error:
+        raise DataError(f"the picture {error}; convert it") from None
+
+
+def _to_pixels(image: Image.Image, resize: int | None) -> Pixels:
     if resize is not None:
         image = _cut_square(image, resize)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dist_train import train
 from dist_train.distributed.world import World
+from tests.modules import train
 from tests.unit.dist_train.stepper import Stepper, configure, make_batch
 
 BITWISE = ("run.reproducible=bitwise", "distributed.shards=1")

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dist_train import evaluate
 from dist_train.data.identity import DataIdentity, SplitIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config, Normalize
 from dist_train.train import train
+from tests.modules import evaluate
 from tests.unit.dist_train.data.files import write_images
 
 ONE = DataIdentity(

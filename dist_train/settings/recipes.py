@@ -1,0 +1,52 @@
+"""The recipes that come with this program, and how a user names a settings file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dist_train.errors import ConfigError
+from dist_train.installation import find_own
+from dist_train.settings.messages import suggest_choice
+from dist_train.system.escape import escape
+from dist_train.system.read_file import is_file
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def list_recipes() -> dict[str, Path]:
+    """Return the path of each recipe by its name, sorted."""
+    return {path.stem: path for path in sorted(find_own("configs").glob("*.yaml"))}
+
+
+def find_config(name: str | Path) -> Path:
+    """Return the path of a settings file: `digits` is the recipe; `./digits` and `digits.yaml` are files.
+
+    Raises:
+        ConfigError: there is no recipe of this name.
+    """
+    path = Path(name)
+    return path if "/" in str(name) or path.suffix in SUFFIXES else find_recipe(str(name))
+
+
+def find_recipe(name: str) -> Path:
+    """Return the path of a recipe; raises ConfigError if there is none of this name."""
+    recipes = list_recipes()
+    if name not in recipes:
+        raise ConfigError(f"{escape(name)}: is not a recipe{_advise(name, list(recipes))}")
+    return recipes[name]
+
+
+def _advise(name: str, recipes: list[str]) -> str:
+    """Return what the user may have meant, for the end of a message."""
+    for path in (Path("./", name), *(Path(f"{name}{suffix}") for suffix in SUFFIXES)):
+        if is_file(path):
+            written = path if path.suffix in SUFFIXES else f"./{path}"
+            return f"; for the file that is here write {escape(written)}"
+    guess = suggest_choice(name, recipes)
+    own = "A settings file of your own ends in .yaml, or is given with its folder"
+    return f"; there are {', '.join(recipes)}. {own}{guess}"
+
+
+def describe_recipes() -> Iterator[tuple[str, str]]:
+    """Yield the name of each recipe and the first line of its head."""
+    for name, path in list_recipes().items():
+        yield name, path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")

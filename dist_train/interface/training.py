@@ -61,6 +61,8 @@ def evaluate(
     split: SplitName | None = None,
     checkpoint: str = "latest",
     overrides: Sequence[str] = (),
+    *,
+    trust_code: bool = False,
 ) -> Evaluation:
     """Evaluate a checkpoint of a run on one split; every rank that calls this gets the same result.
 
@@ -68,6 +70,7 @@ def evaluate(
         split: `train`, `validation` or `test`; default: test, or validation if the run has no test split.
         checkpoint: `latest`, `best`, the number of a step, or the directory of a checkpoint.
         overrides: `key=value` of other settings, such as `data.root=...`.
+        trust_code: also run code that the run has kept if it belongs to another user.
 
     Raises:
         UserError: this is no run, or its checkpoint or data can't be read.
@@ -76,7 +79,7 @@ def evaluate(
     config = load_config_of(run, overrides)
     with restored_process(), joined_ranks(config) as world:
         log_to_terminal(world, sys.stderr)
-        return evaluate_run(run, config, split, checkpoint, world).evaluation
+        return evaluate_run(run, config, split, checkpoint, world, trust_code).evaluation
 
 
 def _listen(config: Config) -> Stop:

@@ -65,11 +65,12 @@ def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
     return _to_pixels(image, resize)
 
 
-def from_picture(picture: Image.Image, resize: int | None) -> Pixels:
+def from_picture(picture: Image.Image, resize: int | None, orientation: str = "exif") -> Pixels:
     """Return uint8 [3, H, W] of a picture in memory, which stays as it is; otherwise as `decode`."""
     image = picture.copy()
     try:
-        _turn(image)
+        if orientation == "exif":
+            _turn(image)
         return _to_pixels(_to_rgb(image, 1), resize)
     except _RefusedError as error:
         raise DataError(f"the picture {error}; convert it") from None

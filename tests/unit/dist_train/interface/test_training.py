@@ -41,7 +41,7 @@ def test_a_training_and_an_evaluation_of_it(configure: Callable[..., Config], tm
     assert result == TrainingResult(tmp_path / "a", 6, is_done=True, evaluations=result.evaluations)
     assert list(result.evaluations) == ["test"]
     evaluation = evaluate(result.run_dir)
-    assert evaluation.accuracy == result.evaluations["test"]["accuracy"]
+    assert evaluation.value("accuracy") == result.evaluations["test"]["accuracy"]
     assert evaluate(str(result.run_dir), "train", "best").to_dict()["count"] == 96
     assert evaluate(result.run_dir, overrides=["data.limit_test=10"]).to_dict()["count"] == 10
 

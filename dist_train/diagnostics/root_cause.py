@@ -63,9 +63,12 @@ class RunEvidence:
 
     @property
     def first_own_failure(self) -> Failure | None:
-        """The earliest record of a rank that did not just lose a peer."""
+        """The earliest record of a rank that did not just lose a peer.
+
+        A refusal comes last: all ranks refuse together where code of the user's own fails on one.
+        """
         own = [failure for failure in self.failures.values() if failure.is_own]
-        return min(own, key=lambda failure: failure.time, default=None)
+        return min(own, key=lambda failure: (failure.kind == "refused", failure.time), default=None)
 
     @property
     def killed(self) -> list[Heartbeat]:

@@ -33,6 +33,19 @@ def test_the_earliest_failure_of_its_own_is_the_first(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_patience")
+@pytest.mark.parametrize("kind", ["exception", "loader", "non_finite"])
+def test_a_rank_that_refused_because_another_failed_is_not_the_first(run: Path, kind: Kind) -> None:
+    """The one that failed may be the later to write its record."""
+    ranks = [heartbeat(rank, 2) for rank in range(2)]
+    write_heartbeats(run, *ranks)
+    write_failure(run, ranks[1], "refused", "rank 0(2) has failed", seconds_ago=5)
+    failed = write_failure(run, ranks[0], kind, "KeyError: 'x'", seconds_ago=1)
+    found = find_root_cause(run, 1, failed)
+    assert found is not None
+    assert (found.rank, found.cause, found.error) == (0, kind, "KeyError: 'x'")
+
+
+@pytest.mark.usefixtures("no_patience")
 def test_a_rank_that_is_gone_without_a_record_was_killed(run: Path) -> None:
     write_heartbeats(run, heartbeat(0, 2), heartbeat(1, 2, pid=NO_PID))
     found = find_root_cause(run, 1, write_failure(run, heartbeat(0, 2), "victim"))

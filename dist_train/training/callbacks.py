@@ -152,6 +152,7 @@ class Callbacks:
         }
         if checkpoint is not None:
             self._load(list(checkpoint["training.pt"].get("callbacks", [])))
+        self.state()  # what no checkpoint can hold is refused now, not at the first save
 
     def has(self, method: Method) -> bool:
         """Whether a callback has this method."""

@@ -62,11 +62,9 @@ class TrainingRun:
     """Hashes of the weights after the steps whose results are pending."""
 
     def start(self) -> None:
-        """Call the callbacks before the first step of this start; raises OwnCodeError or ConfigError."""
+        """Call the callbacks before the first step of this start; raises OwnCodeError."""
         with self.state.window.stopped_clock():
             self.callbacks.call("on_start", self.view)
-            with self.world.agreement():
-                self.callbacks.state()  # one that no checkpoint can hold is refused before the first step
 
     def next_batch(self) -> Batch | None:
         """Return this rank's part of the next global batch; None if a single process is asked to stop.

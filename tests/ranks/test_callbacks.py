@@ -126,8 +126,8 @@ class Project:
     def assert_same(self, run: str, whole: str = "whole") -> None:
         (state,), (expected,) = self.state(run), self.state(whole)
         assert state == expected
-        ledgers = (read(self.directory / name / "ledger.jsonl") for name in (run, whole))
-        assert compare(*ledgers) == Comparison(10, None)
+        ledgers = [read(self.directory / name / "ledger.jsonl") for name in (run, whole)]
+        assert compare(ledgers[0], ledgers[1]) == Comparison(10, None)
 
 
 @pytest.fixture
@@ -220,24 +220,21 @@ def test_callbacks_on_the_command_line_and_at_a_resume(project: Project, python:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("right", "wrong", "message"),
     [
-        ("self.weight, self.losses", "has no argument weight"),
-        ("return {1, 2}", "is of type set, which a checkpoint can't hold"),
-        ("def on_steps(self, run, step): ...", "has on_steps, which is never called; did you mean on_step?"),
+        ("weight: int", "wait: int", "has no argument weight; did you mean wait?"),
+        ("return {", "return {1, 2} or {", "is of type set, which a checkpoint can't hold"),
+        ("def on_step(", "def on_steps(", "has on_steps, which is never called; did you mean on_step?"),
     ],
 )
 def test_a_wrong_callback_is_refused_before_the_first_step(
-    project: Project, on_ranks: Ranks, change: str, message: str
+    project: Project, python: Python, right: str, wrong: str, message: str
 ) -> None:
-    hooks = {
-        "self.weight, self.losses": HOOKS.replace("weight: int", "wait: int"),
-        "return {1, 2}": HOOKS.replace('return {"losses"', 'return {1, 2} or {"losses"'),
-    }.get(change, HOOKS.replace("def on_step(", "def on_steps("))
+    hooks = HOOKS.replace(right, wrong)
     (project.directory / "hooks.py").write_text(hooks)
-    refused = on_ranks(2, "-m", "dist_train", *project.command("run"), timeout=60)
+    refused = python("-m", "launch", "train", *project.command("run"), "--nproc", "2", timeout=60)
     output = refused.stdout + refused.stderr
     assert refused.returncode == 2, output
     assert output.count(message) == 1
     assert "Traceback" not in output
-    assert not (project.directory / "run" / "checkpoints").exists()
+    assert not (project.directory / "run").exists()

@@ -54,9 +54,6 @@ class OnlyLoads(Base):
 
 class Fails(Base):
     def on_start(self, run): raise KeyError("gone")
-
-class Leaves(Base):
-    def on_start(self, run): raise SystemExit(0)
 """
 
 
@@ -131,15 +128,14 @@ def test_wrong_arguments_are_refused_with_the_line_of_the_settings(hooks: Path, 
     assert [each.args for each in load_config(config).callbacks] == [{}, {"first": 1}]
 
 
-@pytest.mark.parametrize(("name", "error"), [("Fails", "KeyError: 'gone'"), ("Leaves", "SystemExit: 0")])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_an_exception_is_shown_as_the_users(hooks: Path, name: str, error: str, world_size: int) -> None:
+def test_an_exception_is_shown_as_the_users(hooks: Path, world_size: int) -> None:
     with pytest.raises(OwnCodeError) as caught:
-        Callbacks([entry(hooks, name)]).call("on_start", view(world_size=world_size))
+        Callbacks([entry(hooks, "Fails")]).call("on_start", view(world_size=world_size))
     text = str(caught.value)
-    assert f"{hooks}:{name}: on_start after step 3" in text
+    assert f"{hooks}:Fails: on_start after step 3" in text
     assert ("on rank 0" in text) is (world_size > 1)
-    assert text.endswith(error)
+    assert text.endswith("KeyError: 'gone'")
     assert "callbacks.py" not in text
 
 
@@ -171,13 +167,14 @@ class _Text(str):
 
 
 HELD: list[Any] = [
-    None, True, 5, -1.5, float("nan"), "text", [1, [2]], {"a": {1: "b"}}, (1, 2), np.float64(0.5),
-    np.int64(4), _Color.RED, _Text("text"), torch.arange(3), torch.zeros(2, 3).t(), torch.zeros(1).expand(4), torch.tensor(1j),
-]  # fmt: skip
+    *(None, True, 5, -1.5, float("nan"), "text", [1, [2]], {"a": {1: "b"}}, (1, 2)),
+    *(np.float64(0.5), np.int64(4), _Color.RED, _Text("text")),
+    *(torch.arange(3), torch.zeros(2, 3).t(), torch.zeros(1).expand(4), torch.tensor(1j)),
+]
 NOT_HELD: list[Any] = [
-    {1, 2}, b"bytes", object(), np.zeros(2), lambda: None, {(1, 2): 3}, {None: 1}, [[object()]], torch.Generator(),
-    torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"),
-]  # fmt: skip
+    *({1, 2}, b"bytes", object(), np.zeros(2), lambda: None, {(1, 2): 3}, {None: 1}, [[object()]]),
+    *(torch.Generator(), torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")),
+]
 
 
 class Holder:

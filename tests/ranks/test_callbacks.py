@@ -51,7 +51,7 @@ class Counts:
         self.samples += int(own)
 
     def on_evaluate(self, run: RunView, evaluation) -> None:
-        self.accuracies.append((run.step, evaluation.split, evaluation.loss))
+        self.accuracies.append((run.step, evaluation.split, evaluation.values["loss"]))
 
     def state_dict(self):
         return {"losses": self.losses, "samples": self.samples, "accuracies": self.accuracies}

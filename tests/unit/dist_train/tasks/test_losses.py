@@ -81,7 +81,7 @@ def test_one_number_a_sample_may_have_a_dimension_or_not() -> None:
         ({"logits": torch.randn(4, 3)}, torch.zeros(4, dtype=torch.int64)),
         (torch.randn(4, 3), [0, 1, 2, 0]),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_logits_and_labels_is_named(output: Any, target: Any) -> None:
     with pytest.raises(DataError) as refusal:

@@ -37,6 +37,8 @@ class Loss:
     """A loss of a batch."""
 
     divisor: Divisor = "samples"
+    is_own = False
+    """Whether it is code of the user's own."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -167,6 +169,8 @@ class LabelLoss(Loss):
 class OwnLoss(Loss):
     """A function of the user's own, which returns the mean over a batch or one value a sample."""
 
+    is_own = True
+
     def __init__(self, name: str, function: Callable[[Nest, Nest], Any], rank: int = 0) -> None:
         super().__init__(name)
         self._function, self._rank = function, rank
@@ -182,6 +186,8 @@ class OwnLoss(Loss):
 
 class LossOfNetwork(Loss):
     """A loss that the network has computed, in a field of its output: the mean over a batch or one value a sample."""
+
+    is_own = True
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

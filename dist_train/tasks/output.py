@@ -53,6 +53,8 @@ def find_label_misfit(output: Any, targets: Any) -> str | None:
     wanted = "it needs logits [B, classes] and labels, integers [B]"
     if not (isinstance(output, Tensor) and isinstance(targets, Tensor) and output.is_floating_point()):
         return wanted
+    if output.dim() > 1 and output.shape[1] < 2:
+        return f"{wanted}, of two classes at least; task=regression or task=multilabel for numbers"
     if targets.is_floating_point():
         return None if targets.shape == output.shape else wanted
     if output.dim() < 2 or targets.shape != (output.shape[0], *output.shape[2:]):
@@ -70,6 +72,19 @@ def find_label_out_of_range(output: Tensor, targets: Tensor, ignored: int | None
         return None
     skip = "; loss.args.ignore_index=-100 leaves out such labels" if low == -100 else ""
     return f"there are labels from {low} to {high}, but the output has {classes} classes, 0 to {classes - 1}{skip}"
+
+
+def find_shares_misfit(targets: Tensor) -> str | None:
+    """Describe targets of floats that are no shares of classes, which lie between 0 and 1; a GPU waits for this."""
+    if not targets.is_floating_point() or not targets.numel():
+        return None
+    low, high = float(targets.min()), float(targets.max())
+    if low >= 0 and high <= 1:
+        return None
+    return (
+        f"targets of floats are shares of classes, between 0 and 1, and these are {low:g} to {high:g}; use "
+        "task=regression for numbers, and integers for labels"
+    )
 
 
 def align(output: Any, targets: Any) -> Tensor | None:

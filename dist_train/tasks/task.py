@@ -14,7 +14,7 @@ from dist_train.eval_line import format_line, list_numbers, to_plain
 from dist_train.nest import Nest, list_tensors
 from dist_train.tasks.losses import LabelLoss, Loss
 from dist_train.tasks.metrics import Metric
-from dist_train.tasks.output import select
+from dist_train.tasks.output import find_shares_misfit, select
 from dist_train.tasks.sums import Format, Sums
 
 
@@ -91,6 +91,11 @@ class Task:
         self.names = ("loss", *(metric.name for metric in metrics if metric.is_number))
         """Of the numbers that an evaluation has."""
 
+    @property
+    def own_loss(self) -> str | None:
+        """The name of the loss if it is code of the user's own, else None."""
+        return self._loss.name if self._loss.is_own else None
+
     def try_out(self, output: Nest, targets: Nest, num_samples: int) -> None:
         """Compute the loss and our metrics of an example, before the first step; evaluations get their shapes from it.
 
@@ -107,6 +112,8 @@ class Task:
                 "functions, without .item(), .detach(), .numpy() or torch.no_grad()"
             )
         selected = select(output, self._field)
+        if isinstance(self._loss, LabelLoss) and (misfit := find_shares_misfit(targets)):
+            raise DataError(f"loss {self._loss.name}: {misfit}")
         self._learn_shapes(selected)
         ours = [metric for metric in self._metrics if not metric.is_own]
         self._open_sums(ours, 1, self._world.device).add(0, output, targets, num_samples)

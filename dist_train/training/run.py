@@ -14,7 +14,7 @@ from dist_train.data import Batch, Dataset, Samples, TrainBatches
 from dist_train.diagnostics.recorder import Recorder
 from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.world import World
-from dist_train.errors import NonFiniteError, SaveError
+from dist_train.errors import ConfigError, NonFiniteError, SaveError
 from dist_train.evaluate import evaluate
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.settings.schedule import Schedule
@@ -114,6 +114,7 @@ class TrainingRun:
         for result in results:
             if not isfinite(result.loss_sum) or not (is_scaled or isfinite(result.grad_norm or 0)):
                 self.state.step = result.step  # on a GPU, others were made after it
+                self._check_own_loss(result)
                 raise self._non_finite_error(result)
             self.state.window.add(result.loss_sum, len(result.samples))
             self.reporter.record_step(result, self._weights.pop(result.step, None))
@@ -267,6 +268,15 @@ class TrainingRun:
         """Return on every rank the fault that rank 0 has found; empty if none."""
         fault = (found_by_main or "").encode() if self.world.is_main else None
         return self.world.broadcast_bytes(fault).decode()
+
+    def _check_own_loss(self, result: StepResult) -> None:
+        """Refuse a loss of the user's own that is not finite before any update; every rank has the same result."""
+        with self.world.agreement():
+            if result.step == 1 and self.task.own_loss and not isfinite(result.loss_sum):
+                raise ConfigError(
+                    f"loss {self.task.own_loss}: is {result.loss_sum / len(result.samples)} for the samples of the "
+                    "first step, before any update; check what it computes, such as divisions by 0 and logarithms of it"
+                )
 
     def _non_finite_error(self, result: StepResult) -> NonFiniteError:
         # A gradient alone does not show which rank it came from, and on a GPU the newest losses are of a later step.

@@ -91,6 +91,20 @@ def test_what_is_no_logits_and_labels_is_named(output: Any, target: Any) -> None
     assert ("loss.output=" in str(refusal.value)) == isinstance(output, dict)
 
 
+@pytest.mark.parametrize("target", [torch.randn(4, 1), torch.zeros(4, dtype=torch.int64)])
+def test_one_output_is_no_classification(target: Tensor) -> None:
+    """Its cross-entropy would always be 0."""
+    with pytest.raises(DataError, match="of two classes at least; task=regression"):
+        build_loss("cross_entropy", {}, World()).sum(torch.randn(4, 1), target, 4, None)
+
+
+@pytest.mark.parametrize("target", [torch.tensor([[0.5, 1.5]] * 2), torch.tensor([[-0.1, 1.0]] * 2)])
+def test_numbers_are_no_shares_of_classes(directory: Path, target: Tensor) -> None:
+    task = build_task(configure(directory, "cross_entropy"), ())
+    with pytest.raises(DataError, match=r"targets of floats are shares of classes, between 0 and 1, and these are"):
+        task.try_out(torch.randn(2, 2, requires_grad=True), target, 2)
+
+
 @pytest.mark.parametrize("label", [3, -1, -100, 2**40])
 @pytest.mark.parametrize("name", ["cross_entropy", "nll"])
 def test_labels_out_of_range_are_named(name: str, label: int) -> None:

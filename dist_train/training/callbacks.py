@@ -1,17 +1,4 @@
-"""Callbacks: methods of the user's own that are called between the steps of a training.
-
-    class CountRareSamples:
-        def __init__(self, rare: int = 3) -> None:
-            self.count, self.rare = 0, rare
-
-        def on_step(self, run: RunView, step: StepView) -> None:
-            self.count += sum(int((each.targets == self.rare).sum()) for each in step.passes)
-
-        def state_dict(self) -> dict[str, int]:
-            return {"count": self.count}
-
-        def load_state_dict(self, state: dict[str, int]) -> None:
-            self.count = state["count"]
+"""Callbacks: methods of the user's own that are called between the steps of a training; see `own_code/README.md`.
 
 Every rank has its own object of each class and calls its methods after the same steps: they may use collectives;
 `run.is_main` is true on rank 0 alone. What a callback changes is its own: no promise about samples or bits covers it.

@@ -1,9 +1,10 @@
 """Callbacks: which methods a class may have, what they get, and their state in a checkpoint."""
 
+import dataclasses
 import enum
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ import torch
 
 from dist_train.checkpoint.schema import check_training
 from dist_train.checkpoint.serialization import decode, encode
+from dist_train.data.batches import Pass, Shard
 from dist_train.errors import ConfigError, OwnCodeError
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import OwnCallback
-from dist_train.training.callbacks import Callbacks
-from tests.unit.dist_train.stepper import Stepper, configure
+from dist_train.tasks import Evaluation
+from dist_train.training.callbacks import Callbacks, Method, StepView
+from tests.conftest import ROOT
+from tests.unit.dist_train.stepper import Stepper, configure, make_batch
 
 SOURCE = """
 class Base:
@@ -54,6 +58,9 @@ class OnlyLoads(Base):
 
 class Fails(Base):
     def on_start(self, run): raise KeyError("gone")
+
+class Leaves(Base):
+    def on_start(self, run): raise SystemExit(0)
 """
 
 
@@ -128,15 +135,32 @@ def test_wrong_arguments_are_refused_with_the_line_of_the_settings(hooks: Path, 
     assert [each.args for each in load_config(config).callbacks] == [{}, {"first": 1}]
 
 
+@pytest.mark.parametrize(("name", "error"), [("Fails", "KeyError: 'gone'"), ("Leaves", "SystemExit: 0")])
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_an_exception_is_shown_as_the_users(hooks: Path, world_size: int) -> None:
+def test_an_exception_is_shown_as_the_users(hooks: Path, name: str, error: str, world_size: int) -> None:
     with pytest.raises(OwnCodeError) as caught:
-        Callbacks([entry(hooks, "Fails")]).call("on_start", view(world_size=world_size))
+        Callbacks([entry(hooks, name)]).call("on_start", view(world_size=world_size))
     text = str(caught.value)
-    assert f"{hooks}:Fails: on_start after step 3" in text
+    assert f"{hooks}:{name}: on_start after step 3" in text
     assert ("on rank 0" in text) is (world_size > 1)
-    assert text.endswith("KeyError: 'gone'")
+    assert text.endswith(error)
     assert "callbacks.py" not in text
+
+
+def test_the_example_of_the_documentation_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "dist_train/own_code/README.md").read_text()
+    path = tmp_path / "hooks_of_the_page.py"
+    path.write_text(page.partition("```python\n")[2].partition("```")[0])
+    callbacks = Callbacks([entry(path, "CountRare", rare=3)])
+    batch = dataclasses.replace(
+        make_batch(2), shards=(Shard((Pass(0, torch.tensor([3, 1]), 2),), 2, 0, torch.arange(2)),)
+    )
+    run, step = SimpleNamespace(step=1, rank=0, world_size=1, is_main=True), StepView(0.1, None, batch, torch.zeros(2))
+    callbacks.call("on_step", run, step)  # type: ignore[arg-type]
+    callbacks.call("on_evaluate", run, Evaluation("test", {"loss": 0.5}))  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "1 0.5 1\n"
+    for method in get_args(Method):
+        assert f"`{method}(" in page
 
 
 def test_the_state_comes_back_by_name_and_order(hooks: Path, tmp_path: Path) -> None:

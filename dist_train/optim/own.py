@@ -23,7 +23,7 @@ def build_own(config: OwnOptim, groups: list[dict[str, Any]]) -> Optimizer:
         OwnCodeError: it raises.
     """
     what = f"optim.name {config.name}"
-    kind, reference = load(config.name), parse_reference(config.name)
+    kind, reference = load(config.name, "optim.name"), parse_reference(config.name)
     if not callable(kind):
         raise ConfigError(f"{what}: is a {type(kind).__name__}, and no class or function")
     parameters = read_parameters(kind)
@@ -71,7 +71,7 @@ def describe_unstorable(value: Any) -> str | None:
 
 def load_schedule(text: str, total_steps: int) -> Callable[[int], float]:
     """Return the function of a 0-based step that a reference names; raises ConfigError and OwnCodeError."""
-    function = load(text)
+    function = load(text, "optim.schedule")
     if not callable(function):
         raise ConfigError(f"optim.schedule {text}: is a {type(function).__name__}, and no function")
 

@@ -68,7 +68,7 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
     found = load(text, key)
     given = given or {}
     if not callable(found):
-        raise ConfigError(f"{key} {text}: is of the type {type(found).__name__}, and no class or function")
+        raise ConfigError(f"{key} {text}: is a {type(found).__name__}, and no class or function")
     parameters = read_parameters(found)
     if parameters is not None:
         reference = parse_reference(text)

@@ -61,14 +61,15 @@ def find_fault(
     text: str,
     arguments: Mapping[str, Any] | None,
     given: Iterable[str] = (),
-    positional: tuple[int, int] = (0, 0),
+    positional: tuple[int, int] | None = (0, 0),
 ) -> CodeFault | None:
     """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
 
     Args:
-        arguments: from the settings, by name; None: they are not checked.
+        arguments: from the settings, by name; None where the settings can give none.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives by position to a function, and to a class.
+        positional: how many arguments the program gives by position to a function, and to a class; None: arguments are
+            not checked.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -92,11 +93,9 @@ def find_fault(
         return CodeFault(describe_missing(reference, first, names)) if is_known else None
     definition = names[first]
     parameters = None if rest or definition is None else _find_parameters(definition, names)
-    return (
-        None
-        if parameters is None or arguments is None
-        else parameters.find_fault(reference, arguments, set(given), positional[isinstance(definition, ast.ClassDef)])
-    )
+    if parameters is None or positional is None:
+        return None
+    return parameters.find_fault(reference, arguments, set(given), positional[isinstance(definition, ast.ClassDef)])
 
 
 def describe_missing(reference: Reference, name: str, known: Iterable[str]) -> str:
@@ -161,24 +160,26 @@ class Parameters:
     takes_any_name: bool
 
     def find_fault(
-        self, reference: Reference, arguments: Mapping[str, Any], given: set[str], positional: int
+        self, reference: Reference, arguments: Mapping[str, Any] | None, given: set[str], positional: int
     ) -> CodeFault | None:
-        """Describe an argument that is unknown or missing, None if all fit."""
+        """Describe an argument that is unknown or missing, None if all fit; arguments as of `find_fault`."""
+        written = arguments or {}
         what = f"{reference.name} in {reference.where}"
         if positional > len(self.positional) and not self.takes_any_position:
             return CodeFault(f"{what} takes {len(self.positional)} arguments, not {positional}")
         by_position = self.positional[:positional]
         known = [name for name in self.keywords if name not in by_position and name not in given]
-        for name in arguments:
+        for name in written:
             if name in by_position or name in given:
                 return CodeFault(f"{what} gets {name} from the program; remove it from args", name)
             if name not in known and not self.takes_any_name:
                 close = get_close_matches(name, known, 1)
                 hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(known) or 'none'}"
                 return CodeFault(f"{what} has no argument {escape(name, 40)}; {hint}", name)
-        missing = [name for name in self.required if name not in {*by_position, *given, *arguments}]
+        missing = [name for name in self.required if name not in {*by_position, *given, *written}]
         if missing:
-            return CodeFault(f"{what} needs the argument {', '.join(missing)}; add it to args")
+            hint = "give it a default, because nothing passes it" if arguments is None else "add it to args"
+            return CodeFault(f"{what} needs the argument {', '.join(missing)}; {hint}")
         return None
 
 

@@ -19,25 +19,25 @@ class _Place(NamedTuple):
     key: str
     given: tuple[str, ...] = ()
     """Arguments that the program gives by name where there is such a parameter."""
-    positional: tuple[int, int] = (0, 0)
-    """Arguments that the program gives by position to a function, and to a class."""
-    is_called: bool = True
-    """Whether what it names is called with its `args`."""
+    positional: tuple[int, int] | None = (0, 0)
+    """Arguments that the program gives by position to a function, and to a class; None: it may give other numbers."""
+    has_arguments: bool = False
+    """Whether the settings give arguments beside it, as `args`."""
 
 
 _PLACES = (
-    _Place("model.name"),
-    _Place("data.name", given=("split",)),
-    _Place("data.collate", is_called=False),
-    _Place("data.sampling", is_called=False),
-    _Place("data.augment", is_called=False),
-    _Place("task", is_called=False),
-    _Place("loss.name", positional=(2, 0)),
-    _Place("metrics", is_called=False),
-    _Place("optim.name", given=("lr",), positional=(1, 1)),
-    _Place("optim.schedule", is_called=False),
-    _Place("optim.groups.schedule", is_called=False),
-    _Place("callbacks.name"),
+    _Place("model.name", has_arguments=True),
+    _Place("data.name", given=("split",), has_arguments=True),
+    _Place("data.collate", positional=(1, 1)),
+    _Place("data.sampling", positional=(3, 3)),
+    _Place("data.augment", positional=None),
+    _Place("task", positional=None),
+    _Place("loss.name", positional=(2, 0), has_arguments=True),
+    _Place("metrics", positional=(2, 0)),
+    _Place("optim.name", given=("lr",), positional=(1, 1), has_arguments=True),
+    _Place("optim.schedule", positional=(2, 2)),
+    _Place("optim.groups.schedule", positional=(2, 2)),
+    _Place("callbacks.name", has_arguments=True),
 )
 
 
@@ -53,7 +53,7 @@ def resolve_references(root: LocatedValue, folder: Path, environ: Mapping[str, s
         for above in _find_mappings(root, head):
             if (entry := above.get(name)) is None:
                 continue
-            arguments = above.get("args") if head and place.is_called else None
+            arguments = above.get("args") if place.has_arguments else None
             resolver = _Resolver(place, arguments or LocatedValue({}, entry.location), folder, environ)
             above[name] = resolver.resolve(entry)
             yield from resolver.faults
@@ -93,7 +93,7 @@ class _Resolver:
         except ValueError as error:
             self._note(entry, str(error))
             return entry
-        arguments = self.arguments.to_plain() if self.place.is_called else None
+        arguments = self.arguments.to_plain() if self.place.has_arguments else None
         fault = find_fault(resolved, arguments, self.place.given, self.place.positional)
         if fault is not None and fault.argument in self.arguments.value:
             written = self.arguments.value[fault.argument]

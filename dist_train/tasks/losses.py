@@ -253,7 +253,7 @@ def build_loss(name: str, arguments: Mapping[str, Any], world: World) -> Loss:
 
 
 def _open_own(name: str, arguments: Mapping[str, Any], world: World) -> Callable[..., Any]:
-    found = load(name)
+    found = load(name, "loss.name")
     if isinstance(found, type):
         found, arguments = call(name, "loss.name", arguments), {}
     if isinstance(found, nn.Module):

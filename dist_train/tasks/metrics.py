@@ -44,7 +44,7 @@ def build_metric(text: str, task: str, world: World, ignored: int | None = None)
         OwnCodeError: the user's code fails.
     """
     if parse_reference(text):
-        return make_own_metric(name_metric(text), text, load(text), world)
+        return make_own_metric(name_metric(text), text, load(text, "metrics"), world)
     if task == "regression":
         return Metric(text, partial(RegressionSums, name=text))
     if task == "multilabel":

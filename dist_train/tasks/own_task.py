@@ -31,7 +31,7 @@ def open_own_task(reference: str, classes: tuple[str, ...], world: World) -> Own
         ConfigError: it is no task.
         OwnCodeError: the user's code fails.
     """
-    found: Any = load(reference)
+    found: Any = load(reference, "task")
     if isinstance(found, type):
         found = call(reference, "task", {}, given={"classes": classes})
     loss, metrics = getattr(found, "loss", None), getattr(found, "metrics", {})

@@ -112,7 +112,7 @@ SOURCES: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "indentation": ("class Net:\npass\n", 1, ('nets.py", line 2', "IndentationError")),
     "it imports itself": ("from nets import Net as Other\n" + NETS, 1, ("line 1", "cannot import name 'Net'")),
     "an exit": ("raise SystemExit(0)\n" + NETS, 1, ("the import of", "SystemExit: 0")),
-    "a constant": ("Net = 3\n", 2, ("is of the type int, and no class or function",)),
+    "a constant": ("Net = 3\n", 2, ("is a int, and no class or function",)),
     "no network": ("def Net(width): return [width]\n", 2, ("gives a list, and no torch.nn.Module",)),
     "a decorated class": (
         "def same(f): return f\n@same\nclass Net:\n    def __init__(self, height): ...\n", 2,

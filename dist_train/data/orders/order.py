@@ -129,7 +129,7 @@ def build_order(config: Data, samples: Samples, seed: int) -> Order:
         return Balanced(_find_labels(samples), seed)
     if config.sampling == "weighted":
         return Weighted(_find_weights(samples), seed)
-    function = load(config.sampling)
+    function = load(config.sampling, "data.sampling")
     if not callable(function):
         raise ConfigError(f"data.sampling {config.sampling}: is a {type(function).__name__}, and no function")
     return OwnOrder(function, config.sampling, len(samples), seed)

@@ -47,7 +47,7 @@ def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
         ConfigError: it can't be called.
         OwnCodeError: it raises.
     """
-    found = load(name)
+    found = load(name, "data.augment")
     if isinstance(found, type):
         found = call(name, "data.augment", {})
     if not callable(found):

@@ -85,7 +85,7 @@ def open_split(config: OwnData, seed: int, world: World, split: SplitName, store
 def _call(config: OwnData, wanted: tuple[SplitName, ...]) -> dict[SplitName, Any]:
     """Call the user's class for each split, or the function that returns all of them."""
     key, first = f"data.name {config.name}", wanted[0]
-    parameters = read_parameters(load(config.name))
+    parameters = read_parameters(load(config.name, "data.name"))
     made = call(config.name, "data.name", config.args, given={"split": first})
     if isinstance(made, Mapping) and not hasattr(made, "__getitems__"):
         splits = {split: made[split] for split in wanted if split in made}
@@ -115,7 +115,7 @@ class _Opener:
 
     def __post_init__(self) -> None:
         name = self.config.collate
-        function = load(name) if name else None
+        function = load(name, "data.collate") if name else None
         if name and not callable(function):
             raise ConfigError(f"data.collate {name}: is a {type(function).__name__}, and no function")
         self._collate = Collate(function, name or "", self.seed, len(self.classes))

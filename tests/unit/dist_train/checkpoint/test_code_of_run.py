@@ -32,7 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tmp_path.joinpath("a.yaml").write_text(SETTINGS)
     tmp_path.joinpath("nets.py").write_text("class Net:\n    def __init__(self, name): ...\n")
     tmp_path.joinpath("sets.py").write_text(
-        "class Set:\n    def __init__(self, split, size): ...\ndef collate(): ...\n"
+        "class Set:\n    def __init__(self, split, size): ...\ndef collate(items): ...\n"
     )
     tmp_path.joinpath("own/losses.py").write_text("def loss(output, target): ...\ndef metric(output, target): ...\n")
     config = load_config(tmp_path / "a.yaml", [], {})

@@ -121,7 +121,7 @@ def test_an_import_that_fails_is_shown_as_hers(folder: Path, case: str, as_modul
 
 
 CALLS = {
-    "no class": ("Net = 3\n", {}, "model.name nets.py:Net: is of the type int, and no class or function"),
+    "no class": ("Net = 3\n", {}, "model.name nets.py:Net: is a int, and no class or function"),
     "an unknown argument": (NET, {"widht": 1}, "model.name: Net in nets.py has no argument widht; did you mean width?"),
     "a missing argument": ("def Net(width): ...", {}, "model.name: Net in nets.py needs the argument width"),
     "a dataclass": (

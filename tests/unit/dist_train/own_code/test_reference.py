@@ -162,7 +162,11 @@ def test_arguments_that_the_program_gives() -> None:
         "target",
     )
     assert find_fault("nets.py:Net", {"depth": 1}, given=("width",)) is None
-    assert find_fault("nets.py:Net", None) is None
+    assert find_fault("nets.py:Net", None, positional=None) is None
+    assert find_fault("nets.py:Net", None) == (
+        "Net in nets.py needs the argument width; give it a default, because nothing passes it",
+        None,
+    )
     assert find_fault("nets.py:Net", {"width": 1}, positional=(2, 0)) is None
     assert find_fault("nets.py:Net", {}, positional=(0, 1)) is None
 

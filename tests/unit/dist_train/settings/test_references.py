@@ -37,6 +37,7 @@ def f(output, target): ...
 def scaled(output, target, factor): ...
 def one(output): ...
 def order(seed, epoch, length): ...
+def warm_up(output, target, epochs): ...
 def warm(step, total_steps): ...
 def join(items): ...
 def shift(item, generator): ...
@@ -246,6 +247,27 @@ def test_a_loss_is_a_function_of_two_or_a_class(folder: Path, loss: str, fault: 
         (line,) = refuse(path)
         assert line.startswith(f"{path}:{LINES['loss']}: loss.")
         assert fault in line
+
+
+CALLED = {
+    "data.collate": "order",
+    "data.sampling": "f",
+    "loss.name": "warm_up",
+    "metrics": "one",
+    "optim.schedule": "one",
+    "optim.groups.schedule": "order",
+}
+
+
+@pytest.mark.parametrize("key", CALLED)
+def test_a_function_of_other_arguments_is_refused(folder: Path, key: str) -> None:
+    section, text, _ = PLACES[key]
+    path = write(folder, **{section: text.replace("REF", f"own.py:{CALLED[key]}")})
+    (line,) = refuse(path)
+    assert line.startswith(
+        f"{path}:{LINES[section]}: {key} is 'own.py:{CALLED[key]}'; {CALLED[key]} in project/own.py "
+    )
+    assert "arguments, not " in line or "give it a default, because nothing passes it" in line or "add it to" in line
 
 
 def test_the_program_gives_a_data_set_its_split(folder: Path) -> None:

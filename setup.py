@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-BESIDE = ("launch/**/*.py", "configs/*.yaml", "slurm/train.sbatch")
+BESIDE = ("launch/**/*.py", "configs/*.yaml", "slurm/train.sbatch", "template/**/*")
 
 
 class BuildPackage(build_py):

@@ -19,6 +19,7 @@ from dist_train.system.read_file import explain
 COMMANDS = {
     "train": "train on all GPUs of this machine, or on its CPU",
     "submit": "train as a Slurm job",
+    "new": "make a project of your own that trains at once",
     "recipes": "list the settings files that come with dist-train, or print one",
     "sweep": "train a grid of settings, on this machine or as a Slurm job array",
     "status": "list runs: state, step, speed, time left",

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from dist_train.errors import ConfigError
 from dist_train.own_code.reference import parse_reference
+from dist_train.recipes import find_config
 from dist_train.settings.messages import (
     add_decimal_point,
     describe_field,
@@ -39,7 +40,6 @@ from dist_train.settings.messages import (
     suggest_choice,
 )
 from dist_train.settings.paths import PATHS, expand_path
-from dist_train.settings.recipes import find_config
 from dist_train.settings.references import resolve_references
 from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, UNSET, find_old_value
 from dist_train.settings.schema import Config, find_contradictions, list_keys

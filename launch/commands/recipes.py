@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dist_train.settings.recipes import describe_recipes, find_recipe
+    from dist_train.recipes import describe_recipes, find_recipe
 
     if options.name is not None:
         print(find_recipe(options.name).read_text(encoding="utf-8"), end="")

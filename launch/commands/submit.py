@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check the settings and the resources, then submit the job."""
+    from dist_train.recipes import find_config
     from dist_train.settings.loader import load_config
-    from dist_train.settings.recipes import find_config
 
     config = load_config(options.config, options.overrides)
     resources = Resources.from_options(options)

@@ -81,7 +81,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace, grid: Grid) -> int:
-    from dist_train.settings.recipes import find_config
+    from dist_train.recipes import find_config
     from dist_train.settings.schedule import check_ranks
 
     def check(config: "Config") -> None:
@@ -105,7 +105,7 @@ def _train(options: argparse.Namespace, grid: Grid) -> int:
 
 
 def _submit(options: argparse.Namespace, grid: Grid) -> int:
-    from dist_train.settings.recipes import find_config
+    from dist_train.recipes import find_config
 
     resources = Resources.from_options(options)
     sweep = Sweep.plan(find_config(options.config), grid, resources.check)

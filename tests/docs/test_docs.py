@@ -91,7 +91,7 @@ class TestReadme:
         assert not [str(path.relative_to(ROOT)) for path in pages if f"]({path.relative_to(ROOT)})" not in text]
 
     def test_its_settings_are_those_of_the_recipe(self) -> None:
-        (settings,) = blocks("yaml")
+        settings, _ = blocks("yaml")
         assert yaml.safe_load(settings) == yaml.safe_load((ROOT / "configs" / "digits.yaml").read_text())
         assert all("#" in line for line in settings.splitlines() if not line.endswith(":"))
 

@@ -18,6 +18,7 @@ SOURCES = (
     "launch",
     "configs",
     "slurm",
+    "template",
     "pyproject.toml",
     "setup.py",
     "MANIFEST.in",

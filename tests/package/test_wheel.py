@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.settings.recipes import list_recipes
+from dist_train.recipes import list_recipes
 from launch.cli import COMMANDS
 from tests.conftest import ROOT
 from tests.docs.test_docs import without_slurm

@@ -16,7 +16,7 @@ LAYERS = (
         {"__init__", "errors", "eval_line", "installation", "nest", "seeds"},
     ),
     ("what the machine and its files are like", {"system"}),
-    ("code of the user is found and imported", {"own_code"}),
+    ("code of the user is found and imported; recipes come with the program", {"own_code", "recipes"}),
     ("settings say what to train, without torch", {"settings"}),
     ("models know the settings only", {"models"}),
     ("a run has a directory", {"run_dir"}),
@@ -35,7 +35,7 @@ WITHOUT_TORCH = (
     *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.eval_line", "dist_train.run_dir"),
     "dist_train.elastic.agent",
     *("dist_train.settings", "dist_train.diagnostics", "dist_train.own_code"),
-    *("dist_train.command", "dist_train.installation"),
+    *("dist_train.command", "dist_train.installation", "dist_train.recipes"),
     *(
         f"dist_train.system.{name}"
         for name in (

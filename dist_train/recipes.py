@@ -1,11 +1,11 @@
 """The recipes that come with this program, and how a user names a settings file."""
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from dist_train.errors import ConfigError
 from dist_train.installation import find_own
-from dist_train.settings.messages import suggest_choice
 from dist_train.system.escape import escape
 from dist_train.system.read_file import is_file
 
@@ -41,7 +41,7 @@ def _advise(name: str, recipes: list[str]) -> str:
         if is_file(path):
             written = path if path.suffix in SUFFIXES else f"./{path}"
             return f"; for the file that is here write {escape(written)}"
-    guess = suggest_choice(name, recipes)
+    guess = "".join(f". Did you mean {close}?" for close in get_close_matches(name.lower(), recipes, 1))
     own = "A settings file of your own ends in .yaml, or is given with its folder"
     return f"; there are {', '.join(recipes)}. {own}{guess}"
 

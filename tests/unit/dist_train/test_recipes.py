@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dist_train.errors import ConfigError
+from dist_train.recipes import describe_recipes, find_config, list_recipes
 from dist_train.settings.loader import load_config
-from dist_train.settings.recipes import describe_recipes, find_config, list_recipes
 from tests.conftest import ROOT
 
 

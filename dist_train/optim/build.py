@@ -14,8 +14,8 @@ from dist_train.optim.muon import Muon
 from dist_train.optim.own import build_own, describe_unstorable
 from dist_train.optim.several import Several, list_parts, unwrapped_step
 from dist_train.own_code.load import shown_as_own
-from dist_train.settings.optim import Optim, OwnOptim
-from dist_train.settings.optim import Optimizer as OptimizerSettings
+from dist_train.settings.schema.optim import Optim, OwnOptim
+from dist_train.settings.schema.optim import Optimizer as OptimizerSettings
 
 _FUSED = ("sgd", "adam", "adamw")
 """Optimizers with one kernel for all parameters on CPU and CUDA; the others update all of them by foreach."""

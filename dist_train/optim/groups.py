@@ -9,7 +9,7 @@ from torch import nn
 
 from dist_train.errors import ConfigError
 from dist_train.settings.messages import format_value
-from dist_train.settings.optim import Muon, Optim, Optimizer, OwnOptim
+from dist_train.settings.schema.optim import Muon, Optim, Optimizer, OwnOptim
 from dist_train.system.escape import escape
 
 

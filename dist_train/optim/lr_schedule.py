@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 
 from dist_train.optim.own import load_schedule
 from dist_train.own_code.reference import parse_reference
-from dist_train.settings.optim import Optim
+from dist_train.settings.schema.optim import Optim
 
 
 class LrSchedule:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from dist_train.settings.optim import Plateau
 from dist_train.settings.schema import EarlyStopping
+from dist_train.settings.schema.optim import Plateau
 
 
 def find_reduction(values: Sequence[float], config: Plateau | None, higher_is_better: bool) -> float:

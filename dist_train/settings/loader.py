@@ -43,7 +43,7 @@ from dist_train.settings.paths import PATHS, expand_path
 from dist_train.settings.references import resolve_references
 from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, UNSET, find_old_value
 from dist_train.settings.schema import Config, find_contradictions, list_keys
-from dist_train.settings.section import Section, item_classes, section_classes
+from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.strict_yaml import (
     FLOAT,
     FLOAT_AS_TYPED,

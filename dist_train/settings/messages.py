@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dist_train.settings.optim import UNSUPPORTED_NAMES
 from dist_train.settings.renames import RENAMED_KEYS, OldValue
 from dist_train.settings.schema import Config, list_keys
-from dist_train.settings.section import Section, Words
+from dist_train.settings.schema.optim import UNSUPPORTED_NAMES
+from dist_train.settings.schema.section import Section, Words
 from dist_train.system.escape import escape
 
 MAX_LENGTH = 60

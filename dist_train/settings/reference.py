@@ -12,7 +12,7 @@ from dist_train.settings.messages import (
     list_shown_names,
 )
 from dist_train.settings.schema import Config
-from dist_train.settings.section import Section, item_classes, section_classes
+from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.tasks import LOSS_ARGUMENTS
 
 

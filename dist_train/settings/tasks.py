@@ -11,7 +11,7 @@ from pydantic import Field
 from dist_train.eval_line import Monitor, choose_name, find_mode
 from dist_train.own_code.reference import parse_reference
 from dist_train.settings.schema import Config
-from dist_train.settings.section import Contradiction, NonNegativeFloat, PositiveFloat, Section
+from dist_train.settings.schema.section import Contradiction, NonNegativeFloat, PositiveFloat, Section
 
 
 class NoArguments(Section):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_section
-from dist_train.settings.section import PositiveInt, Section
+from dist_train.settings.schema.section import PositiveInt, Section
 from launch.arguments import TIME
 
 DIRECTORY = Path("configs/clusters")

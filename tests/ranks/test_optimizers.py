@@ -16,7 +16,7 @@ from dist_train.distributed.world import World
 from dist_train.models import build_model
 from dist_train.monitoring import ledger
 from dist_train.settings.loader import load_config
-from dist_train.settings.optim import Optim
+from dist_train.settings.schema.optim import Optim
 from tests.conftest import Python, Ranks
 from tests.unit.dist_train.optim.in_torch import OPTIMIZERS, build_plain, settings_of
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dist_train.settings.optim import AnyOptim, Optim, OwnOptim
-from dist_train.settings.section import section_classes
+from dist_train.settings.schema.optim import AnyOptim, Optim, OwnOptim
+from dist_train.settings.schema.section import section_classes
 
 OPTIMIZERS = [each for each in section_classes(AnyOptim) if issubclass(each, Optim) and not issubclass(each, OwnOptim)]
 # Arguments other than the defaults, so that none can be lost on the way.

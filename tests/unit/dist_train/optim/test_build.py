@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dist_train.errors import ConfigError
 from dist_train.optim.build import build_optimizer
-from dist_train.settings.optim import SGD, UNSUPPORTED_NAMES, Muon, Optim
+from dist_train.settings.schema.optim import SGD, UNSUPPORTED_NAMES, Muon, Optim
 from tests.unit.dist_train.optim.in_torch import ARGUMENTS, OPTIMIZERS, build_plain, settings_of
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from dist_train.errors import ConfigError
 from dist_train.optim.build import build_optimizer
 from dist_train.optim.groups import ParameterGroup, find_groups, format_groups
-from dist_train.settings.optim import SGD, Muon, Optim
+from dist_train.settings.schema.optim import SGD, Muon, Optim
 
 
 class Net(nn.Module):

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from dist_train.errors import CheckpointError
 from dist_train.optim.build import build_optimizer
 from dist_train.optim.load import load_optimizer
-from dist_train.settings.optim import SGD, Muon, Optim
+from dist_train.settings.schema.optim import SGD, Muon, Optim
 from tests.unit.dist_train.optim.in_torch import OPTIMIZERS, settings_of
 
 GROUPS = ({"match": ("norm.*",), "weight_decay": 0.0}, {"match": ("*.bias",), "lr": 0.02})

@@ -9,7 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from dist_train.optim.lr_schedule import LrSchedule
-from dist_train.settings.optim import SGD, Optim
+from dist_train.settings.schema.optim import SGD, Optim
 
 STEPS_PER_EPOCH, TOTAL = 7, 70
 

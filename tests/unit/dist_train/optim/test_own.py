@@ -12,7 +12,7 @@ from dist_train.errors import CheckpointError, ConfigError, OwnCodeError
 from dist_train.optim.build import build_optimizer, check_storable, make_step
 from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
-from dist_train.settings.optim import OwnOptim
+from dist_train.settings.schema.optim import OwnOptim
 
 CODE = """
 import torch

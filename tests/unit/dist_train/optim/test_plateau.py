@@ -9,8 +9,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.optim.plateau import ends_early, find_reduction
-from dist_train.settings.optim import SGD, Plateau
 from dist_train.settings.schema import EarlyStopping
+from dist_train.settings.schema.optim import SGD, Plateau
 
 PLATEAUS: list[dict[str, Any]] = [
     {},

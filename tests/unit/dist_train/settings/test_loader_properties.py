@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import to_yaml
-from dist_train.settings.optim import SCHEDULE_SETTINGS
 from dist_train.settings.schema import Config, list_keys
-from dist_train.settings.section import Section, Words
+from dist_train.settings.schema.optim import SCHEDULE_SETTINGS
+from dist_train.settings.schema.section import Section, Words
 from tests.unit.dist_train.settings.conftest import LEAST, Load
 
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

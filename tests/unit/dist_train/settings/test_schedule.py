@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from dist_train.settings.optim import SGD
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Checkpoint, Config, Eval, Log, Run, SmallNet, SyntheticData, Train
+from dist_train.settings.schema.optim import SGD
 
 
 def make_schedule(num_train: int = 100, global_batch: int = 30, epochs: int | None = 3, **train: Any) -> Schedule:

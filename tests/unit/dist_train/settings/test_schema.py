@@ -8,9 +8,9 @@ import pytest
 import torch
 import torchvision
 
-from dist_train.settings.optim import SGD, Optim, Optimizer
 from dist_train.settings.schema import Config, TorchvisionName, find_contradictions, list_keys
-from dist_train.settings.section import Contradiction, Section, section_classes
+from dist_train.settings.schema.optim import SGD, Optim, Optimizer
+from dist_train.settings.schema.section import Contradiction, Section, section_classes
 from tests.unit.dist_train.optim.in_torch import OPTIMIZERS
 
 NOT_OFFERED = {"params", "foreach", "fused", "maximize", "capturable", "differentiable"}

@@ -10,7 +10,7 @@ import pytest
 from dist_train.errors import ConfigError
 from dist_train.settings.messages import describe_type, list_choices
 from dist_train.settings.schema import Config, flatten
-from dist_train.settings.section import Section, section_classes
+from dist_train.settings.schema.section import Section, section_classes
 from tests.unit.dist_train.settings.conftest import LEAST, Load
 
 SPELLINGS = (

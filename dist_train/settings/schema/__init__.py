@@ -10,8 +10,32 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dist_train.settings.optim import AnyOptim, find_optim_contradictions
-from dist_train.settings.section import (
+from dist_train.settings.schema.data import (
+    KNOWN_CLASSES,
+    AnyData,
+    Augment,
+    Data,
+    ImageData,
+    ImageFolderData,
+    Normalize,
+    OwnData,
+    StoredData,
+    SyntheticData,
+)
+from dist_train.settings.schema.model import (
+    AnyModel,
+    CifarTutorial,
+    ImageModel,
+    Model,
+    OwnModel,
+    ResNet18,
+    SmallNet,
+    TimmModel,
+    TorchvisionModel,
+    TorchvisionName,
+)
+from dist_train.settings.schema.optim import AnyOptim, find_optim_contradictions
+from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
     Auto,
@@ -23,10 +47,47 @@ from dist_train.settings.section import (
     PositiveInt,
     Reference,
     Section,
-    SideLength,
     Words,
     section_classes,
 )
+
+__all__ = [
+    "AnyData",
+    "AnyModel",
+    "Augment",
+    "Checkpoint",
+    "CifarTutorial",
+    "Config",
+    "Data",
+    "Distributed",
+    "EarlyStopping",
+    "Eval",
+    "ImageData",
+    "ImageFolderData",
+    "ImageModel",
+    "KNOWN_CLASSES",
+    "Log",
+    "Loss",
+    "LossName",
+    "Model",
+    "Normalize",
+    "OutputField",
+    "OwnCallback",
+    "OwnData",
+    "OwnModel",
+    "ResNet18",
+    "Run",
+    "SmallNet",
+    "StoredData",
+    "SyntheticData",
+    "TimmModel",
+    "TorchvisionModel",
+    "TorchvisionName",
+    "Train",
+    "find_contradictions",
+    "flatten",
+    "list_keys",
+]
 
 
 class Run(Section):
@@ -54,229 +115,6 @@ class Run(Section):
     """Use only deterministic kernels (`torch.use_deterministic_algorithms`) and sums of NCCL in a fixed order; a
     network for which torch has no such kernels is refused. On CPU the supplied models are deterministic without it. On
     a GPU a resumed run ends with the same bits only with this or `run.reproducible: bitwise`; it costs speed."""
-
-
-class Augment(Section):
-    """Random changes of the training images, each a function of seed, epoch and sample index."""
-
-    crop_padding: Annotated[int, Field(ge=0, le=256)] = 0
-    """Pad each side with this many black pixels and crop a random window of the original size. 0: off."""
-    flip: bool = False
-    """Flip horizontally with probability 1/2."""
-    cutout: Annotated[int, Field(ge=0, le=10**4)] = 0
-    """Side in pixels of a random square that is set to the mean (DeVries and Taylor, arXiv:1708.04552). 0: off."""
-
-
-class Normalize(Section):
-    """Statistics of images scaled to 0..1, one number per channel."""
-
-    mean: Annotated[tuple[float, ...], Field(min_length=1)]
-    """Subtracted from each channel."""
-    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-    """Each channel is divided by it after that."""
-
-
-class Data(Section):
-    """Data set, batch size, and how samples are loaded."""
-
-    name: str
-    """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
-    download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`, where one of `val` and `test` is enough; or
-    `<root>/<class>/*`, of which `data.test` and `data.validation` are held out),
-    `synthetic` (generated from the seed, for tests), or a `torch.utils.data.Dataset` of your own by its reference."""
-    global_batch: PositiveInt = 64
-    """Samples per optimizer step, over all ranks."""
-    validation: Fraction | Literal["split"] = 0.0
-    """Fraction of the training split, chosen by the seed, that is held out and evaluated during training. `split`: a
-    data set of your own has a split of that name. The evaluation at the end of a run always uses the test split."""
-    loader: Literal["auto", "in_memory", "workers"] = "auto"
-    """`in_memory`: read all samples once and keep them in memory, of the GPU if there is one. `workers`: read samples
-    in worker processes when they are needed. `auto`: in_memory if the samples are images or tensors that fit; a data
-    set of your own is read in each epoch. Batches are the same, but for random transforms of a data set of your own:
-    with `in_memory` they are those of the first epoch for ever."""
-    workers: Annotated[int, Field(ge=0, le=256)] = 2
-    """Worker processes per rank with the loader `workers`; 0: the rank itself reads."""
-    shuffle: bool = True
-    """Draw a new order of the training samples for each epoch. `false`: the order of the data set."""
-    drop_last: bool = False
-    """Leave out the smaller batch at the end of an epoch."""
-    sampling: Literal["uniform", "balanced", "weighted"] | Reference = "uniform"
-    """Which samples an epoch has. `uniform`: each one once. `balanced`: as many draws, with replacement, each class
-    equally likely. `weighted`: likewise, by the data set's attribute `weights`. A reference: your own function `f(seed,
-    epoch, length)` that returns the indices of an epoch."""
-    limit_train: PositiveInt | None = None
-    """Use only this many training samples, evenly spaced over the split."""
-    limit_test: PositiveInt | None = None
-    """Use only this many test samples, evenly spaced over the split."""
-    accept_changes: bool = False
-    """Resume although the data are not those that the run began with. The default refuses, and names what differs."""
-
-
-class ImageData(Data):
-    """A data set of images with the numbers of their classes."""
-
-    root: FileName
-    """Directory with the data set's files. Default: `$DIST_TRAIN_DATA`, else `data`. Written only to download
-    files, or to unpack their archives if those lie there."""
-    download: bool = True
-    """Download missing files to `root`, if the address of the data set is known."""
-    normalize: Auto | Normalize = "auto"
-    """`auto`: the known mean and std of the data set, or else those of the training split, computed once. Or `{mean:
-    [...], std: [...]}`."""
-    cache: FileName
-    """Directory for decoded images and computed statistics, found again by the content of the files, wherever those
-    are. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`, or one for temporary files if that can't be written. Where
-    others can write, each user has a folder."""
-    augment: Augment | Reference = Augment()
-    """Random changes of the training images; none by default. Or a function of your own, or a transform, by its
-    reference, that is called with an image, uint8 [C, H, W], and a `torch.Generator` that is a function of seed, epoch
-    and sample."""
-    resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
-    """Scale the shorter side to this many pixels and crop the central square."""
-
-
-class StoredData(ImageData):
-    """A data set stored in files."""
-
-    name: Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100", "digits"]
-
-
-class ImageFolderData(ImageData):
-    """Image files in a folder for each class."""
-
-    name: Literal["image_folder"]
-    test: Fraction = 0.0
-    """Fraction of each class, chosen by the seed, that is the test split where `root` holds folders of classes and none
-    of a split. `data.validation` is one of each class then, too."""
-    orientation: Literal["exif", "stored"] = "exif"
-    """`exif`: turn an image as its EXIF orientation says, as viewers do. `stored`: leave the pixels in the order of
-    the file, as other libraries do; TIFF is turned by Pillow all the same."""
-
-
-class SyntheticData(ImageData):
-    """Images generated from the seed: one pattern per class, and noise."""
-
-    name: Literal["synthetic"]
-    shape: tuple[SideLength, SideLength, SideLength] = (1, 28, 28)
-    """Channels, height and width."""
-    num_classes: Annotated[int, Field(ge=2, le=10**5)] = 10
-    """Number of classes."""
-    num_train: Annotated[int, Field(ge=1, le=10**8)] = 1024
-    """Samples in the training split."""
-    num_test: Annotated[int, Field(ge=1, le=10**8)] = 256
-    """Samples in the test split."""
-
-
-class OwnData(Data):
-    """A data set of your own: a class with `__len__` and `__getitem__`, which is called with `split="train"` and
-    `"test"`, or a function that returns a dict of them. An item is `(input, target)`, of tensors, numbers, arrays and
-    pictures in tuples, dicts and dataclasses. `random`, `numpy.random` and `torch` are seeded by seed, epoch and item
-    before each is read."""
-
-    name: Reference
-    args: Arguments = NO_ARGUMENTS
-    """Arguments of the class, which is called with `split="train"` and `"test"` besides; or of a function that returns
-    a dict of the splits. An item is `(input, target)`, of tensors, numbers, arrays and pictures in tuples, dicts and
-    dataclasses. `random`, `numpy.random` and `torch` are seeded by seed, epoch and item before each is read."""
-    collate: Reference | None = None
-    """Function that makes `(inputs, targets)` of a list of items, which may be of any form and size then. Default: the
-    items are stacked; a picture becomes floats from 0 to 1, [C, H, W]."""
-    augment: Reference | None = None
-    """Function of your own, or a transform, that changes an item of the training at random: it is called with the item
-    and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""
-
-
-class Model(Section):
-    """The network."""
-
-    name: str
-    """The network. `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
-    torchvision, `timm/<name>` one of timm, if that is installed. Or your own `nn.Module` by its reference."""
-
-
-class ImageModel(Model):
-    """A network for images, whose channels and classes follow from the data."""
-
-    num_classes: Annotated[int, Field(ge=2, le=10**5)] | None = None
-    """Outputs of the last layer. Default: the number of classes in the data; another number is refused."""
-
-
-class SmallNet(ImageModel):
-    """A network from a tutorial: two convolutions and fully connected layers."""
-
-    name: Literal["lenet", "mnist_example", "mnist_cnn"]
-    dropout: Fraction = 0.0
-    """Probability of dropping an input of the last layer."""
-
-
-class CifarTutorial(ImageModel):
-    """The network of PyTorch's 60-minute tutorial."""
-
-    name: Literal["cifar_tutorial"]
-    dropout: Fraction = 0.0
-    """Probability of dropping an input of the last layer."""
-    width: Annotated[int, Field(ge=1, le=256)] = 1
-    """Factor on the channels of both convolutions and on the units of both hidden layers."""
-
-
-class ResNet18(ImageModel):
-    """torchvision's ResNet-18 with a 3x3 stem and no max-pool."""
-
-    name: Literal["resnet18"]
-
-
-# fmt: off
-TorchvisionName = Literal[
-    "torchvision/alexnet", "torchvision/convnext_base", "torchvision/convnext_large", "torchvision/convnext_small",
-    "torchvision/convnext_tiny", "torchvision/densenet121", "torchvision/densenet161", "torchvision/densenet169",
-    "torchvision/densenet201", "torchvision/efficientnet_b0", "torchvision/efficientnet_b1",
-    "torchvision/efficientnet_b2", "torchvision/efficientnet_b3", "torchvision/efficientnet_b4",
-    "torchvision/efficientnet_b5", "torchvision/efficientnet_b6", "torchvision/efficientnet_b7",
-    "torchvision/efficientnet_v2_l", "torchvision/efficientnet_v2_m", "torchvision/efficientnet_v2_s",
-    "torchvision/googlenet", "torchvision/inception_v3", "torchvision/maxvit_t", "torchvision/mnasnet0_5",
-    "torchvision/mnasnet0_75", "torchvision/mnasnet1_0", "torchvision/mnasnet1_3", "torchvision/mobilenet_v2",
-    "torchvision/mobilenet_v3_large", "torchvision/mobilenet_v3_small", "torchvision/regnet_x_16gf",
-    "torchvision/regnet_x_1_6gf", "torchvision/regnet_x_32gf", "torchvision/regnet_x_3_2gf",
-    "torchvision/regnet_x_400mf", "torchvision/regnet_x_800mf", "torchvision/regnet_x_8gf",
-    "torchvision/regnet_y_128gf", "torchvision/regnet_y_16gf", "torchvision/regnet_y_1_6gf",
-    "torchvision/regnet_y_32gf", "torchvision/regnet_y_3_2gf", "torchvision/regnet_y_400mf",
-    "torchvision/regnet_y_800mf", "torchvision/regnet_y_8gf", "torchvision/resnet101", "torchvision/resnet152",
-    "torchvision/resnet18", "torchvision/resnet34", "torchvision/resnet50", "torchvision/resnext101_32x8d",
-    "torchvision/resnext101_64x4d", "torchvision/resnext50_32x4d", "torchvision/shufflenet_v2_x0_5",
-    "torchvision/shufflenet_v2_x1_0", "torchvision/shufflenet_v2_x1_5", "torchvision/shufflenet_v2_x2_0",
-    "torchvision/squeezenet1_0", "torchvision/squeezenet1_1", "torchvision/swin_b", "torchvision/swin_s",
-    "torchvision/swin_t", "torchvision/swin_v2_b", "torchvision/swin_v2_s", "torchvision/swin_v2_t",
-    "torchvision/vgg11", "torchvision/vgg11_bn", "torchvision/vgg13", "torchvision/vgg13_bn", "torchvision/vgg16",
-    "torchvision/vgg16_bn", "torchvision/vgg19", "torchvision/vgg19_bn", "torchvision/vit_b_16",
-    "torchvision/vit_b_32", "torchvision/vit_h_14", "torchvision/vit_l_16", "torchvision/vit_l_32",
-    "torchvision/wide_resnet101_2", "torchvision/wide_resnet50_2"
-]
-# fmt: on
-
-
-class TorchvisionModel(ImageModel):
-    """A classification model of torchvision, from random weights."""
-
-    name: TorchvisionName
-    args: Arguments = NO_ARGUMENTS
-    """More arguments of its constructor."""
-
-
-class TimmModel(ImageModel):
-    """A model of timm, from random weights."""
-
-    shown_name = "timm/<model>"
-    name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.]+$")]
-    args: Arguments = NO_ARGUMENTS
-    """More arguments of `timm.create_model`."""
-
-
-class OwnModel(Model):
-    """A network of your own."""
-
-    name: Reference
-    args: Arguments = NO_ARGUMENTS
-    """Arguments of the class or function; it gets no others."""
 
 
 OutputField = Annotated[str, Field(pattern=r"^output\.\w+$"), Words("a field of the network's output, output.loss")]
@@ -434,10 +272,6 @@ class Log(Section):
     """Steps between hashes of the weights in `ledger.jsonl`."""
 
 
-AnyData = StoredData | ImageFolderData | SyntheticData | OwnData
-AnyModel = SmallNet | CifarTutorial | ResNet18 | TorchvisionModel | TimmModel | OwnModel
-
-
 class Config(Section):
     """All settings of a run."""
 
@@ -471,9 +305,6 @@ class Config(Section):
     def shards(self) -> int | None:
         """`distributed.shards` with its default; None if each rank has one shard."""
         return (self.distributed.shards or 8) if self.run.reproducible == "bitwise" else None
-
-
-KNOWN_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "cifar10": 10, "cifar100": 100, "digits": 10}
 
 
 def find_contradictions(config: Config) -> Iterator[Contradiction]:

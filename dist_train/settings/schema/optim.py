@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, create_model, model_serializer
 from pydantic.fields import FieldInfo
 
-from dist_train.settings.section import (
+from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
     Contradiction,

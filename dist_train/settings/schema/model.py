@@ -1,0 +1,109 @@
+"""The section `model`: which network is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dist_train.settings.schema.section import (
+    NO_ARGUMENTS,
+    Arguments,
+    Fraction,
+    Reference,
+    Section,
+)
+
+
+class Model(Section):
+    """The network."""
+
+    name: str
+    """The network. `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
+    torchvision, `timm/<name>` one of timm, if that is installed. Or your own `nn.Module` by its reference."""
+
+
+class ImageModel(Model):
+    """A network for images, whose channels and classes follow from the data."""
+
+    num_classes: Annotated[int, Field(ge=2, le=10**5)] | None = None
+    """Outputs of the last layer. Default: the number of classes in the data; another number is refused."""
+
+
+class SmallNet(ImageModel):
+    """A network from a tutorial: two convolutions and fully connected layers."""
+
+    name: Literal["lenet", "mnist_example", "mnist_cnn"]
+    dropout: Fraction = 0.0
+    """Probability of dropping an input of the last layer."""
+
+
+class CifarTutorial(ImageModel):
+    """The network of PyTorch's 60-minute tutorial."""
+
+    name: Literal["cifar_tutorial"]
+    dropout: Fraction = 0.0
+    """Probability of dropping an input of the last layer."""
+    width: Annotated[int, Field(ge=1, le=256)] = 1
+    """Factor on the channels of both convolutions and on the units of both hidden layers."""
+
+
+class ResNet18(ImageModel):
+    """torchvision's ResNet-18 with a 3x3 stem and no max-pool."""
+
+    name: Literal["resnet18"]
+
+
+# fmt: off
+TorchvisionName = Literal[
+    "torchvision/alexnet", "torchvision/convnext_base", "torchvision/convnext_large", "torchvision/convnext_small",
+    "torchvision/convnext_tiny", "torchvision/densenet121", "torchvision/densenet161", "torchvision/densenet169",
+    "torchvision/densenet201", "torchvision/efficientnet_b0", "torchvision/efficientnet_b1",
+    "torchvision/efficientnet_b2", "torchvision/efficientnet_b3", "torchvision/efficientnet_b4",
+    "torchvision/efficientnet_b5", "torchvision/efficientnet_b6", "torchvision/efficientnet_b7",
+    "torchvision/efficientnet_v2_l", "torchvision/efficientnet_v2_m", "torchvision/efficientnet_v2_s",
+    "torchvision/googlenet", "torchvision/inception_v3", "torchvision/maxvit_t", "torchvision/mnasnet0_5",
+    "torchvision/mnasnet0_75", "torchvision/mnasnet1_0", "torchvision/mnasnet1_3", "torchvision/mobilenet_v2",
+    "torchvision/mobilenet_v3_large", "torchvision/mobilenet_v3_small", "torchvision/regnet_x_16gf",
+    "torchvision/regnet_x_1_6gf", "torchvision/regnet_x_32gf", "torchvision/regnet_x_3_2gf",
+    "torchvision/regnet_x_400mf", "torchvision/regnet_x_800mf", "torchvision/regnet_x_8gf",
+    "torchvision/regnet_y_128gf", "torchvision/regnet_y_16gf", "torchvision/regnet_y_1_6gf",
+    "torchvision/regnet_y_32gf", "torchvision/regnet_y_3_2gf", "torchvision/regnet_y_400mf",
+    "torchvision/regnet_y_800mf", "torchvision/regnet_y_8gf", "torchvision/resnet101", "torchvision/resnet152",
+    "torchvision/resnet18", "torchvision/resnet34", "torchvision/resnet50", "torchvision/resnext101_32x8d",
+    "torchvision/resnext101_64x4d", "torchvision/resnext50_32x4d", "torchvision/shufflenet_v2_x0_5",
+    "torchvision/shufflenet_v2_x1_0", "torchvision/shufflenet_v2_x1_5", "torchvision/shufflenet_v2_x2_0",
+    "torchvision/squeezenet1_0", "torchvision/squeezenet1_1", "torchvision/swin_b", "torchvision/swin_s",
+    "torchvision/swin_t", "torchvision/swin_v2_b", "torchvision/swin_v2_s", "torchvision/swin_v2_t",
+    "torchvision/vgg11", "torchvision/vgg11_bn", "torchvision/vgg13", "torchvision/vgg13_bn", "torchvision/vgg16",
+    "torchvision/vgg16_bn", "torchvision/vgg19", "torchvision/vgg19_bn", "torchvision/vit_b_16",
+    "torchvision/vit_b_32", "torchvision/vit_h_14", "torchvision/vit_l_16", "torchvision/vit_l_32",
+    "torchvision/wide_resnet101_2", "torchvision/wide_resnet50_2"
+]
+# fmt: on
+
+
+class TorchvisionModel(ImageModel):
+    """A classification model of torchvision, from random weights."""
+
+    name: TorchvisionName
+    args: Arguments = NO_ARGUMENTS
+    """More arguments of its constructor."""
+
+
+class TimmModel(ImageModel):
+    """A model of timm, from random weights."""
+
+    shown_name = "timm/<model>"
+    name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.]+$")]
+    args: Arguments = NO_ARGUMENTS
+    """More arguments of `timm.create_model`."""
+
+
+class OwnModel(Model):
+    """A network of your own."""
+
+    name: Reference
+    args: Arguments = NO_ARGUMENTS
+    """Arguments of the class or function; it gets no others."""
+
+
+AnyModel = SmallNet | CifarTutorial | ResNet18 | TorchvisionModel | TimmModel | OwnModel

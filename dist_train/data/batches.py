@@ -35,6 +35,9 @@ AHEAD = {"cpu": 2**22, "cuda": 2**25}
 The first calls after a step are cold and take several times as long as later ones, so many are made at once: as much as
 a CPU's last-level cache holds beside a step's tensors, or keeps a GPU busy for longer than the calls take. A larger
 batch is prepared alone."""
+READ_TOGETHER = 512
+"""Samples of a data set of the user's own that are read together: a call of the loader costs as much as some hundred
+small ones, and to stack more at once takes longer for each."""
 STOP_GRACE = 30.0
 """Seconds that one of several ranks waits for data after a stop was requested; late data lets all finish the step."""
 ALIGNMENT = 512
@@ -132,6 +135,7 @@ class TrainBatches:
         self._samples = dataset.train
         self._device = world.device
         self._micro_batch = micro_batch
+        self._is_own = dataset.normalize is None
         augment = config.augment if isinstance(config, ImageData) and isinstance(config.augment, Augment) else Augment()
         self._preparation = open_preparation(dataset.normalize, augment, seed, world.device, memory_format)
         self._sampler = GlobalBatchSampler(
@@ -172,7 +176,10 @@ class TrainBatches:
         """Number of batches that are prepared at a time."""
         source = self._samples.source
         numbers = source.sample_bytes * self._sampler.largest_slice
-        return max(1, AHEAD[source.device.type] // (numbers * torch.get_default_dtype().itemsize))
+        together = AHEAD[source.device.type] // (numbers * torch.get_default_dtype().itemsize)
+        if self._is_own:
+            together = min(together, READ_TOGETHER // self._sampler.largest_slice)
+        return max(1, together)
 
     def _batches(self) -> Iterator[Batch]:
         for loaded in self._loader:

@@ -1,6 +1,6 @@
 """The items of a data set of the user's own, read one by one, each with its own seeds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -60,15 +60,23 @@ class OwnItems:
                 f"{self.about}: its length was {self._length:,} and is {len(self.dataset):,} now; a data set can't "
                 "change while it is trained on"
             )
-        return self._reader.read(self._read_item, numbers, epoch)
+        items = self._reader.read(self._read_each, numbers, epoch)
+        if self._is_collated:
+            return items
+        return [
+            item if type(item) is tuple and len(item) == 2 else split_item(item, f"{self.about}: item {number}")
+            for item, number in zip(items, numbers, strict=True)
+        ]
 
-    def _read_item(self, number: int) -> Any:
+    def _read_each(self, numbers: Iterable[int]) -> list[Any]:
+        items, number = [], None
         try:
-            item = self.dataset[number]
+            for number in numbers:
+                items.append(self.dataset[number])
         except Exception:
             with shown_as_own(f"{self.about}: item {number}, read by {describe_process(self._rank)},"):
                 raise
-        return item if self._is_collated else split_item(item, f"{self.about}: item {number}")
+        return items
 
 
 def describe_process(rank: int) -> str:
@@ -102,6 +110,8 @@ class Collate:
             name: the reference of the function.
             num_classes: of the data set, to check labels; 0: not known.
         """
+        self.is_own = function is not None
+        """Whether it is the user's, and may make another shape of each batch."""
         self._function = function
         self._name = name
         self._num_classes = num_classes
@@ -121,7 +131,9 @@ class Collate:
         if self._function is None:
             batch = self._stack(items, numbers, about)
         else:
-            (batch,) = self._reader.read(lambda _: self._call(items, numbers, about, rank), [numbers[0]], epoch)
+            (batch,) = self._reader.read(
+                lambda keys: [self._call(items, numbers, about, rank) for _ in keys], [numbers[0]], epoch
+            )
         self._check_labels(batch[1], numbers, about)
         return batch
 

@@ -36,8 +36,7 @@ def stack_items(items: Sequence[Any], place: str = "item") -> Nest:
     """
     first = items[0]
     if isinstance(first, Tensor):
-        _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
-        return default_collate(list(items))
+        return _stack_tensors(items, place)
     if isinstance(first, np.ndarray | np.generic):
         _check_equal(items, place, np.ndarray | np.generic, lambda each: (each.dtype, each.shape))
         return _convert_arrays(items, place)
@@ -50,6 +49,18 @@ def stack_items(items: Sequence[Any], place: str = "item") -> Nest:
         _check_equal(items, place, type(first), type)
         return list(items)
     return _stack_parts(items, place)
+
+
+def _stack_tensors(items: Sequence[Any], place: str) -> Tensor:
+    """Stack tensors of one type and shape, in a worker directly into shared memory."""
+    try:
+        if len({each.dtype for each in items}) == 1:
+            return default_collate(list(items))  # type: ignore[no-any-return]
+    except (AttributeError, TypeError, RuntimeError):
+        _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
+        raise
+    _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
+    raise AssertionError("tensors of several types are not equal")
 
 
 def _stack_parts(items: Sequence[Any], place: str) -> Nest:

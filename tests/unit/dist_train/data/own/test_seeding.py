@@ -3,6 +3,7 @@
 # ruff: noqa: S311
 
 import random
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -34,17 +35,21 @@ def reader() -> SeededReader:
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=list(DRAWS))
 def test_an_item_draws_the_same_whatever_else_is_read(draw: Any) -> None:
-    expected = reader().read(lambda _: draw(), list(range(8)), 0)
+    expected = reader().read(lambda keys: [draw() for _ in keys], list(range(8)), 0)
     for keys in ([3], [7, 0], [5, 5, 1], list(range(7, -1, -1))):
-        assert reader().read(lambda _: draw(), keys, 0) == [expected[key] for key in keys]
+        assert reader().read(lambda keys: [draw() for _ in keys], keys, 0) == [expected[key] for key in keys]
     used = reader()
-    used.read(lambda _: draw(), [2], 1)
-    assert used.read(lambda _: draw(), [4, 6], 0) == [expected[4], expected[6]]
+    used.read(lambda keys: [draw() for _ in keys], [2], 1)
+    assert used.read(lambda keys: [draw() for _ in keys], [4, 6], 0) == [expected[4], expected[6]]
 
 
 @pytest.mark.parametrize("name", ["random", "numpy", "numpy's normal", "torch", "all"])
 def test_epochs_and_items_draw_differently(name: str) -> None:
-    found = [value for epoch in (0, 1) for value in reader().read(lambda _: DRAWS[name](), [0, 1, 2], epoch)]
+    found = [
+        value
+        for epoch in (0, 1)
+        for value in reader().read(lambda keys: [DRAWS[name]() for _ in keys], [0, 1, 2], epoch)
+    ]
     assert len({str(value) for value in found}) == 6
 
 
@@ -54,9 +59,9 @@ def test_the_generators_are_left_as_they_were(draw: Any) -> None:
         seed_generators(11)
         np.random.randn()  # one of two numbers is kept for the next call
         before = states()
-        reader().read(lambda _: draw(), [1, 2], 0)
+        reader().read(lambda keys: [draw() for _ in keys], [1, 2], 0)
         with pytest.raises(ZeroDivisionError):
-            reader().read(lambda _: draw() and 1 // 0, [1], 0)
+            reader().read(lambda keys: [draw() and 1 // 0 for _ in keys], [1], 0)
         assert states() == before
 
 
@@ -64,14 +69,17 @@ def test_items_that_draw_late_are_read_again_with_their_seeds() -> None:
     """Those that draw nothing need no seeds, and are read once."""
     calls: list[int] = []
 
-    def read(key: int) -> float:
+    def read(keys: Iterable[int]) -> list[float]:
+        return [read_one(key) for key in keys]
+
+    def read_one(key: int) -> float:
         calls.append(key)
         return random.uniform(0, 1) if key == 5 else 0.0
 
     used = reader()
     assert used.read(read, [0, 1, 2], 0) == [0, 0, 0]
     late = used.read(read, [4, 5], 0)
-    assert calls == [0, 1, 2, 4, 5, 4, 5]
+    assert calls == [0, 1, 2, 4, 5, 4, 5]  # only the generator that was drawn from is seeded
     assert late == [0, *reader().read(read, [5], 0)]
     calls.clear()
     assert used.read(read, [4, 5], 0) == late

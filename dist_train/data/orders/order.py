@@ -131,7 +131,7 @@ def build_order(config: Data, samples: Samples, seed: int) -> Order:
         return Weighted(_find_weights(samples), seed)
     function = load(config.sampling, "data.sampling")
     if not callable(function):
-        raise ConfigError(f"data.sampling {config.sampling}: is a {type(function).__name__}, and no function")
+        raise ConfigError(f"data.sampling {config.sampling}: is of the type {type(function).__name__}, and no function")
     return OwnOrder(function, config.sampling, len(samples), seed)
 
 

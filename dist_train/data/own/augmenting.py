@@ -51,7 +51,7 @@ def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
     if isinstance(found, type):
         found = call(name, "data.augment", {})
     if not callable(found):
-        raise ConfigError(f"data.augment {name}: is a {type(found).__name__}, and no function or class")
+        raise ConfigError(f"data.augment {name}: is of the type {type(found).__name__}, and no function or class")
     parameters = None if isinstance(found, nn.Module) else read_parameters(found)
     if parameters and (len(parameters.positional) > 1 or parameters.takes_any_position):
         return found  # type: ignore[no-any-return]

@@ -117,7 +117,7 @@ class _Opener:
         name = self.config.collate
         function = load(name, "data.collate") if name else None
         if name and not callable(function):
-            raise ConfigError(f"data.collate {name}: is a {type(function).__name__}, and no function")
+            raise ConfigError(f"data.collate {name}: is of the type {type(function).__name__}, and no function")
         self._collate = Collate(function, name or "", self.seed, len(self.classes))
 
     def open(self, split: SplitName, dataset: Any) -> Source:

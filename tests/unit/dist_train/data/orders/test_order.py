@@ -150,7 +150,7 @@ def test_shuffling_can_be_off_and_small_batches_left_out() -> None:
     ("other", "complaint"),
     [
         ({"sampling": "balanced", "shuffle": False}, r"data\.shuffle is false, but data\.sampling=balanced"),
-        ({"sampling": f"{SETS}:SIZE"}, "is a int, and no function"),
+        ({"sampling": f"{SETS}:SIZE"}, "is of the type int, and no function"),
         ({"sampling": f"{SETS}:too_few"}, "returns 10 indices for epoch 0, and an epoch has 11"),
         ({"sampling": f"{SETS}:too_large"}, "indices from 0 to 11 for epoch 0; they must be from 0 to 10"),
         ({"sampling": f"{SETS}:fractions"}, "must return whole numbers in one dimension"),

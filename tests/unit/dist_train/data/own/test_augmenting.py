@@ -86,7 +86,7 @@ def test_own_data_are_augmented_alike(name: str, augment: str) -> None:
             r"sets\.py:to_float: sample \d+ becomes torch\.float32 \[3, 8, 8\]; it must stay torch\.uint8 \[3, 8, 8\]",
         ),
         ("to_size", r"sample \d+ becomes int; it must stay torch\.uint8"),
-        ("SIZE", "is a int, and no function or class"),
+        ("SIZE", "is of the type int, and no function or class"),
     ],
 )
 def test_what_is_no_image_any_more_is_refused(settings: Settings, augment: str, complaint: str) -> None:

@@ -44,7 +44,7 @@ def refusal(name: str, **other: Any) -> str:
         ("Lengths", {"loader": "in_memory", "collate": "pad"}, "data.loader=in_memory: .* must have one"),
         ("Items", {"kind": "float32", "sizes": 3}, "has no argument sizes; did you mean size"),
         ("Items", {}, "needs the argument kind"),
-        ("DTYPES", {}, "is a tuple, and no class or function"),
+        ("DTYPES", {}, "is of the type tuple, and no class or function"),
         ("Itmes", {}, "has no Itmes"),
     ],
 )
@@ -165,5 +165,5 @@ def test_a_collate_must_make_a_pair() -> None:
         opened(configure("Lengths", collate="count"))
     with pytest.raises(OwnCodeError, match=r"(?s)data\.collate .*items 0, by rank 0.*ZeroDivisionError"):
         opened(configure("Lengths", collate="divide"))
-    with pytest.raises(ConfigError, match="is a int, and no function"):
+    with pytest.raises(ConfigError, match="is of the type int, and no function"):
         opened(configure("Lengths", collate="SIZE"))

@@ -6,7 +6,8 @@
     eval_batches     the evaluation batches of this rank, the same batches at every world size
 
 A module in `datasets/` for each kind of data set (`mnist`, `cifar`, `digits`, `image_folder`, `synthetic`) finds its
-files and reads them; `registry` holds the table. `own/` reads the data sets of users. A batch is a function of the settings, the seed and the step.
+files and reads them; `registry` holds the table. `own/` reads the data sets of users. A batch is a function of the
+settings, the seed and the step.
 """
 
 from dist_train.data.batches import Batch, EvalBatch, TrainBatches, eval_batches

@@ -42,7 +42,7 @@ NESTS: tuple[Any, ...] = (
 )
 
 
-@pytest.mark.parametrize("nest", NESTS, ids=repr)
+@pytest.mark.parametrize("nest", NESTS, ids=lambda nest: type(nest).__name__)
 def test_a_nest_keeps_its_structure(nest: Any) -> None:
     mapped = map_tensors(lambda tensor: tensor + 1, nest)
     assert type(mapped) is type(nest)
@@ -52,7 +52,7 @@ def test_a_nest_keeps_its_structure(nest: Any) -> None:
     assert all(one is other for one, other in zip(list_tensors(again), before, strict=True))
 
 
-@pytest.mark.parametrize("nest", [nest for nest in NESTS if list_tensors(nest)], ids=repr)
+@pytest.mark.parametrize("nest", [nest for nest in NESTS if list_tensors(nest)], ids=lambda nest: type(nest).__name__)
 def test_the_parts_of_a_nest_are_those_of_its_tensors(nest: Any) -> None:
     parts = split_nest(nest, lambda tensor: torch.split(tensor, [1, 2]))
     assert [type(part) for part in parts] == 2 * [type(nest)]

@@ -215,7 +215,7 @@ class Holder:
         self.value = state
 
 
-@pytest.mark.parametrize("value", HELD, ids=repr)
+@pytest.mark.parametrize("value", HELD, ids=lambda value: type(value).__name__)
 def test_a_checkpoint_holds_plain_values_and_tensors(value: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(Holder, "value", value)
     entries = [OwnCallback(name=f"{__name__}:Holder")]
@@ -229,7 +229,7 @@ def test_a_checkpoint_holds_plain_values_and_tensors(value: Any, tmp_path: Path,
         assert found == (list(value) if isinstance(value, tuple) else value)
 
 
-@pytest.mark.parametrize("value", NOT_HELD, ids=repr)
+@pytest.mark.parametrize("value", NOT_HELD, ids=lambda value: type(value).__name__)
 def test_a_state_that_no_checkpoint_can_hold_is_refused(value: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(Holder, "value", {"inner": value})
     with pytest.raises(ConfigError, match=r"state_dict\(\)\['inner'\].*(a state may have|keys are)"):

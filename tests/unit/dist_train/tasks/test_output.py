@@ -37,7 +37,7 @@ Pair = namedtuple("Pair", "logits hidden")
         ((None, LOGITS), "1"),
         ([LOGITS], 0),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_field_is_a_key_an_attribute_or_a_place(output: Any, field: Any) -> None:
     assert select(output, field) is LOGITS
@@ -56,7 +56,7 @@ def test_a_field_is_a_key_an_attribute_or_a_place(output: Any, field: Any) -> No
         ((), 0, "a tuple of nothing"),
         (None, "logits", "a NoneType"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_field_that_is_not_there_is_named_with_those_that_are(output: Any, field: Any, what: str) -> None:
     with pytest.raises(ConfigError, match=f"loss.output is {field}, but the network's output is {what}"):

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -52,7 +53,12 @@ def to_plain(value: Any) -> Any:
 def list_numbers(line: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the numbers of a result that can be compared; None for one that was not finite."""
     named = {name: value for name, value in line.items() if name not in (*_PLACE, *_COUNTS)}
-    return {name: value for name, value in named.items() if value is None or type(value) in (int, float)}
+    return {name: _bound(value) for name, value in named.items() if value is None or type(value) in (int, float)}
+
+
+def _bound(value: float | None) -> float | None:
+    """Return a number, None if no float can hold it."""
+    return value if value is not None and abs(value) <= sys.float_info.max else None
 
 
 def format_number(name: str, value: float | None) -> str:

@@ -59,7 +59,7 @@ def _check_members(saved: list[dict[str, Any]], today: list[dict[str, Any]], fil
 def _find_misfits(optimizer: Optimizer, saved: dict[str, Any]) -> Iterator[str]:
     """Describe where a saved state differs in form from what the optimizer keeps of its parameters."""
     parameters = [(parameter, kept) for group, kept in _list_groups(optimizer) for parameter in group["params"]]
-    kinds: dict[int, list[frozenset[str]]] = {}
+    kinds: dict[tuple[int, frozenset[str]], list[frozenset[str]]] = {}
     for number, state in saved["state"].items():
         if not 0 <= number < len(parameters):
             yield f"it has a parameter {number}, and the network has {len(parameters)}"
@@ -68,13 +68,22 @@ def _find_misfits(optimizer: Optimizer, saved: dict[str, Any]) -> Iterator[str]:
         if kept is None:
             continue
         probed = kept.of(parameter.dim())
-        kinds.setdefault(id(probed), []).append(frozenset(state))
+        kinds.setdefault((id(kept), frozenset(probed)), []).append(frozenset(state))
+        needed = _list_needed(probed, parameter) if state.keys() & probed.keys() else [*probed]
+        if lacking := [name for name in needed if name not in state]:
+            yield f"parameter {number} lacks {', '.join(lacking)}"
         for name, value in state.items():
             if fault := _find_misfit(name, value, parameter, probed.get(name)):
                 yield f"{escape(name, 40)} of parameter {number} {fault}"
     for names in kinds.values():
         if lacking := sorted(frozenset().union(*names) - frozenset.intersection(*names)):
             yield f"some parameters lack {escape(', '.join(lacking))}"
+
+
+def _list_needed(probed: dict[str, Any], parameter: Tensor) -> list[str]:
+    """Return what a state must have: all that `_complete_state` does not add."""
+    shape = _probe_shape(parameter.dim())
+    return [name for name, value in probed.items() if isinstance(value, Tensor) and value.shape != shape]
 
 
 def _find_misfit(name: str, value: Any, parameter: Tensor, probed: Any) -> str | None:
@@ -87,6 +96,8 @@ def _find_misfit(name: str, value: Any, parameter: Tensor, probed: Any) -> str |
         return "is missing" if isinstance(probed, Tensor) and name != "momentum_buffer" else None
     if not isinstance(value, Tensor | int | float):
         return f"is a {type(value).__name__}"
+    if isinstance(probed, Tensor) and not isinstance(value, Tensor):
+        return "is no tensor"
     found = value if isinstance(value, Tensor) else torch.tensor(float(value))
     if isinstance(probed, Tensor) and probed.dim() == 0 and found.numel() != 1:
         return f"is {list(found.shape)}, not one number"

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -129,23 +129,26 @@ def own_failures(describe: Callable[[], str]) -> Iterator[None]:
     except (OwnCodeError, UserError, NonFiniteError, SaveError, StopRequested):
         raise
     except (Exception, SystemExit) as error:
-        frames = _list_frames(error)
-        own = [number for number, frame in enumerate(frames) if is_own(Path(frame.filename), _roots)]
-        if not own:
+        if not any(map(_is_of_user, _list_frames(error))):
             raise
-        raise OwnCodeError(f"your code failed {describe()}:\n{format_own(error, frames[own[0] :])}") from error
+        raise OwnCodeError(f"your code failed {describe()}:\n{format_own(error)}") from error
 
 
-def format_own(error: BaseException, frames: Sequence[traceback.FrameSummary] | None = None) -> str:
-    """Return the traceback of an exception with these frames; by default without those of this program."""
-    frames = _list_frames(error) if frames is None else frames
-    head = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
+def format_own(error: BaseException) -> str:
+    """Return the traceback of an exception, from the user's first frame on and without frames of this program."""
+    frames = _list_frames(error)
+    first = next((number for number, frame in enumerate(frames) if _is_of_user(frame)), 0)
+    head = ["Traceback (most recent call last):\n", *traceback.format_list(frames[first:])] if frames else []
     return "".join([*head, *traceback.format_exception_only(error)]).rstrip()
 
 
 def _list_frames(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of an exception that are not of this program."""
     return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_hidden(frame.filename)]
+
+
+def _is_of_user(frame: traceback.FrameSummary) -> bool:
+    return is_own(Path(frame.filename), _roots)
 
 
 def _is_hidden(file: str) -> bool:

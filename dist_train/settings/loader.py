@@ -4,8 +4,8 @@
                        ├─> LocatedValue, values with their lines ─> all faults, or a Config
     key=value ─────────┘
 
-`strict_yaml` reads the file. Pydantic alone decides whether a value is allowed; `messages` derives the text of a
-message from the annotation that pydantic checks.
+`strict_yaml` reads the file, `checks` finds what is wrong in each section, and `messages` derives the text of a message
+from the annotation that pydantic checks.
 """
 
 import os
@@ -17,27 +17,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
 
 from dist_train.errors import ConfigError
 from dist_train.own_code.reference import parse_reference
 from dist_train.recipes import find_config
+from dist_train.settings.checks import check_loss_arguments, check_section, is_allowed
 from dist_train.settings.messages import (
-    add_decimal_point,
-    describe_field,
-    explain_foreign_key,
     explain_old_value,
     explain_renamed_key,
     explain_unknown_key,
-    explain_wrong_name,
-    find_common_base,
     format_value,
     get_last_part,
-    list_choices,
-    list_own_keys,
-    map_names_to_classes,
     shorten,
-    suggest_choice,
 )
 from dist_train.settings.paths import PATHS, expand_path
 from dist_train.settings.references import resolve_references
@@ -51,11 +42,12 @@ from dist_train.settings.strict_yaml import (
     Fault,
     LocatedValue,
     SourceLocation,
+    get_written,
     parse_override,
     parse_scalar,
     read_file,
 )
-from dist_train.settings.tasks import LOSS_ARGUMENTS, TASKS, find_task_contradictions
+from dist_train.settings.tasks import find_task_contradictions
 from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
@@ -107,15 +99,15 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     faults += _apply_overrides(root, overrides)
     _expand_items(root)
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
-    faults += islice(_check_section((Config,), "", root), MAX_FAULTS + 1)
-    faults += [] if faults else _check_loss_arguments(root)
+    faults += islice(check_section((Config,), "", root), MAX_FAULTS + 1)
+    faults += [] if faults else check_loss_arguments(root)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     if not is_of_run and not faults:
         faults += resolve_references(root, path.parent, os.environ if environ is None else environ)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
     found = (*find_contradictions(config), *find_task_contradictions(config))
-    _raise_if_any([Fault(_get(root, key).location, f"{key} {message}") for key, message in found])
+    _raise_if_any([Fault(get_written(root, key).location, f"{key} {message}") for key, message in found])
     return config
 
 
@@ -126,7 +118,7 @@ def load_section(path: str | Path, kind: type[_S]) -> _S:
         ConfigError: names every fault, one a line.
     """
     root, faults = read_file(Path(path))
-    _raise_if_any(faults + list(islice(_check_section((kind,), "", root), MAX_FAULTS + 1)))
+    _raise_if_any(faults + list(islice(check_section((kind,), "", root), MAX_FAULTS + 1)))
     return kind.model_validate(root.to_plain())
 
 
@@ -182,7 +174,7 @@ def _check_override(key: str, text: str, seen: list[str]) -> str | None:
 def _parse_override(key: str, text: str, location: SourceLocation) -> LocatedValue:
     """Convert the text of an override: it stays text if the setting allows that, because a shell removes quotes."""
     name = get_last_part(key)
-    is_text = any(_is_allowed(section, name, text) for section in _find_holders(key))
+    is_text = any(is_allowed(section, name, text) for section in _find_holders(key))
     return LocatedValue(text, location) if is_text else parse_override(text, location)
 
 
@@ -251,7 +243,7 @@ def _refuse_old_settings(root: LocatedValue) -> Iterator[Fault]:
 
 def _section_of(root: LocatedValue, key: str) -> dict[str, LocatedValue]:
     """Return what is written in the section of `key`."""
-    entries = _get(root, key.rpartition(".")[0]).value
+    entries = get_written(root, key.rpartition(".")[0]).value
     return entries if isinstance(entries, dict) else {}
 
 
@@ -263,13 +255,13 @@ def _set_defaults(root: LocatedValue, file_stem: str, environ: Mapping[str, str]
         _set_default(root, section, {}, root.location)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file_stem).lstrip(".-") or "run"
     _set_default(root, "run.name", name, root.location)
-    _set_default(root, "run.dir", f"runs/{_get(root, 'run.name').to_plain()}", root.location)
-    if parse_reference(str(_get(root, "data.name").value)) is None:
+    _set_default(root, "run.dir", f"runs/{get_written(root, 'run.name').to_plain()}", root.location)
+    if parse_reference(str(get_written(root, "data.name").value)) is None:
         _set_default(root, "data.augment", {}, root.location)
         _set_default(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", SourceLocation(0, "$DIST_TRAIN_DATA"))
         _set_default(root, "data.cache", find_default_cache(environ), SourceLocation(0, "$XDG_CACHE_HOME"))
     _set_default(root, "optim.name", "sgd", root.location)
-    if _get(root, "train.max_steps").value is None:
+    if get_written(root, "train.max_steps").value is None:
         _set_default(root, "train.epochs", 10, root.location)
 
 
@@ -287,24 +279,15 @@ def find_default_cache(environ: Mapping[str, str]) -> str:
 def _set_default(root: LocatedValue, key: str, value: Any, location: SourceLocation) -> None:
     """Set `key` if it is not written or null; a section that is not a mapping is left to the checks."""
     head, _, name = key.rpartition(".")
-    entries = _get(root, head).value if head else root.value
+    entries = get_written(root, head).value if head else root.value
     if isinstance(entries, dict) and (name not in entries or entries[name].value is None):
         entries[name] = LocatedValue(value, entries[name].location if name in entries else location)
-
-
-def _get(root: LocatedValue, key: str) -> LocatedValue:
-    """Return what is written under `key`; if nothing is, null with the location of the section above it."""
-    written = root
-    for part in key.split("."):
-        entries = written.value if isinstance(written.value, dict) else {}
-        written = entries.get(part, LocatedValue(None, written.location))
-    return written
 
 
 def _expand_paths(root: LocatedValue, environ: Mapping[str, str], is_of_run: bool) -> Iterator[Fault]:
     """Expand `~` and `$NAME` in paths; those in the file of a run have been expanded before."""
     for key in PATHS:
-        value, location = _get(root, key).value, _get(root, key).location
+        value, location = get_written(root, key).value, get_written(root, key).location
         if isinstance(value, str) and not (is_of_run and 0 < location.order <= MAX_BYTES):
             try:
                 _set(root, key, LocatedValue(expand_path(value, environ), location))
@@ -312,101 +295,7 @@ def _expand_paths(root: LocatedValue, environ: Mapping[str, str], is_of_run: boo
                 yield Fault(location, f"{key} is {format_value(value)}; {error}")
 
 
-# Checks
-
-
-def _check_section(classes: tuple[type[Section], ...], prefix: str, written: LocatedValue) -> Iterator[Fault]:
-    chosen = _find_class(classes, written)
-    if chosen is None:
-        name = _get(written, "name")
-        yield Fault(name.location, explain_wrong_name(f"{prefix}name", name.to_plain(), classes))
-    section = chosen or find_common_base(classes)
-    for key, entry in written.value.items():
-        if key == "name" and chosen is None:
-            continue
-        elif key in section.model_fields:
-            yield from _check_setting(section, prefix, key, entry)
-        elif not any(key in other.model_fields for other in classes):
-            siblings = [f"{prefix}{name}" for name in section.model_fields]
-            yield Fault(entry.location, explain_unknown_key(f"{prefix}{key}", siblings))
-        elif chosen:
-            yield Fault(
-                entry.location,
-                explain_foreign_key(prefix, key, written.value["name"].value, list_own_keys(chosen, classes)),
-            )
-    for key, info in section.model_fields.items():
-        if chosen and info.is_required() and key not in written.value:
-            yield Fault(written.location, f"{prefix}{key} is missing; {describe_field(info)}")
-
-
-def _check_loss_arguments(root: LocatedValue) -> Iterator[Fault]:
-    """Check the arguments of a loss of ours; those of the user's own are checked against its signature."""
-    task, name = _get(root, "task").value or "classification", _get(root, "loss.name").value
-    name = TASKS[task].loss if name is None and task in TASKS else name
-    arguments = _get(root, "loss.args")
-    if name not in LOSS_ARGUMENTS or not isinstance(arguments.value, dict):
-        return
-    if LOSS_ARGUMENTS[name].model_fields:
-        yield from _check_section((LOSS_ARGUMENTS[name],), "loss.args.", arguments)
-    elif arguments.value:
-        yield Fault(
-            arguments.location, f"loss.args has {shorten(', '.join(arguments.value))}; {name} takes no arguments"
-        )
-
-
-def _check_setting(section: type[Section], prefix: str, name: str, entry: LocatedValue) -> Iterator[Fault]:
-    info = section.model_fields[name]
-    inner = section_classes(info.annotation)
-    if inner and isinstance(entry.value, dict):
-        yield from _check_section(inner, f"{prefix}{name}.", entry)
-    elif (items := item_classes(info.annotation)) and _is_list_of_sections(entry.value):
-        for number, item in enumerate(entry.value):
-            yield from _check_section(items, f"{prefix}{name}[{number}].", item)
-    elif not _is_allowed(section, name, value := entry.to_plain()):
-        correction = _suggest_correction(section, name, value)
-        what = f"the text {format_value(value)}" if correction and isinstance(value, str) else format_value(value)
-        wanted = correction or describe_field(info) + suggest_choice(value, list_choices(info.annotation))
-        yield Fault(entry.location, f"{prefix}{name} is {what}; {wanted}")
-
-
-def _is_list_of_sections(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(item.value, dict) for item in value)
-
-
-def _is_allowed(section: type[Section], name: str, value: Any) -> bool:
-    """Whether pydantic accepts `value`; faults of other settings, such as missing ones, are ignored."""
-    try:
-        section.model_validate({name: value})
-    except ValidationError as error:
-        return all(fault["loc"][0] != name for fault in error.errors(include_url=False, include_input=False))
-    return True
-
-
-def _suggest_correction(section: type[Section], name: str, value: Any) -> str | None:
-    """Return how to correct text that was meant as a number, or the reverse; None if that is not the fault."""
-    parts = value if isinstance(value, tuple) else (value,)
-    numbers = tuple(parse_scalar(part, FLOAT_AS_TYPED) if isinstance(part, str) else part for part in parts)
-    if numbers != parts and _is_allowed(section, name, numbers if isinstance(value, tuple) else numbers[0]):
-        text = next(part for part, number in zip(parts, numbers, strict=True) if part != number)
-        if parse_scalar(text, FLOAT) != text:
-            return "remove the quotes"
-        number = add_decimal_point(text)
-        return f"YAML reads a number with an exponent as text unless it has a decimal point: write {number}"
-    if isinstance(value, int | float) and _is_allowed(section, name, str(value)):
-        return "it must be text: put it in quotes"
-    return None
-
-
-def _find_class(classes: tuple[type[Section], ...], written: LocatedValue) -> type[Section] | None:
-    """Return the class that the section's `name` selects, or its only class; None if the name is unknown."""
-    if len(classes) == 1:
-        return classes[0]
-    name = _get(written, "name").value
-    if not isinstance(name, str):
-        return None
-    fixed = map_names_to_classes(classes)
-    others = (section for section in classes if section not in fixed.values())
-    return fixed.get(name) or next((section for section in others if _is_allowed(section, "name", name)), None)
+# Keys
 
 
 def _list_siblings(prefix: str) -> list[str]:

@@ -142,6 +142,15 @@ class _NodeReader:
         return entries
 
 
+def get_written(root: LocatedValue, key: str) -> LocatedValue:
+    """Return what is written under `key`; if nothing is, null with the location of the section above it."""
+    written = root
+    for part in key.split("."):
+        entries = written.value if isinstance(written.value, dict) else {}
+        written = entries.get(part, LocatedValue(None, written.location))
+    return written
+
+
 def read_file(path: Path) -> tuple[LocatedValue, list[Fault]]:
     """Read a file whose top level is a mapping.
 

@@ -81,6 +81,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
         code = collect_code(list_references(config))
     world.check_equal("data", {**dataset.identity.list_facts(), **_describe_code(code)})
+    world.check_equal("model", _describe_network(network))
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
@@ -139,6 +140,12 @@ def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:
         how = "data.validation=0.1 makes one" if wanted == "validation" else "use checkpoint.split=validation"
         raise ConfigError(f"checkpoint.split is {wanted}, but the data have no such split; {how}")
     return tuple(sorted(there, key=lambda samples: samples.split != wanted))
+
+
+def _describe_network(network: nn.Module) -> dict[str, str]:
+    """Return what must be equal on all ranks: the user's code may build another network on some of them."""
+    values = (*network.named_parameters(), *network.named_buffers())
+    return {name: f"{list(value.shape)} {value.dtype}" for name, value in values}
 
 
 def _describe_code(code: Code) -> dict[str, str]:

@@ -17,6 +17,13 @@ def test_the_numbers_of_a_line_are_what_may_be_compared() -> None:
     assert list_numbers(LINE) == {"loss": 0.02771, "accuracy": 0.99437, "top5": None}
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
+def test_a_number_that_no_float_can_hold_is_none(value: float) -> None:
+    """Whatever a file says."""
+    assert list_numbers({"loss": value}) == {"loss": None}
+    assert format_line({"split": "test", "loss": value}) == "test loss not finite"
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [

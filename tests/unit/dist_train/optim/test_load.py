@@ -76,6 +76,8 @@ def changes(value: Any, parameter: Tensor) -> Iterator[Any]:
     yield torch.zeros(tensor.numel() + 1)
     if tensor.dim() > 0 and tensor.shape == parameter.shape:
         yield tensor.to(torch.complex64)
+    if isinstance(value, Tensor):
+        yield 1
     yield [1.0]
     yield "a"
 
@@ -93,6 +95,10 @@ def test_every_value_of_a_state_is_checked(section: type[Optim]) -> None:
                 with pytest.raises(CheckpointError, match=rf"^training\.pt: its optimizer does not fit: {name}"):
                     load_optimizer(build_optimizer(config, Net()), spoiled, step=2)
                 seen += 1
+        if state:
+            spoiled = {**saved, "state": {**saved["state"], number: {"a": 1}}}
+            with pytest.raises(CheckpointError, match=r"^training\.pt: its optimizer does not fit: .* lack"):
+                load_optimizer(build_optimizer(config, Net()), spoiled, step=2)
     assert seen >= 4 * len(parameters)
     with pytest.raises(CheckpointError, match="it has a parameter 99, and the network has 7"):
         load_optimizer(build_optimizer(config, Net()), {**saved, "state": {99: {}}}, step=2)

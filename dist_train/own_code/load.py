@@ -87,6 +87,16 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
             raise ConfigError(f"{key} {text}: does not take these arguments: {error}") from error
 
 
+def name_place(text: str, found: Any) -> str:
+    """Return a reference for messages, with the line where the function begins that it leads to, if that is known."""
+    function = inspect.unwrap(found) if callable(found) else found
+    for name in ("forward", "__call__"):
+        if not hasattr(function, "__code__"):
+            function = getattr(type(found), name, None)
+    line = getattr(getattr(function, "__code__", None), "co_firstlineno", None)
+    return text if line is None else f"{text} (line {line})"
+
+
 def read_parameters(function: Any) -> Parameters | None:
     """Return the parameters of a function or class; None if it does not tell."""
     try:

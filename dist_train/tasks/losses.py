@@ -9,6 +9,7 @@ The loss of a global batch is the sum of what its passes give, divided by one nu
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
 from dist_train.nest import Nest, list_tensors
-from dist_train.own_code.load import call, load, shown_as_own
+from dist_train.own_code.load import call, load, name_place, shown_as_own
 from dist_train.tasks.output import (
     align,
     describe,
@@ -249,10 +250,10 @@ def build_loss(name: str, arguments: Mapping[str, Any], world: World) -> Loss:
         return ElementLoss(name, BUILT_IN[name], {**given, **tensors})
     if name.startswith("output."):
         return LossOfNetwork(name)
-    return OwnLoss(name, _open_own(name, arguments, world), world.rank)
+    return _open_own(name, arguments, world)
 
 
-def _open_own(name: str, arguments: Mapping[str, Any], world: World) -> Callable[..., Any]:
+def _open_own(name: str, arguments: Mapping[str, Any], world: World) -> OwnLoss:
     found = load(name, "loss.name")
     if isinstance(found, type):
         found, arguments = call(name, "loss.name", arguments), {}
@@ -262,5 +263,4 @@ def _open_own(name: str, arguments: Mapping[str, Any], world: World) -> Callable
         found = found.to(world.device)
     if not callable(found):
         raise ConfigError(f"loss {name}: is a {type(found).__name__}, and no function f(output, target)")
-    function: Callable[..., Any] = found
-    return (lambda output, target: function(output, target, **arguments)) if arguments else function
+    return OwnLoss(name_place(name, found), partial(found, **arguments) if arguments else found, world.rank)

@@ -200,6 +200,21 @@ def test_an_error_is_shown_as_the_users_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("def f(output, target):\n    return 1", 3),
+        ("import functools\n\ndef other(output, target):\n    return 1\n\nf = functools.wraps(other)(lambda *_: 1)", 5),
+        ("class f:\n    def __call__(self, output, target):\n        return 1", 4),
+        ("import torch\nclass f(torch.nn.Module):\n    def forward(self, output, target):\n        return 1", 5),
+    ],
+)
+def test_a_message_names_the_line_of_the_function(tmp_path: Path, code: str, line: int) -> None:
+    (tmp_path / "own.py").write_text(f"\n\n{code}\n")
+    with pytest.raises(ConfigError, match=rf"loss {tmp_path}/own.py:f \(line {line}\): returns a int"):
+        build_loss(f"{tmp_path}/own.py:f", {}, World()).sum(torch.randn(2, 3), torch.zeros(2), 2, None)
+
+
+@pytest.mark.parametrize(
     ("code", "message"),
     [
         ("f = 3", "is a int, and no function f"),

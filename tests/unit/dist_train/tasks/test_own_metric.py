@@ -66,7 +66,9 @@ def test_what_is_not_finite_is_no_failure() -> None:
     ids=str,
 )
 def test_what_is_no_metric_is_refused(value: Any, what: str) -> None:
-    with pytest.raises(ConfigError, match=f"metric own.py:m: returns {what}.* for 4 samples; it must return the mean"):
+    with pytest.raises(
+        ConfigError, match=rf"metric own.py:m \(line \d+\): returns {what}.* for 4 samples; it must return the mean"
+    ):
         result(lambda _output, _target: value)
 
 
@@ -79,7 +81,7 @@ def test_an_error_names_the_batch_and_is_shown_as_the_users_own(tmp_path: Path) 
     with pytest.raises(OwnCodeError) as error:
         sums.add(2, OUTPUT[8:], TARGET[8:], 2)
     text = str(error.value)
-    assert f"metric {tmp_path}/own.py:m, called with batch 2 of the evaluation on rank 0, failed" in text
+    assert f"metric {tmp_path}/own.py:m (line 1), called with batch 2 of the evaluation on rank 0, failed" in text
     assert 'own.py", line 2, in m' in text
     assert "dist_train/" not in text
     assert text.endswith("AssertionError: a small batch")

@@ -93,7 +93,7 @@ log: {tensorboard: false}
 """
 BOTH = r"output is float32 \[\d+, 3\] and the target "
 CASES: dict[str, tuple[str, int, str]] = {
-    "text": ("loss=own.py:text", 2, r"loss \S*own.py:text: returns a str"),
+    "text": ("loss=own.py:text", 2, r"loss \S*own.py:text \(line \d+\): returns a str"),
     "nothing": ("loss=own.py:nothing", 2, "returns a NoneType"),
     "number": ("loss=own.py:number", 2, "returns a float"),
     "integers": ("loss=own.py:integers", 2, r"returns int64 \[\]"),

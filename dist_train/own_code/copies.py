@@ -68,11 +68,17 @@ class Code:
             "modules": {name: sorted(map(self._name, found)) for name, found in self.folders.items()},
             "files": {self._name(path): str(path) for path in self.files},
             "sha256": digests,
-            "commits": {name: tree.commit for name, tree in diffs.items()},
+            "commits": {
+                name: {"commit": tree.commit, "sha256": hashlib.sha256(tree.diff).hexdigest()}
+                for name, tree in diffs.items()
+            },
         }
         contents |= {name: tree.diff for name, tree in diffs.items() if tree.diff}
         contents[_MANIFEST] = json.dumps(manifest, indent=1).encode() + b"\n"
-        shutil.rmtree(aside, ignore_errors=True)
+        if _read(folder / _MANIFEST) == contents[_MANIFEST]:
+            return
+        for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a start that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         for name, content in contents.items():
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (aside / name).write_bytes(content)
@@ -249,7 +255,13 @@ def _check_names(copies: Copies) -> None:
 
 
 def _hash(path: Path) -> str | None:
+    content = _read(path)
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the content of a file, None if it can't be read."""
     try:
-        return hashlib.sha256(read_bytes(path)).hexdigest()
+        return read_bytes(path)
     except (OSError, ValueError):
         return None

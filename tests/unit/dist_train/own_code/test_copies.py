@@ -98,7 +98,12 @@ def test_the_copies_are_used_inside_the_block_only(write: Write) -> None:
 def test_the_same_files_are_kept_once_and_others_beside_them(write: Write) -> None:
     write("nets.py", "width = 1")
     keep("nets.py:width")
+    Path("run/.code.1234").mkdir()
+    Path("run/.code.1234/nets.py").touch()
+    before = Path("run/code").stat()
     keep("nets.py:width")
+    assert Path("run/code").stat() == before, "nothing is written again"
+    keep("nets.py:width", "nets.py:other")
     assert sorted(path.name for path in Path("run").iterdir()) == ["code"]
     write("nets.py", "width = 2")
     keep("nets.py:width")

@@ -1,5 +1,6 @@
-"""The recipes that come with this program, and how a user names a settings file."""
+"""The recipes that come with this program, how a user names a settings file, and copies of one."""
 
+import os
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 from dist_train.errors import ConfigError
 from dist_train.installation import find_own
 from dist_train.system.escape import escape
-from dist_train.system.read_file import is_file
+from dist_train.system.read_file import is_file, read_bytes
 
 SUFFIXES = (".yaml", ".yml")
+_NOTE = ".folder"
+"""Ending of the file beside a copy that says to which folder its references are relative."""
 
 
 def list_recipes() -> dict[str, Path]:
@@ -50,3 +53,17 @@ def describe_recipes() -> Iterator[tuple[str, str]]:
     """Yield the name of each recipe and the first line of its head."""
     for name, path in list_recipes().items():
         yield name, path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def copy_settings(source: Path, target: Path) -> None:
+    """Copy a settings file to another folder, where its references to files stay what they are; raises OSError."""
+    text = source.read_bytes()
+    if b".py:" in text:
+        target.with_name(target.name + _NOTE).write_bytes(os.fsencode(find_folder(source).absolute()))
+    target.write_bytes(text)
+
+
+def find_folder(path: Path) -> Path:
+    """Return the folder to which references in a settings file are relative: its own, or that of the file it copies."""
+    note = path.with_name(path.name + _NOTE)
+    return Path(os.fsdecode(read_bytes(note))) if path.name and is_file(note) else path.parent

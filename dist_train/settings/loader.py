@@ -20,7 +20,7 @@ import yaml
 
 from dist_train.errors import ConfigError
 from dist_train.own_code.reference import parse_reference
-from dist_train.recipes import find_config
+from dist_train.recipes import find_config, find_folder
 from dist_train.settings.checks import check_loss_arguments, check_section, is_allowed
 from dist_train.settings.messages import (
     explain_old_value,
@@ -103,7 +103,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
     faults += [] if faults else check_loss_arguments(root)
     faults += _expand_paths(root, os.environ if environ is None else environ, is_of_run)
     if not is_of_run and not faults:
-        faults += resolve_references(root, path.parent, os.environ if environ is None else environ)
+        faults += resolve_references(root, find_folder(path), os.environ if environ is None else environ)
     _raise_if_any(faults)
     config = Config.model_validate(root.to_plain())
     found = (*find_contradictions(config), *find_task_contradictions(config))

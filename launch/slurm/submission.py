@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.installation import find_own
+from dist_train.recipes import copy_settings
 from dist_train.run_dir import RunDir, write_atomically
 from dist_train.system.read_file import list_directory
 from launch.runs.history import JobHistory
@@ -166,11 +167,14 @@ def check_no_active_job(run: RunDir) -> None:
 
 
 def write_job_files(config: Path, submission: Submission) -> None:
-    """Copy CONFIG and the script to the directory of the job, so that later edits do not change the job."""
+    """Copy CONFIG and the script to the directory of the job, so that later edits do not change the job.
+
+    Code of the user's own is not copied: a job runs what it finds when it starts.
+    """
     directory = submission.directory
     try:
         directory.mkdir(parents=True)
-        shutil.copyfile(config, directory / config.name)
+        copy_settings(config, directory / config.name)
         shutil.copyfile(find_script(), submission.script)
         write_atomically(directory / "command.sh", f"#!/bin/sh\n{submission.format_command()}\n")
         for number, settings in submission.trials.items():

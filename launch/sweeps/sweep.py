@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from dist_train.errors import ConfigError
+from dist_train.recipes import copy_settings
 from dist_train.run_dir import write_atomically
 from dist_train.system.escape import escape
 from dist_train.system.read_file import explain, list_directory, open_at_once
@@ -137,7 +137,7 @@ class Sweep:
             ],
         }
         if not os.path.lexists(self.record.config):
-            shutil.copyfile(self.source, self.record.config)
+            copy_settings(self.source, self.record.config)
         write_atomically(self.directory / LIST, json.dumps(content, indent=2) + "\n")
 
     def _build_write_error(self, error: OSError) -> ConfigError:

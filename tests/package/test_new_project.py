@@ -28,6 +28,10 @@ def test_it_trains_at_once_and_is_submitted(installed: Installed, project: Path)
     done = installed.run("dist-train", "train", "settings.yaml", "model.args.width=4", cwd=project)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "shapes: done, 144 steps" in done.stdout
+    swept = installed.run(
+        "dist-train", "sweep", "settings.yaml", "optim.lr=0.01,0.02", "train.max_steps=2", cwd=project
+    )
+    assert swept.returncode == 0, swept.stdout + swept.stderr
     command = ("submit", "settings.yaml", "--gpus-per-node", "0", "--time", "0:10:00", "--dry-run")
     submitted = installed.run("dist-train", *command, cwd=project, PATH=without_slurm())
     assert submitted.returncode == 0, submitted.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.errors import ConfigError
-from dist_train.recipes import describe_recipes, find_config, list_recipes
+from dist_train.recipes import copy_settings, describe_recipes, find_config, list_recipes
 from dist_train.settings.loader import load_config
 from tests.conftest import ROOT
 
@@ -59,3 +59,20 @@ def test_a_name_that_is_none_is_refused_with_what_was_meant(
         (folder / file).write_text("data: {name: digits}\n")
     with pytest.raises(ConfigError, match=re.escape(advice)):
         load_config(name)
+
+
+class TestCopy:
+    def test_references_lead_where_they_did_also_in_a_copy_of_a_copy(self, folder: Path) -> None:
+        (folder / "own").mkdir()
+        (folder / "own" / "nets.py").write_text("class Net:\n    pass\n")
+        original = folder / "own" / "mine.yaml"
+        original.write_text('data: {name: digits}\nmodel: {name: "nets.py:Net"}\n')
+        for target in (folder / "a" / "mine.yaml", folder / "b" / "mine.yaml"):
+            target.parent.mkdir()
+            copy_settings(find_config("own/mine.yaml") if target.parent.name == "a" else folder / "a/mine.yaml", target)
+            assert load_config(target) == load_config(original)
+            assert target.read_bytes() == original.read_bytes()
+
+    def test_settings_without_references_have_nothing_beside_them(self, folder: Path) -> None:
+        copy_settings(find_config("digits"), folder / "digits.yaml")
+        assert [path.name for path in folder.iterdir()] == ["digits.yaml"]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 SIZE = 11
@@ -362,3 +363,9 @@ def stumble(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(0.3), v2.RandomCrop(8, padding=2)])
+
+
+def folder(split: str, root: str, tensors: bool = False) -> Dataset[Any]:
+    """torchvision's ImageFolder, as it comes or with random transforms."""
+    steps = [v2.ToImage(), v2.RandomHorizontalFlip(), v2.ColorJitter(0.5), v2.ToDtype(torch.float32, scale=True)]
+    return ImageFolder(f"{root}/{split}", transform=v2.Compose(steps) if tensors else None)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from dist_train.data import open_split
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError, OwnCodeError, UserError
+from tests.unit.dist_train.data.files import write_images
 from tests.unit.dist_train.data.own.opened import SEED, SETS, configure, opened, train
 from tests.unit.dist_train.data.own.sets import CHANGED, SIZE
+from tests.unit.dist_train.data.own.test_sources import assert_same, join, leaves
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -167,3 +170,18 @@ def test_a_collate_must_make_a_pair() -> None:
         opened(configure("Lengths", collate="divide"))
     with pytest.raises(ConfigError, match="is of the type int, and no function"):
         opened(configure("Lengths", collate="SIZE"))
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+def test_the_image_folder_of_torchvision_is_read(root: Path, tensors: bool) -> None:
+    write_images(root)
+    config = configure("folder", root=str(root), tensors=tensors, sampling="balanced")
+    dataset = opened(config)
+    assert (dataset.shape, dataset.classes) == ((3, 8, 10), ("class0", "class1", "class2"))
+    alone = train(config)
+    assert_same(leaves(train(config.model_copy(update={"workers": 2}))), leaves(alone))
+    assert_same(join([train(config, World(rank=rank, size=2)) for rank in range(2)]), leaves(alone))
+    labels = torch.arange(3).repeat_interleave(6)
+    for batch in alone:
+        assert torch.equal(batch.shards[0].passes[0].targets, labels[batch.samples])
+        assert 0 <= batch.shards[0].passes[0].inputs.min() <= batch.shards[0].passes[0].inputs.max() <= 1

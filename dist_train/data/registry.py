@@ -33,7 +33,7 @@ from dist_train.data.samples import (
 from dist_train.data.selection import choose_parts, space_evenly
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
-from dist_train.errors import DataError
+from dist_train.errors import ConfigError, DataError
 from dist_train.settings.schema import Data, ImageData, ImageFolderData, Normalize, OwnData
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
@@ -68,11 +68,17 @@ def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | N
         stored: of the run that is resumed; `data.normalize: auto` is its mean and std.
 
     Raises:
+        ConfigError: settings that the data set does not have.
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
     if isinstance(config, OwnData):
         return own.open_dataset(config, seed, world)
     assert isinstance(config, ImageData)  # noqa: S101
+    if config.validation == "split":
+        raise ConfigError(
+            f"data.validation=split: {config.name} has no such split by itself; give a fraction of train. (A data set "
+            "of your own can have one, and image_folder reads a folder val without this setting)"
+        )
     return _use_cache(config, world, lambda usable: _open(usable, seed, world, stored))
 
 

@@ -7,6 +7,7 @@ import torch
 
 from dist_train.data import memory, open_dataset
 from dist_train.distributed.world import World
+from dist_train.errors import ConfigError
 from dist_train.settings.schema import Normalize
 from tests.unit.dist_train.data.files import (
     SEED,
@@ -64,3 +65,9 @@ def test_auto_is_resident_where_it_fits(settings: Settings, root: Path, monkeypa
     for available, loader in ((2 * size, "in_memory"), (2 * size - 1, "workers")):
         monkeypatch.setattr(memory, "host_bytes", lambda available=available: available)
         assert opened(settings("image_folder")).loader == loader
+
+
+@pytest.mark.parametrize("name", ["digits", "synthetic", "image_folder"])
+def test_a_split_of_the_users_own_is_asked_of_own_data_only(settings: Settings, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.validation=split: .* give a fraction of train"):
+        opened(settings(name, validation="split"))

@@ -368,4 +368,5 @@ flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(0.3), v2.Ra
 def folder(split: str, root: str, tensors: bool = False) -> Dataset[Any]:
     """torchvision's ImageFolder, as it comes or with random transforms."""
     steps = [v2.ToImage(), v2.RandomHorizontalFlip(), v2.ColorJitter(0.5), v2.ToDtype(torch.float32, scale=True)]
-    return ImageFolder(f"{root}/{split}", transform=v2.Compose(steps) if tensors else None)
+    found: Dataset[Any] = ImageFolder(f"{root}/{split}", transform=v2.Compose(steps) if tensors else None)
+    return found

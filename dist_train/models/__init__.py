@@ -123,6 +123,14 @@ def _find_fault(network: nn.Module) -> str | None:
         return f"{absent[0]} is on the device meta, without values; make it on the CPU"
     if not any(parameter.requires_grad for parameter in network.parameters()):
         return "it has no parameter to train"
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            return f"its state_dict has {name}, a {type(value).__name__}; a checkpoint holds tensors only"
+        if not is_lazy(value) and not torch.isfinite(value).all():
+            return (
+                f"{name} has values that are not finite, which no checkpoint may have; register a buffer that "
+                "needs no saving with persistent=False"
+            )
     return None
 
 

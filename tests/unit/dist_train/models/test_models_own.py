@@ -109,6 +109,20 @@ REFUSED = {
     "nothing to train": ("def Net(): return nn.ReLU()\n", "it has no parameter to train"),
     "all frozen": ("def Net(): return nn.Linear(8, 3).requires_grad_(False)\n", "it has no parameter to train"),
     "no values": ("def Net(): return nn.Linear(8, 3, device='meta')\n", "is on the device meta"),
+    "a state that is no tensor": (
+        (
+            "class Net(nn.Linear):\n    def __init__(self): super().__init__(8, 3)\n"
+            "    def get_extra_state(self): return {'n': 1}\n"
+        ),
+        "its state_dict has _extra_state, a dict; a checkpoint holds tensors only",
+    ),
+    "a mask of infinities": (
+        (
+            "def Net():\n    net = nn.Linear(8, 3)\n    net.register_buffer('mask', torch.tensor([0.0, -torch.inf]))\n"
+            "    return net\n"
+        ),
+        "mask has values that are not finite",
+    ),
     "a lazy layer that takes no part": (
         (
             "class Net(nn.Linear):\n    def __init__(self):\n        super().__init__(8, 3)\n"

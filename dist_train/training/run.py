@@ -185,7 +185,8 @@ class TrainingRun:
             self._wait_for_files()
             self.reporter.report_nothing_left(earlier)
             return True
-        is_evaluated = self.state.evaluated_step == self.state.step  # as where the run ends early
+        # As where the run ends early; a save without an evaluation counts as evaluated where none was due.
+        is_evaluated = self.state.evaluated_step == self.state.step and self.schedule.has_evaluation(self.state.step)
         evaluations = [self._newest] if self._newest and is_evaluated else []
         known = len(evaluations)
         is_known = bool(evaluations) or (is_evaluated and self._is_best_known())

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from tqdm import TMonitor
 
 from dist_train.distributed.launcher import LAUNCHER_VARIABLES
+from dist_train.own_code import load as own_code
 from dist_train.system.cpu import count_cores
 from tests.forkserver import Command, ForkServer
 
@@ -52,6 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def nothing_leaks() -> Iterator[None]:
     """Fail a test that leaves something behind, and only that one: the next starts from what it finds."""
     environ, threads, children = _environment(), set(threading.enumerate()), _our_children()
+    own_code._roots.clear()  # folders of code that an earlier test has imported as a user's
     settings, onednn = _torch_settings(), torch.backends.mkldnn.enabled
     yield
     torch.backends.mkldnn.enabled = onednn  # a training in this process chooses it, as it may

@@ -41,7 +41,7 @@ def open_checkout(root: Path) -> Checkout:
     except FailedError as error:
         raise UserError(f"--before {root}: python -m dist_train --settings fails there: {error}") from error
     allowed = dict(re.findall(r"^- `([\w.]+)`: ([^.]*)\.", reference, re.MULTILINE))
-    names = {new: old for old, new in RENAMED_KEYS.items() if new not in allowed}
+    names = {new: old for old, new in RENAMED_KEYS.items() if new not in allowed and ".args." not in new}
     values = {
         (old.key, old.replacement): old.value
         for old in OLD_VALUES

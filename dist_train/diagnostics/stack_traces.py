@@ -6,7 +6,6 @@ A rank that can run Python writes the stacks of its own threads. For one that ca
 import faulthandler
 import itertools
 import multiprocessing
-import os
 import re
 import signal
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dist_train.diagnostics.heartbeat import Heartbeat
+from dist_train.system.process import signal_process
 from dist_train.system.read_file import read_bytes
 
 _TITLE = "Stacks of rank"  # the first words of a file that the rank has written itself
@@ -55,7 +55,7 @@ class StackFile:
         for worker in workers:
             self._file.write(f"\n{_WORKER} {worker.pid}:\n".encode())
             with suppress(OSError):
-                os.kill(worker.pid or 0, _WRITE_STACK)
+                signal_process(worker.pid or -1, _WRITE_STACK, worker.is_alive)
             time.sleep(_WORKER_SECONDS)
         faulthandler.dump_traceback(self._file, all_threads=True)
 

@@ -66,7 +66,7 @@ def read_process_state(pid: int, started: int) -> str:
     return "X" if stat is None or stat[1] != started or stat[0] == "Z" else stat[0]
 
 
-def signal_process(pid: int, number: signal.Signals, is_it: Callable[[], bool]) -> bool:
+def signal_process(pid: int, number: int, is_it: Callable[[], bool]) -> bool:
     """Send a signal to a process, if it is the right one; return whether it was sent.
 
     A file that names a process may be old, and the number may belong to another process now, also a moment after a

@@ -184,7 +184,7 @@ def nan_images(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def step(state: Any, reduction: Any, task: Any, batch: Any, *others: Any, **named: Any) -> Any:
         if batch.step == TROUBLE["step"] and is_mine():
-            batch.shards[0].inputs[:1] = math.nan
+            batch.shards[0].passes[0].inputs[:1] = math.nan
         return original(state, reduction, task, batch, *others, **named)
 
     return step

@@ -30,7 +30,7 @@ def test_the_next_start_says_how_a_process_alone_was_lost(
 ) -> None:
     """It leaves no screen, for there is no other process of the run."""
     command = ("-m", "dist_train", str(config), f"run.dir={tmp_path / 'run'}")
-    dies = f"import os, sys, dist_train.train as t, dist_train.__main__ as m; t.train_step = lambda *_, **__: os.kill(os.getpid(), {number:d}); m.start(sys.argv[1:])"  # noqa: E501
+    dies = f"import importlib, os, sys, dist_train.__main__ as m; t = importlib.import_module('dist_train.train'); t.train_step = lambda *_, **__: os.kill(os.getpid(), {number:d}); m.start(sys.argv[1:])"  # noqa: E501
     assert interpreter("-c", dies, *command[2:], timeout=60).returncode == -number
     told = interpreter("-m", "launch", "postmortem", str(tmp_path / "run"))
     assert (told.returncode, "as after SIGKILL" in told.stdout) == (1, True)

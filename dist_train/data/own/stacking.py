@@ -2,12 +2,12 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -40,7 +40,7 @@ def stack_items(items: Sequence[Any], place: str = "item") -> Nest:
     if isinstance(first, np.ndarray | np.generic):
         _check_equal(items, place, np.ndarray | np.generic, lambda each: (each.dtype, each.shape))
         return _convert_arrays(items, place)
-    if isinstance(first, Image.Image):
+    if is_picture(first):
         return stack_items([_convert_picture(each, number, place) for number, each in enumerate(items)], place)
     if isinstance(first, bool | int | float | complex):
         _check_equal(items, place, type(first), type)
@@ -102,17 +102,23 @@ def _convert_picture(picture: Any, position: int, place: str) -> Tensor:
     """Return a picture as float [C, H, W] from 0 to 1, as torchvision's ToTensor does."""
     from torchvision.transforms import functional
 
-    if not isinstance(picture, Image.Image):
+    if not is_picture(picture):
         raise StackingError(position, f"{place} is {describe_value(picture)}, and that of another item is a picture")
     tensor: Tensor = functional.to_tensor(picture)
     return tensor
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value is a PIL picture; PIL is not imported where there is none."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
 
 
 def describe_value(value: Any) -> str:
     """Describe the structure of an item or of a part, such as `(float32 [3, 8, 8], int)`."""
     if isinstance(value, Tensor | np.ndarray | np.generic):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    if isinstance(value, Image.Image):
+    if is_picture(value):
         return f"picture {value.mode} {value.size[0]}x{value.size[1]}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = [f"{field.name}={describe_value(getattr(value, field.name))}" for field in dataclasses.fields(value)]

@@ -165,7 +165,9 @@ class TestStop:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_a_time_limit_counts_from_the_call(self, configure: Callable[..., Config]) -> None:
-        stopped = train(configure("a", "run.time_limit_minutes=0.02", "train.max_steps=1000000"))
+        stopped = train(
+            configure("a", "run.time_limit_minutes=0.02", "train.epochs=1000000", "train.max_steps=1000000")
+        )
         assert not stopped.is_done
         assert stopped.step > 0
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

@@ -116,6 +116,8 @@ DEPENDENT = {
     "sync_batchnorm",
     "compression",
     "compile_mode",
+    "metrics",
+    "monitor",
 }
 
 

@@ -47,7 +47,7 @@ def refusal(name: str, **other: Any) -> str:
         ("Lengths", {"loader": "in_memory", "collate": "pad"}, "data.loader=in_memory: .* must have one"),
         ("Items", {"kind": "float32", "sizes": 3}, "has no argument sizes; did you mean size"),
         ("Items", {}, "needs the argument kind"),
-        ("DTYPES", {}, "is of the type tuple, and no class or function"),
+        ("DTYPES", {}, "is a tuple, and no class or function"),
         ("Itmes", {}, "has no Itmes"),
     ],
 )

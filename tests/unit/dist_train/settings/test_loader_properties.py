@@ -118,6 +118,7 @@ DEPENDENT = {
     "compile_mode",
     "metrics",
     "monitor",
+    "args",
 }
 
 

@@ -42,7 +42,7 @@ def list_tensors(nest: Nest) -> list[Tensor]:
 
 
 def split_nest(nest: Nest, split: Callable[[Tensor], Iterable[Tensor]]) -> Sequence[Nest]:
-    """Return the parts of a nest, of which `split` makes the parts of each tensor."""
+    """Split each tensor of a nest; return a nest for each part."""
     if isinstance(nest, Tensor):
         return list(split(nest))
     parts = zip(*(split(tensor) for tensor in list_tensors(nest)), strict=True)

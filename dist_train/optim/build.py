@@ -55,7 +55,9 @@ def _build(config: OptimizerSettings, groups: list[ParameterGroup]) -> Optimizer
 def _build_torch(config: OptimizerSettings, groups: list[dict[str, Any]]) -> Optimizer:
     arguments, kind = config.arguments(), CLASSES[config.name]
     # Fused SGD can't begin a momentum that dampens: its first one would have to be the whole gradient.
-    is_fused = config.name in _FUSED and not any(group.get("dampening") for group in (arguments, *groups))
+    dampens = any(group.get("dampening") for group in (arguments, *groups))
+    is_complex = any(parameter.is_complex() for group in groups for parameter in group["params"])
+    is_fused = config.name in _FUSED and not dampens and not is_complex  # torch fuses real numbers only
     way = "fused" if is_fused else "foreach"
     if way in inspect.signature(kind).parameters:
         arguments[way] = True

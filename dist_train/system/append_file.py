@@ -101,7 +101,7 @@ def read_step(text: bytes) -> int | None:
 def cut_lines(path: Path, is_kept: Callable[[bytes], bool | None] | None) -> None:
     """Remove all lines after those that are kept, None: all lines; reads only as far as needed.
 
-    A line of which `is_kept` can't tell (None) stays where no line before it is removed, unless a kill cut it short.
+    Where `is_kept` can't tell (None), the line stays if no line before it is removed and no kill has cut it short.
     The file is shortened in place. A kept line that has lost its newline gets it back.
 
     Raises:

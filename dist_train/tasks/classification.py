@@ -11,7 +11,7 @@ from dist_train.tasks.sums import Format, Sums, ratio
 
 
 class _LabelSums(Sums):
-    """Integer counts of logits, [B, C, ...], and labels, [B, ...], of which each is counted."""
+    """Integer counts of correct labels: logits are [B, C, ...], and labels [B, ...]; each label counts."""
 
     def __init__(self, name: str, ignored: int | None) -> None:
         self._name, self._ignored = name, ignored

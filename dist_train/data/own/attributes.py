@@ -50,7 +50,7 @@ def read_weights(dataset: Any) -> Tensor | None:
 
 
 def _read_numbers(dataset: Any, name: str) -> Tensor | None:
-    """Return an attribute that is a sequence of numbers, also that of the whole of which the data set is a part."""
+    """Return an attribute that is a sequence of numbers; a Subset has that of its whole data set."""
     if isinstance(dataset, Subset):
         whole = _read_numbers(dataset.dataset, name)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]

@@ -44,7 +44,7 @@ class Data(Section):
     name: str
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
     download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`, where one of `val` and `test` is enough; or
-    `<root>/<class>/*`, of which `data.test` and `data.validation` are held out),
+    `<root>/<class>/*`, `data.test` and `data.validation` of it are held out),
     `synthetic` (generated from the seed, for tests), or a `torch.utils.data.Dataset` of your own by its reference."""
     global_batch: PositiveInt = 64
     """Samples per optimizer step, over all ranks."""

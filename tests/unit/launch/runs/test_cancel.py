@@ -48,5 +48,5 @@ def test_only_the_very_launcher_is_stopped(capsys: pytest.CaptureFixture[str]) -
         leave_run("runs/it", "failed", host=here, launcher=f"{launcher} {stat[1]}")
         assert snapshot.read_run(Path("runs/it")).state == "ending"
         code, output = run_command(capsys, "cancel", "runs/it")
-        assert (code, f"process {process.pid} is asked to stop" in output) == (0, True)
+        assert (code, f"process {process.pid} is asked to stop" in output) == (0, True), output
         assert process.wait(30) == -signal.SIGTERM

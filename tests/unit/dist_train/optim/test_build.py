@@ -47,6 +47,20 @@ def test_the_table_of_arguments_is_torch_s(section: type[Optim]) -> None:
     assert ours == {name: parameter.default for name, parameter in parameters.items() if name not in how_it_runs}
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_complex_weights_are_updated_as_by_torch(name: str) -> None:
+    """Torch's fused kernels refuse them."""
+    networks = [nn.Linear(3, 2, dtype=torch.complex64) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    section = next(each for each in OPTIMIZERS if each.__name__.lower() == name)
+    config = section.model_validate({"name": name, "lr": 0.1})
+    plain = getattr(torch.optim, section.__name__)(networks[1].parameters(), **config.arguments())
+    for network, optimizer in zip(networks, (build_optimizer(config, networks[0]), plain), strict=True):
+        network(torch.ones(4, 3, dtype=torch.complex64)).abs().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(networks[0].state_dict(), networks[1].state_dict())
+
+
 class LateLayer(nn.Module):
     """A network with a layer that takes part from the second pass on."""
 

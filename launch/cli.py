@@ -1,6 +1,6 @@
 """The command `dist-train`: choose a subcommand, parse its arguments, run it.
 
-A subcommand is a line in `COMMANDS` and a module of `launch.commands` with `add_arguments(parser)` and
+A subcommand is a line in `GROUPS` and a module of `launch.commands` with `add_arguments(parser)` and
 `run(options) -> int`, which returns the exit code. Only the chosen module is imported, and it imports pydantic and
 the like in `run`, so that `--help` is fast.
 """
@@ -10,26 +10,34 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from dist_train.errors import ConfigError
 from dist_train.system.escape import escape
 from dist_train.system.exit import Parser, run_guarded
 from dist_train.system.read_file import explain
 
-COMMANDS = {
-    "train": "train on all GPUs of this machine, or on its CPU",
-    "submit": "train as a Slurm job",
-    "new": "make a project of your own that trains at once",
-    "recipes": "list the settings files that come with dist-train, or print one",
-    "sweep": "train a grid of settings, on this machine or as a Slurm job array",
-    "status": "list runs: state, step, speed, time left",
-    "logs": "print the output of a run",
-    "cancel": "stop a run after saving a checkpoint",
-    "drill": "test recovery: break a run in several ways and compare the final weights",
-    "diff": "find the first step at which two runs differ",
-    "postmortem": "explain why a run ended",
-    "ckpt": "list, verify or remove the checkpoints of a run",
+GROUPS = {
+    "training": {
+        "train": "train on all GPUs of this machine, or on its CPU",
+        "submit": "train as a Slurm job",
+        "sweep": "train a grid of settings, on this machine or as a Slurm job array",
+        "new": "make a project of your own that trains at once",
+        "recipes": "list the settings files that come with dist-train, or print one",
+        "drill": "test recovery: break a run in several ways and compare the final weights",
+    },
+    "runs": {
+        "status": "list runs: state, step, speed, time left",
+        "logs": "print the output of a run",
+        "cancel": "stop a run after saving a checkpoint",
+        "diff": "find the first step at which two runs differ",
+        "postmortem": "explain why a run ended",
+        "ckpt": "list, verify or remove the checkpoints of a run",
+    },
 }
+"""For each folder of `launch.commands` its commands, with what they do."""
+COMMANDS = {name: group for group, summaries in GROUPS.items() for name in summaries}
+"""The folder of each command."""
 EXIT_CODES = """\
 exit codes:
   0    success
@@ -46,11 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_guarded(lambda: _run(arguments))
 
 
+def load_command(name: str) -> ModuleType:
+    """Return the module of a command."""
+    return import_module(f"launch.commands.{COMMANDS[name]}.{name}")
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     own, passed_on = _split_at_dashes(given)
     chosen = _build_parser().parse_args(own)
-    command = import_module(f"launch.commands.{chosen.command}")
+    command = load_command(chosen.command)
     parser = Parser(
         prog=f"dist-train {chosen.command}",
         description=command.__doc__,
@@ -80,11 +93,14 @@ def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | N
 
 
 def _build_parser() -> Parser:
-    listed = "\n".join(f"  {name:<12}{summary}" for name, summary in COMMANDS.items())
+    listed = "\n\n".join(
+        "\n".join([f"{group}:", *(f"  {name:<12}{summary}" for name, summary in summaries.items())])
+        for group, summaries in GROUPS.items()
+    )
     parser = Parser(
         prog="dist-train",
         description="Distributed training from one YAML file.",
-        epilog=f"commands (dist-train COMMAND --help for each):\n{listed}\n\n{EXIT_CODES}",
+        epilog=f"dist-train COMMAND --help explains each.\n\n{listed}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")

@@ -6,7 +6,6 @@ import shlex
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from dist_train.settings.loader import load_config
 from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import KNOWN_CLASSES
 from dist_train.system.exit import Parser
-from launch.cli import COMMANDS
+from launch.cli import COMMANDS, load_command
 from tests.conftest import ROOT, Python
 
 NOT_OURS = {".venv", ".venv-bench", ".venv-matrix", "runs", ".pytest_cache"}
@@ -221,7 +220,7 @@ class TestCommandsOfACluster:
         name, arguments = OUR_COMMAND.findall(command)[0]
         assert name in COMMANDS
         parser = Parser()
-        import_module(f"launch.commands.{name}").add_arguments(parser)
+        load_command(name).add_arguments(parser)
         parser.parse_intermixed_args(takewhile(lambda word: word != "--", shlex.split(arguments)))
 
     @pytest.mark.parametrize("command", [*commands(CLUSTER), *commands()])

@@ -8,13 +8,12 @@ import re
 import socket
 from collections.abc import Iterator
 from functools import partial
-from importlib import import_module
 
 from dist_train.distributed.launcher import LAUNCHER_VARIABLES
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema import Config, list_keys
-from launch.cli import COMMANDS
+from launch.cli import COMMANDS, load_command
 from tests.conftest import ROOT
 from tests.torture import runs
 from tests.torture.bench import Bench
@@ -75,7 +74,7 @@ def _options() -> Iterator[tuple[str, argparse.Action]]:
     """The options with a value, of each command."""
     for name in COMMANDS:
         parser = argparse.ArgumentParser()
-        import_module(f"launch.commands.{name}").add_arguments(parser)
+        load_command(name).add_arguments(parser)
         yield from ((name, action) for action in parser._actions if action.option_strings and action.nargs != 0)
 
 

@@ -1,12 +1,11 @@
 """Arguments that several commands take."""
 
 import argparse
-from importlib import import_module
 
 import pytest
 
 from launch.arguments import to_seconds
-from launch.cli import COMMANDS
+from launch.cli import COMMANDS, load_command
 from tests.unit.launch.command import run_command
 
 
@@ -28,7 +27,7 @@ WRONG = (
 def test_numbers_of_any_size_are_refused(capsys: pytest.CaptureFixture[str], command: str) -> None:
     """Each option with a type of its own: the numbers, the times and the faults of a drill."""
     parser = argparse.ArgumentParser()
-    import_module(f"launch.commands.{command}").add_arguments(parser)
+    load_command(command).add_arguments(parser)
     for option in (action.option_strings[-1] for action in parser._actions if action.type and action.option_strings):
         for text in WRONG:
             code, output = run_command(capsys, command, "x", f"{option}={text}")

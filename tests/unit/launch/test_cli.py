@@ -1,7 +1,6 @@
 """The command `dist-train`: fast answers, checks before anything starts, and no import of torch."""
 
 import ast
-import importlib
 import os
 from argparse import ArgumentParser
 from pathlib import Path
@@ -32,7 +31,8 @@ class TestImports:
     @pytest.mark.parametrize("name", ["cli", *cli.COMMANDS])
     def test_nothing_heavy_is_imported_before_it_is_needed(self, name: str) -> None:
         """`--help` answers before pydantic could have been imported."""
-        module = ROOT / "launch" / (f"commands/{name}.py" if name in cli.COMMANDS else f"{name}.py")
+        group = cli.COMMANDS.get(name)
+        module = ROOT / "launch" / (f"commands/{group}/{name}.py" if group else f"{name}.py")
         names = set(imports(at_import(ast.parse(module.read_text(encoding="utf-8")))))
         ours = {name for name in names if name.startswith("dist_train")}
         assert not [name for name in ours if not is_without_torch(name) or "settings" in name or "metrics" in name]
@@ -51,7 +51,7 @@ class TestImports:
 
 def test_every_command_is_a_module_with_two_functions() -> None:
     for name in cli.COMMANDS:
-        command = importlib.import_module(f"launch.commands.{name}")
+        command = cli.load_command(name)
         command.add_arguments(ArgumentParser())
         assert callable(command.run)
         assert command.__doc__

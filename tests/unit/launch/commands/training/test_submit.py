@@ -9,7 +9,7 @@ from dist_train.run_dir import RunDir
 from launch import cli
 from tests.conftest import ROOT
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 RENEW = "DIST_TRAIN_RENEW_GOLDEN"
 """Variable that rewrites the golden files; check the changes before you commit them."""
 CONFIG = """

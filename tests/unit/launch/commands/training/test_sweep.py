@@ -10,7 +10,7 @@ import pytest
 from launch.sweeps.sweep_dir import read_trials
 from tests.conftest import ROOT
 from tests.unit.launch.command import run_command
-from tests.unit.launch.commands.test_submit import GOLDEN, RENEW
+from tests.unit.launch.commands.training.test_submit import GOLDEN, RENEW
 from tests.unit.launch.sweeps.sweep_files import begin, leave
 
 pytestmark = pytest.mark.usefixtures("small_yaml")

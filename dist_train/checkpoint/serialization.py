@@ -118,7 +118,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
         CheckpointError: it is of another network, or has values that are not finite; the network stays unchanged.
     """
     state_dict = rename_old_parameters(network, state_dict)
-    if differences := _differences(network.state_dict(), state_dict):
+    if differences := list_differences(network.state_dict(), state_dict):
         raise CheckpointError(f"{name}: is of another network: {shorten(differences)}")
     if broken := not_finite(state_dict):
         raise CheckpointError(
@@ -134,13 +134,26 @@ def not_finite(state_dict: Mapping[str, Tensor]) -> list[str]:
     return [f"{name} ({count} of {state_dict[name].numel()})" for name, count in counts.items() if count]
 
 
-def _differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """List how the tensors `found` differ from those of a network, `own`, in name, shape and dtype."""
+def list_differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor], *, converts: bool = False) -> list[str]:
+    """List how the tensors `found` differ from those of a network, `own`, in name, shape and dtype.
+
+    Args:
+        converts: floats of another precision do not count.
+    """
     missing = [f"{name} is missing" for name in own if name not in found]
     unexpected = [f"{name} is not in the model" for name in found if name not in own]
-    both = [(name, _describe_form(own[name]), _describe_form(found[name])) for name in own if name in found]
-    forms = [f"{name} is {value}, in the model {tensor}" for name, tensor, value in both if value != tensor]
+    forms = [
+        f"{name} is {_describe_form(found[name])}, in the model {_describe_form(tensor)}"
+        for name, tensor in own.items()
+        if name in found and not _has_form(tensor, found[name], converts)
+    ]
     return [escape(text, 300) for text in (*missing, *unexpected, *forms)]
+
+
+def _has_form(tensor: Tensor, value: Tensor, converts: bool) -> bool:
+    is_same = tensor.dtype == value.dtype
+    is_like = converts and tensor.is_floating_point() and value.is_floating_point()
+    return tensor.shape == value.shape and (is_same or is_like)
 
 
 def _describe_form(tensor: Tensor) -> str:

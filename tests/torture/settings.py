@@ -23,7 +23,7 @@ from tests.torture.bench import Bench
 from tests.torture.cases import HANG, Case, Fault, Outcome, judge
 from tests.torture.mutations import HOSTILE, VALUES, as_typed, damaged, mutations
 
-QUICK, USUAL = 200, 4200
+QUICK, USUAL = 100, 4200
 DAMAGED_COPIES = 400  # of each recipe
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 TINY = """

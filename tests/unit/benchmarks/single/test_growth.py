@@ -70,7 +70,7 @@ def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_memory_of_both_ranks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "TRAINING_SECONDS", 0.0)
     found = list(growth.of_ranks(tmp_path, Scale(0, 0, {"small": 320, "larger": 640}, rounds=1)))

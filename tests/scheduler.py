@@ -11,6 +11,7 @@ KEPT_TOGETHER = (
             *("startup", "stops"),
         )
     ),
+    "tests/torture/test_torture.py",
     "tests/unit/dist_train/tasks/test_task.py",
 )
 

@@ -8,7 +8,6 @@ UNIT = ROOT / "tests" / "unit"
 FILES = sorted(path for path in UNIT.rglob("test_*.py") if path.parent != UNIT)
 OF_SEVERAL_MODULES = {
     "dist_train/test_unusual_networks.py",
-    "dist_train/models/test_lessons.py",
 }
 """Files of tests that are of more than the module or package they are named after."""
 

@@ -4,8 +4,8 @@ PYTHON ?= python3
 CONSTRAINTS ?= requirements.lock
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# Tests side by side; WORKERS=0 runs all in one process.
-WORKERS ?= 2
+# Tests side by side: one more than two cores, as some tests wait. WORKERS=0 runs all in one process.
+WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --durations=20
 
 .PHONY: train test test-quick test-matrix test-long torture test-slurm test-slurm-long bench gpu-check lint install lock clean

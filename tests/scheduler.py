@@ -3,8 +3,16 @@
 from xdist.scheduler import LoadScopeScheduling
 
 # Each has a fixture that trains for many of its tests; two workers would train twice.
-KEPT_TOGETHER = tuple(
-    f"tests/ranks/test_{name}.py" for name in ("bitwise", "exact", "modes", "runs", "startup", "stops")
+KEPT_TOGETHER = (
+    *(
+        f"tests/ranks/test_{name}.py"
+        for name in (
+            *("bitwise", "callbacks", "exact", "failing_calls", "kills", "modes", "optimizers", "plateau", "runs"),
+            *("startup", "stops"),
+        )
+    ),
+    "tests/torture/test_torture.py",
+    "tests/unit/dist_train/tasks/test_task.py",
 )
 
 
@@ -14,4 +22,6 @@ class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         """Tests for which this is the same go to one worker."""
         path = nodeid.partition("::")[0]
+        if path.startswith("tests/package/"):
+            return "tests/package"  # they share an installation
         return path if path in KEPT_TOGETHER else nodeid

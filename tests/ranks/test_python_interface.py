@@ -38,7 +38,7 @@ def read(folder: Path, rank: int) -> list[list[int]]:
     return found
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=pytest.mark.long) for ranks in (1, 3))])
 def test_a_script_under_torchrun(script: Path, torchrun: Ranks, ranks: int) -> None:
     done = torchrun(ranks, str(script), str(script.parent))
     assert done.returncode == 0, done.stdout + done.stderr

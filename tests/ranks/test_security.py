@@ -166,7 +166,7 @@ def test_there_is_each_kind_of_command() -> None:
     }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [pytest.param("torchrun", marks=pytest.mark.long), *list(COMMANDS)[1:]])
 def test_a_printed_command_unpickles_nothing(tmp_path: Path, run: list["subprocess.Popen[bytes]"], name: str) -> None:
     run += start(COMMANDS[name], tmp_path)
     wait_for_steps(run, tmp_path)
@@ -175,7 +175,7 @@ def test_a_printed_command_unpickles_nothing(tmp_path: Path, run: list["subproce
         assert {address for address, _ in sockets} == {"0100007F"}  # 127.0.0.1
 
 
-@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize("nodes", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_the_batch_script_unpickles_nothing(
     tmp_path: Path, run: list["subprocess.Popen[bytes]"], monkeypatch: pytest.MonkeyPatch, nodes: int
 ) -> None:

@@ -163,7 +163,9 @@ def test_a_rank_that_waits_to_join_its_peers_can_be_stopped(runs: Runs) -> None:
     assert not runs["joining"].exists()
 
 
-@pytest.mark.parametrize(("launcher", "code"), [("agent", PREEMPTED), ("torchrun", 1)])
+@pytest.mark.parametrize(
+    ("launcher", "code"), [("agent", PREEMPTED), pytest.param("torchrun", 1, marks=pytest.mark.long)]
+)
 def test_a_rank_that_compiles_can_be_stopped(runs: Runs, torchrun: Ranks, launcher: str, code: int) -> None:
     name, trouble = f"compiling-{launcher}", {"at": "compiling", "rank": 1, "signals": ["SIGUSR1"]}
     if launcher == "agent":

@@ -40,8 +40,8 @@ def test_a_trial_that_fails_ends_no_other(workdir: Path, python: Python) -> None
 
 @pytest.mark.slow
 def test_a_cancelled_sweep_stops_as_a_whole_and_resumes(workdir: Path, python: Python) -> None:
-    sweep = sweep_of("optim.lr=0.05,0.1,0.2", "train.epochs=60")
-    command = [sys.executable, "-m", "launch", "sweep", "small.yaml", "optim.lr=0.05,0.1,0.2", "train.epochs=60"]
+    sweep = sweep_of("optim.lr=0.05,0.1,0.2", "train.epochs=30")
+    command = [sys.executable, "-m", "launch", "sweep", "small.yaml", "optim.lr=0.05,0.1,0.2", "train.epochs=30"]
     options = ["--nproc", "2", "--max-parallel", "2"]
     with (workdir / "output").open("w") as output:
         process = subprocess.Popen(

@@ -73,7 +73,7 @@ def test_what_has_ended_is_written_before_the_next_part_begins(tmp_path: Path, m
     assert seen == list(range(len(PARTS)))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_distributed_data_parallel_is_tried_without_a_gpu_too(interpreter: Python, tmp_path: Path) -> None:
     asked = ("--allow-cpu", "--parts", "ddp", "profile", "--out", str(tmp_path))
     done = interpreter("-m", "benchmarks.gpu.check", *asked, env={**BLIND, "OMP_NUM_THREADS": "1"})

@@ -57,7 +57,7 @@ def test_lines_that_grow_are_found(tmp_path: Path, longer: int, kept: bool) -> N
     assert growth._lengths("steps", "a line", path).is_kept is kept
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
     scale = Scale(steps=0, checkpoints=0, sizes={"small": 1600, "larger": 6400}, rounds=1)
     pause, memory = growth.at_an_epoch(tmp_path, scale)
@@ -70,7 +70,7 @@ def test_sizes_are_measured_on_data_that_are_cached(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_memory_of_both_ranks_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "TRAINING_SECONDS", 0.0)
     found = list(growth.of_ranks(tmp_path, Scale(0, 0, {"small": 320, "larger": 640}, rounds=1)))

@@ -9,8 +9,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dist_train.checkpoint import resume, serialization
-from dist_train.checkpoint.code_of_run import TRUST_HELP, code_of_run
+from dist_train.checkpoint.code_of_run import code_of_run
 from dist_train.checkpoint.store import find
 from dist_train.data import DataFormat, Samples, open_dataset, open_split
 from dist_train.data.batches import eval_batch_size, eval_batches
@@ -32,6 +32,7 @@ from dist_train.models import build_model
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.nest import Nest, move_inputs, to_floats
 from dist_train.own_code.load import own_failures
+from dist_train.run_arguments import add_evaluate_arguments
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config, Data
@@ -72,7 +73,7 @@ def evaluate(
         try:
             for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
                 mark()
-                output = _output(network, batch.inputs, auto_settings, world)
+                output = compute_output(network, batch.inputs, auto_settings, world)
                 sums.add(batch.number, output, batch.targets, batch.num_samples)
         except StopRequested:
             stop_requests += 1
@@ -84,8 +85,8 @@ def evaluate(
 
 
 @torch.no_grad()
-def _output(network: nn.Module, inputs: Nest, auto_settings: AutoSettings, world: World) -> Nest:
-    """The output in at least fp32, so that a tie of low precision is a tie in every sum."""
+def compute_output(network: nn.Module, inputs: Nest, auto_settings: AutoSettings, world: World) -> Nest:
+    """Return the output in at least fp32, so that a tie of low precision is a tie in every sum."""
     if auto_settings.autocast_dtype is None:
         return network(inputs)
     with torch.autocast(world.device.type, auto_settings.autocast_dtype):
@@ -113,8 +114,16 @@ def try_out(task: Task, network: nn.Module, dataset: DataFormat, auto_settings: 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate a checkpoint of a run and print the result."""
+    parser = Parser(prog="python -m dist_train.evaluate", description=main.__doc__)
+    add_evaluate_arguments(parser)
     with only_first_rank_reports():
-        options = _parse(arguments)
+        options = parser.parse_intermixed_args(arguments)
+    evaluate_and_print(options)
+
+
+def evaluate_and_print(options: argparse.Namespace) -> None:
+    """Evaluate as the arguments say, which are those of `add_evaluate_arguments`, and print the result."""
+    with only_first_rank_reports():
         run = RunDir(options.run)
         config = load_config_of(run, options.overrides)
         world = open_world(config.distributed)
@@ -146,6 +155,47 @@ def evaluate_run(
 ) -> EvaluatedCheckpoint:
     """Evaluate a checkpoint of a run on one split; every rank calls this and gets the same.
 
+    Raises:
+        UserError: the checkpoint or the data can't be read, or do not fit together.
+    """
+    with open_evaluation(run, config, split, checkpoint, world, trust_code) as opened:
+        evaluation = evaluate(
+            opened.network,
+            opened.task,
+            opened.samples,
+            opened.dataset,
+            opened.config.data,
+            opened.auto_settings,
+            world,
+        )
+        if evaluation is None:
+            raise StopRequested
+        return EvaluatedCheckpoint(opened.place, opened.step, evaluation)
+
+
+@dataclass(frozen=True)
+class OpenEvaluation:
+    """A checkpoint of a run and a split of its data, ready for an evaluation."""
+
+    place: Path
+    """Directory of the checkpoint."""
+    step: int
+    config: Config
+    """Settings of the run, whose references lead to the copies of its code."""
+    network: nn.Module
+    """On the rank's device; of a run with `train.ema_decay` the average."""
+    task: Task
+    dataset: DataFormat
+    samples: Samples
+    auto_settings: AutoSettings
+
+
+@contextmanager
+def open_evaluation(
+    run: RunDir, config: Config, split: SplitName | None, checkpoint: str, world: World, trust_code: bool = False
+) -> Iterator[OpenEvaluation]:
+    """A block in which the network of a checkpoint and a split of its data are open; every rank enters it.
+
     Args:
         split: None: the one that the training evaluates at its end.
         checkpoint: as `--checkpoint`.
@@ -173,27 +223,7 @@ def evaluate_run(
         with world.agreement():
             task = build_task(config, dataset.classes, world)
             try_out(task, network, dataset, auto_settings, world)
-        evaluation = evaluate(network, task, samples, dataset, config.data, auto_settings, world)
-        if evaluation is None:
-            raise StopRequested
-        return EvaluatedCheckpoint(place, training["step"], evaluation)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m dist_train.evaluate", description=main.__doc__)
-    parser.add_argument("run", type=Path, help="the run's directory, e.g. runs/digits")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
-    parser.add_argument(
-        "--split",
-        choices=("train", "validation", "test"),
-        help="default: test, or validation if the run has no test split",
-    )
-    parser.add_argument(
-        "--checkpoint", default="latest", help="latest (default), best, a step's number, or a checkpoint's directory"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--trust-code", action="store_true", help=TRUST_HELP)
-    return parser.parse_intermixed_args(arguments)
+        yield OpenEvaluation(place, training["step"], config, network, task, dataset, samples, auto_settings)
 
 
 def find_checkpoint(run: RunDir, wanted: str) -> Path:

@@ -34,6 +34,9 @@ GROUPS = {
         "postmortem": "explain why a run ended",
         "ckpt": "list, verify or remove the checkpoints of a run",
     },
+    "results": {
+        "evaluate": "evaluate a checkpoint of a run on a split of its data",
+    },
 }
 """For each folder of `launch.commands` its commands, with what they do."""
 COMMANDS = {name: group for group, summaries in GROUPS.items() for name in summaries}

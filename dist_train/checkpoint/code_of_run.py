@@ -12,7 +12,6 @@ from dist_train.settings.references import change_references, list_references
 from dist_train.settings.schema import Config
 from dist_train.system.escape import escape
 
-TRUST_HELP = "run code that the run has kept also if it belongs to another user"
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +47,7 @@ def code_of_run(config: Config, run: Path, trust_code: bool) -> Iterator[Config]
 def _check_owners(run: Path, references: list[str], copies: Copies | None, trust_code: bool) -> None:
     """Refuse to run what belongs to another user, unless it is trusted; list what would run."""
     kept = [copies.folder, copies.folder / "manifest.json", *copies.list_files()] if copies else []
-    if not any(_is_foreign(path) for path in (run, run / "config.yaml", *kept)):
+    if not any(is_foreign(path) for path in (run, run / "config.yaml", *kept)):
         return
     known = copies.references if copies else {}
     shown = [*(copies.list_files() if copies else ()), *(text for text in references if text not in known)]
@@ -61,7 +60,7 @@ def _check_owners(run: Path, references: list[str], copies: Copies | None, trust
     _log.warning("%s: belongs to another user; runs code of that run:\n%s", escape(run), listed)
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Whether a file, or what it links to, belongs to another user."""
     try:
         return any(found.st_uid != os.geteuid() for found in (path.lstat(), path.stat()))

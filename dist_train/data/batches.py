@@ -20,7 +20,7 @@ from dist_train.data.augment import open_preparation
 from dist_train.data.loader import Request, SampleLoader
 from dist_train.data.orders.order import build_order
 from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
-from dist_train.data.samples import DataFormat, Dataset, Samples, to_device
+from dist_train.data.samples import DataFormat, Dataset, Samples, Shape, to_device
 from dist_train.distributed.world import World
 from dist_train.nest import Nest, map_tensors, split_nest
 from dist_train.settings.schema import Augment, Data, ImageData
@@ -269,7 +269,12 @@ def eval_batch_size(dataset: DataFormat, config: Data, device: torch.device) -> 
     """Return how many samples are evaluated at once: as many on any number of ranks."""
     if dataset.normalize is None or dataset.shape is None:  # own data, of any size
         return min(EVAL_BATCH, config.global_batch)
-    _, height, width = dataset.shape
+    return count_images(dataset.shape, device)
+
+
+def count_images(shape: Shape, device: torch.device) -> int:
+    """Return how many images are evaluated at once."""
+    _, height, width = shape
     return max(EVAL_BATCH, EVAL_PIXELS // (height * width)) if device.type == "cuda" else EVAL_BATCH
 
 

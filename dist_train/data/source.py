@@ -117,9 +117,9 @@ def resize(images: Tensor, side: int | None) -> Tensor:
     Returns:
         uint8 [N, C, side, side], bilinear with antialiasing. An image's result does not depend on the others.
     """
-    if side is None:
-        return images
     height, width = images.shape[-2:]
+    if side is None or (height, width) == (side, side):
+        return images
     shorter = min(height, width)
     size = (side * height // shorter, side * width // shorter)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2

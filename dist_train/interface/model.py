@@ -6,23 +6,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.code_of_run import code_of_run
 from dist_train.checkpoint.store import find
 from dist_train.data.augment import open_preparation
-from dist_train.data.datasets.picture import decode, from_picture
+from dist_train.data.datasets.picture import decode, from_picture, open_picture, to_pixels
 from dist_train.data.identity import DataIdentity
 from dist_train.data.samples import Shape
 from dist_train.data.source import resize
-from dist_train.errors import CheckpointError, DataError
+from dist_train.errors import CheckpointError, ConfigError, DataError
 from dist_train.evaluate import find_checkpoint, load_config_of
-from dist_train.models import build_model
+from dist_train.execution.auto_settings import AutoSettings
+from dist_train.models import build_model, give_shapes
 from dist_train.nest import Nest, map_tensors
 from dist_train.run_dir import RunDir
 from dist_train.settings.schema import Augment, Config, ImageData, ImageFolderData
+from dist_train.system.escape import escape
 
 Picture = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
 """A file; a picture of PIL; uint8 [C, H, W] as a tensor; uint8 [H, W] or [H, W, C] as an array."""
@@ -37,15 +39,19 @@ class TrainedModel(nn.Module):
         network: the plain module; its parameters need no gradient.
         classes: names of the classes, in the order of the outputs.
         config: settings of the run.
+        data: which data it was trained on.
         step: of the checkpoint.
+        auto_settings: what the training has decided, such as the precision; `model(inputs)` computes in fp32.
     """
 
-    def __init__(self, network: nn.Module, config: Config, data: DataIdentity, step: int) -> None:
+    def __init__(
+        self, network: nn.Module, config: Config, data: DataIdentity, step: int, auto_settings: AutoSettings
+    ) -> None:
         super().__init__()
         self.network = network
         self.eval().requires_grad_(False)
         self.config, self.classes, self.step = config, data.classes, step
-        self._data = data
+        self.data, self.auto_settings = data, auto_settings
 
     def forward(self, inputs: Any) -> Any:
         """Return the output of the network for a batch; a single picture is a batch of one."""
@@ -61,28 +67,56 @@ class TrainedModel(nn.Module):
             DataError: a picture can't be read, or is not of the shape that the network was trained on.
         """
         device = next(self.network.parameters()).device
-        shape, normalize, data = self._data.shape, self._data.normalize, self.config.data
+        shape, normalize, data = self.data.shape, self.data.normalize, self.config.data
         if shape is None or normalize is None or not isinstance(data, ImageData) or not _are_pictures(inputs):
             return map_tensors(lambda tensor: tensor.to(device), inputs)
         pixels = _check(_read(inputs, shape, data), shape)
         prepare = open_preparation(normalize, Augment(), 0, device, torch.contiguous_format).prepare
         return prepare(pixels.to(device))
 
+    def read_picture(self, path: str | Path) -> Tensor:
+        """Return a picture file of any size as uint8 [C, H, W] of the network's shape, for a batch for `preprocess`.
+
+        Where the run has no `data.resize`, a picture of another size is scaled until it covers the shape, and cut.
+
+        Raises:
+            DataError: it can't be read.
+            ConfigError: the run was not trained on a data set of images.
+        """
+        shape, data = self.data.shape, self.config.data
+        if shape is None or not isinstance(data, ImageData):
+            raise ConfigError(
+                f"the run was trained on {escape(data.name)}, which prepares its samples by itself, so that no other "
+                "pictures can be predicted: predict a split of it (--split test)"
+            )
+        image = open_picture(str(path), _find_orientation(data))
+        size = shape[2], shape[1]
+        if data.resize is None and image.size != size:
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(to_pixels(image, data.resize))[None]
+        return _check(_to_grey(pixels) if shape[0] == 1 else pixels, shape)[0]
+
 
 def load_model(
-    run_dir: str | Path, which: str = "latest", device: str | torch.device = "cpu", *, trust_code: bool = False
+    run_dir: str | Path,
+    which: str = "latest",
+    device: str | torch.device = "cpu",
+    overrides: Sequence[str] = (),
+    *,
+    trust_code: bool = False,
 ) -> TrainedModel:
     """Return the trained network of a run, with its preprocessing; of a run with `train.ema_decay` the average.
 
     Args:
         which: `latest`, `best`, the number of a step, or the directory of a checkpoint.
+        overrides: `key=value` of other settings.
         trust_code: also run code that the run has kept if it belongs to another user.
 
     Raises:
         CheckpointError: the directory holds no run, or there is no such checkpoint, or it is damaged.
     """
     run = RunDir(run_dir)
-    config = load_config_of(run)
+    config = load_config_of(run, overrides)
     place = find(find_checkpoint(run, which))
     files = serialization.load(place).files
     data = resume.read_data_identity(files)
@@ -93,8 +127,11 @@ def load_model(
     with torch.random.fork_rng(devices=[]), code_of_run(config, run.path, trust_code) as config:
         network = build_model(config.model, data.shape, len(data.classes), config.run.seed)
     name = "average.pt" if "average.pt" in files else "model.pt"
+    give_shapes(network, files[name])
     serialization.load_weights(network, files[name], str(place / name))
-    return TrainedModel(network, config, data, files["training.pt"]["step"]).to(device)
+    training = files["training.pt"]
+    auto_settings = AutoSettings.from_dict(training["choices"])
+    return TrainedModel(network, config, data, training["step"], auto_settings).to(device)
 
 
 def _read(inputs: Any, shape: Shape, data: ImageData) -> Tensor:
@@ -106,8 +143,7 @@ def _read(inputs: Any, shape: Shape, data: ImageData) -> Tensor:
 
 
 def _to_pixels(picture: Picture, shape: Shape, data: ImageData) -> Tensor:
-    side = data.resize
-    orientation = data.orientation if isinstance(data, ImageFolderData) else "exif"
+    side, orientation = data.resize, _find_orientation(data)
     if isinstance(picture, Tensor):
         return resize(picture[None], side)
     if isinstance(picture, np.ndarray):
@@ -119,6 +155,10 @@ def _to_pixels(picture: Picture, shape: Shape, data: ImageData) -> Tensor:
         decoded = decode(str(picture), side, orientation)
     pixels = torch.from_numpy(decoded)[None]
     return _to_grey(pixels) if shape[0] == 1 else pixels
+
+
+def _find_orientation(data: ImageData) -> str:
+    return data.orientation if isinstance(data, ImageFolderData) else "exif"
 
 
 def _check(pixels: Tensor, shape: Shape) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dist_train.checkpoint import resume, serialization
-from dist_train.checkpoint.code_of_run import TRUST_HELP, code_of_run
+from dist_train.checkpoint.code_of_run import code_of_run
 from dist_train.checkpoint.store import Store
 from dist_train.data.identity import DataIdentity
 from dist_train.distributed.world import World
@@ -19,6 +19,7 @@ from dist_train.errors import CheckpointError, UserError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, give_shapes
+from dist_train.run_arguments import TRUST_HELP
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config

@@ -123,7 +123,7 @@ def _download(files: DataFiles, config: ImageData, folder: Path) -> None:
         prefix = f".download-{config.name}-"
         for left in root.glob(f"{prefix}*"):  # of a killed process: this one holds the lock
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as aside, _time_out_connections():
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=root) as aside, time_out_connections():
             # The class checks what it downloaded against the checksums of the original files.
             getattr(datasets, files.loader)(aside, download=True)
             folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def _download(files: DataFiles, config: ImageData, folder: Path) -> None:
 
 
 @contextmanager
-def _time_out_connections() -> Iterator[None]:
+def time_out_connections() -> Iterator[None]:
     """Set a timeout for connections; torchvision sets none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)

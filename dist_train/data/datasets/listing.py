@@ -89,13 +89,19 @@ def identify(folder: Path) -> FolderId:
 def list_pictures(
     folder: Path, endings: tuple[str, ...], elsewhere: frozenset[FolderId], passed: PassedOver
 ) -> list[File]:
-    """List the files with these endings at any depth, in torchvision's order; no folder is listed twice.
+    """List the regular files of `list_names` with what they are; raises OSError also if a link leads nowhere."""
+    files = map(_stat, list_names(folder, endings, elsewhere, passed))
+    return [file for file in files if _is_regular(file, passed)]
+
+
+def list_names(folder: Path, endings: tuple[str, ...], elsewhere: frozenset[FolderId], passed: PassedOver) -> list[str]:
+    """List what has one of these endings at any depth, in torchvision's order; no folder is listed twice.
 
     Args:
         elsewhere: folders that links in this one don't lead to, such as those of other classes.
 
     Raises:
-        OSError: a folder can't be listed, or a link leads nowhere.
+        OSError: a folder can't be listed.
     """
     seen, found = set(elsewhere), []
     folders, links = [str(folder)], list[str]()
@@ -117,8 +123,7 @@ def list_pictures(
                 passed.endings[_find_ending(entry.name)] += 1
         links.sort(reverse=True)
         found.append((directory, sorted(names)))
-    files = (os.path.join(directory, name) for directory, names in sorted(found) for name in names)  # noqa: PTH118
-    return [file for file in map(_stat, files) if _is_regular(file, passed)]
+    return [os.path.join(directory, name) for directory, names in sorted(found) for name in names]  # noqa: PTH118
 
 
 def _stat(path: str) -> File:

@@ -50,6 +50,11 @@ def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
     Raises:
         DataError: the file is damaged, or of a kind that is not shown in one way only.
     """
+    return to_pixels(open_picture(path, orientation), resize)
+
+
+def open_picture(path: str, orientation: str = "exif") -> Image.Image:
+    """Decode one file to a picture of the mode RGB; otherwise as `decode`."""
     try:
         with Image.open(path, formats=_find_formats()) as file:
             _refuse_several(file)
@@ -57,12 +62,11 @@ def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
             file.load()
             if orientation == "exif":
                 _turn(file)
-            image = _to_rgb(file, factor)
+            return _to_rgb(file, factor)
     except _RefusedError as error:
         raise DataError(f"{escape(path)}: {error}; convert it, or remove it") from None
     except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
         raise DataError(f"{escape(path)}: is not a readable image ({escape(error)}); replace or remove it") from error
-    return _to_pixels(image, resize)
 
 
 def from_picture(picture: Image.Image, resize: int | None, orientation: str = "exif") -> Pixels:
@@ -71,12 +75,13 @@ def from_picture(picture: Image.Image, resize: int | None, orientation: str = "e
     try:
         if orientation == "exif":
             _turn(image)
-        return _to_pixels(_to_rgb(image, 1), resize)
+        return to_pixels(_to_rgb(image, 1), resize)
     except _RefusedError as error:
         raise DataError(f"the picture {error}; convert it") from None
 
 
-def _to_pixels(image: Image.Image, resize: int | None) -> Pixels:
+def to_pixels(image: Image.Image, resize: int | None) -> Pixels:
+    """Return uint8 [3, H, W] of a picture of the mode RGB, scaled and cut as in `decode`."""
     if resize is not None:
         image = _cut_square(image, resize)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dist_train.run_arguments import TRUST_HELP
 from dist_train.system.escape import escape
 from dist_train.system.exit import FAILED
 from launch.arguments import number_from
@@ -33,11 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-last", type=number_from(1), metavar="N", help="prune: number of checkpoints to keep; default 1"
     )
-    parser.add_argument(
-        "--trust-code",
-        action="store_true",
-        help="verify: run code that the run has kept also if it belongs to another user",
-    )
+    parser.add_argument("--trust-code", action="store_true", help=f"verify: {TRUST_HELP}")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -61,11 +61,16 @@ def _bound(value: float | None) -> float | None:
     return value if value is not None and abs(value) <= sys.float_info.max else None
 
 
+def is_fraction(name: str) -> bool:
+    """Whether a number is a share of samples, shown in per cent."""
+    return bool(_FRACTION.fullmatch(name))
+
+
 def format_number(name: str, value: float | None) -> str:
     """`accuracy` as 97.25 %, other numbers as 0.0277 or 1.2e-06."""
     if value is None or not math.isfinite(value):
         return "not finite"
-    if _FRACTION.fullmatch(name):
+    if is_fraction(name):
         return f"{100 * value:.2f} %"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
 

@@ -36,6 +36,8 @@ GROUPS = {
     },
     "results": {
         "evaluate": "evaluate a checkpoint of a run on a split of its data",
+        "show": "draw samples as the network gets them, and what it says of them",
+        "plot": "draw the curves of runs",
     },
 }
 """For each folder of `launch.commands` its commands, with what they do."""

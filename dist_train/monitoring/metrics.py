@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
-import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -14,11 +12,10 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from dist_train.eval_line import list_numbers
-from dist_train.monitoring.tensorboard import encode_scalars, encode_start, encode_version
+from dist_train.monitoring.event_files import EventFiles
 from dist_train.settings.schema import Log
 from dist_train.system.append_file import AppendFile, count_damaged, cut_lines, read_lines_backward, read_step
-from dist_train.system.read_file import list_directory, may_exist, open_regular, parse_object
+from dist_train.system.read_file import may_exist, open_regular, parse_object
 
 Line = dict[str, Any]
 _NUMBERS = {
@@ -84,10 +81,10 @@ class LossWindow:
 
 def read_lines(path: Path) -> list[Line]:
     """Return the lines of a `metrics.jsonl`, without damaged ones."""
-    return list(_stream_lines(path)) if may_exist(path) else []
+    return list(stream_lines(path)) if may_exist(path) else []
 
 
-def _stream_lines(path: Path) -> Iterator[Line]:
+def stream_lines(path: Path) -> Iterator[Line]:
     """Yield the lines, oldest first, without damaged ones; raises OSError."""
     with open_regular(path) as file:
         yield from filter(None, map(_parse_line, file))
@@ -135,53 +132,6 @@ def _parse_line(text: bytes) -> Line | None:
     return line if is_complete and is_whole else None
 
 
-class Curves:
-    """Writes TensorBoard's event files: each start adds one, which first takes back what a resumed run repeats."""
-
-    def __init__(self, directory: Path, step: int, kept: list[Line], earlier: Iterable[Line]) -> None:
-        """
-        Args:
-            step: the step at which the run starts; points of earlier starts from there on are taken back.
-            kept: lines of metrics of this step that stay.
-            earlier: all lines that stay, oldest first; read only if there are no event files.
-
-        Raises:
-            OSError: the files can't be written.
-        """
-        directory.mkdir(exist_ok=True)
-        found = list_directory(directory)
-        files = [path for path in found if path.name.startswith("events.out.tfevents.")]
-        leftovers = [path for path in found if path.name.startswith(".events.")]
-        for path in (*leftovers, *(files if step == 0 else [])):
-            path.unlink()
-        # TensorBoard reads the files in the order of their names.
-        number = max([int(time.time()), *(1 + _read_number(path) for path in files)])
-        name = f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = AppendFile(directory / f".{name}")
-        self._file.write(encode_version(time.time()) + encode_start(time.time(), step))
-        for line in kept if files else earlier:
-            self.write(line)
-        self._file.rename(directory / name)
-
-    def write(self, line: Line) -> None:
-        is_train = line["kind"] == "train"
-        prefix = "train" if is_train else line["split"]
-        numbers = (
-            {name: line[name] for name in ("loss", "lr", "samples_per_second")} if is_train else list_numbers(line)
-        )
-        scalars = {f"{prefix}/{name}": value for name, value in numbers.items() if value is not None}
-        self._file.write(encode_scalars(line["time"], line["step"], scalars))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _read_number(events: Path) -> int:
-    """The number in the name of an event file, by which the files are ordered; 0 without one."""
-    number = events.name.split(".")[3]
-    return int(number) if re.fullmatch(r"\d{1,12}", number) else 0
-
-
 class Metrics:
     """Writes each line of metrics to the file, the curves, and the end of the progress bar."""
 
@@ -219,7 +169,7 @@ class Metrics:
         """The step of the last line that was kept."""
         self.damaged = count_damaged(path, _parse_line)
         """Damaged lines near the end, which stay."""
-        self._curves = Curves(curves, step, self.earlier, _stream_lines(path)) if config.tensorboard else None
+        self.events = EventFiles(curves, step, self.earlier, stream_lines(path)) if config.tensorboard else None
         self._bar = _make_bar(config.progress, step, total_steps)
 
     @property
@@ -234,16 +184,16 @@ class Metrics:
     def write(self, kind: Literal["train", "eval"], **values: Any) -> None:
         line = {"kind": kind, **values, "time": time.time()}
         self._file.write(json.dumps(line) + "\n")
-        if self._curves:
-            self._curves.write(line)
+        if self.events:
+            self.events.write(line)
         if kind == "train":
             self._bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
 
     def close(self) -> None:
         self._bar.close()
         self._file.close()
-        if self._curves:
-            self._curves.close()
+        if self.events:
+            self.events.close()
 
 
 def shows_progress_bar(progress: Literal["auto", "on", "off"]) -> bool:

@@ -1,6 +1,12 @@
 """What was learned is shown and taken out: predictions, pictures, curves, exports, descriptions of data and models.
 
 predictions     iterates over a split of a run: inputs, targets and the network's output
+show            draws samples, and what a network says of them
+charts          draws the curves of runs
+curves          reads them
+points          samples of numbers, and what is predicted of them
+grid            pictures side by side
+figure          the style of all pictures, and how they are written
 """
 
 from importlib import import_module

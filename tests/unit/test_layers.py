@@ -56,10 +56,11 @@ WITHOUT_TORCH = (
         )
     ),
     *("dist_train.checkpoint.reader", "dist_train.checkpoint.store"),
-    *(f"dist_train.monitoring.{name}" for name in ("ledger", "metrics", "tensorboard")),
+    *(f"dist_train.results.{name}" for name in ("charts", "curves", "figure", "grid", "points")),
+    *(f"dist_train.monitoring.{name}" for name in ("event_files", "ledger", "metrics", "pictures", "tensorboard")),
 )
 """Modules, and packages with all their modules, that import no torch at their top: a wrong key is answered at once."""
-HEAVY = {"numpy", "tensorboard", "torch", "torchvision"}
+HEAVY = {"matplotlib", "numpy", "tensorboard", "torch", "torchvision"}
 HEIGHT = {room: height for height, (_, rooms) in enumerate(LAYERS) for room in rooms}
 LAUNCH = sorted((ROOT / "launch").rglob("*.py"))
 NEED_NETWORK = ROOT / "launch" / "commands" / "results"
@@ -111,7 +112,7 @@ def tree_of(module: Path) -> ast.Module:
 
 
 def is_without_torch(module: str) -> bool:
-    exact = ("dist_train", "dist_train.__version__")
+    exact = ("dist_train", "dist_train.__version__", "dist_train.results")
     return module in exact or any(
         module == name or module.startswith(f"{name}.") for name in WITHOUT_TORCH if name != "dist_train"
     )

@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dist_train.monitoring import metrics as metrics_module
 from dist_train.monitoring.metrics import (
-    Curves,
     LossWindow,
     Metrics,
     newest_lines,
@@ -214,36 +213,6 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(directory))
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-@pytest.mark.parametrize("has_lost_curves", [False, True])
-def test_curves_of_several_starts_do_not_overlap(tmp_path: Path, has_lost_curves: bool) -> None:
-    first = Curves(tmp_path, 0, [], [])
-    for step in (1, 2, 3):
-        first.write(line(step))
-    first.write(line(3, "eval"))
-    first.close()
-    for _ in range(2):  # within a second, too
-        if has_lost_curves:
-            for path in tmp_path.glob("events*"):
-                path.unlink()
-        again = Curves(tmp_path, 2, [line(2), line(2, "eval")], [line(1), line(2), line(2, "eval")])
-        again.write({**line(3), "loss": 0.25})
-        again.close()
-    found = scalars(tmp_path)
-    assert set(found) == {"train/loss", "train/lr", "train/samples_per_second", "test/loss", "test/accuracy"}
-    assert found["train/loss"] == [(1, 1.0), (2, 0.5), (3, 0.25)]
-    assert found["test/accuracy"] == [(2, 0.5)]
-
-
-def test_curves_of_a_start_at_zero_replace_those_before(tmp_path: Path) -> None:
-    (tmp_path / ".events.out.tfevents.1.host.2.0").write_bytes(b"a killed start left this")
-    for loss in (0.5, 0.25):
-        curves = Curves(tmp_path, 0, [], [])
-        curves.write({**line(1), "loss": loss})
-        curves.close()
-    assert scalars(tmp_path)["train/loss"] == [(1, 0.25)]
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_metrics_go_to_the_file_and_to_the_curves(tmp_path: Path) -> None:

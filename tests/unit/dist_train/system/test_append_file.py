@@ -10,7 +10,8 @@ import pytest
 
 from dist_train.distributed.world import World
 from dist_train.monitoring.console import log_to_file, log_to_terminal
-from dist_train.monitoring.metrics import Curves, read_lines
+from dist_train.monitoring.event_files import EventFiles
+from dist_train.monitoring.metrics import read_lines
 from dist_train.system import append_file as module
 from dist_train.system.append_file import AppendFile, cut_lines, read_lines_backward
 from tests.unit.dist_train.monitoring.test_metrics import line, scalars
@@ -70,7 +71,7 @@ def test_a_disk_that_stays_full_ends_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_metrics_and_curves_outlive_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch, room=50)
-    file, curves = AppendFile(tmp_path / "metrics.jsonl"), Curves(tmp_path / "tb", 0, [], [])
+    file, curves = AppendFile(tmp_path / "metrics.jsonl"), EventFiles(tmp_path / "tb", 0, [], [])
     for step in (1, 2):
         file.write(json.dumps(line(step)) + "\n")
         curves.write(line(step))

@@ -7,7 +7,14 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-BESIDE = ("launch/**/*.py", "configs/*.yaml", "slurm/train.sbatch", "template/**/*")
+BESIDE = (
+    "launch/**/*.py",
+    "configs/*.yaml",
+    "configs/lessons/*.yaml",
+    "configs/lessons/*.py",
+    "slurm/train.sbatch",
+    "template/**/*",
+)
 
 
 class BuildPackage(build_py):

@@ -16,8 +16,9 @@ _NOTE = ".folder"
 
 
 def list_recipes() -> dict[str, Path]:
-    """Return the path of each recipe by its name, sorted."""
-    return {path.stem: path for path in sorted(find_own("configs").glob("*.yaml"))}
+    """Return the path of each recipe by its name; those of the lessons come after the others."""
+    folder = find_own("configs")
+    return {path.stem: path for each in (folder, folder / "lessons") for path in sorted(each.glob("*.yaml"))}
 
 
 def find_config(name: str | Path) -> Path:

@@ -42,12 +42,20 @@ _FIXED = (
     "data.augment",
     "data.resize",
     "data.orientation",
+    "data.limit",
     "data.limit_train",
     "data.limit_test",
     "data.shape",
     "data.num_classes",
     "data.num_train",
     "data.num_test",
+    "data.slope",
+    "data.intercept",
+    "data.noise",
+    "data.sklearn",
+    "data.target",
+    "data.scale",
+    "train.overfit_batches",
     "optim.name",
     "optim.rest.name",
 )
@@ -183,14 +191,22 @@ def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]
     before = translate_settings(flatten(files["training.pt"]["settings"]))
     now = flatten(config.model_dump())
     for key in now:  # a setting that the checkpoint lacks is newer than it, and had no effect
-        section, _, name = key.partition(".")
-        fields = getattr(type(getattr(config, section)), "model_fields", {})
-        if key not in before and name in fields and fields[name].default == now[key]:
+        if key not in before and _has_default(config, key):
             before[key] = now[key]
     if now["train.precision"] is None:  # it keeps what the run has decided
         before["train.precision"] = None
     keys = [key for key in {**before, **now} if not _is_equal(before.get(key), now.get(key)) and key not in _IGNORED]
     return {escape(key): (_format_value(before, key), _format_value(now, key)) for key in keys}
+
+
+def _has_default(config: Config, key: str) -> bool:
+    """Whether a setting has its default, which does not depend on others."""
+    *path, name = key.split(".")
+    holder: Any = config
+    for part in path:
+        holder = getattr(holder, part, None)
+    fields = getattr(type(holder), "model_fields", {})
+    return name in fields and bool(fields[name].default == getattr(holder, name))
 
 
 def _is_equal(before: Any, now: Any) -> bool:

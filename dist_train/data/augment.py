@@ -1,4 +1,4 @@
-"""Crop, flip, normalise and cut out many images at a time, on the device.
+"""Crop, flip, normalise, add noise to and cut out many images at a time, on the device.
 
 Each random choice is a function of (seed, epoch, sample index), and each operation is elementwise or per image, so that
 the batch size and the number of ranks or workers change no bit. Nothing here waits for a GPU.
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dist_train import seeds
 from dist_train.nest import Nest, map_tensors
-from dist_train.settings.schema import Augment, Normalize
+from dist_train.settings.schema import Augment, Noise, Normalize
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer dtypes by the bytes of a float."""
@@ -29,19 +29,43 @@ class Preparation(Protocol):
 
 
 def open_preparation(
-    normalize: Normalize | None, augment: Augment, seed: int, device: torch.device, memory_format: torch.memory_format
+    normalize: Normalize | None, augment: Noise, seed: int, device: torch.device, memory_format: torch.memory_format
 ) -> Preparation:
     """Return what prepares images that have a mean and std to normalise with, or inputs that come prepared."""
+    noise = InputNoise(augment.noise, seed, device) if augment.noise else None
     if normalize is None:
-        return Prepared(memory_format)
-    return Preprocessing(normalize, augment, seed, device, memory_format)
+        return Prepared(memory_format, noise)
+    augment = augment if isinstance(augment, Augment) else Augment()
+    return Preprocessing(normalize, augment, seed, device, memory_format, noise)
+
+
+class InputNoise:
+    """Normal noise for each number of the inputs: a function of seed, epoch, sample and place in the sample.
+
+    It takes 65,536 values, the quantiles in the middle of as many equal shares. Computed for each number alone, a
+    logarithm would round differently in the vector and the scalar part of a loop.
+    """
+
+    def __init__(self, std: float, seed: int, device: torch.device) -> None:
+        shares = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+        self._values = (std * torch.special.ndtri(shares)).to(device, torch.get_default_dtype())
+        self._seed = seed
+
+    def add_(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Add noise in place to floats [B, ...]; `indices`, int64 [B] on their device, number the samples."""
+        places = torch.arange(inputs[0].numel(), device=inputs.device)
+        positions = indices[:, None] * len(places) + places
+        (bits,) = seeds.random_bits(self._seed, ("noise",), epoch, positions)
+        return inputs.add_(self._values[bits >> 15].view(inputs.shape))
 
 
 class Prepared:
-    """Inputs of any nest that come as the network gets them; only the memory format of images changes."""
+    """Inputs of any nest that come as the network gets them, but for the memory format of images and for noise."""
 
-    def __init__(self, memory_format: torch.memory_format) -> None:
+    def __init__(self, memory_format: torch.memory_format, noise: InputNoise | None = None) -> None:
+        """`noise`: for inputs that are one tensor of floats."""
         self._memory_format = memory_format
+        self._noise = noise
 
     def prepare(self, inputs: Nest) -> Nest:
         """Bring tensors of four dimensions into the memory format."""
@@ -49,9 +73,10 @@ class Prepared:
             return inputs
         return map_tensors(self._convert, inputs)
 
-    def augment(self, inputs: Nest, indices: Tensor, epoch: int) -> Nest:  # noqa: ARG002
-        """Do as `prepare`: what is random has happened when the samples were read."""
-        return self.prepare(inputs)
+    def augment(self, inputs: Nest, indices: Tensor, epoch: int) -> Nest:
+        """Prepare and add noise; what else is random has happened when the samples were read."""
+        prepared = self.prepare(inputs)
+        return self._noise.add_(prepared, indices, epoch) if self._noise else prepared
 
     def _convert(self, tensor: Tensor) -> Tensor:
         return tensor.contiguous(memory_format=self._memory_format) if tensor.dim() == 4 else tensor
@@ -67,8 +92,10 @@ class Preprocessing:
         seed: int,
         device: torch.device,
         memory_format: torch.memory_format,
+        noise: InputNoise | None = None,
     ) -> None:
         self._augment = augment
+        self._noise = noise
         self._seed = seed
         self._memory_format = memory_format
         self._scale, self._shift = _compute_constants(normalize, device)
@@ -85,6 +112,8 @@ class Preprocessing:
     def augment(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Augment and normalise; `indices`, int64 [B] on the device of the images, key the random choices."""
         images = self.prepare(crop_and_flip(inputs, self._augment, self._seed, epoch, indices))
+        if self._noise:
+            self._noise.add_(images, indices, epoch)
         if self._augment.cutout:
             cut_out_(images, self._augment.cutout, self._seed, epoch, indices, self._memory_format)
         return images

@@ -23,7 +23,7 @@ from dist_train.data.sampler import BatchSlice, GlobalBatchSampler, cut_size
 from dist_train.data.samples import DataFormat, Dataset, Samples, Shape, to_device
 from dist_train.distributed.world import World
 from dist_train.nest import Nest, map_tensors, split_nest
-from dist_train.settings.schema import Augment, Data, ImageData
+from dist_train.settings.schema import Data, Noise
 from dist_train.system.stop_signals import Stop, StopRequested
 
 EVAL_BATCH = 250
@@ -136,8 +136,9 @@ class TrainBatches:
         self._device = world.device
         self._micro_batch = micro_batch
         self._is_own = dataset.normalize is None
-        augment = config.augment if isinstance(config, ImageData) and isinstance(config.augment, Augment) else Augment()
-        self._preparation = open_preparation(dataset.normalize, augment, seed, world.device, memory_format)
+        augment = getattr(config, "augment", None)
+        changes = augment if isinstance(augment, Noise) else Noise()  # those of the user's own are in the samples
+        self._preparation = open_preparation(dataset.normalize, changes, seed, world.device, memory_format)
         self._sampler = GlobalBatchSampler(
             self._samples,
             config.global_batch,
@@ -246,7 +247,7 @@ def eval_batches(
         DataError: a sample cannot be read.
         StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
-    preparation = open_preparation(dataset.normalize, Augment(), 0, world.device, memory_format)
+    preparation = open_preparation(dataset.normalize, Noise(), 0, world.device, memory_format)
     size = eval_batch_size(dataset, config, world.device)
     mine = range(world.rank * size, len(samples), world.size * size)
     sizes = (min(size, len(samples) - start) for start in mine)

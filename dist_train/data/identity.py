@@ -1,8 +1,12 @@
 """Which data a run trains on: class names, counts, mean and std, and a digest of the files."""
 
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from dist_train.settings.schema import Normalize
 from dist_train.system.escape import escape
@@ -27,6 +31,38 @@ class SplitIdentity:
 
 
 @dataclass(frozen=True)
+class TableFormat:
+    """The columns of a table, and how its inputs are scaled: (value - shift) / scale."""
+
+    columns: tuple[str, ...]
+    """Names of the inputs, in the order in which the network gets them."""
+    target: str
+    """Name of the column that is predicted."""
+    shift: tuple[float, ...]
+    """One number for each input."""
+    scale: tuple[float, ...]
+    """One number above 0 for each input."""
+
+    def scale_inputs(self, inputs: Tensor) -> Tensor:
+        """Return inputs as the network gets them: float64 [N, columns] -> float of torch's default dtype."""
+        shift, scale = (torch.tensor(numbers, dtype=torch.float64) for numbers in (self.shift, self.scale))
+        return ((inputs - shift) / scale).to(torch.get_default_dtype())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types only."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, found: Any) -> "TableFormat":
+        """Return what `to_dict` wrote; raises ValueError, TypeError or KeyError for anything else."""
+        shift, scale = (tuple(_check(float, number) for number in found[key]) for key in ("shift", "scale"))
+        columns = tuple(_check(str, name) for name in found["columns"])
+        if not len(columns) == len(shift) == len(scale) or not all(map(math.isfinite, (*shift, *scale))):
+            raise ValueError("no description of a table: not a number for each column")
+        return cls(columns, _check(str, found["target"]), shift, scale)
+
+
+@dataclass(frozen=True)
 class DataIdentity:
     """Data as a checkpoint describes them, and as the hosts of a run compare them."""
 
@@ -37,6 +73,8 @@ class DataIdentity:
     splits: dict[str, SplitIdentity]
     structure: str = ""
     """Types and shapes of a sample of a data set of the user's own, such as `(float32 [3, 8], int64 [])`."""
+    table: TableFormat | None = None
+    """Of rows of numbers; None if the data are others."""
 
     def restrict(self, splits: Iterable[str]) -> "DataIdentity":
         """Return what is stored of these splits only."""
@@ -54,6 +92,7 @@ class DataIdentity:
                 for name, split in self.splits.items()
             },
             "structure": self.structure,
+            "table": self.table and self.table.to_dict(),
         }
 
     def list_facts(self) -> dict[str, Any]:
@@ -64,7 +103,8 @@ class DataIdentity:
             facts |= {f"{name} samples of class {label}": count for label, count in counts}
             facts |= {f"{name} samples": split.length, f"SHA-256 of the {name} files": split.files}
         normalize = self.normalize and self.normalize.model_dump()
-        return {**facts, "shape": self.shape, "normalize": normalize, "structure": self.structure}
+        table = self.table and self.table.to_dict()
+        return {**facts, "shape": self.shape, "normalize": normalize, "structure": self.structure, "table": table}
 
     @classmethod
     def from_dict(cls, found: Any) -> "DataIdentity":
@@ -76,6 +116,7 @@ class DataIdentity:
                 None if found["mean"] is None else Normalize(mean=tuple(found["mean"]), std=tuple(found["std"])),
                 {_check(str, name): _read_split(split) for name, split in found["splits"].items()},
                 _check(str, found.get("structure", "")),
+                None if found.get("table") is None else TableFormat.from_dict(found["table"]),
             )
         except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"no description of data: {error!r}") from error
@@ -100,7 +141,7 @@ def _read_split(found: Any) -> SplitIdentity:
 
 def _check(kind: type[_T], value: Any) -> _T:
     """Return a value of this very type; raises ValueError for another, and for a negative number."""
-    if type(value) is not kind or (isinstance(value, int) and value < 0):
+    if type(value) is not kind or (kind is int and value < 0):  # type: ignore[operator]
         raise ValueError(f"{value!r:.40} is no {kind.__name__}")
     return value
 
@@ -113,7 +154,9 @@ def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) 
         of_other: how those of `other` are called, e.g. "now".
     """
     found = [*_compare_classes(one.classes, other.classes, of_one, of_other)]
-    if one.structure != other.structure:
+    if one.table and other.table and (one.table.columns, one.table.target) != (other.table.columns, other.table.target):
+        found.append(f"columns: {_name_columns(one.table)} {of_one}, {_name_columns(other.table)} {of_other}")
+    elif one.structure != other.structure:
         found.append(f"samples: {escape(one.structure)} {of_one}, {escape(other.structure)} {of_other}")
     elif one.shape != other.shape:
         found.append(f"images: {_format(one.shape)} {of_one}, {_format(other.shape)} {of_other}")
@@ -156,6 +199,10 @@ def _compare_split(split: str, one: DataIdentity, other: DataIdentity, of_one: s
         what = "fingerprint, or digest of some samples" if one.structure else "digest of names and contents"
         files = "data" if one.structure else "files"
         yield f"{split} {files} ({what}): {mine.files[:12]} {of_one}, {theirs.files[:12]} {of_other}"
+
+
+def _name_columns(table: TableFormat) -> str:
+    return f"{_list(table.columns)} -> {escape(table.target)}"
 
 
 def _list(names: list[str] | tuple[str, ...]) -> str:

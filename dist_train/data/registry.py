@@ -30,11 +30,11 @@ from dist_train.data.samples import (
     SplitName,
     make_black_images,
 )
-from dist_train.data.selection import choose_parts, space_evenly
+from dist_train.data.selection import choose_parts, limit_samples
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
-from dist_train.settings.schema import Data, ImageData, ImageFolderData, Normalize, OwnData
+from dist_train.settings.schema import Data, ImageData, ImageFolderData, Normalize, OwnData, RowData
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
 
@@ -65,14 +65,14 @@ def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | N
 
     Args:
         seed: seed of the validation split and of synthetic images.
-        stored: of the run that is resumed; `data.normalize: auto` is its mean and std.
+        stored: of the run that is resumed; `data.normalize: auto` is its mean and std, and tables are scaled as there.
 
     Raises:
         ConfigError: settings that the data set does not have.
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
-    if isinstance(config, OwnData):
-        return own.open_dataset(config, seed, world)
+    if isinstance(config, OwnData | RowData):
+        return own.open_dataset(config, seed, world, stored)
     assert isinstance(config, ImageData)  # noqa: S101
     if config.validation == "split":
         raise ConfigError(
@@ -88,7 +88,7 @@ def open_split(config: Data, seed: int, world: World, split: SplitName, stored: 
     Raises:
         DataError: as `open_dataset`.
     """
-    if isinstance(config, OwnData):
+    if isinstance(config, OwnData | RowData):
         return own.open_split(config, seed, world, split, stored)
     assert isinstance(config, ImageData)  # noqa: S101
     return _use_cache(config, world, lambda usable: _open_one(usable, seed, world, split, stored))
@@ -293,7 +293,7 @@ def _choose_normalization(
 
 def _select_held_out(split: SplitName, contents: LazySplit, config: ImageData) -> Samples:
     limit = config.limit_test if split == "test" else None
-    return _select_samples(split, contents, space_evenly(len(contents.labels), limit))
+    return _select_samples(split, contents, limit_samples(len(contents.labels), limit, config))
 
 
 def _augment(samples: Samples, config: ImageData, seed: int, world: World) -> Samples:

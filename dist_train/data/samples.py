@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -214,6 +214,10 @@ class Dataset(DataFormat):
     def held_out(self) -> tuple[Samples, ...]:
         """The splits that are evaluated: the first during training, all at the end of a run."""
         return tuple(samples for samples in (self.validation, self.test) if samples)
+
+    def keep_first(self, count: int) -> "Dataset":
+        """Return the data set with the first `count` training samples only."""
+        return replace(self, train=replace(self.train, chosen=self.train.indices[:count]))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,13 @@ def space_evenly(count: int, limit: int | None) -> Tensor | None:
     return torch.arange(limit) * count // limit
 
 
+def limit_samples(count: int, limit: int | None, config: Data) -> Tensor | None:
+    """Choose at most `limit` numbers below `count` as `data.limit` says: int64 [limit], None for all of them."""
+    if config.limit == "first" and limit is not None and limit < count:
+        return torch.arange(limit)
+    return space_evenly(count, limit)
+
+
 def choose_by_class(labels: Tensor, config: ImageFolderData, seed: int) -> dict[SplitName, Tensor]:
     """Choose the samples of each split, each with its fraction of every class: int64, ascending.
 
@@ -47,7 +54,7 @@ def choose_by_class(labels: Tensor, config: ImageFolderData, seed: int) -> dict[
         if fraction and len(found[split]) == 0:
             raise DataError(f"data.{split}={fraction} holds out no image of any class; raise it")
     limits = {"train": config.limit_train, "test": config.limit_test, "validation": None}
-    chosen = {split: space_evenly(len(numbers), limits[split]) for split, numbers in found.items()}
+    chosen = {split: limit_samples(len(numbers), limits[split], config) for split, numbers in found.items()}
     return {split: numbers if (some := chosen[split]) is None else numbers[some] for split, numbers in found.items()}
 
 
@@ -57,21 +64,25 @@ def choose_samples(count: int, config: Data, seed: int) -> tuple[Tensor | None, 
     Raises:
         DataError: no training sample is left.
     """
-    chosen = space_evenly(count, config.limit_train)
+    chosen = limit_samples(count, config.limit_train, config)
     if config.validation == "split" or config.validation == 0:
         return chosen, None
-    return _split_off(torch.arange(count) if chosen is None else chosen, config.validation, seed)
+    return split_off("validation", torch.arange(count) if chosen is None else chosen, config.validation, seed)
 
 
-def _split_off(indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split off a random `fraction` for validation; return training and validation samples, each ascending."""
+def split_off(split: SplitName, indices: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Split off a random `fraction` for a split; return the samples that are left and those of the split, ascending.
+
+    Raises:
+        DataError: none is left.
+    """
     held_out = max(1, math.floor(fraction * len(indices) + 0.5))
     if held_out >= len(indices):
         raise DataError(
-            f"data.validation is {fraction}: of {format_count(len(indices), 'training sample')} that holds out "
-            f"{held_out} and leaves none to train on; lower it, or raise data.limit_train"
+            f"data.{split} is {fraction}: of {format_count(len(indices), 'training sample')} that holds out "
+            f"{held_out} and leaves none to train on; lower it, or use more samples"
         )
-    order = torch.randperm(len(indices), generator=seeds.generator(seed, "validation"))
+    order = torch.randperm(len(indices), generator=seeds.generator(seed, split))
     return indices[order[held_out:].sort().values], indices[order[:held_out].sort().values]
 
 

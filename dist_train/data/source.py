@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_train.data.memory import check_memory
-from dist_train.data.samples import PIECE, Images
+from dist_train.data.samples import PIECE, Images, SplitName
 from dist_train.errors import DataError
 from dist_train.system.cpu import count_cores
 from dist_train.system.escape import escape
@@ -37,6 +37,18 @@ class DecodedSplit:
     labels: Tensor
     """int64 [N]."""
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RowSplits:
+    """The rows of all splits, not yet scaled."""
+
+    columns: tuple[str, ...]
+    """Names of the inputs."""
+    target: str
+    """Name of what is predicted."""
+    splits: dict[SplitName, Tensor]
+    """float64 [N, columns + 1]: the inputs, then the target."""
 
 
 @dataclass(frozen=True)

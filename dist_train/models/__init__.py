@@ -16,11 +16,13 @@ from dist_train import seeds
 from dist_train.errors import ConfigError, DataError
 from dist_train.models.cifar_tutorial import CifarNet
 from dist_train.models.lenet import LeNet
+from dist_train.models.mlp import MLP
 from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
 from dist_train.models.mnist_example import MnistNet
 from dist_train.models.resnet18 import ResNet
 from dist_train.nest import Nest, move_inputs
 from dist_train.own_code.load import call, load, shown_as_own
+from dist_train.settings import schema
 from dist_train.settings.schema import ImageModel, Model, OwnModel, TimmModel, TorchvisionModel
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -41,7 +43,8 @@ def build_model(
     Args:
         shape: channels, height and width of an image; None if the data are not images of one shape.
         num_classes: classes in the data; 0 if the data name none.
-        example: inputs of a sample, on which a network of the user's own is tried. It gives lazy modules their shapes.
+        example: inputs of a sample, on which networks for inputs of any kind are tried. It gives lazy modules their
+            shapes.
 
     Raises:
         ConfigError: `model.num_classes` is not the data's; or the user's code makes no network.
@@ -51,6 +54,8 @@ def build_model(
     seeds.seed_generators(seeds.derive(seed, "weights"))
     if isinstance(config, OwnModel):
         return _build_own(config, example)
+    if isinstance(config, schema.MLP):
+        return _build_mlp(config, num_classes, example)
     assert isinstance(config, ImageModel)  # noqa: S101
     if shape is None:
         raise ConfigError(
@@ -86,6 +91,22 @@ def _build_for_images(config: ImageModel, shape: tuple[int, int, int], num_class
             f"(channels, height, width): {reason}. Set data.resize or choose another model."
         ) from error
     return model
+
+
+def _build_mlp(config: schema.MLP, num_classes: int, example: Nest | None) -> nn.Module:
+    """Build fully connected layers for inputs like the example."""
+    if config.outputs is not None and num_classes > config.outputs:
+        raise ConfigError(f"model.outputs is {config.outputs}, but the data has {num_classes} classes; leave it out")
+    if example is not None and not isinstance(example, Tensor):
+        raise ConfigError(
+            f"model.name mlp: it takes one tensor of numbers, and the samples are of the type {type(example).__name__};"
+            " use a model of your own (model.name=nets.py:Net)"
+        )
+    network = MLP(config.outputs or num_classes or 1, config.hidden, config.activation, config.dropout)
+    if example is not None:
+        with torch.no_grad():
+            network.eval()(example)
+    return network.train()
 
 
 def _build_own(config: OwnModel, example: Nest | None) -> nn.Module:

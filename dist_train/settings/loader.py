@@ -25,15 +25,17 @@ from dist_train.settings.checks import check_loss_arguments, check_section, is_a
 from dist_train.settings.messages import (
     explain_old_value,
     explain_renamed_key,
+    explain_replaced_key,
     explain_unknown_key,
     format_value,
     get_last_part,
+    map_names_to_classes,
     shorten,
 )
 from dist_train.settings.paths import PATHS, expand_path
 from dist_train.settings.references import resolve_references
-from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, UNSET, find_old_value
-from dist_train.settings.schema import Config, find_contradictions, list_keys
+from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, REPLACED_KEYS, UNSET, find_old_value
+from dist_train.settings.schema import Config, LineData, TableData, find_contradictions, list_keys
 from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.strict_yaml import (
     FLOAT,
@@ -61,6 +63,8 @@ _NAMED = [
 """Sections for which a text stands for `{name: text}`."""
 _LISTS = [name for name, info in Config.model_fields.items() if item_classes(info.annotation)]
 """Lists of sections for which it does."""
+_ROWS = map_names_to_classes((LineData, TableData))
+"""Data sets without images, which have no folder and no cache."""
 MAX_FAULTS = 50
 
 
@@ -157,6 +161,8 @@ def _apply_overrides(root: LocatedValue, overrides: Sequence[str]) -> Iterator[F
 def _check_override(key: str, text: str, seen: list[str]) -> str | None:
     if key in RENAMED_KEYS:
         return explain_renamed_key(key, parse_scalar(text, FLOAT_AS_TYPED))
+    if key in REPLACED_KEYS:
+        return explain_replaced_key(key, parse_scalar(text, FLOAT_AS_TYPED))
     rivals = [other for other in seen if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")]
     if key in rivals:
         return f"{key} is set twice on the command line"
@@ -221,6 +227,11 @@ def _translate(root: LocatedValue) -> None:
         entries, old_name = _section_of(root, old_key), get_last_part(old_key)
         if old_name in entries and get_last_part(new_key) not in _section_of(root, new_key):
             _set(root, new_key, entries.pop(old_name))
+    for key, replace in REPLACED_KEYS.items():
+        if entry := _section_of(root, key).pop(get_last_part(key), None):
+            for new_key, value in replace(entry.value).items():
+                parts = tuple(LocatedValue(part, entry.location) for part in value)
+                _set(root, new_key, LocatedValue(parts, entry.location))
     for old in OLD_VALUES:
         entries, name = _section_of(root, old.key), get_last_part(old.key)
         if name in entries and entries[name].value == old.value:
@@ -235,6 +246,9 @@ def _refuse_old_settings(root: LocatedValue) -> Iterator[Fault]:
             rivals = _section_of(root, new_key)
             rival = rivals[get_last_part(new_key)].location.text if get_last_part(new_key) in rivals else None
             yield Fault(entry.location, explain_renamed_key(key, entry.to_plain(), rival))
+    for key in REPLACED_KEYS:
+        if entry := _section_of(root, key).pop(get_last_part(key), None):
+            yield Fault(entry.location, explain_replaced_key(key, entry.to_plain()))
     for old in OLD_VALUES:
         entries, name = _section_of(root, old.key), get_last_part(old.key)
         if name in entries and entries[name].value == old.value:
@@ -256,8 +270,10 @@ def _set_defaults(root: LocatedValue, file_stem: str, environ: Mapping[str, str]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", file_stem).lstrip(".-") or "run"
     _set_default(root, "run.name", name, root.location)
     _set_default(root, "run.dir", f"runs/{get_written(root, 'run.name').to_plain()}", root.location)
-    if parse_reference(str(get_written(root, "data.name").value)) is None:
+    data = str(get_written(root, "data.name").value)
+    if parse_reference(data) is None:
         _set_default(root, "data.augment", {}, root.location)
+    if parse_reference(data) is None and data not in _ROWS:
         _set_default(root, "data.root", environ.get("DIST_TRAIN_DATA") or "data", SourceLocation(0, "$DIST_TRAIN_DATA"))
         _set_default(root, "data.cache", find_default_cache(environ), SourceLocation(0, "$XDG_CACHE_HOME"))
     _set_default(root, "optim.name", "sgd", root.location)

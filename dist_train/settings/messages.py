@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dist_train.settings.renames import RENAMED_KEYS, OldValue
+from dist_train.settings.renames import RENAMED_KEYS, REPLACED_KEYS, OldValue
 from dist_train.settings.schema import Config, list_keys
 from dist_train.settings.schema.optim import UNSUPPORTED_NAMES
 from dist_train.settings.schema.section import Section, Words
@@ -74,6 +74,14 @@ def explain_renamed_key(key: str, value: Any, rival: str | None = None) -> str:
     """
     also = f", which is set too, at {rival}: remove {key}" if rival else ""
     return f"{key} is {format_value(value)}; this setting is now called {RENAMED_KEYS[key]}{also}"
+
+
+def explain_replaced_key(key: str, value: Any) -> str:
+    """Return the message for an old key that several took the place of, with their values for its own."""
+    replaced = REPLACED_KEYS[key](value)
+    written = " and ".join(f"{new}={format_value(each)}" for new, each in (replaced or REPLACED_KEYS[key](1)).items())
+    wanted = f"write {written}" if replaced else f"for 1 write {written}"
+    return f"{key} is {format_value(value)}; this setting was replaced: {wanted}"
 
 
 def explain_old_value(old: OldValue) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dist_train.settings.messages import shorten
 
-PATHS = ("run.dir", "run.resume", "data.root", "data.cache")
+PATHS = ("run.dir", "run.resume", "data.root", "data.cache", "data.file")
 """The settings that are paths."""
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 

@@ -4,7 +4,7 @@ A file of settings or a command line that uses an old key or value is refused wi
 wrote itself, the `config.yaml` of a run and the settings in a checkpoint, is translated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 RENAMED_KEYS = {
@@ -13,6 +13,16 @@ RENAMED_KEYS = {
     "checkpoint.every": "checkpoint.every_steps",
     "train.label_smoothing": "loss.args.label_smoothing",
 }
+
+
+def _split_width(width: Any) -> dict[str, Any]:
+    if type(width) is not int or width < 1:
+        return {}
+    return {"model.channels": (6 * width, 16 * width), "model.hidden": (120 * width, 84 * width)}
+
+
+REPLACED_KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {"model.width": _split_width}
+"""Old keys that several replace, with what these are for an old value: nothing for a value that was not allowed."""
 
 
 class OldValue(NamedTuple):
@@ -78,6 +88,8 @@ def translate_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         translated["data.orientation"] = "exif"
     for key, value in flat.items():
         old = find_old_value(key, value)
-        if (key, value) not in UNSET:
+        if key in REPLACED_KEYS:
+            translated |= {new: list(parts) for new, parts in REPLACED_KEYS[key](value).items()}
+        elif (key, value) not in UNSET:
             translated[RENAMED_KEYS.get(key, key)] = old.replacement if old else value
     return translated

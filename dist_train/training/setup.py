@@ -73,6 +73,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         dataset = open_dataset(config.data, config.run.seed, world, stored)
         accepts = config.data.accept_changes
         resume.check_data(checkpoint, stored, dataset.identity, accept_changes=accepts)
+        if config.train.overfit_batches:
+            dataset = dataset.keep_first(config.train.overfit_batches * config.data.global_batch)
         schedule = Schedule.from_config(config, len(dataset.train))
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         held_out = _order_held_out(config, dataset)
@@ -130,7 +132,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
 def open_network(config: Config) -> nn.Module:
     """Build the network for the data of the settings; raises UserError."""
     dataset = open_dataset(config.data, config.run.seed, World())
-    return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed)
+    example, _ = dataset.make_example(1)
+    return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
 
 
 def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:

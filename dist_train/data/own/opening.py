@@ -12,20 +12,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from dist_train.data import memory
-from dist_train.data.identity import DataIdentity, SplitIdentity
+from dist_train.data.identity import DataIdentity, SplitIdentity, TableFormat
 from dist_train.data.loader import Request, SampleLoader
 from dist_train.data.own.attributes import read_classes, read_fingerprint
 from dist_train.data.own.augmenting import AugmentedItems, Augmenter
 from dist_train.data.own.items import Collate, OwnItems
+from dist_train.data.own.rows import open_rows
 from dist_train.data.own.sources import CollatedItems, ResidentTensors
 from dist_train.data.own.stacking import compute_digest, count_bytes, describe_samples
 from dist_train.data.samples import PIECE, Dataset, OpenSplit, Samples, Shape, SplitName
-from dist_train.data.selection import choose_samples, space_evenly
+from dist_train.data.selection import choose_samples, limit_samples, space_evenly
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
 from dist_train.nest import Nest, list_tensors, map_tensors
 from dist_train.own_code.load import call, load, read_parameters, shown_as_own
-from dist_train.settings.schema import OwnData
+from dist_train.settings.schema import OwnData, RowData
 
 Source = CollatedItems | ResidentTensors
 Loader = Literal["in_memory", "workers"]
@@ -36,16 +37,19 @@ NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 _log = logging.getLogger("dist_train.data")
 
 
-def open_dataset(config: OwnData, seed: int, world: World) -> Dataset:
-    """Open all splits of the user's data set.
+def open_dataset(config: OwnData | RowData, seed: int, world: World, stored: DataIdentity | None = None) -> Dataset:
+    """Open all splits of the user's data set, or of rows of numbers.
+
+    Args:
+        stored: of the run that is resumed.
 
     Raises:
         ConfigError, DataError: it is no data set that can be trained on.
         OwnCodeError: the user's code fails.
     """
     wanted = NAMES if config.validation == "split" else ("train", "test")
-    found = _call(config, wanted)
-    opener = _Opener(config, seed, world, read_classes(found["train"]))
+    found, table = _find(config, wanted, seed, stored)
+    opener = _Opener(config, seed, world, read_classes(found["train"]), table)
     sources = {split: opener.open(split, dataset) for split, dataset in found.items()}
     chosen, held_out = choose_samples(len(sources["train"]), config, seed)
     validation = None if held_out is None else Samples("validation", held_out, sources["train"])
@@ -61,25 +65,38 @@ def open_dataset(config: OwnData, seed: int, world: World) -> Dataset:
         **opener.describe(sources),
         train=Samples("train", chosen, opener.augment(sources["train"])),
         validation=validation,
-        test=None if test is None else Samples("test", space_evenly(len(test), config.limit_test), test),
+        test=None if test is None else Samples("test", limit_samples(len(test), config.limit_test, config), test),
     )
 
 
-def open_split(config: OwnData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+def open_split(config: OwnData | RowData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
     """Open one split for an evaluation of a run that trained on data as `stored`; raises as `open_dataset`."""
     is_part_of_train = split == "validation" and config.validation != "split" and config.validation > 0
     if split not in stored.splits and not is_part_of_train:
         raise DataError(f"--split {split}: this run has none; it has {', '.join(sorted(stored.splits))}")
     name: SplitName = "train" if is_part_of_train else split
-    found = _call(config, (name,))
-    opener = _Opener(config, seed, world, read_classes(found[name]) or stored.classes)
+    found, table = _find(config, (name,), seed, stored)
+    if name not in found:
+        raise DataError(f"--split {split}: data.{split} is 0, and so there is none")
+    opener = _Opener(config, seed, world, read_classes(found[name]) or stored.classes, table)
     source = opener.open(name, found[name])
     if name == "train":
         chosen, held_out = choose_samples(len(source), config, seed)
         samples = Samples(split, chosen if split == "train" else held_out, source)
     else:
-        samples = Samples(split, space_evenly(len(source), config.limit_test) if split == "test" else None, source)
+        limit = config.limit_test if split == "test" else None
+        samples = Samples(split, limit_samples(len(source), limit, config), source)
     return OpenSplit(**opener.describe({name: source}), samples=samples)
+
+
+def _find(
+    config: OwnData | RowData, wanted: tuple[SplitName, ...], seed: int, stored: DataIdentity | None
+) -> tuple[dict[SplitName, Any], TableFormat | None]:
+    """Return the data set of each split, and the format of rows."""
+    if isinstance(config, OwnData):
+        return _call(config, wanted), None
+    splits, table = open_rows(config, seed, stored.table if stored else None)
+    return {split: splits[split] for split in wanted if split in splits}, table
 
 
 def _call(config: OwnData, wanted: tuple[SplitName, ...]) -> dict[SplitName, Any]:
@@ -108,10 +125,11 @@ def _call(config: OwnData, wanted: tuple[SplitName, ...]) -> dict[SplitName, Any
 class _Opener:
     """Checks the splits of a data set, and opens each of them."""
 
-    config: OwnData
+    config: OwnData | RowData
     seed: int
     world: World
     classes: tuple[str, ...]
+    table: TableFormat | None
 
     def __post_init__(self) -> None:
         name = self.config.collate
@@ -135,7 +153,7 @@ class _Opener:
     def augment(self, source: Source) -> Source:
         """Let the user's code change samples of the training split whenever they are read."""
         augment, rank = self.config.augment, self.world.rank
-        if augment is None:
+        if not isinstance(augment, str):  # nothing, or noise that is added on the device
             return source
         items = source.items if isinstance(source, CollatedItems) else source
         augmented = AugmentedItems(items, Augmenter(augment, self.seed, rank))
@@ -200,7 +218,7 @@ class _Opener:
             "classes": self.classes,
             "normalize": None,
             "loader": loader,
-            "identity": DataIdentity(shape, self.classes, None, splits, describe_samples(first)),
+            "identity": DataIdentity(shape, self.classes, None, splits, describe_samples(first), self.table),
             "make_example": example.make_example,
         }
 

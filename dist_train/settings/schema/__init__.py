@@ -17,12 +17,17 @@ from dist_train.settings.schema.data import (
     Data,
     ImageData,
     ImageFolderData,
+    LineData,
+    Noise,
     Normalize,
     OwnData,
+    RowData,
     StoredData,
     SyntheticData,
+    TableData,
 )
 from dist_train.settings.schema.model import (
+    MLP,
     AnyModel,
     CifarTutorial,
     ImageModel,
@@ -66,20 +71,25 @@ __all__ = [
     "ImageFolderData",
     "ImageModel",
     "KNOWN_CLASSES",
+    "LineData",
     "Log",
     "Loss",
     "LossName",
+    "MLP",
     "Model",
+    "Noise",
     "Normalize",
     "OutputField",
     "OwnCallback",
     "OwnData",
     "OwnModel",
     "ResNet18",
+    "RowData",
     "Run",
     "SmallNet",
     "StoredData",
     "SyntheticData",
+    "TableData",
     "TimmModel",
     "TorchvisionModel",
     "TorchvisionName",
@@ -152,6 +162,9 @@ class Train(Section):
     """Passes over the training split. Default: 10 if `max_steps` is not set either."""
     max_steps: PositiveInt | None = None
     """Optimizer steps after which the run ends, if `epochs` does not end it before."""
+    overfit_batches: PositiveInt | None = None
+    """Train on the samples of the first batches of the data set only: so many, in each epoch the same. A network that
+    can't learn a single batch by heart has a fault. Default: all."""
     early_stopping: EarlyStopping | None = None
     """End the run before, when the evaluations during training no longer get better. Default: never."""
     micro_batch: PositiveInt | None = None
@@ -313,6 +326,7 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
     yield from _evaluation_contradictions(config)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
+    yield from _row_contradictions(config)
     yield from _shard_contradictions(config)
     if config.train.compile_mode != "default" and config.train.compile == "off":
         yield Contradiction(
@@ -383,6 +397,24 @@ def _normalize_contradictions(data: AnyData) -> Iterator[Contradiction]:
             f"has {len(data.normalize.mean)} numbers in mean and {len(data.normalize.std)} in std; "
             "both need one per channel",
         )
+
+
+def _row_contradictions(config: Config) -> Iterator[Contradiction]:
+    data = config.data
+    if not isinstance(data, RowData):
+        return
+    if config.task in ("classification", "multilabel"):
+        yield Contradiction(
+            "task", f"is {config.task}, but data.name {data.name} has a number to predict: set regression"
+        )
+    if data.validation == "split":
+        yield Contradiction(
+            "data.validation", f"is split, but data.name {data.name} has no such split: give a fraction of train"
+        )
+    if isinstance(data, TableData) and (data.file is None) == (data.sklearn is None):
+        both = "are both set" if data.file else "are both missing"
+        yield Contradiction("data.file", f"and data.sklearn {both}; set one of them, data.file=houses.csv or "
+                            "data.sklearn=diabetes")  # fmt: skip
 
 
 def list_keys(classes: tuple[type[Section], ...], prefix: str = "") -> list[str]:

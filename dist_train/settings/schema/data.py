@@ -1,6 +1,6 @@
 """The section `data`: which samples there are, and how they are loaded."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from dist_train.settings.schema.section import (
     Auto,
     FileName,
     Fraction,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Reference,
@@ -18,7 +19,15 @@ from dist_train.settings.schema.section import (
 )
 
 
-class Augment(Section):
+class Noise(Section):
+    """Random changes of the training inputs, each a function of seed, epoch and sample."""
+
+    noise: Annotated[float, Field(ge=0, le=10**3)] = 0.0
+    """Standard deviation of the normal noise that is added to each number of a normalised image, or of a scaled row. 0:
+    off."""
+
+
+class Augment(Noise):
     """Random changes of the training images, each a function of seed, epoch and sample index."""
 
     crop_padding: Annotated[int, Field(ge=0, le=256)] = 0
@@ -45,7 +54,8 @@ class Data(Section):
     """The data set: `mnist`, `fashion_mnist`, `kmnist`, `cifar10`, `cifar100`, `digits` (part of scikit-learn, no
     download), `image_folder` (reads `<root>/{train,val,test}/<class>/*`, where one of `val` and `test` is enough; or
     `<root>/<class>/*`, `data.test` and `data.validation` of it are held out),
-    `synthetic` (generated from the seed, for tests), or a `torch.utils.data.Dataset` of your own by its reference."""
+    `synthetic` (generated from the seed, for tests), `table` (the rows of a CSV file), `line` (points of a line with
+    noise), or a `torch.utils.data.Dataset` of your own by its reference."""
     global_batch: PositiveInt = 64
     """Samples per optimizer step, over all ranks."""
     validation: Fraction | Literal["split"] = 0.0
@@ -67,9 +77,12 @@ class Data(Section):
     equally likely. `weighted`: likewise, by the data set's attribute `weights`. A reference: your own function `f(seed,
     epoch, length)` that returns the indices of an epoch."""
     limit_train: PositiveInt | None = None
-    """Use only this many training samples, evenly spaced over the split."""
+    """Use only this many training samples."""
     limit_test: PositiveInt | None = None
-    """Use only this many test samples, evenly spaced over the split."""
+    """Use only this many test samples."""
+    limit: Literal["spaced", "first"] = "spaced"
+    """Which samples `limit_train` and `limit_test` keep: some that are evenly spaced over the split, or its first
+    ones."""
     accept_changes: bool = False
     """Resume although the data are not those that the run began with. The default refuses, and names what differs."""
 
@@ -129,6 +142,48 @@ class SyntheticData(ImageData):
     """Samples in the test split."""
 
 
+class RowData(Data):
+    """Rows of numbers, and a number for each that the network predicts."""
+
+    collate: ClassVar[None] = None
+    augment: Noise = Noise()
+    """Random changes of the training rows; none by default."""
+
+
+class LineData(RowData):
+    """Points of a line: y = slope x + intercept + noise U(0, 1). In training x goes from -1 to 1 in equal steps, and
+    `torch.rand` draws the noise after `torch.manual_seed(run.seed)`. In the test split both are drawn apart from it."""
+
+    name: Literal["line"]
+    slope: float = 3.0
+    """The factor of x."""
+    intercept: float = 2.0
+    """The value at x = 0, before the noise."""
+    noise: NonNegativeFloat = 0.2
+    """The noise is uniform between 0 and this; it raises the line by half of it."""
+    num_train: Annotated[int, Field(ge=1, le=10**8)] = 100
+    """Points in the training split."""
+    num_test: Annotated[int, Field(ge=1, le=10**8)] = 100
+    """Points in the test split."""
+
+
+class TableData(RowData):
+    """The rows of a table: numbers, and a line with the names of the columns."""
+
+    name: Literal["table"]
+    file: FileName | None = None
+    """A CSV file in UTF-8 whose first line names the columns."""
+    sklearn: Literal["diabetes"] | None = None
+    """A table that comes with scikit-learn, in place of `file`."""
+    target: Annotated[str, Field(min_length=1)] | None = None
+    """The column to predict; all others are inputs. Default: the last one."""
+    scale: Literal["none", "minmax", "standard"] = "standard"
+    """How inputs are scaled, by the rows of the training split alone. `minmax`: each column from 0 to 1. `standard`: to
+    mean 0 and standard deviation 1. A run keeps the numbers, and evaluations of other tables use them."""
+    test: Fraction = 0.2
+    """Fraction of the rows, chosen by the seed, that is the test split."""
+
+
 class OwnData(Data):
     """A data set of your own: a class with `__len__` and `__getitem__`, which is called with `split="train"` and
     `"test"`, or a function that returns a dict of them. An item is `(input, target)`, of tensors, numbers, arrays and
@@ -148,5 +203,5 @@ class OwnData(Data):
     and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""
 
 
-AnyData = StoredData | ImageFolderData | SyntheticData | OwnData
+AnyData = StoredData | ImageFolderData | SyntheticData | LineData | TableData | OwnData
 KNOWN_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "cifar10": 10, "cifar100": 100, "digits": 10}

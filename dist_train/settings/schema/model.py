@@ -12,12 +12,15 @@ from dist_train.settings.schema.section import (
     Section,
 )
 
+Width = Annotated[int, Field(ge=1, le=10**5)]
+
 
 class Model(Section):
     """The network."""
 
     name: str
-    """The network. `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
+    """The network. `mlp` has fully connected layers only and takes inputs of any kind, the others take images.
+    `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
     torchvision, `timm/<name>` one of timm, if that is installed. Or your own `nn.Module` by its reference."""
 
 
@@ -42,14 +45,30 @@ class CifarTutorial(ImageModel):
     name: Literal["cifar_tutorial"]
     dropout: Fraction = 0.0
     """Probability of dropping an input of the last layer."""
-    width: Annotated[int, Field(ge=1, le=256)] = 1
-    """Factor on the channels of both convolutions and on the units of both hidden layers."""
+    channels: tuple[Width, Width] = (6, 16)
+    """Channels that the two convolutions return."""
+    hidden: tuple[Width, Width] = (120, 84)
+    """Units of the two hidden layers."""
 
 
 class ResNet18(ImageModel):
     """torchvision's ResNet-18 with a 3x3 stem and no max-pool."""
 
     name: Literal["resnet18"]
+
+
+class MLP(Model):
+    """Fully connected layers with an activation between each two."""
+
+    name: Literal["mlp"]
+    hidden: tuple[Width, ...] = (16,)
+    """Units of each hidden layer. `[]`: a single linear layer."""
+    activation: Literal["relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu"] = "relu"
+    """What follows each hidden layer."""
+    dropout: Fraction = 0.0
+    """Probability of dropping an output of a hidden layer."""
+    outputs: Width | None = None
+    """Numbers that it returns for a sample. Default: one for each class in the data, or one if there are none."""
 
 
 # fmt: off
@@ -106,4 +125,4 @@ class OwnModel(Model):
     """Arguments of the class or function; it gets no others."""
 
 
-AnyModel = SmallNet | CifarTutorial | ResNet18 | TorchvisionModel | TimmModel | OwnModel
+AnyModel = SmallNet | CifarTutorial | ResNet18 | MLP | TorchvisionModel | TimmModel | OwnModel

@@ -18,7 +18,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_recipes_are_those_of_the_repository() -> None:
-    assert list(list_recipes().values()) == sorted((ROOT / "configs").glob("*.yaml"))
+    folders = (ROOT / "configs", ROOT / "configs" / "lessons")
+    assert list(list_recipes().values()) == [path for each in folders for path in sorted(each.glob("*.yaml"))]
     heads = dict(describe_recipes())
     assert list(heads) == list(list_recipes())
     assert all(head and not head.startswith("#") for head in heads.values())
@@ -26,7 +27,7 @@ def test_the_recipes_are_those_of_the_repository() -> None:
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_recipe_is_loaded_by_its_name_from_any_folder(name: str) -> None:
-    assert load_config(name) == load_config(ROOT / "configs" / f"{name}.yaml")
+    assert load_config(name) == load_config(list_recipes()[name])
 
 
 def test_a_file_of_the_same_name_wins_only_as_a_path(folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dist_train import seeds
-from dist_train.data.augment import Preprocessing, crop_and_flip
+from dist_train.data.augment import InputNoise, Preprocessing, crop_and_flip, open_preparation
 from dist_train.settings.schema import Augment, Normalize
 
 PLAIN = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -155,3 +155,37 @@ def test_nothing_is_changed_where_nothing_is_asked_for() -> None:
     plain = preparation(ODD, Augment()).augment(stored, torch.arange(5), 0)
     assert torch.equal(plain, preparation().prepare(stored))
     assert torch.equal(stored, images(5))
+
+
+def add_noise(inputs: Tensor, indices: Tensor, epoch: int = 0, seed: int = 7, std: float = 0.5) -> Tensor:
+    return InputNoise(std, seed, torch.device("cpu")).add_(inputs.clone(), indices, epoch)
+
+
+def test_noise_is_normal() -> None:
+    found = add_noise(torch.zeros(4000, 5, 10), torch.arange(4000)).double()
+    assert abs(found.mean()) < 0.004
+    assert abs(found.std() - 0.5) < 0.004
+    assert abs((found.abs() < 0.5).double().mean() - 0.6827) < 0.004
+    assert abs(torch.corrcoef(found.flatten(1).T).fill_diagonal_(0)).max() < 0.08
+
+
+def test_noise_is_a_function_of_seed_epoch_and_sample() -> None:
+    rows, indices = torch.rand(101, 7), torch.randperm(10**6)[:101]
+    whole = add_noise(rows, indices)
+    for cut in (1, 3, 50):
+        parts = [add_noise(*part) for part in zip(torch.split(rows, cut), torch.split(indices, cut), strict=True)]
+        assert torch.equal(torch.cat(parts), whole)
+    others = [add_noise(rows, indices, epoch=1), add_noise(rows, indices, seed=8), add_noise(rows, indices + 1)]
+    assert all(((other - whole) != 0).double().mean() > 0.99 for other in others)
+    assert torch.equal(add_noise(rows, indices, std=0.0), rows)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+def test_images_get_noise_in_training_only(memory_format: torch.memory_format) -> None:
+    stored, indices, device = images(9), torch.arange(9) + 40, torch.device("cpu")
+    changes = Augment(crop_padding=2, flip=True, noise=0.3)
+    noisy = open_preparation(ODD, changes, 7, device, memory_format)
+    plain = open_preparation(ODD, changes.model_copy(update={"noise": 0.0}), 7, device, memory_format)
+    assert torch.equal(noisy.prepare(stored), plain.prepare(stored))
+    expected = add_noise(plain.augment(stored, indices, 2).contiguous(), indices, epoch=2, std=0.3)
+    assert torch.equal(noisy.augment(stored, indices, 2), expected)

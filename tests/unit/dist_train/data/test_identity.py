@@ -1,5 +1,6 @@
 """A run knows the data that it trains on, and refuses others by name."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dist_train.data.identity import DataIdentity, SplitIdentity, compare
+from dist_train.data.identity import DataIdentity, SplitIdentity, TableFormat, compare
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
 from dist_train.settings.loader import load_config
@@ -28,8 +29,12 @@ ONE = DataIdentity(
 )
 
 
-def test_what_is_stored_comes_back() -> None:
-    assert DataIdentity.from_dict(ONE.to_dict()) == ONE
+TABLE = dataclasses.replace(ONE, table=TableFormat(("age", "bmi"), "years", (1.5, 0.0), (2.0, 1.0)))
+
+
+@pytest.mark.parametrize("one", [ONE, TABLE])
+def test_what_is_stored_comes_back(one: DataIdentity) -> None:
+    assert DataIdentity.from_dict(json.loads(json.dumps(one.to_dict()))) == one
     assert compare(ONE, DataIdentity.from_dict(ONE.to_dict()), "then", "now") == []
 
 
@@ -51,6 +56,30 @@ def test_counts_are_compared_by_the_name_of_a_class(
     found = compare(ONE, now, "then", "now")
     assert len(found) == len(complaints)
     assert all(complaint in line for complaint, line in zip(complaints, found, strict=True)), found
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"columns": ["age"]},
+        {"columns": [1, 2]},
+        {"target": None},
+        {"shift": [1.0]},
+        {"shift": [1, 2]},
+        {"scale": [1.0, float("nan")]},
+        {"scale": None},
+    ],
+    ids=str,
+)
+def test_a_table_without_a_number_for_each_column_is_refused(changed: dict[str, Any]) -> None:
+    stored = TABLE.to_dict()
+    with pytest.raises(ValueError, match="no description of data"):
+        DataIdentity.from_dict({**stored, "table": {**stored["table"], **changed}})
+
+
+def test_other_columns_are_named() -> None:
+    other = dataclasses.replace(TABLE, table=TableFormat(("age", "size"), "years", (0.0, 0.0), (1.0, 1.0)))
+    assert compare(TABLE, other, "then", "now") == ["columns: age, bmi -> years then, age, size -> years now"]
 
 
 @pytest.mark.parametrize("value", [0.5, "1", True, -1, None])

@@ -17,3 +17,12 @@ def test_no_rank_holds_an_array_that_counts_up(settings: Settings, root: Path) -
     assert whole.train.numbers(torch.tensor([3, 1], dtype=torch.int32)).tolist() == [3, 1]
     assert part.train.numbers(torch.tensor([3, 1], dtype=torch.int32)).tolist() == [9, 3]
     assert whole.train.numbers(torch.tensor([1], dtype=torch.int32)).dtype == torch.int64
+
+
+def test_the_first_samples_are_kept(settings: Settings, root: Path) -> None:
+    write_idx(root)
+    whole, part = opened(settings("mnist")), opened(settings("mnist", limit_train=4))
+    assert whole.keep_first(3).train.indices.tolist() == [0, 1, 2]
+    assert part.keep_first(3).train.indices.tolist() == [0, 3, 6]
+    assert whole.keep_first(100).train.indices.tolist() == list(range(12))
+    assert whole.keep_first(3).test == whole.test

@@ -83,3 +83,12 @@ def test_a_folder_of_test_images_can_be_evaluated_alone(settings: Settings, root
         assert len(alone.samples) == 9
     with pytest.raises(DataError, match="train: is not a folder"):
         opened(config)
+
+
+def test_a_limit_keeps_the_first_samples_or_some_in_equal_distances(settings: Settings, whole: Path) -> None:  # noqa: ARG001
+    for limit, expected in (("first", [0, 1, 2, 3, 4]), ("spaced", [0, 3, 7, 10, 14])):
+        samples = opened(settings("image_folder", test=0.3, limit=limit, limit_test=5)).test
+        every = opened(settings("image_folder", test=0.3)).test
+        assert samples is not None
+        assert every is not None
+        assert samples.indices.tolist() == every.indices[expected].tolist()

@@ -105,8 +105,9 @@ def test_a_new_network_has_seen_nothing() -> None:
     assert int(batches) == 0
 
 
-def test_width_multiplies_what_is_between_images_and_classes() -> None:
-    state = build_model(CifarTutorial(name="cifar_tutorial", width=2), (3, 32, 32), 10, seed=0).state_dict()
+def test_channels_and_units_are_those_of_the_settings() -> None:
+    wide = CifarTutorial(name="cifar_tutorial", channels=(12, 32), hidden=(240, 168))
+    state = build_model(wide, (3, 32, 32), 10, seed=0).state_dict()
     shapes = {name: list(tensor.shape) for name, tensor in state.items() if name.endswith("weight")}
     assert shapes == {
         "conv1.weight": [12, 3, 5, 5],

@@ -12,6 +12,8 @@ from dist_train.settings.schema import Config
 from dist_train.settings.schema.section import FileName, section_classes
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
+TABLE = "data: {name: table}\nmodel: {name: mlp}\ntask: regression\n"
+
 
 @pytest.mark.parametrize("key", PATHS)
 @pytest.mark.parametrize(
@@ -29,7 +31,9 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
     ],
 )
 def test_a_path_is_expanded(load: Load, key: str, written: str, expected: str) -> None:
-    config = load(LEAST, f"{key}={written}", SCRATCH="/scratch", TWO="/scratch/1", TILDE="~")
+    config = load(
+        TABLE if key == "data.file" else LEAST, f"{key}={written}", SCRATCH="/scratch", TWO="/scratch/1", TILDE="~"
+    )
     section, _, name = key.partition(".")
     assert getattr(getattr(config, section), name) == expected
 
@@ -51,7 +55,7 @@ def test_a_path_is_expanded(load: Load, key: str, written: str, expected: str) -
     ],
 )
 def test_what_is_no_path_is_refused_by_name(load: Load, key: str, written: str, message: str) -> None:
-    text = complaint(load, LEAST, f"{key}={written}", EMPTY="")
+    text = complaint(load, TABLE if key == "data.file" else LEAST, f"{key}={written}", EMPTY="")
     assert text.startswith(f"command line: {key}=")
     assert message in text
 
@@ -62,7 +66,7 @@ def test_each_setting_that_is_a_file_name_is_expanded() -> None:
         for section, info in Config.model_fields.items()
         for kind in section_classes(info.annotation)
         for name, field in kind.model_fields.items()
-        if any(each in field.metadata for each in get_args(FileName)[1:2])
+        if any(each in field.metadata for each in get_args(FileName)[1:2]) or FileName in get_args(field.annotation)
     ]
     assert set(found) == set(PATHS)
 

@@ -8,8 +8,16 @@ import yaml
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
 from dist_train.settings.reference import format_reference
-from dist_train.settings.renames import ADDED_KEYS, OLD_VALUES, RENAMED_KEYS, UNSET, OldValue, translate_settings
-from dist_train.settings.schema import Config, find_contradictions, flatten, list_keys
+from dist_train.settings.renames import (
+    ADDED_KEYS,
+    OLD_VALUES,
+    RENAMED_KEYS,
+    REPLACED_KEYS,
+    UNSET,
+    OldValue,
+    translate_settings,
+)
+from dist_train.settings.schema import CifarTutorial, Config, find_contradictions, flatten, list_keys
 from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
@@ -111,7 +119,8 @@ def test_the_table_leads_to_settings_of_today() -> None:
     arguments = {key for key in RENAMED_KEYS.values() if ".args." in key}
     assert {key.rpartition(".")[0] for key in arguments} <= known
     assert (set(RENAMED_KEYS.values()) - arguments) | {old.key for old in OLD_VALUES} | set(ADDED_KEYS) <= known
-    assert not known & set(RENAMED_KEYS)
+    assert not known & {*RENAMED_KEYS, *REPLACED_KEYS}
+    assert {key for replace in REPLACED_KEYS.values() for key in replace(1)} <= known
     reference = format_reference()
     assert "`train.compile_mode`: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs" in reference
     assert not [key for key in RENAMED_KEYS if f"`{key}`" in reference]
@@ -171,6 +180,32 @@ def test_overrides_of_an_old_run_have_the_new_names(old_run: Path, old: str, new
     ):
         load_run_config(old_run / "config.yaml", [f"{old}={value}"])
     assert flatten(load_run_config(old_run / "config.yaml", [f"{new}={value}"]).model_dump())[new] == value
+
+
+WIDTHS = [(1, [6, 16], [120, 84]), (4, [24, 64], [480, 336])]
+
+
+@pytest.mark.parametrize(("width", "channels", "hidden"), WIDTHS)
+def test_the_width_of_an_old_run_becomes_channels_and_units(
+    load: Load, tmp_path: Path, width: int, channels: list[int], hidden: list[int]
+) -> None:
+    text = f"data: {{name: synthetic}}\nmodel: {{name: cifar_tutorial, width: {width}}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    now = flatten(load_run_config(tmp_path / "config.yaml").model_dump())
+    assert (now["model.channels"], now["model.hidden"]) == (channels, hidden)
+    before = {key: value for key, value in now.items() if key not in ("model.channels", "model.hidden")}
+    assert translate_settings({**before, "model.width": width}) == now
+    advice = f"write model.channels={channels} and model.hidden={hidden}"
+    assert complaint(load, text) == f"a.yaml:2: model.width is {width}; this setting was replaced: {advice}"
+    assert complaint(load, text.replace(f", width: {width}", ""), f"model.width={width}").endswith(advice)
+
+
+@pytest.mark.parametrize("wrong", ["four", "0", "2.5", "null", "[1, 2]"])
+def test_a_width_that_was_never_allowed_is_refused_all_the_same(load: Load, tmp_path: Path, wrong: str) -> None:
+    text = f"data: {{name: synthetic}}\nmodel: {{name: cifar_tutorial, width: {wrong}}}\n"
+    assert "for 1 write model.channels=[6, 16]" in complaint(load, text)
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_run_config(tmp_path / "config.yaml").model == CifarTutorial(name="cifar_tutorial")
 
 
 def test_both_names_in_the_config_of_a_run_are_refused(old_run: Path) -> None:

@@ -140,6 +140,6 @@ def test_settings_cannot_be_edited() -> None:
 
 def test_keys_hold_every_class_of_a_section() -> None:
     keys = list_keys((Config,))
-    assert {"optim.betas", "optim.momentum", "data.shape", "data.normalize.mean", "model.width"} < set(keys)
+    assert {"optim.betas", "optim.momentum", "data.shape", "data.normalize.mean", "model.channels"} < set(keys)
     assert "optim" not in keys
     assert list_keys((SGD,), "optim.")[0] == "optim.name"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dist_train.checkpoint.reader import read
 from dist_train.checkpoint.schema import check_training, is_dense
 from dist_train.errors import CheckpointError, DamagedError
-from dist_train.models import rename_old_parameters
+from dist_train.models import give_shapes, rename_old_parameters
 from dist_train.system.escape import escape
 
 Files = dict[str, dict[str, Any]]
@@ -118,6 +118,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
         CheckpointError: it is of another network, or has values that are not finite; the network stays unchanged.
     """
     state_dict = rename_old_parameters(network, state_dict)
+    give_shapes(network, state_dict)
     if differences := list_differences(network.state_dict(), state_dict):
         raise CheckpointError(f"{name}: is of another network: {shorten(differences)}")
     if broken := not_finite(state_dict):

@@ -76,6 +76,11 @@ class DataIdentity:
     table: TableFormat | None = None
     """Of rows of numbers; None if the data are others."""
 
+    def make_inputs(self) -> Tensor | None:
+        """Return inputs of one sample, all zero; None for data of the user's own, which may be of any kind."""
+        size = self.shape if self.normalize and self.shape else (len(self.table.columns),) if self.table else None
+        return None if size is None else torch.zeros(1, *size)
+
     def restrict(self, splits: Iterable[str]) -> "DataIdentity":
         """Return what is stored of these splits only."""
         return replace(self, splits={name: split for name, split in self.splits.items() if name in splits})

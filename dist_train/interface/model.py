@@ -125,7 +125,7 @@ def load_model(
             f"{place}: is of a version that did not store which data it was trained on; resume the run once"
         )
     with torch.random.fork_rng(devices=[]), code_of_run(config, run.path, trust_code) as config:
-        network = build_model(config.model, data.shape, len(data.classes), config.run.seed)
+        network = build_model(config.model, data.shape, len(data.classes), config.run.seed, data.make_inputs())
     name = "average.pt" if "average.pt" in files else "model.pt"
     give_shapes(network, files[name])
     serialization.load_weights(network, files[name], str(place / name))

@@ -65,7 +65,7 @@ def _load(
     files: serialization.Files, config: Config, auto_settings: AutoSettings, data: DataIdentity, checkpoint: Path
 ) -> None:
     """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
-    network = build_model(config.model, data.shape, len(data.classes), config.run.seed)
+    network = build_model(config.model, data.shape, len(data.classes), config.run.seed, data.make_inputs())
     give_shapes(network, files["model.pt"])
     # Only GPUs have it, and it changes no name or shape.
     train = config.train.model_copy(update={"sync_batchnorm": False})

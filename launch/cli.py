@@ -36,6 +36,7 @@ GROUPS = {
     },
     "results": {
         "evaluate": "evaluate a checkpoint of a run on a split of its data",
+        "predict": "predict pictures, tables or samples, by a run or by a network of torchvision, timm or a hub",
         "show": "draw samples as the network gets them, and what it says of them",
         "plot": "draw the curves of runs",
     },

@@ -1,6 +1,7 @@
 """What was learned is shown and taken out: predictions, pictures, curves, exports, descriptions of data and models.
 
 predictions     iterates over a split of a run: inputs, targets and the network's output
+predict/        predicts a split, picture files and tables
 show            draws samples, and what a network says of them
 charts          draws the curves of runs
 curves          reads them

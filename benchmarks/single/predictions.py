@@ -1,0 +1,114 @@
+"""How fast `dist-train predict` is beside its network alone, and beside a loop of one picture at a time.
+
+    python -m benchmarks.single.predictions RUN FOLDER [--rounds 5] [--one 500] [--out DIR]
+
+RUN is a run on pictures, FOLDER holds picture files, such as cifar10-images/test of $DIST_TRAIN_DATA. Each round
+predicts all files, computes the same pictures again without reading them, and predicts the first ones one at a time, in
+one process.
+Prints pictures a second and ratios, medians over the rounds, and writes them to `benchmarks/results/` as
+`predictions-<machine>-<date>.md` and `.json`.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks.machine import about_machine, machine_name
+from benchmarks.results import DIRECTORY, check_out, write_both
+from benchmarks.tables import number, table
+from dist_train import TrainedModel, load_model
+from dist_train.errors import DataError
+from dist_train.execution.auto_settings import use_onednn
+from dist_train.results.predict.command import open_network
+from dist_train.results.predict.picture_files import PictureNetwork, list_files, predict_files
+from dist_train.system.exit import Parser, run_guarded
+from launch.arguments import number_from
+
+TOP = 5
+
+
+def measure_predict(files: Sequence[str | DataError], network: PictureNetwork) -> float:
+    """Return pictures a second of `dist-train predict`, without the start of the process."""
+    start = time.perf_counter()
+    count = sum(not isinstance(found, DataError) for found in predict_files(files, network, TOP))
+    return count / (time.perf_counter() - start)
+
+
+def measure_network(pictures: torch.Tensor, network: PictureNetwork) -> float:
+    """Return pictures a second of the network alone, in the same batches, for pictures in memory."""
+    start = time.perf_counter()
+    for batch in torch.split(pictures, network.batch):
+        output = network.compute(batch)
+    assert isinstance(output, torch.Tensor)  # noqa: S101
+    output.sum().item()  # waits for a GPU
+    return len(pictures) / (time.perf_counter() - start)
+
+
+def measure_loop(files: Sequence[str], model: TrainedModel) -> float:
+    """Return pictures a second of a loop that gives each file to the model."""
+    start = time.perf_counter()
+    for file in files:
+        with torch.no_grad():
+            model(file).softmax(dim=1).topk(TOP)
+    return len(files) / (time.perf_counter() - start)
+
+
+def measure(run: Path, folder: Path, rounds: int, few: int) -> dict[str, list[float]]:
+    """Measure in rounds; return pictures a second of each way, by round."""
+    files = list_files([str(folder)])
+    model, network = load_model(run), open_network(load_model(run))
+    named = [file for file in files if isinstance(file, str)]
+    pictures = torch.stack([network.read(file) for file in named])
+    use_onednn(True)
+    ways: dict[str, Callable[[], float]] = {
+        "predict": lambda: measure_predict(files, network),
+        "network alone": lambda: measure_network(pictures, network),
+        "one at a time": lambda: measure_loop(named[:few], model),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
+            rate = way()
+            if turn:  # the first round warms up
+                found[name].append(rate)
+                print(f"round {turn} of {rounds}: {name} {number(rate)} pictures/s", file=sys.stderr, flush=True)
+    return found
+
+
+def report(name: str, found: dict[str, list[float]]) -> str:
+    """Return the rates and the ratios as a table."""
+    cells = [number(statistics.median(rates)) for rates in found.values()]
+    for other in ("network alone", "one at a time"):
+        ratios = [one / two for one, two in zip(found["predict"], found[other], strict=True)]
+        cells.append(f"{number(statistics.median(ratios))} ({number(min(ratios))} to {number(max(ratios))})")
+    head = ["run", *(f"{way}, pictures/s" for way in found), "predict / network alone", "predict / one at a time"]
+    return table(head, [[name, *cells]])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write the results."""
+    parser = Parser(prog="python -m benchmarks.single.predictions", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("--rounds", type=number_from(1), default=5)
+    parser.add_argument("--one", type=number_from(1), default=500, help="pictures that are predicted alone")
+    parser.add_argument("--out", type=Path, default=DIRECTORY)
+    options = parser.parse_args(arguments)
+    check_out(options.out)
+    found = measure(options.run, options.folder, options.rounds, options.one)
+    machine = about_machine()
+    text = f"{report(options.run.name, found)}\n\n{', '.join(f'{name} {value}' for name, value in machine.items())}\n"
+    print(text)
+    name = f"predictions-{machine_name(machine)}-{datetime.now(UTC):%Y-%m-%d}"
+    print(write_both(options.out, name, {"machine": machine, "run": options.run.name, "rates": found}, text))
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(main))

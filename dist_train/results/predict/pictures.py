@@ -1,0 +1,59 @@
+"""Draw pictures with what the network says of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dist_train.results.figure import check_destination
+from dist_train.results.grid import draw_grid
+from dist_train.results.predict.lines import format_value
+from dist_train.tasks.answers import Answer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST = 100
+"""Pictures in a grid."""
+
+
+class AnswerGrid:
+    """Collects pictures with their answers, and draws them."""
+
+    def __init__(self, path: Path | None) -> None:
+        """
+        Args:
+            path: of the picture that is drawn; None: nothing is.
+
+        Raises:
+            ConfigError: it can't be written there.
+        """
+        if path is not None:
+            check_destination(path)
+        self._path = path
+        self._pictures: list[NDArray[Any]] = []
+        self._captions: list[list[str]] = []
+        self._wrong: list[bool] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more pictures are drawn."""
+        return self._path is not None and len(self._pictures) < MOST
+
+    def add(self, pictures: "Iterable[NDArray[Any]]", answers: Iterable[Answer], names: Iterable[str]) -> None:
+        """Add pictures, uint8 [H, W] or [H, W, 3] of any size, with what is said of each."""
+        for picture, answer, name in zip(pictures, answers, names, strict=True):
+            if self.has_room:
+                self._pictures.append(picture)
+                self._captions.append(_caption(answer, name))
+                self._wrong.append(bool(answer.is_wrong))
+
+    def draw(self) -> None:
+        """Write the picture, unless there is nothing to draw."""
+        if self._path is not None and self._pictures:
+            draw_grid(self._pictures, self._captions, self._path, self._wrong)
+
+
+def _caption(answer: Answer, name: str) -> list[str]:
+    best = answer.guesses[:1]
+    said = f"{100 * best[0].probability:.0f} % {best[0].name}" if best else format_value(answer.numbers)
+    return [said, *([] if answer.truth is None else [f"truth {format_value(answer.truth)}"]), name]

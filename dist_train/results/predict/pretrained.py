@@ -1,0 +1,155 @@
+"""Networks that others have trained, with their weights, transforms and labels.
+
+    torchvision/resnet101               of torchvision
+    timm/resnet18.a1_in1k               of timm, if that is installed
+    hub/owner/repo@COMMIT:entry         of a hubconf.py (`results.predict.hub`)
+
+Weights are downloaded once, to the folder of `torch.hub`, or given as a file.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import models
+
+from dist_train.checkpoint.weights import load_pretrained, read_state_dict
+from dist_train.data.datasets.download import time_out_connections
+from dist_train.errors import ConfigError
+from dist_train.results.predict.hub import build_from_hub
+from dist_train.system.escape import escape
+
+DEFAULT = "DEFAULT"
+KINDS = ("torchvision", "timm", "hub")
+"""What the name of such a network begins with."""
+IMAGENET = models.ResNet50_Weights.IMAGENET1K_V1
+"""Whose transforms and labels a network has that names none."""
+
+# As their published weights were trained.
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    name: {"transform_input": True, "aux_logits": True, "init_weights": False} for name in ("googlenet", "inception_v3")
+}
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network with its preprocessing and labels."""
+
+    network: nn.Module
+    """In evaluation mode, on the CPU."""
+    transform: Callable[[Image.Image], Tensor]
+    """Makes float [3, H, W] of a picture of the mode RGB."""
+    classes: tuple[str, ...]
+
+
+def open_pretrained(name: str, weights: str, *, trust_code: bool) -> Pretrained:
+    """Return a network by its name, as in the docstring of this module.
+
+    Args:
+        weights: `DEFAULT`, a name that the library has for weights, or a file.
+        trust_code: also run code of `hub/` that is not the user's own.
+
+    Raises:
+        UserError: there is no such network, or its weights can't be had or are of another one.
+        OwnCodeError: code of `hub/` fails.
+    """
+    kind, _, rest = name.partition("/")
+    if weights != DEFAULT and kind != "torchvision" and not Path(weights).is_file():
+        raise ConfigError(f"--weights {escape(weights)}: is no file; give a file of weights, or leave it out")
+    opened = {"torchvision": _open_torchvision, "timm": _open_timm}.get(kind)
+    found = opened(rest, weights) if opened else _open_hub(rest, weights, trust_code)
+    found.network.eval().requires_grad_(False)
+    return found
+
+
+def _open_torchvision(name: str, weights: str) -> Pretrained:
+    _check_name("torchvision", name, models.list_models(module=models))
+    known = models.get_model_weights(name)
+    file = Path(weights)
+    if weights not in known.__members__ and not file.is_file():
+        raise ConfigError(
+            f"--weights {escape(weights)}: is no file, and torchvision/{name} has {', '.join(known.__members__)}"
+        )
+    if weights in known.__members__:
+        entry = known[weights]
+        file = _fetch(entry.url, f"torchvision/{name}")
+    else:
+        entry = next((each for each in known if Path(each.url).name == file.name), known[DEFAULT])
+    arguments = dict(_ARGUMENTS.get(name, {}))
+    if name.startswith("vit_"):
+        arguments["image_size"] = entry.meta["min_size"][0]
+    classes = tuple(entry.meta["categories"])
+    network = models.get_model(name, weights=None, num_classes=len(classes), **arguments)
+    state_dict = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read_state_dict(file).items()}
+    load_pretrained(network, state_dict, file)
+    return Pretrained(network, entry.transforms(), classes)
+
+
+def _open_timm(name: str, weights: str) -> Pretrained:
+    try:
+        import timm  # type: ignore[import-not-found, unused-ignore]
+        from timm import data
+    except ImportError as error:
+        raise ConfigError(f"timm/{escape(name)}: needs the package timm; pip install timm") from error
+    _check_name("timm", name.partition(".")[0], timm.list_models())
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=weights == DEFAULT)
+    except Exception as error:  # of the network, of Hugging Face's client, or timm has no such weights
+        config = timm.get_pretrained_cfg(name)
+        address = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors" if config else ""
+        raise ConfigError(_describe_missing(f"timm/{name}", error, address or "its weights")) from error
+    if weights != DEFAULT:
+        load_pretrained(network, read_state_dict(weights), weights)
+    transform = data.create_transform(**data.resolve_model_data_config(network), is_training=False)
+    subset = data.infer_imagenet_subset(network)
+    classes = tuple(data.ImageNetInfo(subset).label_descriptions()) if subset else ()
+    return Pretrained(network, transform, classes)
+
+
+def _open_hub(name: str, weights: str, trust_code: bool) -> Pretrained:
+    network = build_from_hub(name, has_weights=weights == DEFAULT, trust_code=trust_code)
+    if weights != DEFAULT:
+        load_pretrained(network, read_state_dict(weights), weights)
+    network.eval()
+    with torch.no_grad():
+        output = network(torch.zeros(1, 3, 224, 224))
+    has_labels = isinstance(output, Tensor) and output.shape == (1, len(IMAGENET.meta["categories"]))
+    return Pretrained(network, IMAGENET.transforms(), tuple(IMAGENET.meta["categories"]) if has_labels else ())
+
+
+def _check_name(library: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        close = get_close_matches(name, known, 1)
+        hint = f"; did you mean {library}/{close[0]}?" if close else f"; it has {', '.join(known[:8])}, ..."
+        raise ConfigError(f"{library}/{escape(name)}: {library} has no such network{hint}")
+
+
+def _fetch(url: str, name: str) -> Path:
+    """Return the file of published weights, which is downloaded unless it is there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if path.is_file():
+        return path
+    checksum = torch.hub.HASH_REGEX.search(path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with time_out_connections():
+            torch.hub.download_url_to_file(url, str(path), checksum and checksum[1])
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise ConfigError(_describe_missing(name, error, url, path)) from error
+    return path
+
+
+def _describe_missing(name: str, error: Exception, address: str, path: Path | None = None) -> str:
+    place = f"put it at {escape(path)}, or name it by" if path else "name the file by"
+    return (
+        f"{escape(name)}: its weights can't be downloaded ({escape(' '.join(str(error).split()), 200)}). Download "
+        f"{address} where there is a network; then {place} --weights FILE"
+    )

@@ -106,11 +106,15 @@ def _print_settings() -> None:
 def _print_groups(config: "Config") -> None:
     """Print the groups of the optimizer, for which data are opened and the network is built; raises UserError."""
     with without_garbage_collection():
+        from dist_train.models.freeze import find_frozen, set_frozen
         from dist_train.optim.groups import find_groups, format_groups
         from dist_train.training.setup import open_network
 
     with only_first_rank_reports():
-        text = format_groups(find_groups(config.optim, open_network(config)))
+        network = open_network(config)
+        frozen = find_frozen(config.model, network)
+        set_frozen(network, frozen, epoch=10**9)  # the groups have what is trained later too
+        text = format_groups(find_groups(config.optim, network))
     if is_first_rank():
         print(text)
 

@@ -29,6 +29,7 @@ from dist_train.errors import CheckpointError, ConfigError, DataError
 from dist_train.execution.auto_settings import AutoSettings, apply_to_process, use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
+from dist_train.models.freeze import evaluation_mode
 from dist_train.monitoring.console import log_to_terminal
 from dist_train.nest import Nest, move_inputs, to_floats
 from dist_train.own_code.load import own_failures
@@ -60,16 +61,15 @@ def evaluate(
     The batches are cut alike at every number of ranks and each goes to one rank, so that a near tie falls the same way.
 
     Args:
-        network: the plain module, without DDP; it is in training mode afterwards.
+        network: the plain module, without DDP; its layers have the modes of before afterwards.
         stop: whether this process is asked to stop.
         mark: called at each batch, to show progress.
     """
     num_batches = -(-len(samples) // eval_batch_size(dataset, config, world.device))
     sums = task.open_evaluation(num_batches, world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
-    network.eval()
     use_onednn(True)  # evaluation batches are large even if those of the training are small
-    with world.agreement():  # code of the user's own may raise on one rank
+    with world.agreement(), evaluation_mode(network):  # code of the user's own may raise on one rank
         try:
             for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
                 mark()
@@ -77,7 +77,6 @@ def evaluate(
                 sums.add(batch.number, output, batch.targets, batch.num_samples)
         except StopRequested:
             stop_requests += 1
-    network.train()
     use_onednn(auto_settings.onednn)
     world.sum_(stop_requests)
     sums.reduce(world)
@@ -97,7 +96,7 @@ def try_out(task: Task, network: nn.Module, dataset: DataFormat, auto_settings: 
     """Compute the loss of two samples in evaluation mode, which tells the task what the network returns.
 
     Args:
-        network: the plain module, on this rank's device; it is in training mode afterwards.
+        network: the plain module, on this rank's device.
 
     Raises:
         UserError: output and target do not fit the task.
@@ -105,11 +104,9 @@ def try_out(task: Task, network: nn.Module, dataset: DataFormat, auto_settings: 
     """
     inputs, targets = move_inputs(dataset.make_example(2), world.device, auto_settings.memory_format)
     dtype = auto_settings.autocast_dtype
-    network.eval()
-    with nullcontext() if dtype is None else torch.autocast(world.device.type, dtype):
+    with evaluation_mode(network), nullcontext() if dtype is None else torch.autocast(world.device.type, dtype):
         output = network(inputs)
         task.try_out(output, targets, 2)
-    network.train()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -63,6 +63,8 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
                 run.save()
             if run.stop_requested:
                 return run.save_and_stop()
+            if schedule.is_unfrozen(state.step):
+                run.unfreeze()
         return run.finish()
 
 

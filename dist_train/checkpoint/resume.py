@@ -60,7 +60,7 @@ _FIXED = (
     "optim.rest.name",
 )
 # These select the directory and the start of a run, not the training.
-_IGNORED = ("run.name", "run.dir", "run.resume")
+_IGNORED = ("run.name", "run.dir", "run.resume", "run.init")
 
 
 def load(config: Config, run: RunDir, world: World, is_fresh_start: bool = False) -> Files | None:

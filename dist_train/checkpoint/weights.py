@@ -45,7 +45,7 @@ def read_state_dict(path: str | Path, *, unsafe_pickle: bool = False) -> dict[st
             content = _read(file, path, unsafe_pickle)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{escape(path)}: can't be read: {explain(error)}") from error
-    return _find_weights(content, path)
+    return find_weights(content, path)
 
 
 def load_pretrained(
@@ -126,17 +126,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _find_weights(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the weights in what a file holds."""
+def find_weights(content: Any, source: str | Path) -> dict[str, Tensor]:
+    """Return the weights in what a file holds, or a function returned; raises CheckpointError if there are none."""
     if isinstance(content, dict):
         inner = (content[key] for key in _WRAPPED if isinstance(content.get(key), dict | nn.Module))
         content = next(inner, content)
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{escape(path)}: holds {_describe(content)}; {_FORMS}")
+        raise CheckpointError(f"{escape(source)}: holds {_describe(content)}; {_FORMS}")
     if odd := [f"{name} is {_describe(value)}" for name, value in content.items() if not _is_weight(name, value)]:
-        raise CheckpointError(f"{escape(path)}: holds what is no weights: {escape(shorten(odd, 5), 600)}; {_FORMS}")
+        raise CheckpointError(f"{escape(source)}: holds what is no weights: {escape(shorten(odd, 5), 600)}; {_FORMS}")
     return dict(content)
 
 

@@ -11,10 +11,21 @@ from dist_train.distributed.world import World
 class BufferSlots:
     """The places of a network's buffers; a forward pass may assign another tensor to one."""
 
-    def __init__(self, network: nn.Module, wanted: Callable[[Tensor], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        wanted: Callable[[Tensor], bool] = lambda _: True,
+        skipped: Callable[[nn.Module], bool] = lambda _: False,
+    ) -> None:
+        """
+        Args:
+            wanted: whether to take a buffer.
+            skipped: whether to leave out those of a layer.
+        """
         self._slots = [
             (module._buffers, name)
             for module in network.modules()
+            if not skipped(module)
             for name, buffer in module._buffers.items()
             if buffer is not None and wanted(buffer)
         ]

@@ -11,6 +11,7 @@ from dist_train.distributed.reduction import LOSS_SUM, STOP_REQUESTS, GradientRe
 from dist_train.distributed.shared_memory import SharedMemory
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
+from dist_train.models.freeze import keeps_statistics
 
 _ALIGNMENT = 16
 """Offsets are rounded up to multiples of this many elements: 64 bytes of fp32, torch's own alignment of tensors."""
@@ -42,7 +43,8 @@ class ShardedTreeReduction(GradientReduction):
         self._world, self._memory = world, memory
         self._check_dtypes()
         self._buffers = BufferSlots(network)
-        self._statistics = BufferSlots(network, Tensor.is_floating_point)
+        # A mean of equal numbers may be another one: of three shards, their third part is rounded.
+        self._statistics = BufferSlots(network, Tensor.is_floating_point, skipped=keeps_statistics)
         self._before_step: list[Tensor] = []
         parts = [*self._parameters, *self._statistics.current()]
         offsets, end = _offsets(parts)

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from dist_train import seeds
 from dist_train.errors import ConfigError, DataError
 from dist_train.models.cifar_tutorial import CifarNet
+from dist_train.models.head import find_head, replace_head
 from dist_train.models.lenet import LeNet
 from dist_train.models.mlp import MLP
 from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
@@ -53,7 +54,7 @@ def build_model(
     """
     seeds.seed_generators(seeds.derive(seed, "weights"))
     if isinstance(config, OwnModel):
-        return _build_own(config, example)
+        return _build_own(config, num_classes, example)
     if isinstance(config, schema.MLP):
         return _build_mlp(config, num_classes, example)
     assert isinstance(config, ImageModel)  # noqa: S101
@@ -72,7 +73,7 @@ def build_model(
 
 
 def _build_for_images(config: ImageModel, shape: tuple[int, int, int], num_classes: int) -> nn.Module:
-    arguments = config.model_dump(exclude={"name", "num_classes", "args"})
+    arguments = config.model_dump(exclude={*ImageModel.model_fields, "args"})
     if isinstance(config, TorchvisionModel | TimmModel):
         arguments["arguments"] = config.args
     try:
@@ -109,7 +110,7 @@ def _build_mlp(config: schema.MLP, num_classes: int, example: Nest | None) -> nn
     return network.train()
 
 
-def _build_own(config: OwnModel, example: Nest | None) -> nn.Module:
+def _build_own(config: OwnModel, num_classes: int, example: Nest | None) -> nn.Module:
     """Call the user's class or function, and try the network on the example."""
     if isinstance(found := load(config.name, "model.name"), nn.Module):
         raise ConfigError(
@@ -122,6 +123,8 @@ def _build_own(config: OwnModel, example: Nest | None) -> nn.Module:
             f"model.name {config.name}: gives a {type(network).__name__}, and no torch.nn.Module; name a class of "
             "modules, or a function that returns one"
         )
+    if config.head is not None and num_classes:
+        replace_head(network, find_head(network, config.head), num_classes)
     if fault := _find_fault(network):
         raise ConfigError(f"model.name {config.name}: {fault}")
     if example is not None:
@@ -210,7 +213,7 @@ def check_passes(network: nn.Module, example: Nest, fewest: int) -> None:
     weight = next(network.parameters())
     try:
         with torch.no_grad():
-            copy.deepcopy(network).train()(move_inputs(example, weight.device))
+            copy.deepcopy(network)(move_inputs(example, weight.device))
     except ValueError as error:
         raise ConfigError(
             "data.global_batch: some rank gets a single sample in some backward pass, which this model's batch "

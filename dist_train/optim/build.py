@@ -1,7 +1,7 @@
 """Build torch's optimizers from the settings."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ CLASSES: dict[str, type[Optimizer]] = {
 """The optimizers by their names in the settings."""
 
 
-def build_optimizer(config: Optim, network: nn.Module) -> Optimizer:
-    """Build the optimizer of all parameters of `network` that take gradients.
+def build_optimizer(config: Optim, network: nn.Module, later: Container[nn.Parameter] = frozenset()) -> Optimizer:
+    """Build the optimizer of all parameters of `network` that take gradients, now or `later`.
 
     Its groups have two keys of ours: `param_names`, and `schedule`, which changes `lr` from its first value,
     `initial_lr`.
@@ -35,7 +35,7 @@ def build_optimizer(config: Optim, network: nn.Module) -> Optimizer:
     Raises:
         ConfigError: as `find_groups`.
     """
-    groups = find_groups(config, network)
+    groups = find_groups(config, network, later)
     configs = {id(group.optimizer): group.optimizer for group in groups}
     parts = [_build(each, [group for group in groups if group.optimizer is each]) for each in configs.values()]
     optimizer = parts[0] if len(parts) == 1 else Several(parts)
@@ -97,9 +97,9 @@ def begin_momentum(optimizer: Optimizer) -> None:
 
     The fused kernel needs a momentum of every parameter as soon as one has it, and a parameter may have its first
     gradient later than others. If a gradient scaler skips the first step, the kernel would read memory that was never
-    written.
+    written. Frozen parameters have none.
     """
     for group in [group for part in list_parts(optimizer) if isinstance(part, SGD) for group in part.param_groups]:
         for parameter in group["params"] if group["fused"] and group["momentum"] else ():
-            if optimizer.state[parameter].get("momentum_buffer") is None:
+            if parameter.requires_grad and optimizer.state[parameter].get("momentum_buffer") is None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

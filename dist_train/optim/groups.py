@@ -1,13 +1,12 @@
 """Divide the parameters of a network into groups, by the patterns of `optim.groups` and by what Muon can update."""
 
-from collections.abc import Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from dist_train.errors import ConfigError
+from dist_train.models.patterns import Names, explain_no_match, find_matches, list_names, matches
 from dist_train.settings.messages import format_value
 from dist_train.settings.schema.optim import Muon, Optim, Optimizer, OwnOptim
 from dist_train.system.escape import escape
@@ -33,25 +32,30 @@ class ParameterGroup(NamedTuple):
         return {**self.optimizer.arguments(), **self.changed}
 
 
-def find_groups(config: Optim, network: nn.Module) -> list[ParameterGroup]:
+def find_groups(
+    config: Optim, network: nn.Module, later: Container[nn.Parameter] = frozenset()
+) -> list[ParameterGroup]:
     """Divide all parameters of `network` that take gradients; those that no pattern matches are the first group.
+
+    Args:
+        later: parameters that will take gradients.
 
     Raises:
         ConfigError: a pattern matches no parameter, two groups set a parameter's argument differently, or a group sets
             an argument that its optimizer does not have.
     """
-    names = _list_names(network)
-    trained = [(parameter, each) for parameter, each in names.items() if parameter.requires_grad]
+    names = list_names(network)
+    trained = {parameter: each for parameter, each in names.items() if parameter.requires_grad or parameter in later}
     if not trained:
         raise ConfigError(
             f"model: none of its {len(names)} parameters takes a gradient, so that there is none to train"
         )
     for number, group in enumerate(config.groups):
         for pattern in group.match:
-            _check_pattern(number, pattern, names)
+            _check_pattern(number, pattern, names, trained)
     found: dict[tuple[bool, tuple[int, ...]], dict[str, nn.Parameter]] = {}
-    for parameter, each in trained:
-        sources = tuple(number for number, group in enumerate(config.groups) if _matches(each, group.match))
+    for parameter, each in trained.items():
+        sources = tuple(number for number, group in enumerate(config.groups) if matches(each, group.match))
         found.setdefault((_is_rest(config, sources, parameter), sources), {})[each[0]] = parameter
     groups = [_make_group(config, is_rest, sources, parameters) for (is_rest, sources), parameters in found.items()]
     return sorted(groups, key=lambda group: (group.optimizer is not config, group.sources))
@@ -72,34 +76,17 @@ def format_groups(groups: Sequence[ParameterGroup]) -> str:
     return "\n".join(lines)
 
 
-def _list_names(network: nn.Module) -> dict[nn.Parameter, list[str]]:
-    """Return the names of each parameter; one that several modules share has several."""
-    names: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        names.setdefault(parameter, []).append(name)
-    return names
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-
-
-def _check_pattern(number: int, pattern: str, names: dict[nn.Parameter, list[str]]) -> None:
+def _check_pattern(number: int, pattern: str, names: Names, trained: Container[nn.Parameter]) -> None:
     """Raise ConfigError if a pattern matches no parameter that takes a gradient."""
-    matched = [parameter for parameter, each in names.items() if _matches(each, (pattern,))]
-    if any(parameter.requires_grad for parameter in matched):
+    matched, key = find_matches(names, (pattern,)), f"optim.groups[{number}].match"
+    if any(parameter in trained for parameter in matched):
         return
-    what = f"optim.groups[{number}].match: {escape(pattern)}"
     if matched:
-        raise ConfigError(f"{what} matches {len(matched)} parameters, and none of them takes a gradient; leave it out")
-    known = [name for each in names.values() for name in each]
-    close = get_close_matches(pattern, known, 1)
-    guess = f" Did you mean {escape(close[0])}?" if close else ""
-    raise ConfigError(f"{what} matches no parameter.{guess} The network has {escape(_shorten(known), 600)}")
-
-
-def _shorten(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        raise ConfigError(
+            f"{key}: {escape(pattern)} matches {len(matched)} parameters, and none of them takes a gradient; leave it "
+            "out"
+        )
+    raise ConfigError(f"{key}: {explain_no_match(pattern, names)}")
 
 
 def _is_rest(config: Optim, sources: tuple[int, ...], parameter: nn.Parameter) -> bool:

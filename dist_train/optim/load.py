@@ -165,7 +165,7 @@ def _complete_state(optimizer: Optimizer, step: int) -> None:
             names = [name for name, value in probed.items() if isinstance(value, Tensor) and value.shape == shape]
             # A parameter without a gradient so far has no state, and torch tells it by that. SGD has no state but the
             # momentum, so without one before no parameter has any.
-            adds_all = names and step > 0 and set(names) == set(probed) and had_none
+            adds_all = names and step > 0 and set(names) == set(probed) and had_none and parameter.requires_grad
             if adds_all or parameter in optimizer.state:
                 state = optimizer.state[parameter]
                 state.update({name: torch.zeros_like(parameter) for name in names if state.get(name) is None})

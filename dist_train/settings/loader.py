@@ -181,7 +181,7 @@ def _parse_override(key: str, text: str, location: SourceLocation) -> LocatedVal
     """Convert the text of an override: it stays text if the setting allows that, because a shell removes quotes."""
     name = get_last_part(key)
     is_text = any(is_allowed(section, name, text) for section in _find_holders(key))
-    return LocatedValue(text, location) if is_text else parse_override(text, location)
+    return LocatedValue(text, location) if is_text else parse_override(text, location, key)
 
 
 def _set(root: LocatedValue, key: str, written: LocatedValue) -> None:

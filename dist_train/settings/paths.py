@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dist_train.settings.messages import shorten
 
-PATHS = ("run.dir", "run.resume", "data.root", "data.cache", "data.file")
+PATHS = ("run.dir", "run.resume", "run.init", "data.root", "data.cache", "data.file", "model.weights")
 """The settings that are paths."""
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 

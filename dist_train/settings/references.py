@@ -27,6 +27,7 @@ class _Place(NamedTuple):
 
 _PLACES = (
     _Place("model.name", has_arguments=True),
+    _Place("model.weights"),
     _Place("data.name", given=("split",), has_arguments=True),
     _Place("data.collate", positional=(1, 1)),
     _Place("data.sampling", positional=(3, 3)),

@@ -55,6 +55,8 @@ class Schedule:
     weights_every_steps: int
     shards: int | None
     """Virtual ranks of a global batch; None: the ranks themselves."""
+    unfreeze_epochs: frozenset[int] = frozenset()
+    """Numbers of finished epochs after which more parameters are trained."""
 
     @classmethod
     def from_config(cls, config: Config, num_train: int) -> "Schedule":
@@ -73,6 +75,7 @@ class Schedule:
             evaluate_every_steps=config.eval.every_steps or config.eval.every_epochs * per_epoch or None,
             weights_every_steps=config.log.weights_every_steps,
             shards=config.shards,
+            unfreeze_epochs=frozenset(map(int, config.model.unfreeze)),
         )
 
     def largest_pass(self, ranks: int) -> int:
@@ -92,6 +95,10 @@ class Schedule:
     def epoch(self, step: int) -> int:
         """Return the number of finished epochs after `step`."""
         return step // self.steps_per_epoch
+
+    def is_unfrozen(self, step: int) -> bool:
+        """Whether more parameters are trained from this step on."""
+        return step % self.steps_per_epoch == 0 and self.epoch(step) in self.unfreeze_epochs
 
     def is_logged(self, step: int) -> bool:
         return step % self.log_every_steps == 0 or step == self.total_steps

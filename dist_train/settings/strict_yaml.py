@@ -27,6 +27,8 @@ MAX_PATH = 4096  # characters that are shown
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,29})")
 FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 FLOAT_AS_TYPED = re.compile(rf"{FLOAT.pattern}|[-+]?[0-9]+[eE][-+]?[0-9]+")
+_NUMBERED = ("model.unfreeze.",)
+"""Mappings whose keys are numbers; they are kept as text."""
 
 
 class SourceLocation(NamedTuple):
@@ -132,6 +134,8 @@ class _NodeReader:
         entries: dict[str, LocatedValue] = {}
         for key_node, value_node in node.value:
             key, location = self.read(key_node).to_plain(), self.locate(key_node)
+            if type(key) is int and prefix in _NUMBERED:
+                key = str(key)
             if not isinstance(key, str) or key != shorten(key):
                 self.faults.append(Fault(location, f"the key {format_value(key)} is not the name of a setting"))
             elif key in entries:
@@ -211,12 +215,12 @@ def _line_and_column(error: yaml.MarkedYAMLError) -> tuple[int, int]:
     return (mark.line + 1, mark.column + 1) if mark else (1, 1)
 
 
-def parse_override(text: str, location: SourceLocation) -> LocatedValue:
-    """Read the value of an override as YAML; if it is not YAML, as text."""
+def parse_override(text: str, location: SourceLocation, key: str = "") -> LocatedValue:
+    """Read the value of an override of `key` as YAML; if it is not YAML, as text."""
     reader = _NodeReader(lambda _: location, FLOAT_AS_TYPED)
     try:
         node = _parse_document(text)
     except (yaml.YAMLError, ValueError, OverflowError):
         return LocatedValue(text, location)
-    value = reader.read(node) if node else LocatedValue(None, location)
+    value = reader.read(node, f"{key}.") if node else LocatedValue(None, location)
     return LocatedValue(text, location) if reader.faults else value

@@ -1,7 +1,7 @@
 """A training that is under way: its parts, and what the loop does between two steps."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import isfinite
@@ -52,6 +52,8 @@ class TrainingRun:
     stop: Stop
     about: dict[str, Any]
     """What each checkpoint says of this run."""
+    build_reduction: Callable[[], GradientReduction]
+    """Builds the reduction for the parameters that are trained now."""
     has_new_best: bool = False
     """Whether the newest evaluation is the best so far, and is to be saved for it."""
     stop_requested: bool = False
@@ -121,6 +123,14 @@ class TrainingRun:
             if self.schedule.is_logged(result.step):
                 self.reporter.write_train_line(result.step, result.lr, *self.state.window.read())
             self.stop_requested |= result.stop_requests > 0
+
+    def unfreeze(self) -> None:
+        """Train the parameters that are due after this epoch; a start after this step does the same."""
+        with self.state.window.stopped_clock():
+            self._finish_steps()
+            self.state.unfreeze(self.schedule.epoch(self.state.step))
+            del self.reduction  # its hooks must be gone before the next one has its own
+            self.reduction = self.build_reduction()
 
     def is_over(self) -> bool:
         """Whether all steps are made, or the evaluations so far have ended the run early."""

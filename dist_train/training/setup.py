@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from dist_train.execution.deterministic import check_deterministic
 from dist_train.execution.gpu import bind_to_near_cores
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
+from dist_train.models.freeze import set_frozen
 from dist_train.nest import move_inputs
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.own_code.copies import Code, collect_code
@@ -45,6 +47,7 @@ from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
 from dist_train.tasks import Task, build_task
 from dist_train.training.callbacks import Callbacks, RunView
+from dist_train.training.initial_weights import load_initial_weights, share_initial_weights
 from dist_train.training.reporter import Reporter, open_reporter
 from dist_train.training.run import TrainingRun
 from dist_train.training.state import TrainState
@@ -81,9 +84,13 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         task = build_task(config, dataset.classes, world)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
+        if checkpoint is None and world.is_main:
+            load_initial_weights(config, network)
         code = collect_code(list_references(config))
     world.check_equal("data", {**dataset.identity.list_facts(), **_describe_code(code)})
     world.check_equal("model", _describe_network(network))
+    if checkpoint is None:
+        share_initial_weights(config, network, world)
     memory = open_shared_memory(config.distributed, world)
     auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
@@ -96,10 +103,12 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             check_compiler(world.device)
         state = TrainState(config, network, auto_settings, world, checkpoint, held_out[0].split)
         callbacks = Callbacks(config.callbacks, checkpoint)
+        set_frozen(state.network, state.frozen, schedule.epoch(schedule.total_steps - 1))  # also what is trained later
         check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
         try_out(task, state.network, dataset, auto_settings, world)
         if config.is_deterministic:
             check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
+        state.unfreeze(schedule.epoch(state.step))
     moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
     with (
         open_reporter(config, code, directory, dataset, held_out, state, schedule, world, allocator) as reporter,
@@ -117,7 +126,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
             saver.repair(state.best_step if config.checkpoint.keep_best else None)
-        reduction = _build_reduction(config, state, schedule, task, dataset, world, memory)
+        build_reduction = partial(_build_reduction, config, state, schedule, task, dataset, world, memory)
+        reduction = build_reduction()
         stop.begin_steps()
         world.barrier()  # a rank that was stopped before has left: no other may be in its first step
         state.window.start_clock()
@@ -126,6 +136,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             StepResults(world.device), reporter, recorder, saver, callbacks,
             RunView(config, directory.path, world.rank, world.size, schedule.total_steps, state, schedule), stop,
             about=resume.describe_run(config, auto_settings, world, dataset.identity, code),
+            build_reduction=build_reduction,
         )  # fmt: skip
 
 

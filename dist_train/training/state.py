@@ -18,8 +18,9 @@ from dist_train.errors import ConfigError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import ALIGNMENT
+from dist_train.models.freeze import find_frozen, set_frozen
 from dist_train.monitoring.metrics import LossWindow
-from dist_train.optim.build import build_optimizer, check_storable, make_step
+from dist_train.optim.build import begin_momentum, build_optimizer, check_storable, make_step
 from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
@@ -59,7 +60,11 @@ class TrainState:
         self.auto_settings = auto_settings
         self.network = move_network(network, config.train, auto_settings.memory_format, world)
         use_fast_cpu_layers(self.network)
-        self.optimizer = build_optimizer(config.optim, self.network)
+        self.frozen = find_frozen(config.model, self.network)
+        """Parameters that are not trained, or not from the first epoch on."""
+        set_frozen(self.network, self.frozen, epoch=0)
+        later = {parameter for parameter, end in self.frozen.items() if end is not None}
+        self.optimizer = build_optimizer(config.optim, self.network, later)
         self.scaler = torch.amp.GradScaler(world.device.type) if auto_settings.precision == "fp16" else None
         self.average = None
         if config.train.ema_decay is not None:
@@ -95,6 +100,11 @@ class TrainState:
     def device(self) -> torch.device:
         """Where this rank computes."""
         return self._world.device
+
+    def unfreeze(self, epoch: int) -> None:
+        """Train the parameters that `model.unfreeze` names for this number of finished epochs or less."""
+        set_frozen(self.network, self.frozen, epoch)
+        begin_momentum(self.optimizer)
 
     def set_learning_rates(self, rates: LrSchedule) -> float:
         """Set the learning rates of the next step; return that of parameters without a group."""

@@ -114,6 +114,10 @@ class Run(Section):
     """`auto`: continue from the newest checkpoint in `run.dir`, if there is one. `never`: start from step 0, and
     rename an existing directory to `<dir>.old-1`. A path: start from this checkpoint, or from the newest one of this
     run; once the new run has checkpoints of its own, it continues from those."""
+    init: FileName | None = None
+    """Start another run from the weights of one: a path as of `model.weights`, in its place. Data, optimizer and batch
+    may be others. The average of `train.ema_decay` is `average.pt` in a checkpoint. A run that has checkpoints of its
+    own continues from those."""
     reproducible: Literal["elastic", "bitwise"] = "elastic"
     """What stays equal when the number of ranks changes. `elastic`: samples, order, augmentation and learning rate;
     losses agree up to float rounding. `bitwise`: every bit of the weights too, on the same kind of hardware, for any
@@ -323,6 +327,7 @@ class Config(Section):
 def find_contradictions(config: Config) -> Iterator[Contradiction]:
     """Find settings that are valid alone and not together, without opening any data."""
     yield from find_optim_contradictions(config.optim)
+    yield from _weights_contradictions(config)
     yield from _evaluation_contradictions(config)
     yield from _class_contradictions(config)
     yield from _normalize_contradictions(config.data)
@@ -336,6 +341,17 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             "train.sync_batchnorm", "is on, but torch supports it on GPUs only, and distributed.backend is gloo"
         )
+
+
+def _weights_contradictions(config: Config) -> Iterator[Contradiction]:
+    if config.run.init is not None and config.model.weights is not None:
+        yield Contradiction(
+            "run.init", "is set, and model.weights too, and both give the weights of step 0: set model.weights=null"
+        )
+    if config.run.init is not None and config.run.resume not in ("auto", "never"):
+        yield Contradiction("run.init", "is set, and run.resume leads to a checkpoint to start from: leave one out")
+    if config.model.unfreeze and config.model.freeze is None:
+        yield Contradiction("model.unfreeze", "is set, but nothing is frozen: set model.freeze")
 
 
 def _shard_contradictions(config: Config) -> Iterator[Contradiction]:

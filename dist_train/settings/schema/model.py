@@ -7,12 +7,16 @@ from pydantic import Field
 from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
+    FileName,
     Fraction,
     Reference,
     Section,
+    Words,
 )
 
 Width = Annotated[int, Field(ge=1, le=10**5)]
+Patterns = Annotated[tuple[FileName, ...], Field(min_length=1)]
+Epoch = Annotated[str, Field(pattern=r"^[1-9]\d{0,8}$")]
 
 
 class Model(Section):
@@ -22,6 +26,23 @@ class Model(Section):
     """The network. `mlp` has fully connected layers only and takes inputs of any kind, the others take images.
     `resnet18` has a stem for small images; `torchvision/<name>` is a classification model of
     torchvision, `timm/<name>` one of timm, if that is installed. Or your own `nn.Module` by its reference."""
+    weights: FileName | None = None
+    """The weights of step 0: a name that torchvision or timm has for this network, such as `DEFAULT`; a file of
+    weights; the directory of a run, or one of its checkpoints; or the reference of a function that returns one of
+    them. Floats of another precision are converted; anything else that does not fit is refused by its name. Default:
+    random weights."""
+    head: FileName | None = None
+    """`new`: the weights of the last layer are not loaded, as for other classes; in a network of your own the layer
+    gets as many outputs as the data have classes. The last layer is the linear layer or convolution that the network
+    defines last; where that is another, its name in place of `new`, such as `fc`."""
+    freeze: Literal["backbone"] | Patterns | None = None
+    """Parameters that are not trained: `backbone`, all but those of the last layer, or patterns of their names, such
+    as `["conv1.*", "layer[12].*"]`. They have no gradient and no state in the optimizer. Normalisation whose
+    parameters are all frozen keeps its statistics."""
+    unfreeze: Annotated[
+        dict[Epoch, Patterns], Words('a mapping of epochs to lists of patterns, such as {2: ["layer4.*"]}')
+    ] = NO_ARGUMENTS
+    """Frozen parameters that are trained after some epochs: `{2: ["layer4.*"], 5: ["*"]}`."""
 
 
 class ImageModel(Model):
@@ -101,7 +122,7 @@ TorchvisionName = Literal[
 
 
 class TorchvisionModel(ImageModel):
-    """A classification model of torchvision, from random weights."""
+    """A classification model of torchvision."""
 
     name: TorchvisionName
     args: Arguments = NO_ARGUMENTS
@@ -109,7 +130,7 @@ class TorchvisionModel(ImageModel):
 
 
 class TimmModel(ImageModel):
-    """A model of timm, from random weights."""
+    """A model of timm."""
 
     shown_name = "timm/<model>"
     name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_.]+$")]

@@ -1,0 +1,67 @@
+"""The weights of step 0 that `model.weights` and `run.init` give: rank 0 loads them, and all ranks get its own."""
+
+import logging
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dist_train.checkpoint import serialization
+from dist_train.checkpoint.weights import find_weights, load_pretrained, read_state_dict
+from dist_train.distributed.world import World
+from dist_train.errors import CheckpointError, ConfigError
+from dist_train.models.head import find_head
+from dist_train.models.pretrained import fetch_weights, list_weights
+from dist_train.own_code.load import call
+from dist_train.own_code.reference import parse_reference
+from dist_train.settings.schema import Config, Model
+from dist_train.system.escape import escape
+from dist_train.system.read_file import may_exist
+
+_log = logging.getLogger(__name__)
+
+
+def load_initial_weights(config: Config, network: nn.Module) -> None:
+    """Load what `run.init` or `model.weights` gives into a network; nothing if both are unset.
+
+    Raises:
+        UserError: they can't be read, or are of another network.
+        OwnCodeError: a function of the user's own fails.
+    """
+    given = config.run.init or config.model.weights
+    if given is None:
+        return
+    key = "run.init" if config.run.init else "model.weights"
+    head = None if config.model.head is None else find_head(network, config.model.head)
+    try:
+        state_dict = read_state_dict(given) if config.run.init else _find_weights(config.model, given)
+        load_pretrained(network, state_dict, given, head)
+    except CheckpointError as error:
+        is_of_head = head is None and f" {find_head(network, None)}." in str(error)
+        hint = ". Where the classes are others, set model.head=new" if is_of_head else ""
+        raise CheckpointError(f"{key}: {error}{hint}") from error
+    _log.info("%s: the weights of step 0 are those of %s", key, escape(given))
+
+
+def share_initial_weights(config: Config, network: nn.Module, world: World) -> None:
+    """Give every rank the weights that rank 0 has loaded: no disk has to be shared."""
+    if world.size == 1 or not (config.run.init or config.model.weights):
+        return
+    sent = world.broadcast_bytes(serialization.encode(network.state_dict()) if world.is_main else None)
+    if not world.is_main:
+        network.load_state_dict(serialization.decode(sent, "the weights of rank 0"))
+
+
+def _find_weights(config: Model, given: str) -> dict[str, Tensor]:
+    """Return the weights that `model.weights` names: of a library, of a function of the user's own, or of a path."""
+    if parse_reference(given):
+        returned = call(given, "model.weights", {})
+        if isinstance(returned, str | Path):
+            return read_state_dict(returned)
+        return find_weights(returned, given)
+    found = fetch_weights(config, given)
+    if found is None and (names := list_weights(config)) and not may_exist(Path(given)):
+        raise ConfigError(
+            f"model.weights is {escape(given)}: there is no such file, and the weights of {config.name} are "
+            f"{', '.join(names)}"
+        )
+    return read_state_dict(given) if found is None else found

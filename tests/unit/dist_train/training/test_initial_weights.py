@@ -1,0 +1,121 @@
+"""Where a training gets the weights of its first step from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dist_train.errors import CheckpointError, ConfigError
+from dist_train.models import build_model
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Config
+from dist_train.training.initial_weights import load_initial_weights
+
+NETS = """
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 7))
+
+
+def find():
+    return "weights.pt"
+
+
+def give():
+    return build().state_dict()
+
+
+def fail():
+    return 3
+"""
+WEIGHTS = {"1.weight": torch.ones(7, 4), "1.bias": torch.ones(7)}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    Path("nets.py").write_text(NETS)
+    Path("config.yaml").write_text("data: {name: synthetic, shape: [1, 2, 2], num_classes: 3}\nmodel: nets.py:build\n")
+    torch.save(WEIGHTS, "weights.pt")
+    yield
+
+
+def load(*overrides: str) -> tuple[Config, nn.Module]:
+    config = load_config("config.yaml", overrides)
+    network = build_model(config.model, (1, 2, 2), 3 if config.model.head else 7, seed=0)
+    load_initial_weights(config, network)
+    return config, network
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["model.weights=weights.pt", "run.init=weights.pt", "model.weights=nets.py:find", "model.weights=$HERE/weights.pt"],
+)
+def test_weights_come_from_where_the_settings_say(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", ".")
+    assert torch.equal(load(given)[1].state_dict()["1.weight"], WEIGHTS["1.weight"])
+
+
+def test_a_function_of_the_user_s_own_may_return_the_weights() -> None:
+    load("model.weights=nets.py:give")
+
+
+@pytest.mark.parametrize("head", ["new", "1"])
+def test_a_new_head_has_the_classes_of_the_data(head: str) -> None:
+    _, network = load("model.weights=weights.pt", f"model.head={head}")
+    assert network.state_dict()["1.weight"].shape == (3, 4)
+    assert not torch.equal(network.state_dict()["1.bias"], torch.ones(3))
+
+
+def write(**changes: Tensor) -> None:
+    torch.save({**WEIGHTS, **changes}, "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "error", "message"),
+    [
+        ("model.weights=none.pt", {}, CheckpointError, r"^model.weights: none.pt: can't be read"),
+        ("run.init=runs", {}, CheckpointError, "^run.init: runs: can't be read"),
+        ("run.init=.", {}, CheckpointError, "^run.init: .: no checkpoint there"),
+        ("model.weights=nets.py:fail", {}, CheckpointError, "model.weights: nets.py:fail: holds a int"),
+        ("run.init=weights.pt", {"1.bias": torch.ones(8)}, CheckpointError, r"1.bias is \[8\].*set model.head=new"),
+        ("run.init=weights.pt", {"2.bias": torch.ones(8)}, CheckpointError, "2.bias is not in the model$"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    given: str, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    write(**changes)
+    with pytest.raises(error, match=message):
+        load(given)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["run.init=a.pt", "model.weights=a.pt"], "run.init is set, and model.weights too"),
+        (["run.init=a.pt", "run.resume=runs/b"], "run.init is set, and run.resume leads to a checkpoint"),
+        (["model.unfreeze={1: ['*']}"], "model.unfreeze is set, but nothing is frozen: set model.freeze"),
+        (["model.freeze=head"], "model.freeze is 'head'; allowed: backbone"),
+        (["model.freeze=[]"], "model.freeze is "),
+        (["model.unfreeze={0: ['*']}"], "model.unfreeze is .* a mapping of epochs to lists of patterns"),
+        (["model.unfreeze={1.5: ['*']}"], "model.unfreeze is .* a mapping of epochs to lists of patterns"),
+        (["model.unfreeze={1: '*'}"], "model.unfreeze is .* a mapping of epochs to lists of patterns"),
+    ],
+)
+def test_settings_that_say_nothing_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("config.yaml", overrides)
+
+
+def test_epochs_are_numbers_in_a_file_and_on_the_command_line() -> None:
+    Path("config.yaml").write_text(
+        "data: synthetic\nmodel:\n  name: lenet\n  freeze: backbone\n  unfreeze:\n    2: [conv1.*]\n    10: ['*']\n"
+    )
+    assert load_config("config.yaml").model.unfreeze == {"2": ("conv1.*",), "10": ("*",)}
+    assert load_config("config.yaml", ["model.unfreeze={3: ['*']}"]).model.unfreeze == {"3": ("*",)}

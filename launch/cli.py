@@ -39,6 +39,7 @@ GROUPS = {
         "predict": "predict pictures, tables or samples, by a run or by a network of torchvision, timm or a hub",
         "show": "draw samples as the network gets them, and what it says of them",
         "plot": "draw the curves of runs",
+        "export": "write the weights or the network of a run for other programs, e.g. as ONNX",
     },
 }
 """For each folder of `launch.commands` its commands, with what they do."""

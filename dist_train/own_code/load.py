@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, OwnImportError, SaveError, UserError
 from dist_train.own_code.modules import find_root, is_installed, is_own, trace
 from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
 from dist_train.system.escape import escape
@@ -39,7 +39,7 @@ def load(text: str, key: str = "the reference") -> Any:
 
     Raises:
         ConfigError: there is no such file, module or name.
-        OwnCodeError: the import fails.
+        OwnImportError: the import fails; OwnCodeError where a file system does.
     """
     reference, what = parse_reference(text), f"{key} {escape(text)}"
     if reference is None:
@@ -128,6 +128,18 @@ def shown_as_own(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def _shown_as_import(what: str) -> Iterator[None]:
+    """`shown_as_own`, but OwnImportError; a file system that fails may do so once only."""
+    try:
+        with shown_as_own(what):
+            yield
+    except OwnCodeError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        raise OwnImportError(str(error)) from error.__cause__
+
+
+@contextmanager
 def own_failures(describe: Callable[[], str]) -> Iterator[None]:
     """Raise an exception that has passed through the user's code as OwnCodeError; every other passes as it is.
 
@@ -181,7 +193,7 @@ def _import_file(file: Path, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with shown_as_own(f"the import of {file}"):
+        with _shown_as_import(f"the import of {file}"):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -205,7 +217,7 @@ def _import_module(reference: Reference, what: str) -> ModuleType:
     if working_directory not in sys.path:
         sys.path.append(working_directory)
     try:
-        with shown_as_own(f"the import of {name}"):
+        with _shown_as_import(f"the import of {name}"):
             return importlib.import_module(name)
     except OwnCodeError as error:
         missing = error.__cause__

@@ -31,6 +31,8 @@ Source = CollatedItems | ResidentTensors
 Loader = Literal["in_memory", "workers"]
 SAMPLED = 8
 """Samples of a split that are read at the start, evenly spaced, to notice when they change."""
+_LONGEST = 10**12
+"""Samples of a split: memory and time for their order grow with the root of their number."""
 NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _log = logging.getLogger("dist_train.data")
@@ -227,9 +229,11 @@ def check_dataset(dataset: Any, about: str) -> None:
         count = operator.index(length)
     except TypeError:
         count = -1
-    if count < 1:
+    if not 1 <= count <= _LONGEST:
         where = f"{kind.__name__}{_locate(kind)}"
-        raise DataError(f"{about}: __len__ of {where} returns {length!r}; it must be a whole number above 0")
+        raise DataError(
+            f"{about}: __len__ of {where} returns {length!r}; it must be a whole number above 0, and at most {_LONGEST:,}"
+        )
 
 
 def _locate(kind: type) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from dist_train.errors import ConfigError, DataError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    OwnCodeError,
+    OwnImportError,
+    SaveError,
+    UserError,
+)
 from dist_train.own_code.load import call, load, own_failures, shown_as_own
 from dist_train.system.stop_signals import StopRequested
 
@@ -107,7 +115,7 @@ IMPORTS = {
 def test_an_import_that_fails_is_shown_as_hers(folder: Path, case: str, as_module: bool) -> None:
     source, line, error = IMPORTS[case]
     folder.joinpath("broken_nets.py").write_bytes(source.encode(errors="surrogateescape"))
-    with pytest.raises(OwnCodeError) as caught:
+    with pytest.raises(OwnImportError) as caught:
         load("broken_nets:Net" if as_module else "broken_nets.py:Net")
     text = str(caught.value)
     assert text.startswith(f"the import of broken_nets{'' if as_module else '.py'} failed:\n")
@@ -118,6 +126,14 @@ def test_an_import_that_fails_is_shown_as_hers(folder: Path, case: str, as_modul
     # It is not left behind half-made.
     folder.joinpath("broken_nets.py").write_text(NET)
     assert load("broken_nets.py:Net").__name__ == "Net"
+
+
+@pytest.mark.parametrize("error", ["OSError", "TimeoutError", "open('missing')"])
+def test_an_import_that_a_file_system_fails_may_succeed_after_a_restart(write: Write, error: str) -> None:
+    write("broken_nets.py", f"raise {error}\n")
+    with pytest.raises(OwnCodeError) as caught:
+        load("broken_nets.py:Net")
+    assert not isinstance(caught.value, OwnImportError)
 
 
 CALLS = {

@@ -36,7 +36,7 @@ def refusal(name: str, **other: Any) -> str:
         ("WithoutItems", {}, r"WithoutItems \(.*sets\.py, line \d+\) has no __getitem__"),
         *(
             ("WrongLength", {"length": length}, f"returns {length!r}; it must be a whole number above 0")
-            for length in (0, -1, 2.5, None, "3")
+            for length in (0, -1, 2.5, None, "3", 10**13, 10**30)
         ),
         ("Shrinks", {}, "its length was 11 and is 10 now"),
         ("without_split", {}, "takes no argument `split`"),

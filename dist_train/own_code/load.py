@@ -24,6 +24,7 @@ _HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).pare
 """Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
 
 
+_RELATIVE_HINT = "\nA file belongs to no package; for relative imports write the reference as package.module:Name"
 _roots: list[Path] = []
 """Folders of the code that was imported."""
 
@@ -44,7 +45,8 @@ def load(text: str, key: str = "the reference") -> Any:
     reference, what = parse_reference(text), f"{key} {escape(text)}"
     if reference is None:
         raise ConfigError(f"{what}: is no reference; write {FORMS}")
-    found: Any = _import_file(reference.file, what) if reference.file else _import_module(reference, what)
+    with _kept_directory(what):
+        found: Any = _import_file(reference.file, what) if reference.file else _import_module(reference, what)
     for part in reference.name.split("."):
         with shown_as_own(f"{part} in {reference.where}"):  # a module may have `__getattr__`
             missing = not hasattr(found, part)
@@ -54,11 +56,12 @@ def load(text: str, key: str = "the reference") -> Any:
     return found
 
 
-def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Any:
+def call(text: str, key: str, arguments: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:
     """Call the class or function that a reference names with its arguments.
 
     Args:
         key: the setting, for messages.
+        arguments: from the settings, by name; None where the settings can give none.
         given: more arguments, of the program; each is left out where there is no such parameter.
 
     Raises:
@@ -78,9 +81,9 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
         given = {
             name: value for name, value in given.items() if name in parameters.keywords or parameters.takes_any_name
         }
-    with shown_as_own(f"{key} {text}"):
+    with _kept_directory(f"{key} {text}"), shown_as_own(f"{key} {text}"):
         try:
-            return found(**given, **arguments)
+            return found(**given, **(arguments or {}))
         except TypeError as error:
             if not all(is_installed(Path(frame.filename)) for frame in _list_frames(error)):
                 raise
@@ -117,6 +120,23 @@ def read_parameters(function: Any) -> Parameters | None:
 
 
 @contextmanager
+def _kept_directory(what: str) -> Iterator[None]:
+    """Raise ConfigError if a block of the user's code leaves the working directory, to which our paths are relative."""
+    before = Path.cwd()
+    yield
+    try:
+        now = os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        now = "one that was removed"
+    if now != str(before):
+        os.chdir(before)
+        raise ConfigError(
+            f"{what}: it changes the working directory to {escape(now)}, and the paths of the run are relative to "
+            f"{escape(before)}; use absolute paths in your code instead, such as Path(__file__).parent"
+        )
+
+
+@contextmanager
 def shown_as_own(what: str) -> Iterator[None]:
     """Raise an exception of the user's code as OwnCodeError, with `what` was done and the frames of that code only."""
     try:
@@ -136,7 +156,8 @@ def _shown_as_import(what: str) -> Iterator[None]:
     except OwnCodeError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        raise OwnImportError(str(error)) from error.__cause__
+        hint = _RELATIVE_HINT if "attempted relative import" in str(error.__cause__) else ""
+        raise OwnImportError(f"{error}{hint}") from error.__cause__
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dist_train.checkpoint import resume
@@ -13,6 +14,7 @@ from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, Samples, TrainBatches, open_dataset
+from dist_train.data.orders.order import build_order
 from dist_train.diagnostics.postmortem import describe_unreported_end
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
@@ -126,6 +128,8 @@ def _make_plan(config: Config, world: World, checkpoint: Files | None) -> _Plan:
         accepts = config.data.accept_changes
         resume.check_data(checkpoint, stored, dataset.identity, accept_changes=accepts)
         schedule = Schedule.from_config(config, len(dataset.train))
+        first = torch.zeros(1, dtype=torch.int64)
+        build_order(config.data, dataset.train, config.run.seed).take(first, epoch=0)  # raises before the run begins
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         held_out = _order_held_out(config, dataset)
         task = build_task(config, dataset.classes, world)

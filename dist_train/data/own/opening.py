@@ -140,8 +140,10 @@ class _Opener:
         if augment is None:
             return source
         items = source.items if isinstance(source, CollatedItems) else source
-        augmented = AugmentedItems(items, Augmenter(augment, self.seed, rank))
-        return CollatedItems(augmented, self._collate, f"data.augment {augment}", source.dataset, rank)
+        changed = AugmentedItems(items, Augmenter(augment, self.seed, rank))
+        augmented = CollatedItems(changed, self._collate, f"data.augment {augment}", source.dataset, rank)
+        augmented.make_example(1)  # what is wrong with the code is seen before the run begins
+        return augmented
 
     def _read_all(self, split: SplitName, source: CollatedItems) -> Nest:
         """Read each sample once, as in the first epoch; raises DataError if they don't fit."""
@@ -232,7 +234,7 @@ def check_dataset(dataset: Any, about: str) -> None:
     if not 1 <= count <= _LONGEST:
         where = f"{kind.__name__}{_locate(kind)}"
         raise DataError(
-            f"{about}: __len__ of {where} returns {length!r}; it must be a whole number above 0, and at most {_LONGEST:,}"
+            f"{about}: __len__ of {where} returns {length!r}; it must be a whole number above 0, at most {_LONGEST:,}"
         )
 
 

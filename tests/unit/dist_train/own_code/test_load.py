@@ -136,6 +136,25 @@ def test_an_import_that_a_file_system_fails_may_succeed_after_a_restart(write: W
     assert not isinstance(caught.value, OwnImportError)
 
 
+@pytest.mark.parametrize("reference", ["walker.py:Net", "walker:Net", "walker.py:go"])
+@pytest.mark.parametrize("where", ["'/'", "tempfile.mkdtemp()", "(folder := tempfile.mkdtemp())); os.rmdir(folder"])
+def test_code_that_leaves_the_working_directory_is_refused(write: Write, reference: str, where: str) -> None:
+    """Other paths of the settings are relative to it, as those of the run."""
+    move = f"os.chdir({where})\n"
+    body = f"def go():\n    {move}" if reference.endswith("go") else f"{move}{NET}"
+    write("walker.py", f"import os, tempfile\n{body}")
+    before = Path.cwd()
+    with pytest.raises(ConfigError, match=r"^model.name walker.*changes the working directory to .*absolute paths"):
+        call(reference, "model.name", {})
+    assert Path.cwd() == before
+
+
+def test_a_relative_import_in_a_file_says_what_to_write(write: Write) -> None:
+    write("pack/nets.py", "from .base import Net")
+    with pytest.raises(OwnImportError, match=r"known parent package\n.*write the reference as package.module:Name"):
+        load("pack/nets.py:Net")
+
+
 CALLS = {
     "no class": ("Net = 3\n", {}, "model.name nets.py:Net: is a int, and no class or function"),
     "an unknown argument": (NET, {"widht": 1}, "model.name: Net in nets.py has no argument widht; did you mean width?"),

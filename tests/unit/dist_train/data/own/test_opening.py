@@ -74,14 +74,14 @@ def test_a_label_of_no_class_is_named(label: int, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("at", [0, 3, 10])
-def test_an_exception_of_the_users_is_shown_as_hers(at: int, workers: int) -> None:
+@pytest.mark.parametrize(("at", "leaves"), [(0, False), (3, False), (10, False), (3, True)])
+def test_an_exception_of_the_users_is_shown_as_hers(at: int, leaves: bool, workers: int) -> None:
     with pytest.raises(OwnCodeError) as caught:
-        train(configure("Fails", at=at, workers=workers))
+        train(configure("Fails", at=at, leaves=leaves, workers=workers))
     text = str(caught.value)
     assert f"split train: item {at}, read by rank 0" in text
     assert "sets.py" in text
-    assert text.endswith("KeyError: 'missing'")
+    assert text.endswith("SystemExit: missing" if leaves else "KeyError: 'missing'")
     assert "data/own/items.py" not in text
     if at == 3 and workers:
         assert re.search("rank 0, worker [01],", text)

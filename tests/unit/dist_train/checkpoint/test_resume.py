@@ -166,3 +166,14 @@ def test_a_checkpoint_of_an_earlier_version_is_named_once(tmp_path: Path) -> Non
     del files["training.pt"]["machine"]["sampler"]
     (line,) = resume.describe_changes(files, config, choices, world).bits
     assert "the rest of this epoch may repeat or miss samples" in line
+
+
+@pytest.mark.parametrize("resize", [8, None])
+def test_a_checkpoint_of_pictures_that_were_scaled_otherwise_is_named_once(tmp_path: Path, resize: int | None) -> None:
+    choices = Stepper(configure(tmp_path)).state.auto_settings
+    config = configure(tmp_path, "data.name=image_folder", *([f"data.resize={resize}"] if resize else []))
+    files = {"training.pt": resume.describe_run(config, choices, World())}
+    assert resume.describe_changes(files, config, choices, World()).bits == []
+    del files["training.pt"]["machine"]["scaling"]
+    found = resume.describe_changes(files, config, choices, World()).bits
+    assert ["mean and std stay those of the run" in line for line in found] == ([True] if resize else [])

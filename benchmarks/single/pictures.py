@@ -2,10 +2,10 @@
 
     python -m benchmarks.single.pictures [--rounds 5] [--files 400]
 
-Prints two tables in Markdown. The files are JPEGs cut from the two photographs of scikit-learn. Resize and
-CenterCrop are those of torchvision's v2. All of a row are
-measured in turns, with one thread a process; a ratio is the median of those of single rounds, above 1 where ours is
-faster. The system has the files in memory.
+Prints two tables in Markdown. The files are JPEGs cut from the two photographs of scikit-learn. Resize and CenterCrop
+are those of torchvision's v2. All of a table are measured in turns, with one thread a process; a ratio is the median of
+those of single rounds, above 1 where ours is faster. Times of single files are CPU time, which other programs disturb
+less. The system has the files in memory.
 """
 
 import argparse
@@ -100,13 +100,13 @@ def _measure_single(folder: Path, size: tuple[int, int], side: int, rounds: int)
 
 
 def _time(program: Callable[[str], Any], paths: Sequence[str]) -> float:
-    """Microseconds for one file, the least of some passes."""
+    """Microseconds of CPU time for one file, the least of some passes."""
     passes = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         for path in paths:
             program(path)
-        passes.append(time.perf_counter() - start)
+        passes.append(time.thread_time() - start)
     return min(passes) / len(paths) * 1e6
 
 

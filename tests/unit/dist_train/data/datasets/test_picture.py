@@ -168,10 +168,15 @@ def test_a_jpeg_is_decoded_at_a_part_of_its_size(
     tmp_path: Path, mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At least twice the pixels that are needed are left, and so the result is that of the whole picture nearly."""
-    path, decoded = tmp_path / "x.jpg", []
+    path, decoded = tmp_path / "x.jpg", list[tuple[int, int]]()
     photograph(mode, size).save(path, quality=92)
     scale = picture._to_pixels
-    monkeypatch.setattr(picture, "_to_pixels", lambda image, side: (decoded.append(image.size), scale(image, side))[1])
+
+    def note(image: Image.Image, side: int | None) -> Pixels:
+        decoded.append(image.size)
+        return scale(image, side)
+
+    monkeypatch.setattr(picture, "_to_pixels", note)
     with Image.open(path) as file:
         whole = file.convert("RGB")
     for side in (12, 24, 47, 93, 94):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.diagnostics.verdict import find_newest_checkpoint
-from dist_train.errors import RefusedElsewhereError, UserError
+from dist_train.errors import OwnImportError, RefusedElsewhereError, UserError
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
@@ -132,7 +132,7 @@ def _record_refusal(run: "RunDir") -> Iterator[None]:
         yield
     except RefusedElsewhereError:
         raise
-    except UserError as error:
+    except (UserError, OwnImportError) as error:
         run.record_refusal(str(error))
         raise
 

@@ -12,6 +12,7 @@
     └── RefusedElsewhereError   another rank has refused the run, and prints why
 
     OwnCodeError         exit code 1: code of the user's own has failed; its text holds that code's traceback
+    └── OwnImportError   it can't be imported, so that a restart would fail as well
     NonFiniteError       exit code 4: the loss or a gradient is infinite or not a number
     SaveError            exit code 1, a message and no traceback: the last checkpoint could not be written
 
@@ -80,6 +81,10 @@ class NonFiniteError(Exception):
 
 class OwnCodeError(Exception):
     """Code of the user's own raised an exception; the text says where it was called, with its traceback."""
+
+
+class OwnImportError(OwnCodeError):
+    """Code of the user's own can't be imported; a restart would fail as well."""
 
 
 class SaveError(Exception):

@@ -12,6 +12,7 @@ from dist_train.checkpoint.progress import check_nothing_is_lost, warn_of_lost_c
 from dist_train.checkpoint.serialization import Files, LoadedCheckpoint
 from dist_train.checkpoint.store import Store, explain_unwritten, find
 from dist_train.data.identity import DataIdentity, compare
+from dist_train.data.source import SCALING
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, DamagedError
 from dist_train.execution.auto_settings import AutoSettings
@@ -20,7 +21,7 @@ from dist_train.own_code.copies import Code
 from dist_train.own_code.reference import is_same_code
 from dist_train.run_dir import RunDir
 from dist_train.settings.renames import translate_settings
-from dist_train.settings.schema import Config, flatten
+from dist_train.settings.schema import Config, ImageFolderData, flatten
 from dist_train.system.escape import escape
 
 _log = logging.getLogger(__name__)
@@ -323,6 +324,11 @@ def _changed_bits(files: Files, config: Config, auto_settings: AutoSettings, wor
             "the checkpoint is of an earlier version with another order of samples and other optimizer kernels, so the "
             "rest of this epoch may repeat or miss samples"
         )
+    if "scaling" not in before and now["scaling"] is not None:
+        changed.append(
+            "the checkpoint is of an earlier version that scaled pictures before it cut them (data.resize), so their "
+            "pixels differ a little; mean and std stay those of the run"
+        )
     return changed
 
 
@@ -344,4 +350,5 @@ def _describe_machine(config: Config, auto_settings: AutoSettings, world: World)
         # With two ranks too: equal sums at other addresses, by which the norm and the update round.
         "shared_memory": auto_settings.shared_memory if config.shards is None else None,
         "sampler": "feistel",
+        "scaling": SCALING if isinstance(config.data, ImageFolderData) and config.data.resize else None,
     }

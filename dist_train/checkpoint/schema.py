@@ -137,6 +137,7 @@ class _BestOf(_Strict):
     name: str
     mode: Literal["max", "min"]
     split: str
+    number: str = ""
 
 
 class _Training(_Strict):

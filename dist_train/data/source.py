@@ -17,6 +17,9 @@ from dist_train.errors import DataError
 from dist_train.system.cpu import count_cores
 from dist_train.system.escape import escape
 
+SCALING = 2
+"""Version of `resize`; incremented when the same images would give other pixels."""
+
 
 @dataclass(frozen=True)
 class LazySplit:
@@ -121,7 +124,7 @@ def check_labels(labels: Tensor, classes: tuple[str, ...], path: Path) -> None:
 
 
 def resize(images: Tensor, side: int | None) -> Tensor:
-    """Scale the shorter side to `side` pixels and cut the middle square; None changes nothing.
+    """Cut the middle square and scale it to `side` pixels; None changes nothing.
 
     Args:
         images: uint8 [N, C, H, W].
@@ -133,14 +136,13 @@ def resize(images: Tensor, side: int | None) -> Tensor:
     if side is None or (height, width) == (side, side):
         return images
     shorter = min(height, width)
-    size = (side * height // shorter, side * width // shorter)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
-    scaled_bytes, cut_bytes = 8 * size[0] * size[1] * min(len(images), PIECE), 2 * side * side * len(images)
+    top, left = (height - shorter) // 2, (width - shorter) // 2
+    squares = images[:, :, top : top + shorter, left : left + shorter]
     shape = f"{images.shape[1]}x{side}x{side}"
-    check_memory(images.shape[1] * (scaled_bytes + cut_bytes), f"data.resize={side}: {len(images):,} images of {shape}")
+    needed = images.shape[1] * side**2 * (8 * min(len(images), PIECE) + 2 * len(images))
+    check_memory(needed, f"data.resize={side}: {len(images):,} images of {shape}")
     parts = []
-    for piece in torch.split(images, PIECE):
-        scaled = functional.interpolate(piece.to(torch.float32), size, mode="bilinear", antialias=True)
-        square = scaled[:, :, top : top + side, left : left + side]
-        parts.append(square.round_().clamp_(0, 255).to(torch.uint8))
+    for piece in torch.split(squares, PIECE):
+        scaled = functional.interpolate(piece.to(torch.float32), (side, side), mode="bilinear", antialias=True)
+        parts.append(scaled.round_().clamp_(0, 255).to(torch.uint8))
     return torch.cat(parts)

@@ -4,7 +4,8 @@ It differs from torchrun's agent in three ways:
 
 - It forks the ranks after it has imported what they need, so that neither a start nor a restart waits for imports.
 - It listens nowhere: its ranks meet in memory that only they can open.
-- It restarts no rank that ended on purpose: done, refused with a message, or preempted.
+- It restarts no rank that ended on purpose, which is done, refused with a message, or preempted; and none whose code
+  can't be imported.
 """
 
 import logging
@@ -30,7 +31,7 @@ from dist_train.__main__ import make_local_command
 from dist_train.diagnostics.root_cause import RunEvidence, find_known_failure
 from dist_train.diagnostics.verdict import Verdict, find_newest_checkpoint, publish_verdict
 from dist_train.elastic.private_store import PrivateStore
-from dist_train.elastic.rank_process import FORWARDED, LEFT_EARLY, find_exit_code, is_running, run_rank
+from dist_train.elastic.rank_process import FAILS_AGAIN, FORWARDED, LEFT_EARLY, find_exit_code, is_running, run_rank
 from dist_train.errors import NonFiniteError, UserError
 from dist_train.run_dir import RunDir
 from dist_train.system.exit import FAILED, INTERRUPTED
@@ -38,7 +39,7 @@ from dist_train.system.stop_signals import PREEMPTED
 
 POLL = 0.02  # seconds between two looks at the ranks
 PATIENCE = 2.0  # seconds in which ranks notice that a peer is lost, and leave by themselves
-ON_PURPOSE = (UserError.exit_code, NonFiniteError.exit_code, PREEMPTED, INTERRUPTED)
+ON_PURPOSE = (UserError.exit_code, NonFiniteError.exit_code, PREEMPTED, INTERRUPTED, FAILS_AGAIN)
 """Exit codes after which no restart helps: the rank has said why."""
 PATIENCE_TO_SAVE = 600.0  # seconds in which the other ranks save when one is preempted
 
@@ -116,7 +117,7 @@ class ForkingAgent(LocalElasticAgent):
         rank = min(failed, key=lambda each: _order_by_cause(failed[each]))
         self._handle_exit(rank, failed[rank])
         self._end_other_ranks(PATIENCE_TO_SAVE if failed[rank] == PREEMPTED else PATIENCE)
-        if self.exit_code == FAILED and not self._remaining_restarts:
+        if self.exit_code == FAILED and failed[rank] != FAILS_AGAIN and not self._remaining_restarts:
             self._report_end(rank, failed[rank])
         return RunResult(WorkerState.FAILED)
 
@@ -128,7 +129,7 @@ class ForkingAgent(LocalElasticAgent):
         if is_lost and self._interrupts > 1:
             self.exit_code = INTERRUPTED
             return
-        self.exit_code = FAILED if is_lost else code
+        self.exit_code = FAILED if is_lost or code == FAILS_AGAIN else code
         if is_lost and self._is_done():
             self.exit_code = self._remaining_restarts = 0
             print(f"rank {rank} {_describe_exit(code)} after the run was done", file=sys.stderr, flush=True)

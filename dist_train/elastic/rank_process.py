@@ -5,6 +5,7 @@ import signal
 from typing import NoReturn
 
 from dist_train.__main__ import main as train_main
+from dist_train.errors import OwnImportError
 from dist_train.system.exit import FAILED, leave, run_guarded
 from dist_train.system.process import die_with_parent
 from dist_train.system.stop_signals import SIGNALS, Stop
@@ -18,7 +19,10 @@ FORWARDED: dict[signal.Signals, signal.Signals] = {
 
 LEFT_EARLY = 256
 """What stands for exit code 0 of a rank that has not finished; no process ends with it."""
+FAILS_AGAIN = 257
+"""What stands for exit code 1 of a rank that would fail again after a restart."""
 _FINISHED = 99  # with which a rank leaves instead of 0
+_CERTAIN = 98  # instead of 1, if it would fail again
 
 
 def run_rank(agent: int, arguments: tuple[str, ...]) -> NoReturn:
@@ -33,7 +37,18 @@ def run_rank(agent: int, arguments: tuple[str, ...]) -> NoReturn:
     stop = Stop.install()
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    leave(run_guarded(lambda: train_main(arguments, stop)) or _FINISHED)
+    fails_again = False
+
+    def train() -> int:
+        nonlocal fails_again
+        try:
+            return train_main(arguments, stop)
+        except OwnImportError:
+            fails_again = True
+            raise
+
+    code = run_guarded(train)
+    leave(_CERTAIN if fails_again else code or _FINISHED)
 
 
 def find_exit_code(pid: int) -> int | None:
@@ -49,7 +64,7 @@ def find_exit_code(pid: int) -> int | None:
         return None
     if ended.si_code != os.CLD_EXITED:
         return -ended.si_status
-    return {_FINISHED: 0, 0: LEFT_EARLY}.get(ended.si_status, ended.si_status)
+    return {_FINISHED: 0, 0: LEFT_EARLY, _CERTAIN: FAILS_AGAIN}.get(ended.si_status, ended.si_status)
 
 
 def is_running(pid: int) -> bool:

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from dist_train.errors import ConfigError
+
 _NOT_TRACED = (
     (Optimizer, "add_param_group"),
     (Optimizer, "state_dict"),
@@ -52,7 +54,16 @@ class _LazyModule:
 
 
 def backward(loss: Tensor, gradient: Tensor) -> None:
-    """Call `loss.backward(gradient)`, both float [], without the shape check for which torch imports sympy."""
+    """Call `loss.backward(gradient)`, both float [], without the shape check for which torch imports sympy.
+
+    Raises:
+        ConfigError: the loss depends on no parameter.
+    """
+    if not loss.requires_grad:
+        raise ConfigError(
+            "model: a pass gave an output without a gradient, so that there is nothing to learn from; leave out "
+            "torch.no_grad(), .detach() and torch.set_grad_enabled(False), and use a parameter in every pass"
+        )
     if _run_backward is None:
         loss.backward(gradient)  # type: ignore[no-untyped-call]
     else:

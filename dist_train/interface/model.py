@@ -89,7 +89,7 @@ class TrainedModel(nn.Module):
                 f"the run was trained on {escape(data.name)}, which prepares its samples by itself, so that no other "
                 "pictures can be predicted: predict a split of it (--split test)"
             )
-        image = open_picture(str(path), _find_orientation(data))
+        image = open_picture(str(path), _find_orientation(data), data.resize)
         size = shape[2], shape[1]
         if data.resize is None and image.size != size:
             image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)

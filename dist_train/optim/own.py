@@ -28,7 +28,7 @@ def build_own(config: OwnOptim, groups: list[dict[str, Any]]) -> Optimizer:
         raise ConfigError(f"{what}: is a {type(kind).__name__}, and no class or function")
     parameters = read_parameters(kind)
     if parameters and reference and (fault := parameters.find_fault(reference, config.args, {"lr"}, 1)):
-        raise ConfigError(f"{what}: {fault}")
+        raise ConfigError(f"{what}: {fault.text}")
     with shown_as_own(what):
         optimizer = kind([dict(group) for group in groups], **config.arguments())
     if not isinstance(optimizer, Optimizer):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, OwnImportError, SaveError, UserError
 from dist_train.own_code.modules import find_root, is_installed, is_own, trace
 from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
 from dist_train.system.escape import escape
@@ -24,6 +24,7 @@ _HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).pare
 """Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
 
 
+_RELATIVE_HINT = "\nA file belongs to no package; for relative imports write the reference as package.module:Name"
 _roots: list[Path] = []
 """Folders of the code that was imported."""
 
@@ -39,12 +40,13 @@ def load(text: str, key: str = "the reference") -> Any:
 
     Raises:
         ConfigError: there is no such file, module or name.
-        OwnCodeError: the import fails.
+        OwnImportError: the import fails; OwnCodeError where a file system does.
     """
     reference, what = parse_reference(text), f"{key} {escape(text)}"
     if reference is None:
         raise ConfigError(f"{what}: is no reference; write {FORMS}")
-    found: Any = _import_file(reference.file, what) if reference.file else _import_module(reference, what)
+    with _kept_directory(what):
+        found: Any = _import_file(reference.file, what) if reference.file else _import_module(reference, what)
     for part in reference.name.split("."):
         with shown_as_own(f"{part} in {reference.where}"):  # a module may have `__getattr__`
             missing = not hasattr(found, part)
@@ -54,11 +56,12 @@ def load(text: str, key: str = "the reference") -> Any:
     return found
 
 
-def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Any:
+def call(text: str, key: str, arguments: Mapping[str, Any] | None, given: Mapping[str, Any] | None = None) -> Any:
     """Call the class or function that a reference names with its arguments.
 
     Args:
         key: the setting, for messages.
+        arguments: from the settings, by name; None where the settings can give none.
         given: more arguments, of the program; each is left out where there is no such parameter.
 
     Raises:
@@ -78,9 +81,9 @@ def call(text: str, key: str, arguments: Mapping[str, Any], given: Mapping[str, 
         given = {
             name: value for name, value in given.items() if name in parameters.keywords or parameters.takes_any_name
         }
-    with shown_as_own(f"{key} {text}"):
+    with _kept_directory(f"{key} {text}"), shown_as_own(f"{key} {text}"):
         try:
-            return found(**given, **arguments)
+            return found(**given, **(arguments or {}))
         except TypeError as error:
             if not all(is_installed(Path(frame.filename)) for frame in _list_frames(error)):
                 raise
@@ -117,6 +120,23 @@ def read_parameters(function: Any) -> Parameters | None:
 
 
 @contextmanager
+def _kept_directory(what: str) -> Iterator[None]:
+    """Raise ConfigError if a block of the user's code leaves the working directory, to which our paths are relative."""
+    before = Path.cwd()
+    yield
+    try:
+        now = os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        now = "one that was removed"
+    if now != str(before):
+        os.chdir(before)
+        raise ConfigError(
+            f"{what}: it changes the working directory to {escape(now)}, and the paths of the run are relative to "
+            f"{escape(before)}; use absolute paths in your code instead, such as Path(__file__).parent"
+        )
+
+
+@contextmanager
 def shown_as_own(what: str) -> Iterator[None]:
     """Raise an exception of the user's code as OwnCodeError, with `what` was done and the frames of that code only."""
     try:
@@ -125,6 +145,19 @@ def shown_as_own(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise OwnCodeError(f"{what} failed:\n{format_own(error)}") from error
+
+
+@contextmanager
+def _shown_as_import(what: str) -> Iterator[None]:
+    """`shown_as_own`, but OwnImportError; a file system that fails may do so once only."""
+    try:
+        with shown_as_own(what):
+            yield
+    except OwnCodeError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        hint = _RELATIVE_HINT if "attempted relative import" in str(error.__cause__) else ""
+        raise OwnImportError(f"{error}{hint}") from error.__cause__
 
 
 @contextmanager
@@ -181,7 +214,7 @@ def _import_file(file: Path, what: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with shown_as_own(f"the import of {file}"):
+        with _shown_as_import(f"the import of {file}"):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -205,7 +238,7 @@ def _import_module(reference: Reference, what: str) -> ModuleType:
     if working_directory not in sys.path:
         sys.path.append(working_directory)
     try:
-        with shown_as_own(f"the import of {name}"):
+        with _shown_as_import(f"the import of {name}"):
             return importlib.import_module(name)
     except OwnCodeError as error:
         missing = error.__cause__

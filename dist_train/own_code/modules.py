@@ -2,8 +2,10 @@
 
 import ast
 import importlib.util
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,6 +99,13 @@ def is_own(file: Path, roots: Sequence[Path]) -> bool:
 def is_installed(file: Path) -> bool:
     """Whether a file is of Python, of an installed package, or of this program."""
     path = file.resolve()
+    targets = (Path(folder).resolve() for folder in sys.path if _holds_packages(folder))
     return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(
-        path.is_relative_to(folder) for folder in (*_LIBRARIES, _OURS / "dist_train", _OURS / "launch")
+        path.is_relative_to(folder) for folder in (*_LIBRARIES, _OURS / "dist_train", _OURS / "launch", *targets)
     )
+
+
+@cache
+def _holds_packages(folder: str) -> bool:
+    """Whether packages were installed into a folder, as `pip install --target` does."""
+    return any(Path(folder).glob("*.dist-info"))

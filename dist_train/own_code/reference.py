@@ -142,6 +142,7 @@ def _may_have_more(tree: ast.Module, names: Iterable[str]) -> bool:
     return "__getattr__" in names or any(
         (isinstance(node, ast.ImportFrom) and node.names[0].name == "*")
         or (isinstance(node, ast.Name) and node.id in ("globals", "exec"))
+        or (isinstance(node, ast.Attribute) and node.attr == "modules")  # `sys.modules[__name__] = another`
         or isinstance(node, ast.Global)
         for node in ast.walk(tree)
     )

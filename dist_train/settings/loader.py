@@ -50,6 +50,7 @@ from dist_train.settings.strict_yaml import (
     read_file,
 )
 from dist_train.settings.tasks import find_task_contradictions
+from dist_train.system.escape import escape
 from dist_train.system.read_file import is_file
 
 _S = TypeVar("_S", bound=Section)
@@ -66,6 +67,7 @@ _LISTS = [name for name, info in Config.model_fields.items() if item_classes(inf
 _ROWS = map_names_to_classes((LineData, TableData))
 """Data sets without images, which have no folder and no cache."""
 MAX_FAULTS = 50
+MAX_MESSAGE = 2000  # characters
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
@@ -134,7 +136,7 @@ def to_yaml(config: Config) -> str:
 def _raise_if_any(faults: list[Fault]) -> None:
     if faults:
         ordered = sorted(faults, key=lambda fault: fault.location.order)
-        lines = [f"{fault.location.text}: {fault.message}" for fault in ordered]
+        lines = [f"{fault.location.text}: {escape(fault.message, MAX_MESSAGE)}" for fault in ordered]
         more = ["and more of this kind"] if len(lines) > MAX_FAULTS else []
         raise ConfigError("\n".join(lines[:MAX_FAULTS] + more))
 

@@ -1,5 +1,6 @@
 """Names of tasks, losses and metrics, the arguments of losses, and the number by which a run is judged."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -116,6 +117,20 @@ def find_monitor(config: Config) -> Monitor:
     """Return by which number the best evaluation is found."""
     name = config.checkpoint.monitor or choose_name(list_names(config) or ())
     return Monitor(name, config.checkpoint.mode or find_mode(name))
+
+
+def describe_number(config: Config, name: str) -> str:
+    """Return what an evaluation computes under a name, by which numbers of two starts can be compared."""
+    if name == "loss":
+        arguments = {key: value for key, value in config.loss.args.items() if key != "label_smoothing"}
+        return f"{_omit_folder(find_loss(config) or config.task)} {json.dumps(arguments, sort_keys=True)}"
+    return _omit_folder(next((text for text in config.metrics or () if name_metric(text) == name), name))
+
+
+def _omit_folder(text: str) -> str:
+    """Return a name or reference without the folder of its file, which may have moved."""
+    reference = parse_reference(text)
+    return f"{reference.file.name}:{reference.name}" if reference and reference.file else text
 
 
 def find_task_contradictions(config: Config) -> Iterator[Contradiction]:

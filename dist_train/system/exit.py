@@ -46,6 +46,8 @@ def run_guarded(main: Callable[[], int | None]) -> int:
 
 def _flush_output() -> bool:
     """Write what is buffered; return whether that succeeds. Raises BrokenPipeError."""
+    if sys.stdout is None or sys.stdout.closed:  # by a module of the user's
+        return True
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -74,7 +76,7 @@ def leave(code: int) -> NoReturn:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        with suppress(OSError, ValueError, AttributeError):  # a module of the user's may have closed or removed it
             stream.flush()
     os._exit(code)
 

@@ -61,7 +61,7 @@ def build_metric(text: str, task: str, world: World, ignored: int | None = None)
 def make_own_metric(name: str, reference: str, found: Any, world: World) -> Metric:
     """Return a metric of the user's own: a function, a class of metric objects, or such an object."""
     if isinstance(found, type):
-        found = call(reference, "metrics", {})
+        found = call(reference, "metrics", None)
     if is_metric_object(found):
         check_states(found, reference)
         return Metric(name, partial(ObjectSums, name=name, reference=reference, metric=found, rank=world.rank), True)

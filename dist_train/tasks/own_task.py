@@ -33,7 +33,7 @@ def open_own_task(reference: str, classes: tuple[str, ...], world: World) -> Own
     """
     found: Any = load(reference, "task")
     if isinstance(found, type):
-        found = call(reference, "task", {}, given={"classes": classes})
+        found = call(reference, "task", None, given={"classes": classes})
     loss, metrics = getattr(found, "loss", None), getattr(found, "metrics", {})
     if isinstance(loss, str):
         opened: Loss | None = build_loss(loss, {}, world)

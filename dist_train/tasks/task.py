@@ -100,17 +100,9 @@ class Task:
         """Compute the loss and our metrics of an example, before the first step; evaluations get their shapes from it.
 
         Raises:
-            DataError: output and target do not fit together.
-            ConfigError: a loss of the user's own returns none, or one without a gradient.
-            OwnCodeError: it raises.
+            UserError, OwnCodeError: as `loss_sum`.
         """
-        if not self.loss_sum(output, targets, num_samples).requires_grad and any(
-            tensor.requires_grad for tensor in list_tensors(output)
-        ):
-            raise ConfigError(
-                f"loss {self._loss.name}: what it returns has no gradient; compute it from the output with torch's "
-                "functions, without .item(), .detach(), .numpy() or torch.no_grad()"
-            )
+        self.loss_sum(output, targets, num_samples)
         selected = select(output, self._field)
         if isinstance(self._loss, LabelLoss) and (misfit := find_shares_misfit(targets)):
             raise DataError(f"loss {self._loss.name}: {misfit}")
@@ -154,10 +146,15 @@ class Task:
 
         Raises:
             DataError: output and target do not fit together.
-            ConfigError: a loss of the user's own returns none.
+            ConfigError: a loss of the user's own returns none, or one without a gradient.
             OwnCodeError: it raises.
         """
         total = self._loss.sum(select(output, self._field), targets, num_samples, output)
+        if not total.requires_grad and any(tensor.requires_grad for tensor in list_tensors(output)):
+            raise ConfigError(
+                f"loss {self._loss.name}: what it returns has no gradient; compute it from the output with torch's "
+                "functions, without .item(), .detach(), .numpy() or torch.no_grad()"
+            )
         if self._scale is None:
             return total
         return total * (self._scale.to(total.dtype) if isinstance(self._scale, Tensor) else self._scale)

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from dist_train.checkpoint import resume
@@ -13,6 +15,7 @@ from dist_train.checkpoint.saver import Saver
 from dist_train.checkpoint.serialization import Files
 from dist_train.checkpoint.store import Store
 from dist_train.data import Dataset, Samples, TrainBatches, open_dataset
+from dist_train.data.orders.order import build_order
 from dist_train.diagnostics.postmortem import describe_unreported_end
 from dist_train.diagnostics.recorder import Recorder, clear_diagnostics, open_recorder
 from dist_train.distributed.ddp import DDPReduction
@@ -54,6 +57,22 @@ from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResults
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is trained, as each rank finds it for itself before anything is written."""
+
+    checkpoint: Files | None
+    """That the run continues from."""
+    dataset: Dataset
+    held_out: tuple[Samples, ...]
+    """The splits that are evaluated: the first during training, all at the end."""
+    schedule: Schedule
+    rates: LrSchedule
+    task: Task
+    network: nn.Module
+    code: Code
+
+
 @contextmanager
 def open_training(config: Config, world: World, stop: Stop, command: str) -> Iterator[TrainingRun]:
     """Open the parts of a training, ready for its next step; close them when the block ends.
@@ -70,7 +89,44 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         check_ranks(config, world.size)
         if world.is_main:
             directory.check_usable(is_fresh_start)
-    checkpoint = resume.load(config, directory, world, is_fresh_start)
+    plan = _make_plan(config, world, resume.load(config, directory, world, is_fresh_start))
+    memory = open_shared_memory(config.distributed, world)
+    auto_settings = _agree_on_auto_settings(config, world, plan, can_share=memory is not None)
+    state, callbacks = _open_state(config, world, plan, auto_settings)
+    moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
+    with (
+        open_reporter(
+            config, plan.code, directory, plan.dataset, plan.held_out, state, plan.schedule, world, allocator
+        ) as reporter,
+        open_recorder(
+            directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
+        ) as recorder,
+        _open_saver(config, directory, reporter) as saver,
+        _open_batches(config, world, plan, state, stop) as batches,
+        own_failures(lambda: f"after {state.step} steps, on rank {world.rank}"),
+    ):
+        changes = resume.describe_changes(plan.checkpoint, config, auto_settings, world, plan.code)
+        reporter.report_start(moved_aside, lost, changes)
+        recorder.call_before_exit(reporter.report_failure)
+        stop.on_early_stop = lambda: _leave_early(reporter, recorder)
+        if world.is_main:
+            saver.repair(state.best_step if config.checkpoint.keep_best else None)
+        build_reduction = partial(_build_reduction, config, world, plan, state, memory)
+        reduction = build_reduction()
+        stop.begin_steps()
+        world.barrier()  # a rank that was stopped before has left: no other may be in its first step
+        state.window.start_clock()
+        yield TrainingRun(
+            config, world, plan.dataset, plan.held_out, plan.task, plan.schedule, plan.rates, state, reduction, batches,
+            StepResults(world.device), reporter, recorder, saver, callbacks,
+            RunView(config, directory.path, world.rank, world.size, plan.schedule.total_steps, state, plan.schedule),
+            stop, about=resume.describe_run(config, auto_settings, world, plan.dataset.identity, plan.code),
+            build_reduction=build_reduction,
+        )  # fmt: skip
+
+
+def _make_plan(config: Config, world: World, checkpoint: Files | None) -> _Plan:
+    """Open the data, build the task and the network, and find the user's code; all ranks have to have the same."""
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         stored = resume.read_data_identity(checkpoint)
         dataset = open_dataset(config.data, config.run.seed, world, stored)
@@ -79,6 +135,8 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         if config.train.overfit_batches:
             dataset = dataset.keep_first(config.train.overfit_batches * config.data.global_batch)
         schedule = Schedule.from_config(config, len(dataset.train))
+        first = torch.zeros(1, dtype=torch.int64)
+        build_order(config.data, dataset.train, config.run.seed).take(first, epoch=0)  # raises before the run begins
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         held_out = _order_held_out(config, dataset)
         task = build_task(config, dataset.classes, world)
@@ -91,8 +149,11 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
     world.check_equal("model", _describe_network(network))
     if checkpoint is None:
         share_initial_weights(config, network, world)
-    memory = open_shared_memory(config.distributed, world)
-    auto_settings = _agree_on_auto_settings(config, world, network, dataset, schedule, checkpoint, memory)
+    return _Plan(checkpoint, dataset, held_out, schedule, rates, task, network, code)
+
+
+def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSettings) -> tuple[TrainState, Callbacks]:
+    """Prepare the process, take in the checkpoint, and try out what a step and an evaluation call."""
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         if config.distributed.binding == "auto":
@@ -101,43 +162,21 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
             from dist_train.execution.compile import check_compiler
 
             check_compiler(world.device)
-        state = TrainState(config, network, auto_settings, world, checkpoint, held_out[0].split)
-        callbacks = Callbacks(config.callbacks, checkpoint)
-        set_frozen(state.network, state.frozen, schedule.epoch(schedule.total_steps - 1))  # also what is trained later
-        check_passes(state.network, dataset.make_example(1)[0], schedule.smallest_pass(world.size))
-        try_out(task, state.network, dataset, auto_settings, world)
+        state = TrainState(config, plan.network, auto_settings, world, plan.checkpoint, plan.held_out[0].split)
+        callbacks = Callbacks(config.callbacks, plan.checkpoint)
+        if not torch.is_grad_enabled():
+            raise ConfigError(
+                "model: torch computes no gradients, because code of your own has turned them off for good; use "
+                "`with torch.no_grad():` there instead of torch.set_grad_enabled(False)"
+            )
+        last_epoch = plan.schedule.epoch(plan.schedule.total_steps - 1)
+        set_frozen(state.network, state.frozen, last_epoch)  # also what is trained later
+        check_passes(state.network, plan.dataset.make_example(1)[0], plan.schedule.smallest_pass(world.size))
+        try_out(plan.task, state.network, plan.dataset, auto_settings, world)
         if config.is_deterministic:
-            check_deterministic(state.network, _make_trial(2, state, task, dataset), state.autocast())
-        state.unfreeze(schedule.epoch(state.step))
-    moved_aside, lost, attempt = _claim_directory(directory, is_fresh_start, world, state.step)
-    with (
-        open_reporter(config, code, directory, dataset, held_out, state, schedule, world, allocator) as reporter,
-        open_recorder(
-            directory.path, world, attempt, config.distributed.stall_minutes, command, lambda: stop.reason is not None
-        ) as recorder,
-        _open_saver(config, directory, reporter) as saver,
-        _open_batches(config, dataset, state, schedule, world, stop) as batches,
-        own_failures(lambda: f"after {state.step} steps, on rank {world.rank}"),
-    ):
-        reporter.report_start(
-            moved_aside, lost, resume.describe_changes(checkpoint, config, auto_settings, world, code)
-        )
-        recorder.call_before_exit(reporter.report_failure)
-        stop.on_early_stop = lambda: _leave_early(reporter, recorder)
-        if world.is_main:
-            saver.repair(state.best_step if config.checkpoint.keep_best else None)
-        build_reduction = partial(_build_reduction, config, state, schedule, task, dataset, world, memory)
-        reduction = build_reduction()
-        stop.begin_steps()
-        world.barrier()  # a rank that was stopped before has left: no other may be in its first step
-        state.window.start_clock()
-        yield TrainingRun(
-            config, world, dataset, held_out, task, schedule, rates, state, reduction, batches,
-            StepResults(world.device), reporter, recorder, saver, callbacks,
-            RunView(config, directory.path, world.rank, world.size, schedule.total_steps, state, schedule), stop,
-            about=resume.describe_run(config, auto_settings, world, dataset.identity, code),
-            build_reduction=build_reduction,
-        )  # fmt: skip
+            check_deterministic(state.network, _make_trial(2, state, plan), state.autocast())
+        state.unfreeze(plan.schedule.epoch(state.step))
+    return state, callbacks
 
 
 def open_network(config: Config) -> nn.Module:
@@ -167,24 +206,15 @@ def _describe_code(code: Code) -> dict[str, str]:
     return {f"SHA-256 of {name}": digest for name, digest in code.digests().items()}
 
 
-def _agree_on_auto_settings(
-    config: Config,
-    world: World,
-    network: nn.Module,
-    dataset: Dataset,
-    schedule: Schedule,
-    checkpoint: Files | None,
-    memory: SharedMemory | None,
-) -> AutoSettings:
+def _agree_on_auto_settings(config: Config, world: World, plan: _Plan, *, can_share: bool) -> AutoSettings:
     """Decide on rank 0 and send the decisions to every rank: machines may have other cores and processors."""
     with world.agreement():
         convolutions = Convolutions(
-            work=max(measure_convolutions(network, dataset.make_example(1)[0]), default=0),
-            samples=schedule.largest_pass(world.size),
-            samples_of_one=schedule.largest_pass(1),
+            work=max(measure_convolutions(plan.network, plan.dataset.make_example(1)[0]), default=0),
+            samples=plan.schedule.largest_pass(world.size),
+            samples_of_one=plan.schedule.largest_pass(1),
         )
-        stored = resume.read_auto_settings(checkpoint)
-        can_share = memory is not None
+        stored = resume.read_auto_settings(plan.checkpoint)
         own = decide(config.train, config.distributed, world, convolutions, stored, config.shards, can_share=can_share)
     sent = world.broadcast_bytes(json.dumps(own.to_dict()).encode() if world.is_main else None)
     return AutoSettings(**json.loads(sent))
@@ -226,16 +256,14 @@ def _open_saver(config: Config, directory: RunDir, reporter: Reporter) -> Saver:
     )
 
 
-def _open_batches(
-    config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, stop: Stop
-) -> TrainBatches:
+def _open_batches(config: Config, world: World, plan: _Plan, state: TrainState, stop: Stop) -> TrainBatches:
     return TrainBatches(
-        dataset,
+        plan.dataset,
         config.data,
         config.run.seed,
         world,
         start_step=state.step,
-        stop_step=schedule.total_steps,
+        stop_step=plan.schedule.total_steps,
         memory_format=state.auto_settings.memory_format,
         shards=config.shards,
         stop=stop,
@@ -244,13 +272,7 @@ def _open_batches(
 
 
 def _build_reduction(
-    config: Config,
-    state: TrainState,
-    schedule: Schedule,
-    task: Task,
-    dataset: Dataset,
-    world: World,
-    memory: SharedMemory | None,
+    config: Config, world: World, plan: _Plan, state: TrainState, memory: SharedMemory | None
 ) -> GradientReduction:
     """Compile the network if wanted, and wrap it for this world."""
     model, network = state.network, state.network
@@ -265,19 +287,19 @@ def _build_reduction(
         return SingleProcess(model, network, world)
     # A graph is compiled for the shape of the training's own batches. Without one, two samples are enough: the fewest
     # that batch normalisation takes.
-    samples = max(2, schedule.largest_pass(world.size)) if config.train.compile == "model" else 2
+    samples = max(2, plan.schedule.largest_pass(world.size)) if config.train.compile == "model" else 2
     seed_step(config.run.seed, 0, 0, world.device)  # a network may draw which parameters take part in a pass
     with state.autocast():
-        trial = _make_trial(samples, state, task, dataset)
+        trial = _make_trial(samples, state, plan)
         wanted = config.distributed.find_unused_parameters
         find_unused = wanted == "on" or (wanted == "auto" and isinstance(config.model, OwnModel))
         return DDPReduction(model, network, world, trial, memory, config.distributed.compression, find_unused)
 
 
-def _make_trial(samples: int, state: TrainState, task: Task, dataset: Dataset) -> Callable[[nn.Module], Tensor]:
+def _make_trial(samples: int, state: TrainState, plan: _Plan) -> Callable[[nn.Module], Tensor]:
     """Return a function that calls a model with some samples, on this rank's device, and returns their loss."""
-    inputs, targets = move_inputs(dataset.make_example(samples), state.device, state.auto_settings.memory_format)
-    return lambda model: task.loss_sum(model(inputs), targets, samples)
+    inputs, targets = move_inputs(plan.dataset.make_example(samples), state.device, state.auto_settings.memory_format)
+    return lambda model: plan.task.loss_sum(model(inputs), targets, samples)
 
 
 def _leave_early(reporter: Reporter, recorder: Recorder) -> None:

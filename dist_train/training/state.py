@@ -26,7 +26,7 @@ from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.optim.plateau import ends_early, find_reduction
 from dist_train.settings.schema import Config, Train
-from dist_train.settings.tasks import find_monitor
+from dist_train.settings.tasks import describe_number, find_monitor
 
 _ACCURACY = {"name": "accuracy", "mode": "max"}
 """By what earlier versions chose the best checkpoint."""
@@ -78,7 +78,8 @@ class TrainState:
         self.best_value: float | None = None
         """Its best value so far."""
         self.best_step: int | None = None
-        self._best_of = {**self.monitor._asdict(), "split": best_split}
+        number = describe_number(config, self.monitor.name)
+        self._best_of = {**self.monitor._asdict(), "split": best_split, "number": number}
         self.evaluated_step = 0
         """The newest step whose evaluation is finished, if one was due."""
         self.evaluations: list[float] = []
@@ -216,14 +217,14 @@ class TrainState:
         self.window.load_state_dict(saved["window"])
         self.step, self.last_loss = saved["step"], saved["loss"]
         self.evaluated_step = saved["evaluated_step"]
-        if (saved.get("best_of") or {**_ACCURACY, "split": self._best_of["split"]}) == self._best_of:
+        if {**self._best_of, **(saved.get("best_of") or _ACCURACY)} == self._best_of:  # earlier versions have less
             self.best_value, self.best_step = saved["best_value"], saved["best_step"]
             self._set_evaluations(saved.get("evaluations", []))  # earlier versions have none
         elif saved["best_step"] is not None:
             _log.info(
                 "the best checkpoint is chosen by another number than before, %s; it and what optim.plateau and "
                 "train.early_stopping have counted start again",
-                " ".join(map(str, self._best_of.values())),
+                " ".join(self._best_of.values()),
             )
 
 

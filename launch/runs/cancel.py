@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dist_train.errors import ConfigError, SlurmError
 from dist_train.system.escape import escape
-from dist_train.system.process import signal_process
+from dist_train.system.process import read_process_stat, signal_process
 from launch.runs import snapshot
 from launch.runs.format import MAX_LINE, summarize_run
 from launch.runs.history import read_submissions
@@ -74,12 +74,27 @@ def _stop_process(pid: int, path: Path, is_it: Callable[[], bool]) -> None:
         ConfigError: it is another program, which the files of the run name wrongly, or of another user.
     """
     with suppress(ProcessLookupError, FileNotFoundError):
-        if not re.search(rb"dist[_-]train|launch", Path(f"/proc/{pid}/cmdline").read_bytes()):
+        if not re.search(rb"dist[_-]train|launch", _read_command(pid)):
             raise ConfigError(f"{escape(path)}: its files name process {pid}, which does not train: it was left alone")
         try:
             signal_process(pid, signal.SIGTERM, is_it)
         except PermissionError:
             raise ConfigError(f"{escape(path)}: process {pid} belongs to another user, who has to stop it") from None
+
+
+def _read_command(pid: int) -> bytes:
+    """Return the command line of a process, which has none while it replaces its program by another.
+
+    Raises:
+        ProcessLookupError, FileNotFoundError: it has exited.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not (command := Path(f"/proc/{pid}/cmdline").read_bytes()) and time.monotonic() < deadline:
+        stat = read_process_stat(pid)
+        if stat is None or stat[0] in "ZX":
+            raise ProcessLookupError
+        time.sleep(POLL_FILES)
+    return command
 
 
 def _explain_stop(run: RunSnapshot) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_section
 from dist_train.settings.schema.section import PositiveInt, Section
+from dist_train.system.escape import escape
 from launch.arguments import TIME
 
 DIRECTORY = Path("configs/clusters")
@@ -52,5 +53,5 @@ def load_cluster(name: str) -> Cluster:
     path = Path(name) if re.search(r"[/.]", name) else DIRECTORY / f"{name}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(file.stem for file in DIRECTORY.glob("*.yaml"))) or "none"
-        raise ConfigError(f"--profile: {path} does not exist; profiles in {DIRECTORY}: {names}")
+        raise ConfigError(f"--profile: {escape(path)} does not exist; profiles in {DIRECTORY}: {names}")
     return load_section(path, Cluster)

@@ -51,6 +51,7 @@ CASES = [
     (["train.sync_batchnorm=true"], "train.sync_batchnorm is on, but torch has it for GPUs only"),
     (["train.precision=tf32"], "train.precision is tf32, which GPUs of compute capability 8.0 and newer have"),
     (["data.validation=0.999"], "data.validation"),
+    (["data.sampling=weighted"], "data.sampling=weighted: the data set has no attribute `weights`"),
     (["model.name=torchvision/resnet18", "data.limit_train=17"], "data.global_batch: some rank gets a single sample"),
     (["distributed.threads=100000"], "distributed.threads is 100000"),
 ]

@@ -90,12 +90,12 @@ def _plan(mode: str, ranks: st.SearchStrategy[int]) -> st.SearchStrategy[Schedul
         phase=st.sampled_from(PHASES[1:]),
         whom=st.integers(0, 7) | st.sampled_from([EVERY_RANK, LAUNCHER]),
     )
-    kills = st.lists(kill, min_size=1, max_size=3).map(_up_to_the_launcher)
+    kills = st.lists(kill, min_size=1, max_size=3).map(up_to_the_launcher)
     killed = st.lists(st.builds(Start, ranks=ranks, kills=kills), min_size=2, max_size=3)
     return st.builds(lambda starts, last: Schedule(mode, (*starts, Start(last))), killed, ranks)
 
 
-def _up_to_the_launcher(kills: list[Kill]) -> tuple[Kill, ...]:
+def up_to_the_launcher(kills: list[Kill]) -> tuple[Kill, ...]:
     whom = [kill.whom for kill in kills]
     return tuple(kills[: whom.index(LAUNCHER) + 1] if LAUNCHER in whom else kills)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from dist_train.diagnostics.heartbeat import PHASES
 from tests.ranks.killed import EVERY_RANK, LAUNCHER, Kill, Schedule, Start, Tally
-from tests.ranks.test_kills import Runs, carry_out
+from tests.ranks.test_kills import Runs, carry_out, up_to_the_launcher
 from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault
 
@@ -21,9 +21,13 @@ def cases(bench: Bench, seed: int) -> Iterator[Case]:
     for number in range(PLANS):
         draw = random.Random(f"{seed} {number}")  # noqa: S311
         ranks, mode = draw.choice((1, 2)), draw.choice(("elastic", "bitwise"))
-        starts = [Start(ranks, tuple(_kill(draw) for _ in range(draw.choice((1, 1, 2))))) for _ in range(2)]
+        starts = [Start(ranks, _draw_kills(draw)) for _ in range(2)]
         plan = Schedule(mode, (*starts, Start(ranks)))
         yield Case(f"{number}: {mode}, {ranks} ranks", partial(_carry_out, plan=plan, runs=runs))
+
+
+def _draw_kills(draw: random.Random) -> tuple[Kill, ...]:
+    return up_to_the_launcher([_kill(draw) for _ in range(draw.choice((1, 1, 2)))])
 
 
 def _kill(draw: random.Random) -> Kill:

@@ -85,7 +85,8 @@ def find(config: ImageData, split: SplitName, seed: int) -> SplitSource:  # noqa
     labels = torch.arange(len(classes)).repeat_interleave(counts)
     found = [file for of_class in listing for file in of_class]
     files = ImageFiles(tuple(path for path, _ in found), config.resize, config.orientation)
-    versions = (VERSION, PIL.__version__, config.orientation)
+    # torch scales
+    versions = (VERSION, PIL.__version__, config.orientation, *([torch.__version__] if config.resize else []))
     return SplitSource(
         stamp_files(found, root), partial(_read, files, labels, classes), versions, LazySplit(files, labels, classes)
     )

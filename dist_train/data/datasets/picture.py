@@ -5,19 +5,24 @@
     16 bits     scaled to the full range: 65535 is white
 
 What has no colours that are defined, such as floats and 32-bit integers, and what holds several pictures, is refused.
+
+A JPEG that is scaled is decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice the side of the result,
+as in Pillow's thumbnails. That is several times as fast, and one or two grey levels from the whole picture on average.
 """
 
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch.nn import functional
 
 from dist_train.errors import DataError
 from dist_train.system.escape import escape
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
-VERSION = 2
+VERSION = 3
 """Version of the decoding; incremented when the same file would give other pixels."""
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -44,21 +49,23 @@ def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
     """Decode one file to uint8 [3, H, W].
 
     Args:
-        resize: scale the shorter side to this many pixels and cut the middle square.
+        resize: cut the middle square and scale it to this many pixels a side.
         orientation: `exif`, or `stored`: in the order of the pixels in the file.
 
     Raises:
         DataError: the file is damaged, or of a kind that is not shown in one way only.
     """
-    return to_pixels(open_picture(path, orientation), resize)
+    return to_pixels(open_picture(path, orientation, resize), resize)
 
 
-def open_picture(path: str, orientation: str = "exif") -> Image.Image:
-    """Decode one file to a picture of the mode RGB; otherwise as `decode`."""
+def open_picture(path: str, orientation: str = "exif", resize: int | None = None) -> Image.Image:
+    """Decode one file to a picture of the mode RGB, of a JPEG the part of its size that `resize` needs; as `decode`."""
     try:
         with Image.open(path, formats=_find_formats()) as file:
             _refuse_several(file)
             factor = _PNG_FACTORS.get(_find_raw_mode(file), 1)
+            if resize is not None:
+                file.draft(None, (2 * resize, 2 * resize))
             file.load()
             if orientation == "exif":
                 _turn(file)
@@ -81,10 +88,22 @@ def from_picture(picture: Image.Image, resize: int | None, orientation: str = "e
 
 
 def to_pixels(image: Image.Image, resize: int | None) -> Pixels:
-    """Return uint8 [3, H, W] of a picture of the mode RGB, scaled and cut as in `decode`."""
-    if resize is not None:
-        image = _cut_square(image, resize)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    """Return uint8 [3, H, W] of a picture of the mode RGB, cut and scaled as in `decode`."""
+    if resize is None:
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    # Pillow holds four bytes a pixel: it copies these faster than three, and torch scales four channels as fast.
+    stored = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
+    square = torch.from_numpy(_cut_square(stored).copy()).permute(2, 0, 1)
+    scaled = functional.interpolate(square[None], (resize, resize), mode="bilinear", antialias=True)
+    return scaled[0, :3].contiguous().numpy()
+
+
+def _cut_square(pixels: Pixels) -> Pixels:
+    """Return a view of the middle square, [H, W, C] -> [S, S, C]."""
+    height, width, _ = pixels.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[top : top + side, left : left + side]
 
 
 def _find_formats() -> list[str]:
@@ -107,10 +126,11 @@ def _find_raw_mode(file: Any) -> str:
 
 def _turn(file: Image.Image) -> None:
     try:
-        file.getexif()
+        is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
     except Exception:  # a viewer shows a picture with damaged EXIF as it is stored
         return
-    ImageOps.exif_transpose(file, in_place=True)
+    if is_turned:
+        ImageOps.exif_transpose(file, in_place=True)
 
 
 def _to_rgb(file: Image.Image, factor: int) -> Image.Image:
@@ -153,12 +173,3 @@ def _lay_over_white(file: Image.Image) -> Image.Image:
     over = Image.new("RGBA", image.size, "white")
     over.alpha_composite(image.convert("RGBA"))
     return over.convert("RGB")
-
-
-def _cut_square(image: Image.Image, side: int) -> Image.Image:
-    """Scale the shorter side to `side` pixels and cut the middle square."""
-    shorter = min(image.size)
-    width, height = side * image.width // shorter, side * image.height // shorter
-    left, top = (width - side) // 2, (height - side) // 2
-    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
-    return scaled.crop((left, top, left + side, top + side))

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from dist_train import seeds
 from dist_train.data.memory import check_memory
-from dist_train.data.source import NO_FILES, DecodedSplit, SplitSource, resize
+from dist_train.data.source import NO_FILES, SCALING, DecodedSplit, SplitSource, resize
 from dist_train.settings.schema import ImageData, SyntheticData
 
 COARSE = 4
@@ -22,7 +22,7 @@ def find(config: ImageData, split: str, seed: int) -> SplitSource:
     assert isinstance(config, SyntheticData)  # noqa: S101
     count = config.num_train if split == "train" else config.num_test
     _check_memory(config, count)
-    versions = (seed, config.shape, config.num_classes, count, torch.__version__)
+    versions = (seed, config.shape, config.num_classes, count, torch.__version__, *([SCALING] if config.resize else []))
     return SplitSource(NO_FILES, partial(_read, config, split, count, seed), versions)
 
 

@@ -49,12 +49,14 @@ def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
     """
     found = load(name, "data.augment")
     if isinstance(found, type):
-        found = call(name, "data.augment", {})
+        found = call(name, "data.augment", None)
     if not callable(found):
         raise ConfigError(f"data.augment {name}: is of the type {type(found).__name__}, and no function or class")
     parameters = None if isinstance(found, nn.Module) else read_parameters(found)
     if parameters and (len(parameters.positional) > 1 or parameters.takes_any_position):
         return found  # type: ignore[no-any-return]
+    if parameters and not parameters.positional:
+        raise ConfigError(f"data.augment {name}: takes no sample; it is called with (sample, generator), or a sample")
     return lambda sample, _: found(sample)
 
 
@@ -100,4 +102,6 @@ class _AugmentedImages:
 def augment_images(source: LabelledImages, name: str, seed: int, rank: int) -> CollatedItems:
     """Return images that the user's code changes whenever they are read."""
     items = _AugmentedImages(source, Augmenter(name, seed, rank))
-    return CollatedItems(items, Collate(None, "", seed, 0), "data.augment", source, rank)
+    augmented = CollatedItems(items, Collate(None, "", seed, 0), "data.augment", source, rank)
+    augmented.make_example(1)  # what is wrong with the code is seen before the run begins
+    return augmented

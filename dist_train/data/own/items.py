@@ -63,17 +63,14 @@ class OwnItems:
         items = self._reader.read(self._read_each, numbers, epoch)
         if self._is_collated:
             return items
-        return [
-            item if type(item) is tuple and len(item) == 2 else split_item(item, f"{self.about}: item {number}")
-            for item, number in zip(items, numbers, strict=True)
-        ]
+        return _list_pairs(items, numbers, self.about)
 
     def _read_each(self, numbers: Iterable[int]) -> list[Any]:
         items, number = [], None
         try:
             for number in numbers:
                 items.append(self.dataset[number])
-        except Exception:
+        except (Exception, SystemExit):
             with shown_as_own(f"{self.about}: item {number}, read by {describe_process(self._rank)},"):
                 raise
         return items
@@ -99,6 +96,13 @@ def split_item(item: Any, what: str) -> tuple[Any, Any]:
         f"{what} is a {kind}, and must be a pair (input, target). Give data.collate, a function of your own that makes "
         "(inputs, targets) of a list of items, for others"
     )
+
+
+def _list_pairs(items: Sequence[Any], numbers: list[int], about: str) -> list[tuple[Any, Any]]:
+    return [
+        item if type(item) is tuple and len(item) == 2 else split_item(item, f"{about}: item {number}")
+        for item, number in zip(items, numbers, strict=True)
+    ]
 
 
 class Collate:
@@ -138,7 +142,7 @@ class Collate:
         return batch
 
     def _stack(self, items: Sequence[Any], numbers: list[int], about: str) -> Nest:
-        inputs, targets = zip(*items, strict=True)
+        inputs, targets = zip(*_list_pairs(items, numbers, about), strict=True)
         try:
             return stack_items(inputs, "the input"), stack_items(targets, "the target")
         except StackingError as error:
@@ -153,7 +157,9 @@ class Collate:
         with shown_as_own(f"data.collate {self._name}: {about}: {shown}, by {describe_process(rank)},"):
             batch = self._function(list(items))
         if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise DataError(f"data.collate {self._name}: must return a pair (inputs, targets), not {type(batch)}")
+            raise DataError(
+                f"data.collate {self._name}: must return a pair (inputs, targets), not a {type(batch).__name__}"
+            )
         if not list_tensors(batch[0]):
             raise DataError(f"data.collate {self._name}: its inputs hold no tensor")
         return batch[0], batch[1]

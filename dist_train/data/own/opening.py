@@ -32,6 +32,8 @@ Source = CollatedItems | ResidentTensors
 Loader = Literal["in_memory", "workers"]
 SAMPLED = 8
 """Samples of a split that are read at the start, evenly spaced, to notice when they change."""
+_LONGEST = 10**12
+"""Samples of a split: memory and time for their order grow with the root of their number."""
 NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 
 _log = logging.getLogger("dist_train.data")
@@ -156,8 +158,10 @@ class _Opener:
         if not isinstance(augment, str):  # nothing, or noise that is added on the device
             return source
         items = source.items if isinstance(source, CollatedItems) else source
-        augmented = AugmentedItems(items, Augmenter(augment, self.seed, rank))
-        return CollatedItems(augmented, self._collate, f"data.augment {augment}", source.dataset, rank)
+        changed = AugmentedItems(items, Augmenter(augment, self.seed, rank))
+        augmented = CollatedItems(changed, self._collate, f"data.augment {augment}", source.dataset, rank)
+        augmented.make_example(1)  # what is wrong with the code is seen before the run begins
+        return augmented
 
     def _read_all(self, split: SplitName, source: CollatedItems) -> Nest:
         """Read each sample once, as in the first epoch; raises DataError if they don't fit."""
@@ -245,9 +249,11 @@ def check_dataset(dataset: Any, about: str) -> None:
         count = operator.index(length)
     except TypeError:
         count = -1
-    if count < 1:
+    if not 1 <= count <= _LONGEST:
         where = f"{kind.__name__}{_locate(kind)}"
-        raise DataError(f"{about}: __len__ of {where} returns {length!r}; it must be a whole number above 0")
+        raise DataError(
+            f"{about}: __len__ of {where} returns {length!r}; it must be a whole number above 0, at most {_LONGEST:,}"
+        )
 
 
 def _locate(kind: type) -> str:

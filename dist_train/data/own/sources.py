@@ -15,17 +15,10 @@ from dist_train.data.samples import to_device
 from dist_train.nest import Nest, list_tensors, map_tensors, split_nest
 
 
-@dataclass(frozen=True)
-class CollatedItems:
-    """Samples that are read one by one and then collated."""
+class _OwnSource:
+    """Samples of the user's object, which may say more about them."""
 
-    items: Items
-    collate: Collate
-    about: str
-    """What the data set is called in a message."""
     dataset: Any
-    """The user's object."""
-    rank: int
 
     @property
     def labels(self) -> Tensor | None:
@@ -36,6 +29,19 @@ class CollatedItems:
     def weights(self) -> Tensor | None:
         """float64 [N], as the data set says; raises DataError."""
         return read_weights(self.dataset)
+
+
+@dataclass(frozen=True)
+class CollatedItems(_OwnSource):
+    """Samples that are read one by one and then collated."""
+
+    items: Items
+    collate: Collate
+    about: str
+    """What the data set is called in a message."""
+    dataset: Any
+    """The user's object."""
+    rank: int
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +80,7 @@ class CollatedItems:
 
 
 @dataclass(frozen=True)
-class ResidentTensors:
+class ResidentTensors(_OwnSource):
     """Samples that are tensors in memory, on any device."""
 
     tensors: Nest
@@ -88,12 +94,7 @@ class ResidentTensors:
         _, targets = self.tensors
         if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point():
             return targets.cpu().to(torch.int64)
-        return read_labels(self.dataset)
-
-    @property
-    def weights(self) -> Tensor | None:
-        """float64 [N], as the data set says; raises DataError."""
-        return read_weights(self.dataset)
+        return super().labels
 
     @property
     def device(self) -> torch.device:

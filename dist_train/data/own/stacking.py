@@ -44,7 +44,10 @@ def stack_items(items: Sequence[Any], place: str = "item") -> Nest:
         return stack_items([_convert_picture(each, number, place) for number, each in enumerate(items)], place)
     if isinstance(first, bool | int | float | complex):
         _check_equal(items, place, type(first), type)
-        return torch.tensor(items)
+        try:
+            return torch.tensor(items)
+        except (ValueError, RuntimeError, OverflowError) as error:
+            raise StackingError(0, f"{place} is a number that no tensor can hold: {error}") from error
     if isinstance(first, str | bytes):
         _check_equal(items, place, type(first), type)
         return list(items)
@@ -56,9 +59,9 @@ def _stack_tensors(items: Sequence[Any], place: str) -> Tensor:
     try:
         if len({each.dtype for each in items}) == 1:
             return default_collate(list(items))  # type: ignore[no-any-return]
-    except (AttributeError, TypeError, RuntimeError):
+    except (AttributeError, TypeError, RuntimeError) as error:
         _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
-        raise
+        raise StackingError(0, f"{place} can't be stacked with others: {error}") from error
     _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
     raise AssertionError("tensors of several types are not equal")
 

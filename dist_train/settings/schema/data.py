@@ -107,7 +107,7 @@ class ImageData(Data):
     reference, that is called with an image, uint8 [C, H, W], and a `torch.Generator` that is a function of seed, epoch
     and sample."""
     resize: Annotated[int, Field(ge=1, le=10**4)] | None = None
-    """Scale the shorter side to this many pixels and crop the central square."""
+    """Cut the central square and scale it to this many pixels a side."""
 
 
 class StoredData(ImageData):

@@ -16,7 +16,7 @@ from dist_train.checkpoint.store import Store
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError
 from dist_train.run_dir import RunDir
-from dist_train.settings.schema import Config
+from dist_train.settings.schema import Config, ImageFolderData
 from tests.unit.dist_train.stepper import Stepper, configure
 
 
@@ -166,3 +166,16 @@ def test_a_checkpoint_of_an_earlier_version_is_named_once(tmp_path: Path) -> Non
     del files["training.pt"]["machine"]["sampler"]
     (line,) = resume.describe_changes(files, config, choices, world).bits
     assert "the rest of this epoch may repeat or miss samples" in line
+
+
+@pytest.mark.parametrize("resize", [8, None])
+def test_a_checkpoint_of_pictures_that_were_scaled_otherwise_is_named_once(tmp_path: Path, resize: int | None) -> None:
+    config = configure(tmp_path)
+    choices = Stepper(config).state.auto_settings
+    data = ImageFolderData(name="image_folder", root=str(tmp_path), cache=str(tmp_path), resize=resize)
+    config = config.model_copy(update={"data": data})
+    files = {"training.pt": resume.describe_run(config, choices, World())}
+    assert resume.describe_changes(files, config, choices, World()).bits == []
+    del files["training.pt"]["machine"]["scaling"]
+    found = resume.describe_changes(files, config, choices, World()).bits
+    assert ["mean and std stay those of the run" in line for line in found] == ([True] if resize else [])

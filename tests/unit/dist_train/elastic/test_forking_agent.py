@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.elastic.forking_agent import ForkingAgent, _order_by_cause
-from dist_train.elastic.rank_process import FORWARDED
+from dist_train.elastic.rank_process import FAILS_AGAIN, FORWARDED
 from dist_train.system.exit import FAILED, INTERRUPTED
 from dist_train.system.stop_signals import PREEMPTED, SIGNALS
 
@@ -33,10 +33,13 @@ def agent() -> Iterator[AgentWithoutRanks]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("code", [2, 4, PREEMPTED, INTERRUPTED])
-def test_a_rank_that_ended_on_purpose_ends_the_run_with_its_code(agent: AgentWithoutRanks, code: int) -> None:
+@pytest.mark.parametrize("code", [2, 4, PREEMPTED, INTERRUPTED, FAILS_AGAIN])
+def test_a_rank_that_no_restart_helps_ends_the_run_with_its_code(
+    agent: AgentWithoutRanks, capsys: pytest.CaptureFixture[str], code: int
+) -> None:
     agent._handle_exit(1, code)
-    assert (agent.exit_code, agent._remaining_restarts) == (code, 0)
+    assert (agent.exit_code, agent._remaining_restarts) == (FAILED if code == FAILS_AGAIN else code, 0)
+    assert capsys.readouterr().err == "", "the rank has said why"
 
 
 def test_a_rank_that_was_preempted_alone_makes_the_others_save(agent: AgentWithoutRanks) -> None:

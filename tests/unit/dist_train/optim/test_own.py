@@ -161,6 +161,7 @@ def test_what_is_refused(
     with pytest.raises(ConfigError) as refusal:
         build_optimizer(configure(name, **settings), network())
     assert message.replace("{path}", str(tmp_path / "own_optim.py")) in str(refusal.value)
+    assert "CodeFault" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["torch.optim:LBFGS", "torch.optim:Adam"])

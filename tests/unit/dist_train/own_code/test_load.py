@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from dist_train.errors import ConfigError, DataError, NonFiniteError, OwnCodeError, SaveError, UserError
+from dist_train.errors import (
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    OwnCodeError,
+    OwnImportError,
+    SaveError,
+    UserError,
+)
 from dist_train.own_code.load import call, load, own_failures, shown_as_own
 from dist_train.system.stop_signals import StopRequested
 
@@ -107,7 +115,7 @@ IMPORTS = {
 def test_an_import_that_fails_is_shown_as_hers(folder: Path, case: str, as_module: bool) -> None:
     source, line, error = IMPORTS[case]
     folder.joinpath("broken_nets.py").write_bytes(source.encode(errors="surrogateescape"))
-    with pytest.raises(OwnCodeError) as caught:
+    with pytest.raises(OwnImportError) as caught:
         load("broken_nets:Net" if as_module else "broken_nets.py:Net")
     text = str(caught.value)
     assert text.startswith(f"the import of broken_nets{'' if as_module else '.py'} failed:\n")
@@ -118,6 +126,33 @@ def test_an_import_that_fails_is_shown_as_hers(folder: Path, case: str, as_modul
     # It is not left behind half-made.
     folder.joinpath("broken_nets.py").write_text(NET)
     assert load("broken_nets.py:Net").__name__ == "Net"
+
+
+@pytest.mark.parametrize("error", ["OSError", "TimeoutError", "open('missing')"])
+def test_an_import_that_a_file_system_fails_may_succeed_after_a_restart(write: Write, error: str) -> None:
+    write("broken_nets.py", f"raise {error}\n")
+    with pytest.raises(OwnCodeError) as caught:
+        load("broken_nets.py:Net")
+    assert not isinstance(caught.value, OwnImportError)
+
+
+@pytest.mark.parametrize("reference", ["walker.py:Net", "walker:Net", "walker.py:go"])
+@pytest.mark.parametrize("where", ["'/'", "tempfile.mkdtemp()", "(folder := tempfile.mkdtemp())); os.rmdir(folder"])
+def test_code_that_leaves_the_working_directory_is_refused(write: Write, reference: str, where: str) -> None:
+    """Other paths of the settings are relative to it, as those of the run."""
+    move = f"os.chdir({where})\n"
+    body = f"def go():\n    {move}" if reference.endswith("go") else f"{move}{NET}"
+    write("walker.py", f"import os, tempfile\n{body}")
+    before = Path.cwd()
+    with pytest.raises(ConfigError, match=r"^model.name walker.*changes the working directory to .*absolute paths"):
+        call(reference, "model.name", {})
+    assert Path.cwd() == before
+
+
+def test_a_relative_import_in_a_file_says_what_to_write(write: Write) -> None:
+    write("pack/nets.py", "from .base import Net")
+    with pytest.raises(OwnImportError, match=r"known parent package\n.*write the reference as package.module:Name"):
+        load("pack/nets.py:Net")
 
 
 CALLS = {

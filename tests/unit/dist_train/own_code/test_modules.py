@@ -80,3 +80,12 @@ def test_what_is_the_users_own(tree: Path) -> None:
     assert not is_own(tree / ".venv/lib/python3/site-packages/single_one.py", [tree])
     for module in (pytest, sys.modules["json"], sys.modules["dist_train"]):
         assert is_installed(Path(str(module.__file__)))
+
+
+def test_packages_in_a_folder_of_the_project_are_not_the_users_own(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tree / "libs"  # pip install --target libs
+    (target / "torch-9.dist-info").mkdir(parents=True)
+    assert is_own(target / "torch" / "nn.py", [tree]), "no import finds it there"
+    monkeypatch.syspath_prepend(target)
+    assert not is_own(target / "torch" / "nn.py", [tree])
+    assert is_own(tree / "single_one.py", [tree])

@@ -178,6 +178,7 @@ SOURCES = {
     "deep nesting": b"a = " + b"-" * 100_000 + b"1\n",
     "many brackets": b"(" * 1000,
     "a star": b"from somewhere import *\n",
+    "another in its place": b"import sys, other\nsys.modules[__name__] = other\n",
     "__getattr__": b"def __getattr__(name): ...\n",
     "globals": b"globals()['Net'] = 1\n",
     "a global name": b"def f():\n    global Net\n    Net = 1\n",

@@ -1,7 +1,13 @@
 """Settings that are refused, with the text of the message."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from dist_train.errors import ConfigError
+from dist_train.settings.loader import load_config
+from dist_train.settings.schema import Config, list_keys
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 
 
@@ -254,3 +260,20 @@ def test_an_optimizer_that_can_t_work_here_is_refused_with_the_reason(load: Load
     text = complaint(load, LEAST, f"optim.name={name}")
     assert f"optim.name is '{name}', which is not supported: " in text
     assert reason in text
+
+
+def test_no_message_shows_characters_that_control_a_terminal(tmp_path: Path) -> None:
+    """Text of the user stands in messages of all kinds, also where each setting is valid alone."""
+    path = tmp_path / "a.yaml"
+    path.write_text(LEAST)
+    hostile, refused = "a\x1b[2J\nFORGED: done\u202e", 0
+    for key in list_keys((Config,)):
+        for text in (hostile, json.dumps([hostile])):
+            try:
+                load_config(path, [f"{key}={text}"])
+            except ConfigError as error:
+                refused += 1
+                for line in str(error).splitlines():
+                    assert line.isprintable(), key
+                    assert not line.startswith("FORGED"), key
+    assert refused > 150

@@ -34,6 +34,15 @@ def test_a_command_ends_with_its_code(python: Python, body: str, code: int, mess
         assert done.stderr == (f"{message}\n" if message else "")
 
 
+@pytest.mark.parametrize("change", ["sys.stdout.close()", "sys.stdout = None", "sys.stdout = sys.stderr = None"])
+def test_a_module_that_takes_the_output_away_fails_no_command(python: Python, change: str) -> None:
+    program = (
+        f"import sys\nfrom dist_train.system.exit import leave, run_guarded\ndef main():\n    {change}\n"
+        "leave(run_guarded(main))"
+    )
+    assert python("-c", program).returncode == 0
+
+
 @pytest.fixture
 def error_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that torchrun sets for a rank."""

@@ -180,6 +180,14 @@ def test_what_is_no_loss_is_refused_before_the_first_step(name: str) -> None:
         _task(function).try_out(torch.randn(2, 4, requires_grad=True), torch.tensor([0, 1]), 2)
 
 
+@pytest.mark.parametrize("name", ["no gradient", "a constant"])
+def test_a_loss_whose_gradient_is_gone_in_a_later_step_is_refused_then(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"loss own.py:f: .*has no gradient"):
+        _task(WRONG[name][0]).loss_sum(torch.randn(2, 4, requires_grad=True), torch.tensor([0, 1]), 2)
+    with torch.no_grad():  # an evaluation needs none
+        assert not _task(WRONG[name][0]).loss_sum(torch.randn(2, 4), torch.tensor([0, 1]), 2).requires_grad
+
+
 def test_a_loss_that_is_not_a_number_may_be_so_of_equal_samples_only() -> None:
     """The step says so, if it is."""
     _task(lambda output, _target: output.sum() * float("nan")).try_out(

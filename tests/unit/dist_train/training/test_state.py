@@ -128,6 +128,7 @@ BEST = ("best_value", "best_step", "evaluations")
         ([], "validation", False),
         (["checkpoint.monitor=loss"], "test", False),
         (["checkpoint.mode=min"], "test", False),
+        (["loss=half_sse"], "test", True),
     ],
 )
 @pytest.mark.parametrize("is_old", [False, True])
@@ -145,6 +146,33 @@ def test_what_was_best_by_another_number_or_split_is_forgotten(
     stepper = Stepper(configure(tmp_path, *overrides))
     state = TrainState(stepper.config, stepper.network, stepper.state.auto_settings, stepper.world, files, split)
     assert [getattr(state, name) for name in BEST] == ([0.75, 3, [0.75]] if is_kept else [None, None, []])
+
+
+OTHER_NUMBERS = {
+    "the same": ("loss", "loss=cross_entropy", "loss=cross_entropy", True),
+    "in training only": ("loss", "loss=cross_entropy", "loss.args.label_smoothing=0.1", True),
+    "another loss": ("loss", "loss=cross_entropy", "loss=half_sse", False),
+    "other arguments": ("loss", "loss.args.ignore_index=3", "loss.args.ignore_index=4", False),
+    "another folder": ("loss", "loss={0}/one/own.py:f", "loss={0}/two/own.py:f", True),
+    "another function": ("loss", "loss={0}/one/own.py:f", "loss={0}/one/own.py:g", False),
+    "a metric of another file": ("f", "metrics=[{0}/one/own.py:f]", "metrics=[{0}/one/other.py:f]", False),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_NUMBERS)
+def test_what_a_number_means_is_compared(tmp_path: Path, case: str) -> None:
+    for name in ("one/own.py", "one/other.py", "two/own.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("def f(output, target): ...\ndef g(output, target): ...\n")
+    monitor, before, now, is_kept = OTHER_NUMBERS[case]
+    configs = [
+        configure(tmp_path, "checkpoint.mode=min", f"checkpoint.monitor={monitor}", each.format(tmp_path))
+        for each in (before, now)
+    ]
+    first = Stepper(configs[0]).state
+    first.is_best(0.75)
+    files = first.checkpoint_files(1, {})
+    assert Stepper(configs[1], files=files).state.best_value == (0.75 if is_kept else None)
 
 
 def test_a_checkpoint_holds_all_that_the_next_step_needs(tmp_path: Path) -> None:

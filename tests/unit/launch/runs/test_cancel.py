@@ -1,5 +1,6 @@
 """Cancel runs and sweeps without Slurm."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.system.process import read_process_stat
-from launch.runs import snapshot
+from launch.runs import cancel, snapshot
 from tests.unit.launch.command import run_command
 from tests.unit.launch.run_files import leave_run, leave_sweep
 
@@ -50,3 +51,20 @@ def test_only_the_very_launcher_is_stopped(capsys: pytest.CaptureFixture[str]) -
         code, output = run_command(capsys, "cancel", "runs/it")
         assert (code, f"process {process.pid} is asked to stop" in output) == (0, True), output
         assert process.wait(30) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("state", ["exec", "zombie"])
+def test_a_process_without_a_command_line(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """One that has just replaced its program has none for a moment; one that has exited has none any more."""
+    read, reads = Path.read_bytes, [b""]
+
+    def read_none_first(path: Path) -> bytes:
+        return reads.pop() if reads and path.name == "cmdline" else read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_none_first)
+    code = "import time; time.sleep(60)" if state == "exec" else ""
+    with subprocess.Popen([sys.executable, "-c", code, "dist_train"]) as process:
+        if state == "zombie":
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        cancel._stop_process(process.pid, Path("runs/it"), lambda: True)
+        assert process.wait(30) == (-signal.SIGTERM if state == "exec" else 0)

@@ -53,17 +53,16 @@ def test_image_folder_reads_as_torchvision(settings: Settings, root: Path) -> No
 
 
 @pytest.mark.parametrize("size", [(8, 10), (10, 8), (6, 6)])
-def test_resize_scales_the_shorter_side_and_cuts_the_middle(
-    size: tuple[int, int], root: Path, settings: Settings
-) -> None:
+def test_resize_cuts_the_middle_square_and_scales_it(size: tuple[int, int], root: Path, settings: Settings) -> None:
     write_images(root, size=size)
     dataset = opened(settings("image_folder", resize=6))
-    first = Image.open(root / "train" / "class0" / "0.png")
-    width, height = 6 * size[1] // min(size), 6 * size[0] // min(size)
-    box = ((width - 6) // 2, (height - 6) // 2, (width - 6) // 2 + 6, (height - 6) // 2 + 6)
-    expected = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR).crop(box)).transpose(2, 0, 1)
+    first, shorter = Image.open(root / "train" / "class0" / "0.png"), min(size)
+    left, top = (first.width - shorter) // 2, (first.height - shorter) // 2
+    square = first.crop((left, top, left + shorter, top + shorter))
+    expected = np.asarray(square.resize((6, 6), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert dataset.shape == (3, 6, 6)
-    assert np.array_equal(images_of(dataset.train).take(torch.tensor([0]))[0].numpy(), expected)
+    found = images_of(dataset.train).take(torch.tensor([0]))[0].numpy()
+    assert abs(found.astype(int) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

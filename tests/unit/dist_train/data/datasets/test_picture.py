@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_train.data.datasets.picture import ENDINGS, FORMATS, Pixels, decode
+from dist_train.data.datasets import picture
+from dist_train.data.datasets.picture import ENDINGS, FORMATS, Pixels, decode, from_picture
 from dist_train.errors import DataError
 
 SIDE = 16
@@ -149,3 +150,75 @@ def test_endings_are_of_formats_that_are_read() -> None:
     for ending in ENDINGS:
         known = Image.EXTENSION.get(ending)
         assert known in FORMATS or ending == ".avif", ending
+
+
+def photograph(mode: str, size: tuple[int, int]) -> Image.Image:
+    """Smooth colours with edges and some noise."""
+    width, height = size
+    x, y = np.meshgrid(np.arange(width) / width, np.arange(height) / height)
+    bands = [np.sin(5 * x + band) + np.cos(7 * y * x - band) + (x + y > 1) for band in range(3)]
+    noise = np.random.default_rng(0).normal(scale=4, size=(height, width, 3))
+    pixels = (np.stack(bands, axis=-1) + 2) * 50 + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (401, 301), (640, 639), (97, 1000)])
+def test_a_jpeg_is_decoded_at_a_part_of_its_size(
+    tmp_path: Path, mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least twice the pixels that are needed are left, and so the result is that of the whole picture nearly."""
+    path, decoded = tmp_path / "x.jpg", list[tuple[int, int]]()
+    photograph(mode, size).save(path, quality=92)
+    scale = picture.to_pixels
+
+    def note(image: Image.Image, side: int | None) -> Pixels:
+        decoded.append(image.size)
+        return scale(image, side)
+
+    monkeypatch.setattr(picture, "to_pixels", note)
+    with Image.open(path) as file:
+        whole = file.convert("RGB")
+    for side in (12, 24, 47, 93, 94):
+        part = next(part for part in (8, 4, 2, 1) if part == 1 or min(size) // (2 * side) >= part)
+        found = decode(str(path), side)
+        assert decoded.pop() == tuple(-(-pixels // part) for pixels in size)
+        difference = abs(found.astype(int) - scale(whole, side))
+        assert difference.max() <= (0 if part == 1 else 20)
+        assert difference.mean() <= (0 if part == 1 else 2.5)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (40, 40), (90, 31)])
+@pytest.mark.parametrize("side", [7, 32, 300])
+def test_scaling_is_that_of_pillow(size: tuple[int, int], side: int) -> None:
+    whole = photograph("RGB", size)
+    left, top = ((length - min(size)) // 2 for length in size)
+    square = whole.crop((left, top, left + min(size), top + min(size)))
+    expected = np.asarray(square.resize((side, side), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert abs(from_picture(whole, side).astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_part_of_a_jpeg_is_turned_too(tmp_path: Path, orientation: int) -> None:
+    stored, exif, path = photograph("RGB", (400, 300)), Image.Exif(), tmp_path / "x.jpg"
+    exif[0x0112] = orientation
+    stored.save(path, exif=exif, quality=92)
+    with Image.open(path) as whole:
+        expected = from_picture(whole, 32)
+    assert abs(decode(str(path), 32).astype(int) - expected).mean() <= 1.5
+    assert (abs(decode(str(path), 32, "stored").astype(int) - expected).mean() <= 1.5) == (orientation == 1)
+
+
+@pytest.mark.parametrize("side", [None, 16, 224])
+def test_a_damaged_jpeg_is_named(tmp_path: Path, side: int | None) -> None:
+    path = tmp_path / "x.jpg"
+    photograph("RGB", (500, 375)).save(path, quality=92)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"x\.jpg: is not a readable image \(image file is truncated"):
+        decode(str(path), side)
+
+
+def test_sixteen_bits_are_scaled_after_they_are_eight(tmp_path: Path) -> None:
+    values = (np.asarray(photograph("L", (90, 60))).astype("<u2") * 257).tobytes()
+    Image.frombytes("I;16", (90, 60), values).save(tmp_path / "x.png")
+    assert np.array_equal(decode(str(tmp_path / "x.png"), 20), from_picture(photograph("L", (90, 60)), 20))

@@ -254,13 +254,13 @@ class Mislabelled(Labelled):
 class Fails(Items):
     """One item can't be read."""
 
-    def __init__(self, split: str, at: int = 5) -> None:
+    def __init__(self, split: str, at: int = 5, leaves: bool = False) -> None:
         super().__init__(split, "float32")
-        self.at = at
+        self.at, self.error = at, SystemExit("missing") if leaves else KeyError("missing")
 
     def __getitem__(self, number: int) -> Any:
         if number == self.at:
-            raise KeyError("missing")
+            raise self.error
         return super().__getitem__(number)
 
 
@@ -332,6 +332,19 @@ def jitter(sample: tuple[Tensor, int], generator: torch.Generator) -> tuple[Tens
     """Add one random number to the input."""
     inputs, target = sample
     return inputs + torch.rand((), generator=generator), target
+
+
+def forget(sample: tuple[Tensor, int], generator: torch.Generator) -> None:
+    """Return nothing."""
+
+
+def take_input(sample: tuple[Tensor, int]) -> Tensor:
+    """Lose the target."""
+    return sample[0]
+
+
+def take_nothing() -> None:
+    """Take no sample."""
 
 
 def roll(image: Tensor, generator: torch.Generator) -> Tensor:

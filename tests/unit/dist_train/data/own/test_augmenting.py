@@ -95,6 +95,19 @@ def test_what_is_no_image_any_more_is_refused(settings: Settings, augment: str, 
         trained(opened_images(config), config, World(), 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("augment", "complaint"),
+    [
+        ("forget", "forget: item 0 is a NoneType, and must be a pair"),
+        ("take_input", "take_input: item 0 is a Tensor, and must be a pair"),
+        ("take_nothing", "take_nothing: takes no sample"),
+    ],
+)
+def test_what_is_no_sample_any_more_is_refused_before_the_run_begins(augment: str, complaint: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=complaint):
+        opened(configure("Labelled", augment=f"{SETS}:{augment}"))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_exception_is_shown_as_the_users(settings: Settings, workers: int) -> None:
     config = settings("synthetic", augment=f"{SETS}:stumble", workers=workers, loader="workers", **IMAGES)

@@ -36,7 +36,7 @@ def refusal(name: str, **other: Any) -> str:
         ("WithoutItems", {}, r"WithoutItems \(.*sets\.py, line \d+\) has no __getitem__"),
         *(
             ("WrongLength", {"length": length}, f"returns {length!r}; it must be a whole number above 0")
-            for length in (0, -1, 2.5, None, "3")
+            for length in (0, -1, 2.5, None, "3", 10**13, 10**30)
         ),
         ("Shrinks", {}, "its length was 11 and is 10 now"),
         ("without_split", {}, "takes no argument `split`"),
@@ -74,14 +74,14 @@ def test_a_label_of_no_class_is_named(label: int, workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("at", [0, 3, 10])
-def test_an_exception_of_the_users_is_shown_as_hers(at: int, workers: int) -> None:
+@pytest.mark.parametrize(("at", "leaves"), [(0, False), (3, False), (10, False), (3, True)])
+def test_an_exception_of_the_users_is_shown_as_hers(at: int, leaves: bool, workers: int) -> None:
     with pytest.raises(OwnCodeError) as caught:
-        train(configure("Fails", at=at, workers=workers))
+        train(configure("Fails", at=at, leaves=leaves, workers=workers))
     text = str(caught.value)
     assert f"split train: item {at}, read by rank 0" in text
     assert "sets.py" in text
-    assert text.endswith("KeyError: 'missing'")
+    assert text.endswith("SystemExit: missing" if leaves else "KeyError: 'missing'")
     assert "data/own/items.py" not in text
     if at == 3 and workers:
         assert re.search("rank 0, worker [01],", text)

@@ -67,6 +67,12 @@ def test_what_is_no_data_is_refused(value: Any) -> None:
         stack_items([(value, 1)], "the input")
 
 
+@pytest.mark.parametrize("value", [2**70, -(2**70), torch.ones(2).to_sparse()])
+def test_what_torch_can_not_stack_is_refused(value: Any) -> None:
+    with pytest.raises(StackingError, match=r"the input\[0\] (is a number that no tensor can hold|can't be stacked)"):
+        stack_items([(value, 1), (value, 1)], "the input")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_digest_tells_values_and_types_apart(kind: str) -> None:
     one, same, other = (stack_items([KINDS[kind](number)]) for number in (1, 1, 2))

@@ -153,6 +153,11 @@ def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSe
             check_compiler(world.device)
         state = TrainState(config, plan.network, auto_settings, world, plan.checkpoint, plan.held_out[0].split)
         callbacks = Callbacks(config.callbacks, plan.checkpoint)
+        if not torch.is_grad_enabled():
+            raise ConfigError(
+                "model: torch computes no gradients, because code of your own has turned them off for good; use "
+                "`with torch.no_grad():` there instead of torch.set_grad_enabled(False)"
+            )
         check_passes(state.network, plan.dataset.make_example(1)[0], plan.schedule.smallest_pass(world.size))
         try_out(plan.task, state.network, plan.dataset, auto_settings, world)
         if config.is_deterministic:

@@ -38,8 +38,11 @@ NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 _log = logging.getLogger("dist_train.data")
 
 
-def open_dataset(config: OwnData, seed: int, world: World) -> Dataset:
+def open_dataset(config: OwnData, seed: int, world: World, ignored_label: int | None = None) -> Dataset:
     """Open all splits of the user's data set.
+
+    Args:
+        ignored_label: a label that is no class and may be there.
 
     Raises:
         ConfigError, DataError: it is no data set that can be trained on.
@@ -47,7 +50,7 @@ def open_dataset(config: OwnData, seed: int, world: World) -> Dataset:
     """
     wanted = NAMES if config.validation == "split" else ("train", "test")
     found = _call(config, wanted)
-    opener = _Opener(config, seed, world, read_classes(found["train"]))
+    opener = _Opener(config, seed, world, read_classes(found["train"]), ignored_label)
     sources = {split: opener.open(split, dataset) for split, dataset in found.items()}
     chosen, held_out = choose_samples(len(sources["train"]), config, seed)
     validation = None if held_out is None else Samples("validation", held_out, sources["train"])
@@ -67,14 +70,16 @@ def open_dataset(config: OwnData, seed: int, world: World) -> Dataset:
     )
 
 
-def open_split(config: OwnData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+def open_split(
+    config: OwnData, seed: int, world: World, split: SplitName, stored: DataIdentity, ignored_label: int | None = None
+) -> OpenSplit:
     """Open one split for an evaluation of a run that trained on data as `stored`; raises as `open_dataset`."""
     is_part_of_train = split == "validation" and config.validation != "split" and config.validation > 0
     if split not in stored.splits and not is_part_of_train:
         raise DataError(f"--split {split}: this run has none; it has {', '.join(sorted(stored.splits))}")
     name: SplitName = "train" if is_part_of_train else split
     found = _call(config, (name,))
-    opener = _Opener(config, seed, world, read_classes(found[name]) or stored.classes)
+    opener = _Opener(config, seed, world, read_classes(found[name]) or stored.classes, ignored_label)
     source = opener.open(name, found[name])
     if name == "train":
         chosen, held_out = choose_samples(len(source), config, seed)
@@ -114,13 +119,14 @@ class _Opener:
     seed: int
     world: World
     classes: tuple[str, ...]
+    ignored_label: int | None
 
     def __post_init__(self) -> None:
         name = self.config.collate
         function = load(name, "data.collate") if name else None
         if name and not callable(function):
             raise ConfigError(f"data.collate {name}: is of the type {type(function).__name__}, and no function")
-        self._collate = Collate(function, name or "", self.seed, len(self.classes))
+        self._collate = Collate(function, name or "", self.seed, len(self.classes), self.ignored_label)
 
     def open(self, split: SplitName, dataset: Any) -> Source:
         about = f"data.name {self.config.name}, split {split}"

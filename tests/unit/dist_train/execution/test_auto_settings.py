@@ -55,7 +55,9 @@ def test_channels_last_is_for_convolutions() -> None:
 def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_is_made_for_bf16", lambda _: True)
     found = decide(Train(precision="auto"), Distributed(), World(), TINY, None)
-    assert found == AutoSettings("fp32", channels_last=False, threads=8, local_size=1, onednn=False, sync_batchnorm=True)
+    assert found == AutoSettings(
+        "fp32", channels_last=False, threads=8, local_size=1, onednn=False, sync_batchnorm=True
+    )
     assert decide(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
     assert decide(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
     assert decide(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn

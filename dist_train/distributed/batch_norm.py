@@ -31,6 +31,16 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         self._sum, self._rank, self._size = sum_, rank, size
         self.has_samples = True
         """Whether this rank's samples count; placeholders are normalised only."""
+        self._tables: list[Tensor] = []
+
+    def begin_step(self) -> None:
+        """Forget what the ranks have sent in the step before."""
+        self._tables = []
+
+    def is_own_finite(self) -> bool | None:
+        """Whether this rank's values were finite in the first layer of the step where some rank's were not, if any."""
+        finite = (table.isfinite().all(dim=1) for table in self._tables)
+        return next((bool(ranks[self._rank]) for ranks in finite if not ranks.all()), None)
 
     def __torch_function__(
         self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -78,6 +88,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
             mean, var = torch.batch_norm_update_stats(read, None, None, 0.0)
             torch.cat((mean, var, mean.new_full((1,), values.numel() // channels)), out=table[self._rank])
         self._sum(table.view(-1))
+        self._tables.append(table)
         means, variances, counts = torch.split(table, [channels, channels, 1], dim=1)
         count = counts.sum()
         mean = (means * counts).sum(0) / count

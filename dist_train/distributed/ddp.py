@@ -89,6 +89,8 @@ class DDPReduction(GradientReduction):
     def begin(self, stop_requested: bool) -> None:
         super().begin(stop_requested)
         self._scalars.grad = None
+        if self._batch_norm:
+            self._batch_norm.begin_step()
 
     def shard(self, has_samples: bool) -> AbstractContextManager[None]:
         if self._batch_norm:
@@ -106,6 +108,11 @@ class DDPReduction(GradientReduction):
         self._extended.gradient = self._own_scalars().to(self._scalars.dtype)
         self._stop_requested = False
         return loss
+
+    def is_own_loss_finite(self) -> bool:
+        # The values of one rank spoil the losses of all.
+        found = self._batch_norm.is_own_finite() if self._batch_norm else None
+        return super().is_own_loss_finite() if found is None else found
 
     def finish(self) -> Tensor:
         return torch.mul(self._scalars.grad, self.averaged_over).to(self._dtype)  # type: ignore[arg-type]

@@ -171,6 +171,21 @@ def test_bf16_is_rounded_and_its_statistics_are_not(channels_last: bool) -> None
     torch.testing.assert_close(list(ranks[1][0].buffers()), list(layer.buffers()), rtol=1e-4, atol=1e-4)
 
 
+def test_the_rank_whose_values_are_not_finite_is_known() -> None:
+    ranks = Ranks([2, 2])
+    batch = torch.arange(12.0).view(4, CHANNELS)
+    batch[3] = torch.nan
+
+    def run_rank(rank: int) -> bool | None:
+        context = ranks.context(rank)
+        with context:
+            nn.Sequential(nn.BatchNorm1d(CHANNELS), nn.BatchNorm1d(CHANNELS))(torch.split(batch, 2)[rank])
+        return context.is_own_finite()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run_rank, range(2))) == [True, False]
+
+
 def test_networks_with_layers_that_normalise_over_a_batch() -> None:
     assert has_batch_norm(nn.Sequential(nn.Sequential(WithActivation(2))))
     assert not has_batch_norm(nn.Sequential(nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2)))

@@ -19,5 +19,5 @@ def put_batch_normalisation_first() -> Iterator[None]:
 
 
 def _build(config: Any, shape: tuple[int, int, int], *arguments: Any) -> nn.Module:
-    before = nn.BatchNorm2d(shape[0]), nn.Conv2d(shape[0], shape[0], 1), nn.BatchNorm2d(shape[0])
-    return nn.Sequential(*before, build_model(config, shape, *arguments))
+    network = build_model(config, shape, *arguments)  # it seeds torch
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), nn.Conv2d(shape[0], shape[0], 1), nn.BatchNorm2d(shape[0]), network)

@@ -104,7 +104,7 @@ class Runs:
             # A checkpoint of one rank, inside an epoch (step 26 of 8 an epoch), gone on from by several.
             jobs.append({"cut": str(self.path("curve", 1)), "to": str(self.path("moved", ranks)), "step": 26})
             jobs.append({"train": self.train("curve", "moved", ranks)})
-            jobs.append({"cut": str(self.path("batchnorm64", 1)), "to": str(self.path("moved64", ranks)), "step": 4})
+            jobs.append({"cut": str(self.path("batchnorm64", 1)), "to": str(self.path("moved64", ranks)), "step": 1})
             moved = self.train("batchnorm", "moved64", ranks)
             jobs.append({"train": moved, "dtype": "float64", "normalised": True})
         return jobs

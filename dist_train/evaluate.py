@@ -37,6 +37,7 @@ from dist_train.run_arguments import add_evaluate_arguments
 from dist_train.run_dir import RunDir
 from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config, Data
+from dist_train.settings.tasks import find_ignored_label
 from dist_train.system.escape import escape
 from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
@@ -244,15 +245,16 @@ def _open_split(
     Raises:
         DataError: the split has other classes, or images of another shape, than the run was trained on.
     """
+    ignored = find_ignored_label(config)
     if stored is None:
         _log.info("the run did not store which data it was trained on: mean and std are those of the data now")
-        dataset = open_dataset(config.data, config.run.seed, world)
+        dataset = open_dataset(config.data, config.run.seed, world, ignored_label=ignored)
         samples: Samples | None = getattr(dataset, split) if split else dataset.held_out[-1]
         if samples is None:
             raise ConfigError(f"--split {split}: this run has none")
         return dataset, samples
     split = split or ("test" if "test" in stored.splits else "validation")
-    opened = open_split(config.data, config.run.seed, world, split, stored)
+    opened = open_split(config.data, config.run.seed, world, split, stored, ignored)
     now = opened.identity
     if differences := compare(stored.restrict(now.splits), now, "in the run", "now"):
         if (stored.classes, stored.shape) != (now.classes, now.shape):

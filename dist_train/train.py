@@ -11,7 +11,6 @@ from dist_train.seeds import seed_step
 from dist_train.settings.schema import Config
 from dist_train.system.stop_signals import Stop
 from dist_train.tasks.task import Task
-from dist_train.training.micro_batches import micro_batches
 from dist_train.training.setup import open_training
 from dist_train.training.state import TrainState
 
@@ -100,11 +99,11 @@ def train_step(
         seed_step(config.run.seed, batch.step, shard.number, state.device)
         weight = reduction.loss_weight(batch.count, has_samples)
         with reduction.shard(has_samples):
-            for inputs, targets, num_samples, is_last in micro_batches(shard, config.train):
-                with reduction.backward_pass(is_last):
+            for each in shard.passes:
+                with reduction.backward_pass(is_last=each is shard.passes[-1]):
                     mark("forward", batch.step)
                     with state.autocast():
-                        loss = task.loss_sum(reduction.model(inputs), targets, num_samples)
+                        loss = task.loss_sum(reduction.model(each.inputs), each.targets, each.num_samples)
                     mark("backward", batch.step)
                     backward(state.scale(reduction.record_loss(loss, has_samples)), weight)
     scalars = reduction.finish()  # from here on `grad` is the mean over the global batch

@@ -194,8 +194,9 @@ def _compare_settings(files: Files, config: Config) -> dict[str, tuple[str, str]
     for key in now:  # a setting that the checkpoint lacks is newer than it, and had no effect
         if key not in before and _has_default(config, key):
             before[key] = now[key]
-    if now["train.precision"] is None:  # it keeps what the run has decided
-        before["train.precision"] = None
+    for key, decided in (("train.precision", None), ("train.sync_batchnorm", "auto")):
+        if now[key] == decided:  # it keeps what the run has decided
+            before[key] = decided
     keys = [key for key in {**before, **now} if not _is_equal(before.get(key), now.get(key)) and key not in _IGNORED]
     return {escape(key): (_format_value(before, key), _format_value(now, key)) for key in keys}
 
@@ -346,6 +347,7 @@ def _describe_machine(config: Config, auto_settings: AutoSettings, world: World)
         "onednn": auto_settings.onednn,
         "compile": config.train.compile,
         "compile_mode": config.train.compile_mode,
+        "sync_batchnorm": auto_settings.sync_batchnorm,
         "compression": "none" if auto_settings.shared_memory else config.distributed.compression,
         # With two ranks too: equal sums at other addresses, by which the norm and the update round.
         "shared_memory": auto_settings.shared_memory if config.shards is None else None,

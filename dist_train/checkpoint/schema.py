@@ -116,6 +116,7 @@ class _AutoSettings(_Strict):
     local_size: Annotated[int, Field(ge=1, le=2**20)]
     onednn: bool = True
     shared_memory: bool = False
+    sync_batchnorm: bool = False
 
 
 class _Group(_Strict):

@@ -58,7 +58,9 @@ T = TypeVar("T")
 _log = logging.getLogger("dist_train.data")
 
 
-def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | None = None) -> Dataset:
+def open_dataset(
+    config: Data, seed: int, world: World, stored: DataIdentity | None = None, ignored_label: int | None = None
+) -> Dataset:
     """Find, download and decode the data once per machine, and choose the samples of each split.
 
     Runs no collective: the ranks of a machine wait for each other by a file lock.
@@ -66,13 +68,14 @@ def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | N
     Args:
         seed: seed of the validation split and of synthetic images.
         stored: of the run that is resumed; `data.normalize: auto` is its mean and std, and tables are scaled as there.
+        ignored_label: that data of the user's own may have beside those of the classes.
 
     Raises:
         ConfigError: settings that the data set does not have.
         DataError: files that are missing or damaged, or data that do not fit the settings.
     """
     if isinstance(config, OwnData | RowData):
-        return own.open_dataset(config, seed, world, stored)
+        return own.open_dataset(config, seed, world, stored, ignored_label)
     assert isinstance(config, ImageData)  # noqa: S101
     if config.validation == "split":
         raise ConfigError(
@@ -82,14 +85,16 @@ def open_dataset(config: Data, seed: int, world: World, stored: DataIdentity | N
     return _use_cache(config, world, lambda usable: _open(usable, seed, world, stored))
 
 
-def open_split(config: Data, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+def open_split(
+    config: Data, seed: int, world: World, split: SplitName, stored: DataIdentity, ignored_label: int | None = None
+) -> OpenSplit:
     """Open one split for an evaluation with the mean and std that the run has `stored`; read no other files.
 
     Raises:
         DataError: as `open_dataset`.
     """
     if isinstance(config, OwnData | RowData):
-        return own.open_split(config, seed, world, split, stored)
+        return own.open_split(config, seed, world, split, stored, ignored_label)
     assert isinstance(config, ImageData)  # noqa: S101
     return _use_cache(config, world, lambda usable: _open_one(usable, seed, world, split, stored))
 

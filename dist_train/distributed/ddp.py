@@ -1,7 +1,7 @@
 """The mean gradient over ranks by DistributedDataParallel."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from dist_train.distributed.batch_norm import SynchronisedBatchNorm, has_batch_norm
 from dist_train.distributed.buffers import BufferSlots
 from dist_train.distributed.reduction import GradientReduction
 from dist_train.distributed.shared_memory import SharedMemory
@@ -35,8 +36,8 @@ class DDPReduction(GradientReduction):
     The scalars are reduced as the gradient of one more parameter.
 
     Buffers are not sent at each forward pass: `broadcast_buffers` sends those of rank 0 before they are evaluated or
-    saved. So batch normalisation is DDP's (statistics of a rank's own share, running statistics of rank 0) at no cost
-    a step.
+    saved. Batch normalisation that is not synchronised is DDP's, at no cost a step: statistics of a rank's own share,
+    running statistics of rank 0.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class DDPReduction(GradientReduction):
         memory: SharedMemory | None = None,
         compression: Literal["none", "bf16"] = "none",
         find_unused: bool = False,
+        sync_batchnorm: bool = False,
     ) -> None:
         """Wrap `model`, and run passes that leave no trace.
 
@@ -56,6 +58,7 @@ class DDPReduction(GradientReduction):
             memory: where the ranks of one machine add their gradients up, uncompressed; None: through the backend.
             find_unused: look after each forward pass which parameters take no part in it. One that takes no part on
                 any rank has no gradient, as in one process.
+            sync_batchnorm: whether batch normalisation counts the samples of all ranks.
 
         Raises:
             ConfigError: some parameters of the network take no part in the loss, and `find_unused` is False.
@@ -68,6 +71,9 @@ class DDPReduction(GradientReduction):
             options["device_ids"] = [world.device.index]
         if memory:
             options["bucket_cap_mb"] = _ONE_BUCKET_MB
+        self._batch_norm: SynchronisedBatchNorm | None = None
+        if sync_batchnorm and has_batch_norm(network):
+            self._batch_norm = SynchronisedBatchNorm(memory.sum_ if memory else world.sum_, world.rank, world.size)
         is_compressed = compression == "bf16" and memory is None
         self._extended = extended = _WithScalars(
             model, world.device, torch.float64 if is_compressed else self._dtype, find_unused
@@ -83,9 +89,18 @@ class DDPReduction(GradientReduction):
     def begin(self, stop_requested: bool) -> None:
         super().begin(stop_requested)
         self._scalars.grad = None
+        if self._batch_norm:
+            self._batch_norm.begin_step()
 
-    def backward_pass(self, is_last: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if is_last else self._ddp.no_sync()
+    def shard(self, has_samples: bool) -> AbstractContextManager[None]:
+        if self._batch_norm:
+            self._batch_norm.has_samples = has_samples
+        return super().shard(has_samples)
+
+    @contextmanager
+    def backward_pass(self, is_last: bool) -> Iterator[None]:
+        with self._batch_norm or nullcontext(), nullcontext() if is_last else self._ddp.no_sync():
+            yield
 
     def record_loss(self, loss: Tensor, has_samples: bool) -> Tensor:
         self._counted = []  # each pass adds its own loss to the gradient of the scalars
@@ -93,6 +108,11 @@ class DDPReduction(GradientReduction):
         self._extended.gradient = self._own_scalars().to(self._scalars.dtype)
         self._stop_requested = False
         return loss
+
+    def is_own_loss_finite(self) -> bool:
+        # The values of one rank spoil the losses of all.
+        found = self._batch_norm.is_own_finite() if self._batch_norm else None
+        return super().is_own_loss_finite() if found is None else found
 
     def finish(self) -> Tensor:
         return torch.mul(self._scalars.grad, self.averaged_over).to(self._dtype)  # type: ignore[arg-type]
@@ -110,7 +130,8 @@ class DDPReduction(GradientReduction):
         before = [buffer.detach().clone() for buffer in slots.current()]
         for _ in range(2):  # the buckets are rebuilt at the start of the second
             self.begin(stop_requested=False)
-            self.record_loss(trial(self.model), has_samples=True).backward()  # type: ignore[no-untyped-call]
+            with self.backward_pass(is_last=True):
+                self.record_loss(trial(self.model), has_samples=True).backward()  # type: ignore[no-untyped-call]
             with world.agreement():  # every rank finds the same, and one reports it
                 _check_all_used(network, find_unused)
         slots.restore(before)

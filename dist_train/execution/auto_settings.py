@@ -53,7 +53,7 @@ class Convolutions:
 
 @dataclass(frozen=True)
 class AutoSettings:
-    """`train.precision`, `train.channels_last`, `train.onednn`, `distributed.threads` and
+    """`train.precision`, `train.channels_last`, `train.onednn`, `train.sync_batchnorm`, `distributed.threads` and
     `distributed.shared_memory`, decided."""
 
     precision: str
@@ -65,6 +65,8 @@ class AutoSettings:
     """Whether oneDNN computes the training's convolutions on a CPU; evaluations always use it."""
     shared_memory: bool = False
     """Whether gradients are added up in memory that the ranks share; older checkpoints do not have it."""
+    sync_batchnorm: bool = False
+    """Whether batch normalisation counts the samples of all ranks; in older checkpoints `auto` was `false`."""
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -135,7 +137,8 @@ def decide(
     if before and before.local_size == world.local_size and not shards:
         shared_memory = can_share and before.shared_memory
     threads = _decide_threads(distributed, world, before, shards)
-    return AutoSettings(precision, channels_last, threads, world.local_size, onednn, shared_memory)
+    sync_batchnorm = _decide_sync_batchnorm(train, before, shards)
+    return AutoSettings(precision, channels_last, threads, world.local_size, onednn, shared_memory, sync_batchnorm)
 
 
 def _decide_precision(
@@ -175,6 +178,14 @@ def _decide_threads(distributed: Distributed, world: World, before: AutoSettings
     if before and (shards or before.local_size == world.local_size):
         return before.threads
     return 1 if shards else max(1, count_cores() // world.local_size)
+
+
+def _decide_sync_batchnorm(train: Train, before: AutoSettings | None, shards: int | None) -> bool:
+    """`auto`: where it can be; a shard or a pass has statistics of its own, and a compiled graph sends no messages."""
+    if train.sync_batchnorm != "auto":
+        return train.sync_batchnorm
+    is_possible = shards is None and train.micro_batch is None and train.compile == "off"
+    return is_possible and (before is None or before.sync_batchnorm)
 
 
 def measure_convolutions(network: nn.Module, example: Nest) -> list[int]:

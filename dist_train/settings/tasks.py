@@ -99,6 +99,11 @@ def find_loss(config: Config) -> str | None:
     return TASKS[config.task].loss if config.task in TASKS else None
 
 
+def find_ignored_label(config: Config) -> int | None:
+    """Return the label that counts for nothing in loss and metrics, if there is one."""
+    return config.loss.args.get("ignore_index") if find_loss(config) in ("cross_entropy", "nll") else None
+
+
 def name_metric(text: str) -> str:
     """Return what a metric is called in a result: of a reference, the last name."""
     reference = parse_reference(text)

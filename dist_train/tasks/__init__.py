@@ -17,7 +17,7 @@ To add a loss: a line in `losses.BUILT_IN` and its arguments in `settings/tasks.
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 from dist_train.settings.schema import Config
-from dist_train.settings.tasks import TASKS, find_loss, find_monitor
+from dist_train.settings.tasks import TASKS, find_ignored_label, find_loss, find_monitor
 from dist_train.tasks.losses import Loss, build_loss
 from dist_train.tasks.metrics import Metric, build_metric
 from dist_train.tasks.own_task import open_own_task
@@ -51,8 +51,7 @@ def _open_parts(config: Config, classes: tuple[str, ...], world: World) -> tuple
     if config.task in TASKS:
         assert name is not None  # noqa: S101
         names = TASKS[config.task].metrics if wanted is None else wanted
-        ignored = config.loss.args.get("ignore_index") if name in ("cross_entropy", "nll") else None
-        metrics = [build_metric(text, config.task, world, ignored) for text in names]
+        metrics = [build_metric(text, config.task, world, find_ignored_label(config)) for text in names]
         return build_loss(name, config.loss.args, world), metrics
     own = open_own_task(config.task, classes, world)
     loss = own.loss if name is None else build_loss(name, config.loss.args, world)

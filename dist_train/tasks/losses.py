@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
-from dist_train.nest import Nest, list_tensors
+from dist_train.nest import Nest
 from dist_train.own_code.load import call, load, name_place, shown_as_own
 from dist_train.tasks.output import (
     align,
@@ -50,7 +50,7 @@ class Loss:
 
         Args:
             output: the part of the network's output that losses get.
-            num_samples: in the batch; with 0 the result is 0.
+            num_samples: in the batch.
             whole: all of the network's output.
 
         Raises:
@@ -177,8 +177,6 @@ class OwnLoss(Loss):
         self._function, self._rank = function, rank
 
     def sum(self, output: Nest, targets: Nest, num_samples: int, whole: Nest) -> Tensor:  # noqa: ARG002
-        if num_samples == 0:
-            return sum_of_nothing(output)
         with shown_as_own(f"loss {self.name}, called with {describe(output)} and {describe(targets)} on rank "
                           f"{self._rank},"):  # fmt: skip
             value = self._function(output, targets)
@@ -195,15 +193,7 @@ class LossOfNetwork(Loss):
         self._field = name.partition(".")[2]
 
     def sum(self, output: Nest, targets: Nest, num_samples: int, whole: Nest) -> Tensor:  # noqa: ARG002
-        if num_samples == 0:
-            return sum_of_nothing(whole)
         return sum_values(select(whole, self._field, "loss.name"), num_samples, f"loss {self.name}")
-
-
-def sum_of_nothing(output: Nest) -> Tensor:
-    """Return 0 as a function of an output without samples, whose mean would not be a number."""
-    found = [tensor for tensor in list_tensors(output) if tensor.requires_grad and not tensor.is_complex()]
-    return sum((torch.nan_to_num(tensor).sum() * 0 for tensor in found), torch.zeros(()))
 
 
 def sum_values(value: Any, num_samples: int, what: str) -> Tensor:

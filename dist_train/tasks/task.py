@@ -142,7 +142,7 @@ class Task:
         Args:
             output: of the network.
             targets: of the batch.
-            num_samples: in the batch; 0 where synchronised batch normalisation takes an empty one.
+            num_samples: in the batch.
 
         Raises:
             DataError: output and target do not fit together.

@@ -16,6 +16,7 @@ import torch
 from dist_train import __version__
 from dist_train.checkpoint.resume import Changes
 from dist_train.data import Dataset, Samples
+from dist_train.distributed.batch_norm import has_batch_norm
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, NonFiniteError, UserError
 from dist_train.eval_line import format_line
@@ -367,6 +368,11 @@ def _print_introduction(
     )  # fmt: skip
     if world.size > 1:
         _log.info("gradients go between ranks through %s", _describe_reduction(config, state.auto_settings, world))
+        if not config.shards and not state.auto_settings.sync_batchnorm and has_batch_norm(state.network):
+            _log.info(
+                "batch normalisation is by the samples of each rank, so the loss depends on the number of ranks; "
+                "train.sync_batchnorm says how it would not"
+            )
     _log.info("allocator: %s", allocator)
     start = "continues at" if state.step else "starts at"
     _log.info("%s %s; %d an epoch", start, _describe_progress(state.step, schedule), schedule.steps_per_epoch)

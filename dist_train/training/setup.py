@@ -46,6 +46,7 @@ from dist_train.seeds import seed_step
 from dist_train.settings.references import list_references
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config, OwnModel
+from dist_train.settings.tasks import find_ignored_label
 from dist_train.system.allocator import keep_freed_memory
 from dist_train.system.stop_signals import Stop
 from dist_train.tasks import Task, build_task
@@ -129,7 +130,7 @@ def _make_plan(config: Config, world: World, checkpoint: Files | None) -> _Plan:
     """Open the data, build the task and the network, and find the user's code; all ranks have to have the same."""
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         stored = resume.read_data_identity(checkpoint)
-        dataset = open_dataset(config.data, config.run.seed, world, stored)
+        dataset = open_dataset(config.data, config.run.seed, world, stored, find_ignored_label(config))
         accepts = config.data.accept_changes
         resume.check_data(checkpoint, stored, dataset.identity, accept_changes=accepts)
         if config.train.overfit_batches:
@@ -171,7 +172,8 @@ def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSe
             )
         last_epoch = plan.schedule.epoch(plan.schedule.total_steps - 1)
         set_frozen(state.network, state.frozen, last_epoch)  # also what is trained later
-        check_passes(state.network, plan.dataset.make_example(1)[0], plan.schedule.smallest_pass(world.size))
+        counted_together = 1 if auto_settings.sync_batchnorm else world.size
+        check_passes(state.network, plan.dataset.make_example(1)[0], plan.schedule.smallest_pass(counted_together))
         try_out(plan.task, state.network, plan.dataset, auto_settings, world)
         if config.is_deterministic:
             check_deterministic(state.network, _make_trial(2, state, plan), state.autocast())
@@ -181,7 +183,7 @@ def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSe
 
 def open_network(config: Config) -> nn.Module:
     """Build the network for the data of the settings; raises UserError."""
-    dataset = open_dataset(config.data, config.run.seed, World())
+    dataset = open_dataset(config.data, config.run.seed, World(), ignored_label=find_ignored_label(config))
     example, _ = dataset.make_example(1)
     return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
 
@@ -293,7 +295,10 @@ def _build_reduction(
         trial = _make_trial(samples, state, plan)
         wanted = config.distributed.find_unused_parameters
         find_unused = wanted == "on" or (wanted == "auto" and isinstance(config.model, OwnModel))
-        return DDPReduction(model, network, world, trial, memory, config.distributed.compression, find_unused)
+        return DDPReduction(
+            model, network, world, trial, memory, config.distributed.compression, find_unused,
+            state.auto_settings.sync_batchnorm,
+        )  # fmt: skip
 
 
 def _make_trial(samples: int, state: TrainState, plan: _Plan) -> Callable[[nn.Module], Tensor]:

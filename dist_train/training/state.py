@@ -25,7 +25,7 @@ from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.optim.plateau import ends_early, find_reduction
-from dist_train.settings.schema import Config, Train
+from dist_train.settings.schema import Config
 from dist_train.settings.tasks import describe_number, find_monitor
 
 _ACCURACY = {"name": "accuracy", "mode": "max"}
@@ -58,7 +58,7 @@ class TrainState:
             CheckpointError: the checkpoint is of another network or optimizer.
         """
         self.auto_settings = auto_settings
-        self.network = move_network(network, config.train, auto_settings.memory_format, world)
+        self.network = move_network(network, auto_settings.memory_format, world)
         use_fast_cpu_layers(self.network)
         self.frozen = find_frozen(config.model, self.network)
         """Parameters that are not trained, or not from the first epoch on."""
@@ -228,17 +228,9 @@ class TrainState:
             )
 
 
-def move_network(network: nn.Module, train: Train, memory_format: torch.memory_format, world: World) -> nn.Module:
-    """Move the network to this rank's device and memory format, with synchronised batch normalisation if wanted.
-
-    Raises:
-        ConfigError: `train.sync_batchnorm` on a CPU; or two parameters share memory.
-    """
+def move_network(network: nn.Module, memory_format: torch.memory_format, world: World) -> nn.Module:
+    """Move the network to this rank's device and memory format; raises ConfigError if two parameters share memory."""
     _check_not_tied(network)
-    if train.sync_batchnorm and world.device.type != "cuda":
-        raise ConfigError("train.sync_batchnorm is on, but torch has it for GPUs only, and this rank is on the CPU")
-    if train.sync_batchnorm:
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     # .to(memory_format=...) is missing from the stubs of nn.Module.to with a device.
     network = network.to(device=world.device, memory_format=memory_format)  # type: ignore[call-overload]
     for parameter in network.parameters():

@@ -67,9 +67,7 @@ def _load(
     """Load weights and optimizer as a resume does, and the average as an evaluation does; raises UserError."""
     network = build_model(config.model, data.shape, len(data.classes), config.run.seed, data.make_inputs())
     give_shapes(network, files["model.pt"])
-    # Only GPUs have it, and it changes no name or shape.
-    train = config.train.model_copy(update={"sync_batchnorm": False})
-    state = TrainState(config.model_copy(update={"train": train}), network, auto_settings, World(), files)
+    state = TrainState(config, network, auto_settings, World(), files)
     if "average.pt" in files:
         serialization.load_weights(state.network, files["average.pt"], str(checkpoint / "average.pt"))
 

@@ -55,7 +55,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     threads and fused kernels."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def place(network: nn.Module, _: object, memory_format: torch.memory_format, world: World) -> nn.Module:
+    def place(network: nn.Module, memory_format: torch.memory_format, world: World) -> nn.Module:
         for module in network.modules():
             for name, weight in module.named_parameters(recurse=False):
                 format_ = memory_format if weight.dim() == 4 else torch.contiguous_format

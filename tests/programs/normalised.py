@@ -1,4 +1,4 @@
-"""A batch normalisation before the network of a run: one with buffers, that takes no longer than the network."""
+"""Batch normalisation before the network of a run: one with buffers, that takes no longer than the network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,4 +19,5 @@ def put_batch_normalisation_first() -> Iterator[None]:
 
 
 def _build(config: Any, shape: tuple[int, int, int], *arguments: Any) -> nn.Module:
-    return nn.Sequential(nn.BatchNorm2d(shape[0]), build_model(config, shape, *arguments))
+    network = build_model(config, shape, *arguments)  # it seeds torch
+    return nn.Sequential(nn.BatchNorm2d(shape[0]), nn.Conv2d(shape[0], shape[0], 1), nn.BatchNorm2d(shape[0]), network)

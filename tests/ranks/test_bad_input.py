@@ -48,7 +48,6 @@ CASES = [
     (["run.dir={}/a file/run"], "run.dir {}/a file/run: can't be written"),
     (["run.dir=/proc/run"], "run.dir /proc/run: can't be written"),
     (["run.resume={}/nowhere"], "{}/nowhere: no checkpoint there"),
-    (["train.sync_batchnorm=true"], "train.sync_batchnorm is on, but torch has it for GPUs only"),
     (["train.precision=tf32"], "train.precision is tf32, which GPUs of compute capability 8.0 and newer have"),
     (["data.validation=0.999"], "data.validation"),
     (["data.sampling=weighted"], "data.sampling=weighted: the data set has no attribute `weights`"),
@@ -114,7 +113,7 @@ def test_nccl_without_a_gpu_is_refused(directory: Path, python: Python) -> None:
         (["train.epoch=2"], "train.epoch is not a setting"),
         (["data.name=mnist", "data.download=false", "data.root={}/mnist"], "data.root"),
         (["run.dir={}/a file/run"], "can't be written"),
-        (["train.sync_batchnorm=true"], "train.sync_batchnorm is on"),
+        (["train.precision=tf32"], "train.precision is tf32"),
     ],
 )
 def test_two_ranks_refuse_together_and_one_says_why(

@@ -32,7 +32,7 @@ model: {name: mnist_cnn}
 optim: {name: adam, lr: 0.001}
 train: {epochs: 2}
 checkpoint: {every_steps: 1, keep_last: 100}
-log: {every_steps: 2, tensorboard: false}
+log: {every_steps: 1, tensorboard: false}
 """
 # Gradients that go another way than through shared memory.
 GLOO = (
@@ -90,6 +90,7 @@ class Runs:
             {"train": self.train("curve", "curve", ranks)},
             {"train": self.train("curve", "curve64", ranks, f"train.max_steps={STEPS64}"), "dtype": "float64"},
         ]
+        jobs.append({"train": self.train("batchnorm", "batchnorm64", ranks), "dtype": "float64", "normalised": True})
         for config, steps in CUTS.items():
             if ranks not in CUT_WORLDS[config]:
                 continue
@@ -103,6 +104,9 @@ class Runs:
             # A checkpoint of one rank, inside an epoch (step 26 of 8 an epoch), gone on from by several.
             jobs.append({"cut": str(self.path("curve", 1)), "to": str(self.path("moved", ranks)), "step": 26})
             jobs.append({"train": self.train("curve", "moved", ranks)})
+            jobs.append({"cut": str(self.path("batchnorm64", 1)), "to": str(self.path("moved64", ranks)), "step": 1})
+            moved = self.train("batchnorm", "moved64", ranks)
+            jobs.append({"train": moved, "dtype": "float64", "normalised": True})
         return jobs
 
     def weights(self, name: str, ranks: int) -> str:
@@ -121,6 +125,10 @@ class Runs:
     def losses(self, name: str, ranks: int) -> list[float]:
         lines = read_lines(self.path(name, ranks) / "metrics.jsonl")
         return [line["loss"] for line in lines if line["kind"] == "train"]
+
+    def evaluations(self, name: str, ranks: int) -> list[float]:
+        lines = read_lines(self.path(name, ranks) / "metrics.jsonl")
+        return [line["loss"] for line in lines if line["kind"] == "eval"]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +150,13 @@ def test_the_loss_curve_is_the_same_at_any_number_of_ranks(runs: Runs, name: str
     assert len(alone) == (STEPS64 if name == "curve64" else 50)
     assert max(alone) > 1.1 * min(alone), "the curve has to move, or any two would agree"
     assert runs.losses(name, ranks) == pytest.approx(alone, rel=tolerance, abs=0)
+
+
+@pytest.mark.parametrize("ranks", WORLDS[1:])
+@pytest.mark.parametrize("name", ["batchnorm64", "moved64"])
+def test_batch_normalisation_is_the_same_at_any_number_of_ranks(runs: Runs, name: str, ranks: int) -> None:
+    assert runs.losses(name, ranks) == pytest.approx(runs.losses("batchnorm64", 1), rel=1e-9, abs=0)
+    assert runs.evaluations(name, ranks) == pytest.approx(runs.evaluations("batchnorm64", 1), rel=1e-9, abs=0)
 
 
 def test_four_ranks_of_a_real_torchrun_train_the_same_bits(runs: Runs, torchrun: Ranks) -> None:

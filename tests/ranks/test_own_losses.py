@@ -82,6 +82,10 @@ def raises_later(output, target):
     return output.square().mean()
 
 constant = 3
+
+def make_without_gradients():
+    torch.set_grad_enabled(False)
+    return Net()
 """
 SETTINGS = """
 data: {name: "own.py:Points", global_batch: 10}
@@ -98,6 +102,7 @@ CASES: dict[str, tuple[str, int, str]] = {
     "number": ("loss=own.py:number", 2, "returns a float"),
     "integers": ("loss=own.py:integers", 2, r"returns int64 \[\]"),
     "detached": ("loss=own.py:detached", 2, "has no gradient"),
+    "gradients turned off": ("model.name=own.py:make_without_gradients", 2, "model: torch computes no gradients"),
     "table": ("loss=own.py:table", 2, r"returns float32 \[\d+, 3\]"),
     "not a number, later": ("loss=own.py:not_a_number", 2, "is nan for the samples of the first step"),
     "raises": ("loss=own.py:raises", 1, "AttributeError: 'Tensor' object has no attribute 'nowhere'"),

@@ -108,17 +108,25 @@ def _list_pairs(items: Sequence[Any], numbers: list[int], about: str) -> list[tu
 class Collate:
     """Makes a batch of items, by the user's function or by stacking them."""
 
-    def __init__(self, function: Callable[[list[Any]], Any] | None, name: str, seed: int, num_classes: int) -> None:
+    def __init__(
+        self,
+        function: Callable[[list[Any]], Any] | None,
+        name: str,
+        seed: int,
+        num_classes: int,
+        ignored_label: int | None = None,
+    ) -> None:
         """
         Args:
             name: the reference of the function.
             num_classes: of the data set, to check labels; 0: not known.
+            ignored_label: a label that is no class and may be there.
         """
         self.is_own = function is not None
         """Whether it is the user's, and may make another shape of each batch."""
         self._function = function
         self._name = name
-        self._num_classes = num_classes
+        self._num_classes, self._ignored_label = num_classes, ignored_label
         self._reader = SeededReader(partial(seeds.derive, seed, "collate"))
 
     def __call__(self, items: Sequence[Any], numbers: list[int], epoch: int, about: str, rank: int = 0) -> Nest:
@@ -170,9 +178,15 @@ class Collate:
         if targets.is_floating_point() or targets.is_complex() or not len(targets):
             return
         low, high = (int(bound) for bound in torch.aminmax(targets))
-        if low < 0 or high >= self._num_classes:
-            position = int(((targets < 0) | (targets >= self._num_classes)).nonzero()[0])
+        if low >= 0 and high < self._num_classes:
+            return
+        wrong = (targets < 0) | (targets >= self._num_classes)
+        if self._ignored_label is not None:
+            wrong &= targets != self._ignored_label
+        for position in wrong.nonzero()[:1, 0].tolist():
+            label = int(targets[position])
+            hint = f"; loss.args.ignore_index={label} leaves out such labels" if label < 0 else ""
             raise DataError(
-                f"{about}: item {numbers[position]} has the label {int(targets[position])}, but there are "
-                f"{self._num_classes} classes, 0 to {self._num_classes - 1}"
+                f"{about}: item {numbers[position]} has the label {label}, but there are "
+                f"{self._num_classes} classes, 0 to {self._num_classes - 1}{hint}"
             )

@@ -39,11 +39,18 @@ NAMES: tuple[SplitName, ...] = ("train", "validation", "test")
 _log = logging.getLogger("dist_train.data")
 
 
-def open_dataset(config: OwnData | RowData, seed: int, world: World, stored: DataIdentity | None = None) -> Dataset:
+def open_dataset(
+    config: OwnData | RowData,
+    seed: int,
+    world: World,
+    stored: DataIdentity | None = None,
+    ignored_label: int | None = None,
+) -> Dataset:
     """Open all splits of the user's data set, or of rows of numbers.
 
     Args:
         stored: of the run that is resumed.
+        ignored_label: a label that is no class and may be there.
 
     Raises:
         ConfigError, DataError: it is no data set that can be trained on.
@@ -51,7 +58,7 @@ def open_dataset(config: OwnData | RowData, seed: int, world: World, stored: Dat
     """
     wanted = NAMES if config.validation == "split" else ("train", "test")
     found, table = _find(config, wanted, seed, stored)
-    opener = _Opener(config, seed, world, read_classes(found["train"]), table)
+    opener = _Opener(config, seed, world, read_classes(found["train"]), table, ignored_label)
     sources = {split: opener.open(split, dataset) for split, dataset in found.items()}
     chosen, held_out = choose_samples(len(sources["train"]), config, seed)
     validation = None if held_out is None else Samples("validation", held_out, sources["train"])
@@ -71,7 +78,14 @@ def open_dataset(config: OwnData | RowData, seed: int, world: World, stored: Dat
     )
 
 
-def open_split(config: OwnData | RowData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
+def open_split(
+    config: OwnData | RowData,
+    seed: int,
+    world: World,
+    split: SplitName,
+    stored: DataIdentity,
+    ignored_label: int | None = None,
+) -> OpenSplit:
     """Open one split for an evaluation of a run that trained on data as `stored`; raises as `open_dataset`."""
     is_part_of_train = split == "validation" and config.validation != "split" and config.validation > 0
     if split not in stored.splits and not is_part_of_train:
@@ -80,7 +94,7 @@ def open_split(config: OwnData | RowData, seed: int, world: World, split: SplitN
     found, table = _find(config, (name,), seed, stored)
     if name not in found:
         raise DataError(f"--split {split}: data.{split} is 0, and so there is none")
-    opener = _Opener(config, seed, world, read_classes(found[name]) or stored.classes, table)
+    opener = _Opener(config, seed, world, read_classes(found[name]) or stored.classes, table, ignored_label)
     source = opener.open(name, found[name])
     if name == "train":
         chosen, held_out = choose_samples(len(source), config, seed)
@@ -132,13 +146,14 @@ class _Opener:
     world: World
     classes: tuple[str, ...]
     table: TableFormat | None
+    ignored_label: int | None
 
     def __post_init__(self) -> None:
         name = self.config.collate
         function = load(name, "data.collate") if name else None
         if name and not callable(function):
             raise ConfigError(f"data.collate {name}: is of the type {type(function).__name__}, and no function")
-        self._collate = Collate(function, name or "", self.seed, len(self.classes))
+        self._collate = Collate(function, name or "", self.seed, len(self.classes), self.ignored_label)
 
     def open(self, split: SplitName, dataset: Any) -> Source:
         about = f"data.name {self.config.name}, split {split}"

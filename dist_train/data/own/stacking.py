@@ -61,7 +61,7 @@ def _stack_tensors(items: Sequence[Any], place: str) -> Tensor:
             return default_collate(list(items))  # type: ignore[no-any-return]
     except (AttributeError, TypeError, RuntimeError) as error:
         _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
-        raise StackingError(0, f"{place} can't be stacked with others: {error}") from error
+        raise StackingError(0, f"{place} can't be stacked with others: {str(error).rstrip('.')}") from error
     _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
     raise AssertionError("tensors of several types are not equal")
 

@@ -193,8 +193,11 @@ class Train(Section):
     """Scale gradients down to this 2-norm over all parameters."""
     ema_decay: Fraction | None = None
     """Keep an exponential moving average of the weights with this decay per step, and evaluate it instead of them."""
-    sync_batchnorm: bool = False
-    """Batch normalization over the samples of all ranks; torch supports it on GPUs only."""
+    sync_batchnorm: Auto | bool = "auto"
+    """Batch normalisation by the mean and variance over all ranks, so that the loss is the same at any number of ranks.
+    It costs two small messages a layer. `false`: those of a rank's own samples, as for a network that skips such layers
+    on some ranks only. `auto`: on, but off with `run.reproducible: bitwise`, where each shard has its own, with
+    `train.micro_batch`, where each pass has, and with `train.compile`."""
 
 
 class Eval(Section):
@@ -337,10 +340,13 @@ def find_contradictions(config: Config) -> Iterator[Contradiction]:
         yield Contradiction(
             "train.compile_mode", f"is {config.train.compile_mode}, but train.compile is off: set train.compile=model"
         )
-    if config.train.sync_batchnorm and config.distributed.backend == "gloo":
+    if config.train.sync_batchnorm is True and config.train.micro_batch is not None:
         yield Contradiction(
-            "train.sync_batchnorm", "is on, but torch supports it on GPUs only, and distributed.backend is gloo"
+            "train.sync_batchnorm",
+            "is on, but with train.micro_batch each pass has statistics of its own: leave one out",
         )
+    if config.train.sync_batchnorm is True and config.train.compile != "off":
+        yield Contradiction("train.sync_batchnorm", "is on, but a compiled network sends no messages: leave one out")
 
 
 def _weights_contradictions(config: Config) -> Iterator[Contradiction]:
@@ -369,7 +375,7 @@ def _shard_contradictions(config: Config) -> Iterator[Contradiction]:
             f"is {shards}, more than the {batch} samples of data.global_batch: a shard without a "
             f"sample takes as long as one with; choose at most {max(8, 2 ** (batch.bit_length() - 1))}",
         )
-    if config.run.reproducible == "bitwise" and config.train.sync_batchnorm:
+    if config.run.reproducible == "bitwise" and config.train.sync_batchnorm is True:
         yield Contradiction(
             "train.sync_batchnorm",
             "is on, but run.reproducible=bitwise computes statistics within each shard",

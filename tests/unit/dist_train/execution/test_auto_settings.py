@@ -34,7 +34,7 @@ def eight_cores_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_first_start_decides_everything() -> None:
     found = decide(Train(), Distributed(), World(local_size=2), CONVOLUTION, None)
-    assert found == AutoSettings("fp32", channels_last=True, threads=4, local_size=2)
+    assert found == AutoSettings("fp32", channels_last=True, threads=4, local_size=2, sync_batchnorm=True)
 
 
 def test_there_is_always_a_thread() -> None:
@@ -42,7 +42,7 @@ def test_there_is_always_a_thread() -> None:
 
 
 def test_what_is_set_is_taken() -> None:
-    train, distributed = Train(precision="bf16", channels_last="off"), Distributed(threads=5)
+    train, distributed = Train(precision="bf16", channels_last="off", sync_batchnorm=False), Distributed(threads=5)
     found = decide(train, distributed, World(), CONVOLUTION, None)
     assert found == AutoSettings("bf16", channels_last=False, threads=5, local_size=1)
     assert decide(Train(channels_last="on"), distributed, World(), LINEAR, None).channels_last
@@ -55,7 +55,9 @@ def test_channels_last_is_for_convolutions() -> None:
 def test_small_convolutions_are_torch_s_own_and_never_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_is_made_for_bf16", lambda _: True)
     found = decide(Train(precision="auto"), Distributed(), World(), TINY, None)
-    assert found == AutoSettings("fp32", channels_last=False, threads=8, local_size=1, onednn=False)
+    assert found == AutoSettings(
+        "fp32", channels_last=False, threads=8, local_size=1, onednn=False, sync_batchnorm=True
+    )
     assert decide(Train(onednn="on"), Distributed(), World(), TINY, None).onednn
     assert decide(Train(channels_last="on"), Distributed(), World(), TINY, None).onednn
     assert decide(Train(precision="bf16"), Distributed(), World(), TINY, None).onednn
@@ -118,6 +120,27 @@ def test_decisions_that_no_longer_exist_are_dropped() -> None:
 def test_settings_stand_above_stored_choices() -> None:
     found = decide(Train(channels_last="off"), Distributed(threads=2), World(), CONVOLUTION, STORED.to_dict())
     assert found == AutoSettings("fp32", channels_last=False, threads=2, local_size=1)
+
+
+@pytest.mark.parametrize(
+    ("train", "shards", "before", "expected"),
+    [
+        (Train(), None, None, True),
+        (Train(), 8, None, False),
+        (Train(micro_batch=4), None, None, False),
+        (Train(micro_batch=4), None, True, False),
+        (Train(compile="model"), None, None, False),
+        (Train(), None, False, False),
+        (Train(), None, True, True),
+        (Train(sync_batchnorm=True), None, False, True),
+        (Train(sync_batchnorm=False), None, True, False),
+    ],
+)
+def test_batch_normalisation_is_synchronised_where_the_loss_is_then_the_same(
+    train: Train, shards: int | None, before: bool | None, expected: bool
+) -> None:
+    stored = None if before is None else replace(STORED, sync_batchnorm=before).to_dict()
+    assert decide(train, Distributed(), World(), LINEAR, stored, shards).sync_batchnorm is expected
 
 
 def test_threads_are_decided_anew_for_another_number_of_ranks() -> None:

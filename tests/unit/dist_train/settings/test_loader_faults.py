@@ -77,7 +77,7 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
         ("train: {precision: fp8}", "train.precision is 'fp8'; it must be auto, fp32, tf32, bf16, fp16, or null"),
         ("train: {precision: fp-16}", "Did you mean fp16?"),
         ("train: {channels_last: true}", "train.channels_last is true; allowed: auto, on, off"),
-        ("train: {sync_batchnorm: yes}", "train.sync_batchnorm is 'yes'; it must be true or false"),
+        ("train: {sync_batchnorm: yes}", "train.sync_batchnorm is 'yes'; it must be auto, or true or false"),
         ("distributed: {threads: 0}", "distributed.threads is 0; it must be auto, or a whole number of at least 1"),
         (
             "distributed: {threads: atuo}",

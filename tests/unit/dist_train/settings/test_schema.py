@@ -72,7 +72,9 @@ def with_settings(**changes: dict[str, Any]) -> Config:
         ({"optim": {"nesterov": True, "momentum": 0.9, "dampening": 0.1}}, "optim.nesterov"),
         ({"model": {"num_classes": 11}}, "model.num_classes"),
         ({"data": {"normalize": {"mean": (0.1, 0.2), "std": (1.0,)}}}, "data.normalize"),
-        ({"train": {"sync_batchnorm": True}, "distributed": {"backend": "gloo"}}, "train.sync_batchnorm"),
+        ({"train": {"sync_batchnorm": True, "micro_batch": 2}}, "train.sync_batchnorm"),
+        ({"train": {"sync_batchnorm": True, "compile": "model"}}, "train.sync_batchnorm"),
+        ({"train": {"sync_batchnorm": True}, "run": {"reproducible": "bitwise"}}, "train.sync_batchnorm"),
         *[
             (
                 {"run": {"reproducible": "bitwise"}, "distributed": {"shards": shards}, "data": data},
@@ -115,7 +117,8 @@ def test_what_follows_from_evaluations_needs_some(key: str) -> None:
         {"optim": {"nesterov": True, "momentum": 0.9}},
         {"model": {"num_classes": 10}},
         {"data": {"name": "image_folder"}, "model": {"num_classes": 3}},
-        {"train": {"sync_batchnorm": True}},
+        {"train": {"sync_batchnorm": True}, "distributed": {"backend": "gloo"}},
+        {"train": {"sync_batchnorm": False, "micro_batch": 2}, "run": {"reproducible": "bitwise"}},
         *[
             {"run": {"reproducible": "bitwise"}, "distributed": {"shards": shards}, "data": data}
             for shards, data in ((8, {"global_batch": 1}), (16, {"global_batch": 16}), (2**16, {"global_batch": 2**17}))

@@ -1,4 +1,4 @@
-"""What losses give beside numbers: of nothing, of complex numbers, of the network's own; and what is refused."""
+"""What losses give beside numbers: of complex numbers, of the network's own; and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +21,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cases")
     write_files(path)
     return path
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_loss_of_no_samples_is_0_and_leads_to_every_parameter(directory: Path, name: str) -> None:
-    """As synchronised batch normalisation needs it."""
-    network, (inputs, targets) = Net(CASES[name]), make_samples(name, 2)
-    loss = build_task(configure(directory, name), ()).loss_sum(network(inputs[:0]), targets[:0], 0)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.item() == 0
-    assert all(each.grad is not None and not each.grad.any() for each in network.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

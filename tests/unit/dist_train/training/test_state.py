@@ -50,11 +50,6 @@ def test_parameters_and_gradients_are_aligned(tmp_path: Path, tier: str) -> None
     assert [tensor.data_ptr() % ALIGNMENT for tensor in (*parameters, *stepper.reduction.gradients())] == [0] * 4
 
 
-def test_synchronised_statistics_are_refused_on_cpu(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.sync_batchnorm"):
-        Stepper(configure(tmp_path, "train.sync_batchnorm=true"))
-
-
 def test_parameters_in_the_same_memory_are_refused_because_they_would_part(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model: first.weight and second.weight share memory"):
         Stepper(configure(tmp_path), TiedByMemory())

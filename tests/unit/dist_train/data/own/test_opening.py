@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from dist_train.data import open_split
+from dist_train.data import open_dataset, open_split
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError, OwnCodeError, UserError
@@ -71,6 +71,16 @@ def test_an_item_of_another_structure_is_named(change: str, workers: int) -> Non
 def test_a_label_of_no_class_is_named(label: int, workers: int) -> None:
     found = refusal("Mislabelled", label=label, workers=workers)
     assert f"item 5 has the label {label}, but there are 3 classes, 0 to 2" in found
+    assert ("loss.args.ignore_index=-1 leaves out" in found) == (label < 0)
+
+
+def test_a_label_that_the_loss_leaves_out_is_no_fault() -> None:
+    config = configure("Mislabelled", label=-100, global_batch=SIZE)
+    dataset = open_dataset(config, SEED, World(), ignored_label=-100)
+    assert -100 in dataset.train.read(torch.arange(len(dataset.train)), 0, [SIZE])[0][1]
+    other = configure("Mislabelled", label=-1, global_batch=SIZE)
+    with pytest.raises(DataError, match="item 5 has the label -1"):
+        open_dataset(other, SEED, World(), ignored_label=-100)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

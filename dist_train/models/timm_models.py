@@ -1,29 +1,12 @@
-"""Any model of timm, with input channels and classes of the data, and its trained weights."""
+"""Any model of timm, with input channels and classes of the data."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dist_train.errors import ConfigError
-
-
-def list_weights(name: str) -> list[str]:
-    """Return the names of the trained weights of a network."""
-    import timm  # type: ignore[import-not-found, unused-ignore]
-
-    found = timm.list_pretrained(f"{name.partition('.')[0]}.*")
-    return ["DEFAULT", *(each.partition(".")[2] for each in found)]
-
-
-def fetch_weights(name: str, weights: str) -> dict[str, Tensor]:
-    """Return trained weights by their name, from timm's cache or from the network."""
-    import timm  # type: ignore[import-not-found, unused-ignore]
-
-    full = name if weights == "DEFAULT" else f"{name.partition('.')[0]}.{weights}"
-    found: dict[str, Tensor] = timm.create_model(full, pretrained=True).state_dict()
-    return found
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, arguments: Mapping[str, Any] = {}) -> nn.Module:

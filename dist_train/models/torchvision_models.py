@@ -1,30 +1,18 @@
-"""Any classification model of torchvision, with input channels and classes of the data, and its trained weights."""
+"""Any classification model of torchvision, with input channels and classes of the data."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
+from torch import nn
+from torchvision.models import get_model
 
 # Their second heads return tuples in training, and their slow initialisation warns unless it is asked for.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
-
-# What trained weights have of those heads.
-_SECOND_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-
-
-def list_weights(name: str) -> list[str]:
-    """Return the names of the trained weights of a network; the first of them is `DEFAULT`."""
-    return ["DEFAULT", *get_model_weights(name).__members__]
-
-
-def fetch_weights(name: str, weights: str) -> dict[str, Tensor]:
-    """Return trained weights by their name, from torch's cache or, if they are not there, from the network."""
-    found = get_model_weights(name)[weights].get_state_dict(progress=False, check_hash=True, weights_only=True)
-    return {key: value for key, value in found.items() if not key.startswith(_SECOND_HEADS)}
+SECOND_HEADS = ("aux1.", "aux2.", "AuxLogits.")
+"""What published weights have of them."""
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, arguments: Mapping[str, Any] = {}) -> nn.Module:

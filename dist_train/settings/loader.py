@@ -180,9 +180,13 @@ def _check_override(key: str, text: str, seen: list[str]) -> str | None:
 
 
 def _parse_override(key: str, text: str, location: SourceLocation) -> LocatedValue:
-    """Convert the text of an override: it stays text if the setting allows that, because a shell removes quotes."""
-    name = get_last_part(key)
-    is_text = any(is_allowed(section, name, text) for section in _find_holders(key))
+    """Convert the text of an override: it stays text if the setting allows that, because a shell removes quotes.
+
+    But `null` leaves out a setting that need not be set.
+    """
+    name, holders = get_last_part(key), _find_holders(key)
+    is_null = text == "null" and any(is_allowed(section, name, None) for section in holders)
+    is_text = not is_null and any(is_allowed(section, name, text) for section in holders)
     return LocatedValue(text, location) if is_text else parse_override(text, location, key)
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dist_train.checkpoint import serialization
+from dist_train.checkpoint.published import list_published, read_published, rename_published
 from dist_train.checkpoint.weights import find_weights, load_pretrained, read_state_dict
 from dist_train.distributed.world import World
 from dist_train.errors import CheckpointError, ConfigError
 from dist_train.models.head import find_head
-from dist_train.models.pretrained import fetch_weights, list_weights
 from dist_train.own_code.load import call
 from dist_train.own_code.reference import parse_reference
-from dist_train.settings.schema import Config, Model
+from dist_train.settings.schema import Config, Model, TorchvisionModel
 from dist_train.system.escape import escape
 from dist_train.system.read_file import may_exist
 
@@ -58,10 +58,19 @@ def _find_weights(config: Model, given: str) -> dict[str, Tensor]:
         if isinstance(returned, str | Path):
             return read_state_dict(returned)
         return find_weights(returned, given)
-    found = fetch_weights(config, given)
-    if found is None and (names := list_weights(config)) and not may_exist(Path(given)):
+    names = list_published(config.name)
+    if names and given not in names and not may_exist(Path(given)):
         raise ConfigError(
             f"model.weights is {escape(given)}: there is no such file, and the weights of {config.name} are "
             f"{', '.join(names)}"
         )
-    return read_state_dict(given) if found is None else found
+    found = read_published(config.name, given) if given in names else read_state_dict(given)
+    return _adapt(found) if isinstance(config, TorchvisionModel) else found
+
+
+def _adapt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights of torchvision for its networks as they are built here."""
+    from dist_train.models.torchvision_models import SECOND_HEADS
+
+    renamed = rename_published(state_dict)
+    return {name: value for name, value in renamed.items() if not name.startswith(SECOND_HEADS)}

@@ -355,9 +355,11 @@ def _print_introduction(
 ) -> None:
     """Print what is about to run, with every number that was derived and every `auto` that was decided."""
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
+    frozen = sum(parameter.numel() for parameter in state.frozen if not parameter.requires_grad)
+    size = format_count(parameters, "parameter") + (f", {frozen:,} of them frozen" if frozen else "")
     _log.info(
         "%s: %s (%s) on %s: %s %s, %d classes",
-        config.run.name, config.model.name, format_count(parameters, "parameter"), config.data.name,
+        config.run.name, config.model.name, size, config.data.name,
         format_count(schedule.num_train, "training sample"),
         dataset.identity.structure or f"of {'x'.join(map(str, dataset.shape or ()))}", len(dataset.classes),
     )  # fmt: skip

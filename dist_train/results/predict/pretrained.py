@@ -7,11 +7,9 @@
 Weights are downloaded once, to the folder of `torch.hub`, or given as a file.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import models
 
+from dist_train.checkpoint.published import describe_missing, fetch, find_address, rename_published
 from dist_train.checkpoint.weights import load_pretrained, read_state_dict
-from dist_train.data.datasets.download import time_out_connections
 from dist_train.errors import ConfigError
 from dist_train.results.predict.hub import build_from_hub
 from dist_train.system.escape import escape
@@ -36,7 +34,6 @@ IMAGENET = models.ResNet50_Weights.IMAGENET1K_V1
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     name: {"transform_input": True, "aux_logits": True, "init_weights": False} for name in ("googlenet", "inception_v3")
 }
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.")
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def _open_torchvision(name: str, weights: str) -> Pretrained:
         )
     if weights in known.__members__:
         entry = known[weights]
-        file = _fetch(entry.url, f"torchvision/{name}")
+        file = fetch(entry.url, f"torchvision/{name}")
     else:
         entry = next((each for each in known if Path(each.url).name == file.name), known[DEFAULT])
     arguments = dict(_ARGUMENTS.get(name, {}))
@@ -88,8 +85,7 @@ def _open_torchvision(name: str, weights: str) -> Pretrained:
         arguments["image_size"] = entry.meta["min_size"][0]
     classes = tuple(entry.meta["categories"])
     network = models.get_model(name, weights=None, num_classes=len(classes), **arguments)
-    state_dict = {_OLD_DENSENET.sub(r"\1\2.", key): value for key, value in read_state_dict(file).items()}
-    load_pretrained(network, state_dict, file)
+    load_pretrained(network, rename_published(read_state_dict(file)), file)
     return Pretrained(network, entry.transforms(), classes)
 
 
@@ -103,9 +99,7 @@ def _open_timm(name: str, weights: str) -> Pretrained:
     try:
         network: nn.Module = timm.create_model(name, pretrained=weights == DEFAULT)
     except Exception as error:  # of the network, of Hugging Face's client, or timm has no such weights
-        config = timm.get_pretrained_cfg(name)
-        address = f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors" if config else ""
-        raise ConfigError(_describe_missing(f"timm/{name}", error, address or "its weights")) from error
+        raise ConfigError(describe_missing(f"timm/{name}", error, find_address(name))) from error
     if weights != DEFAULT:
         load_pretrained(network, read_state_dict(weights), weights)
     transform = data.create_transform(**data.resolve_model_data_config(network), is_training=False)
@@ -130,26 +124,3 @@ def _check_name(library: str, name: str, known: Sequence[str]) -> None:
         close = get_close_matches(name, known, 1)
         hint = f"; did you mean {library}/{close[0]}?" if close else f"; it has {', '.join(known[:8])}, ..."
         raise ConfigError(f"{library}/{escape(name)}: {library} has no such network{hint}")
-
-
-def _fetch(url: str, name: str) -> Path:
-    """Return the file of published weights, which is downloaded unless it is there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if path.is_file():
-        return path
-    checksum = torch.hub.HASH_REGEX.search(path.name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with time_out_connections():
-            torch.hub.download_url_to_file(url, str(path), checksum and checksum[1])
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise ConfigError(_describe_missing(name, error, url, path)) from error
-    return path
-
-
-def _describe_missing(name: str, error: Exception, address: str, path: Path | None = None) -> str:
-    place = f"put it at {escape(path)}, or name it by" if path else "name the file by"
-    return (
-        f"{escape(name)}: its weights can't be downloaded ({escape(' '.join(str(error).split()), 200)}). Download "
-        f"{address} where there is a network; then {place} --weights FILE"
-    )

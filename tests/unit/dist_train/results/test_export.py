@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from dist_train import load_model
+from dist_train import load_config, load_model
 from dist_train.checkpoint.weights import read_state_dict
+from dist_train.errors import CheckpointError
+from dist_train.models import build_model
 from dist_train.results import export as module
 from dist_train.run_dir import RunDir
+from dist_train.training.initial_weights import load_initial_weights
 from launch.cli import main
 
 FORMATS = ("state_dict", "checkpoint", "torch_export", "onnx")
@@ -117,3 +120,23 @@ def test_what_can_not_be_read_or_written_is_named(
     assert export(source, "state_dict", tmp_path / output, *arguments) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "state_dict", None], ids=str)
+def test_what_was_trained_starts_another_run(form: str | None, digits_run: Path, tmp_path: Path) -> None:
+    """By `run.init`, of an export, of the run itself, and with other classes where the head is new."""
+    start = digits_run if form is None else tmp_path / "out.pt"
+    if form is not None:
+        export(digits_run, form, start)
+    config = load_config("digits", [f"run.init={start}", "optim=sgd", "data.global_batch=4"])
+    network = build_model(config.model, (1, 28, 28), 10, seed=1)
+    load_initial_weights(config, network)
+    name = "average.pt" if form == "state_dict" else "model.pt"
+    kept = read_state_dict(RunDir(digits_run).checkpoints / "latest" / name)
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+    other = build_model(config.model, (1, 28, 28), 3, seed=1)
+    with pytest.raises(CheckpointError, match=r"^run.init: .*model\.head=new"):
+        load_initial_weights(config, other)
+    load_initial_weights(load_config("digits", [f"run.init={start}", "model.head=new"]), other)
+    changed = [name for name, value in other.state_dict().items() if not torch.equal(value, kept[name])]
+    assert changed == ["output.weight", "output.bias"]

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import ResNet50_Weights
+from torchvision import models
 
 from dist_train.data.identity import DataIdentity
 from dist_train.errors import CheckpointError, ConfigError
@@ -94,7 +95,7 @@ def test_a_real_network_names_what_photographs_show() -> None:
     load_initial_weights(config, network)
     assert isinstance(config.data, ImageData)
     assert isinstance(config.data.normalize, Normalize)
-    categories = tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    categories = tuple(models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
     identity = DataIdentity((3, 224, 224), categories, config.data.normalize, {})
     choices = AutoSettings("fp32", channels_last=False, threads=1, local_size=1)
     model = TrainedModel(network, config, identity, 0, choices)
@@ -106,6 +107,37 @@ def test_a_real_network_names_what_photographs_show() -> None:
     }
     for what, (pixels, names) in photographs.items():
         assert categories[int(model(Image.fromarray(pixels)).argmax())] in names, what
+
+
+def test_published_weights_are_taken_by_their_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """From the folder to which they are downloaded, without the second heads that a training does not build."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    published = models.get_model("squeezenet1_1").state_dict()
+    file = tmp_path / "hub/checkpoints" / Path(models.SqueezeNet1_1_Weights.DEFAULT.url).name
+    file.parent.mkdir(parents=True)
+    torch.save({**published, "AuxLogits.fc.weight": torch.ones(1)}, file)
+    Path("config.yaml").write_text("data: {name: synthetic}\nmodel: {name: torchvision/squeezenet1_1, head: new}\n")
+    for given in ("DEFAULT", "IMAGENET1K_V1", str(file)):
+        config = load_config("config.yaml", [f"model.weights={given}"])
+        network = build_model(config.model, (3, 64, 64), 3, seed=0)
+        load_initial_weights(config, network)
+        found = network.state_dict()
+        assert {name for name in found if not torch.equal(found[name], published[name])} == {
+            "classifier.1.weight", "classifier.1.bias"
+        }  # fmt: skip
+    with pytest.raises(ConfigError, match="no such file, and the weights of torchvision/squeezenet1_1 are"):
+        load_initial_weights(load_config("config.yaml", ["model.weights=IMAGENET1K_V2"]), network)
+
+
+def test_weights_that_can_not_be_downloaded_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    Path("config.yaml").write_text("data: synthetic\nmodel: {name: torchvision/resnet18, weights: DEFAULT}\n")
+    with pytest.raises(ConfigError, match=r"Download https://\S+ where there is a network; then put it at .*resnet18"):
+        load_initial_weights(load_config("config.yaml"), nn.Linear(1, 1))
 
 
 def write(**changes: Tensor) -> None:
@@ -129,6 +161,12 @@ def test_weights_that_do_not_fit_are_refused(
     write(**changes)
     with pytest.raises(error, match=message):
         load(given)
+
+
+def test_weights_are_left_out_on_the_command_line() -> None:
+    Path("config.yaml").write_text("data: synthetic\nmodel: {name: lenet, weights: weights.pt}\n")
+    config = load_config("config.yaml", ["model.weights=null", "run.init=other.pt"])
+    assert (config.model.weights, config.run.init) == (None, "other.pt")
 
 
 @pytest.mark.parametrize(

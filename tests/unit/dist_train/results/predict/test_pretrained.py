@@ -73,7 +73,7 @@ def test_weights_that_cannot_be_downloaded_are_named_with_their_place(
     place = no_network / Path(url).name
     assert code == 2
     assert f"can't be downloaded (<urlopen error Name or service not known>). Download {url}" in printed
-    assert f"put it at {place}, or name it by --weights FILE" in printed
+    assert f"put it at {place}, or give its path as the weights" in printed
     place.write_bytes(weights.read_bytes())
     assert run_command(capsys, "predict", f"torchvision/{SMALL}", photograph, "--weights", "IMAGENET1K_V1")[0] == 0
 

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     check_out(options.out)
     found = measure(options.run, options.folder, options.rounds, options.one)
-    machine = about_machine()
+    machine = {**about_machine(), "threads": torch.get_num_threads()}
     text = f"{report(options.run.name, found)}\n\n{', '.join(f'{name} {value}' for name, value in machine.items())}\n"
     print(text)
     name = f"predictions-{machine_name(machine)}-{datetime.now(UTC):%Y-%m-%d}"

@@ -21,6 +21,7 @@ from torchvision import models
 from dist_train.checkpoint.published import describe_missing, fetch, find_address, rename_published
 from dist_train.checkpoint.weights import load_pretrained, read_state_dict
 from dist_train.errors import ConfigError
+from dist_train.own_code.load import shown_as_own
 from dist_train.results.predict.hub import build_from_hub
 from dist_train.system.escape import escape
 
@@ -113,7 +114,7 @@ def _open_hub(name: str, weights: str, trust_code: bool) -> Pretrained:
     if weights != DEFAULT:
         load_pretrained(network, read_state_dict(weights), weights)
     network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), shown_as_own(f"hub/{escape(name)}: a pass over a picture of 224x224 pixels"):
         output = network(torch.zeros(1, 3, 224, 224))
     has_labels = isinstance(output, Tensor) and output.shape == (1, len(IMAGENET.meta["categories"]))
     return Pretrained(network, IMAGENET.transforms(), tuple(IMAGENET.meta["categories"]) if has_labels else ())

@@ -1,5 +1,6 @@
 """A split of a run with the network's outputs: those of an evaluation, each sample once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from dist_train import evaluate
 from dist_train.errors import CheckpointError, DataError
 from dist_train.results.predictions import open_predictions
+from launch import cli
 
 
 def test_all_samples_of_a_split_come_in_order_with_the_outputs_of_the_evaluation(digits_run: Path) -> None:
@@ -20,6 +22,16 @@ def test_all_samples_of_a_split_come_in_order_with_the_outputs_of_the_evaluation
     assert all(batch.inputs.shape[1:] == dataset.shape for batch in batches)
     right = sum(int((batch.output.argmax(1) == batch.targets).sum()) for batch in batches)
     assert right == evaluate(digits_run, "train").to_dict()["correct"]
+
+
+def test_the_command_evaluate_prints_what_the_function_returns(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(digits_run), "--split", "train", "--checkpoint", "best", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = evaluate(digits_run, "train", "best").to_dict()
+    assert {name: printed[name] for name in found} == found
+    assert cli.main(["evaluate", str(digits_run), "--split", "validation"]) == 2
 
 
 @pytest.mark.parametrize("limit", [1, 7, 40, 1000])

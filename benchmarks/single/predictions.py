@@ -66,18 +66,19 @@ def measure(run: Path, folder: Path, rounds: int, few: int) -> dict[str, list[fl
     named = [file for file in files if isinstance(file, str)]
     pictures = torch.stack([network.read(file) for file in named])
     use_onednn(True)
-    ways: dict[str, Callable[[], float]] = {
-        "predict": lambda: measure_predict(files, network),
-        "network alone": lambda: measure_network(pictures, network),
-        "one at a time": lambda: measure_loop(named[:few], model),
+    ways: dict[str, Callable[[int], float]] = {
+        "predict": lambda most: measure_predict(files[:most], network),
+        "network alone": lambda most: measure_network(pictures[:most], network),
+        "one at a time": lambda most: measure_loop(named[: min(most, few)], model),
     }
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
+    for way in ways.values():
+        way(few)  # the first calls are slow
+    for turn in range(rounds):
         for name, way in ways.items():
-            rate = way()
-            if turn:  # the first round warms up
-                found[name].append(rate)
-                print(f"round {turn} of {rounds}: {name} {number(rate)} pictures/s", file=sys.stderr, flush=True)
+            found[name].append(way(len(files)))
+            rate = f"{number(found[name][-1])} pictures/s"
+            print(f"round {turn + 1} of {rounds}: {name} {rate}", file=sys.stderr, flush=True)
     return found
 
 

@@ -107,7 +107,8 @@ def _predict_split(options: argparse.Namespace, overrides: list[str], lines: Ans
             for index, answer in zip(batch.indices.tolist(), answers, strict=True):
                 lines.print({"index": index}, answer)
             if grid.has_room:
-                grid.add(_show(batch.inputs, dataset.normalize), answers, map(str, batch.indices.tolist()))
+                names = (f"index {index}" for index in batch.indices.tolist())
+                grid.add(_show(batch.inputs, dataset.normalize), answers, names)
 
 
 def _predict_files(

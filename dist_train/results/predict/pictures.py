@@ -55,5 +55,5 @@ class AnswerGrid:
 
 def _caption(answer: Answer, name: str) -> list[str]:
     best = answer.guesses[:1]
-    said = f"{100 * best[0].probability:.0f} % {best[0].name}" if best else format_value(answer.numbers)
+    said = f"{best[0].name} {100 * best[0].probability:.0f} %" if best else format_value(answer.numbers)
     return [said, *([] if answer.truth is None else [f"truth {format_value(answer.truth)}"]), name]

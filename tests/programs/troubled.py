@@ -216,7 +216,7 @@ def unused(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "step": (train, "train_step", in_step),
-    "evaluation": (evaluate, "_output", in_evaluation),
+    "evaluation": (evaluate, "compute_output", in_evaluation),
     "data of an evaluation": (evaluate, "eval_batches", in_data_of_an_evaluation),
     "data": (TrainBatches, "__next__", in_data),
     "data after a restart": (TrainBatches, "__next__", lost_before),

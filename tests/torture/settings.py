@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from dist_train.__main__ import main
+from dist_train.recipes import list_recipes
 from dist_train.settings.schema import Config, list_keys
 from dist_train.system.exit import run_guarded
 from tests.conftest import ROOT
@@ -25,7 +26,7 @@ from tests.torture.mutations import HOSTILE, VALUES, as_typed, damaged, mutation
 
 QUICK, USUAL = 100, 4200
 DAMAGED_COPIES = 400  # of each recipe
-RECIPES = [*sorted((ROOT / "configs").glob("*.yaml")), ROOT / "template" / "settings.yaml"]
+RECIPES = [*list_recipes().values(), ROOT / "template" / "settings.yaml"]
 TINY = """
 data: {name: synthetic, num_train: 24, num_test: 8, global_batch: 8, shape: [1, 8, 8]}
 model: {name: mnist_cnn}

@@ -19,12 +19,14 @@ from dist_train.settings.schema.section import (
 )
 
 
+Deviation = Annotated[float, Field(ge=0, le=10**3)]
+
+
 class Noise(Section):
     """Random changes of the training inputs, each a function of seed, epoch and sample."""
 
-    noise: Annotated[float, Field(ge=0, le=10**3)] = 0.0
-    """Standard deviation of the normal noise that is added to each number of a normalised image, or of a scaled row. 0:
-    off."""
+    noise: Deviation = 0.0
+    """Standard deviation of the normal noise that is added to each number of a scaled row. 0: off."""
 
 
 class Augment(Noise):
@@ -36,6 +38,8 @@ class Augment(Noise):
     """Flip horizontally with probability 1/2."""
     cutout: Annotated[int, Field(ge=0, le=10**4)] = 0
     """Side in pixels of a random square that is set to the mean (DeVries and Taylor, arXiv:1708.04552). 0: off."""
+    noise: Deviation = 0.0
+    """Standard deviation of the normal noise that is added to each number of a normalised image. 0: off."""
 
 
 class Normalize(Section):

@@ -18,7 +18,6 @@ from dist_train.settings.schema.section import (
     SideLength,
 )
 
-
 Deviation = Annotated[float, Field(ge=0, le=10**3)]
 
 

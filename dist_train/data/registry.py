@@ -99,6 +99,18 @@ def open_split(
     return _use_cache(config, world, lambda usable: _open_one(usable, seed, world, split, stored))
 
 
+def open_pictures(config: ImageData, seed: int, world: World) -> tuple[tuple[str, ...], dict[SplitName, Samples]]:
+    """Open the pictures of all splits as they are, of any size, without augmentation; those in files are not read yet.
+
+    Returns:
+        The names of the classes, and the samples of each split.
+
+    Raises:
+        DataError: as `open_dataset`, but for a file of a picture that can't be read.
+    """
+    return _use_cache(config, world, lambda usable: _open_pictures(usable, seed, world))
+
+
 def import_module_of(config: ImageData) -> ModuleType:
     """Import the module that finds and reads the data set."""
     return importlib.import_module(f"dist_train.data.datasets.{MODULES[config.name]}")
@@ -134,9 +146,7 @@ def _open(config: ImageData, seed: int, world: World, stored: DataIdentity | Non
     identity = _describe(found, contents, normalize)
     if loader == "in_memory" and not isinstance(config.augment, str):
         contents = _move_to_device(contents, world.device)
-    parts = choose_parts(train.labels, config, seed, is_whole=_is_whole(config))
-    samples = {split: _select_samples(split, contents["train"], chosen) for split, chosen in parts.items()}
-    samples |= {split: _select_held_out(split, contents[split], config) for split in contents if split != "train"}
+    samples = _select_all(contents, config, seed)
     return Dataset(
         train=_augment(samples["train"], config, seed, world),
         validation=samples.get("validation"),
@@ -148,6 +158,15 @@ def _open(config: ImageData, seed: int, world: World, stored: DataIdentity | Non
         identity=identity,
         make_example=partial(make_black_images, train.images.shape),
     )
+
+
+def _open_pictures(config: ImageData, seed: int, world: World) -> tuple[tuple[str, ...], dict[SplitName, Samples]]:
+    sources = {split: import_module_of(config).find(config, split, seed) for split in _list_splits(config)}
+    contents = {
+        split: source.lazy or _open_cached(_find(config, seed, split), world) for split, source in sources.items()
+    }
+    _check_classes(config, contents)
+    return contents["train"].classes, _select_all(contents, config, seed)
 
 
 def _open_one(config: ImageData, seed: int, world: World, split: SplitName, stored: DataIdentity) -> OpenSplit:
@@ -294,6 +313,13 @@ def _choose_normalization(
         return statistics.KNOWN[config.name]
     computed = cache.load_statistics(found.entry, lambda: statistics.compute(train.images))
     return Normalize(mean=tuple(computed["mean"]), std=tuple(computed["std"]))
+
+
+def _select_all(contents: Contents, config: ImageData, seed: int) -> dict[SplitName, Samples]:
+    """Choose the samples of each split."""
+    parts = choose_parts(contents["train"].labels, config, seed, is_whole=_is_whole(config))
+    samples = {split: _select_samples(split, contents["train"], chosen) for split, chosen in parts.items()}
+    return samples | {split: _select_held_out(split, contents[split], config) for split in contents if split != "train"}
 
 
 def _select_held_out(split: SplitName, contents: LazySplit, config: ImageData) -> Samples:

@@ -28,21 +28,22 @@ def compute(images: Images) -> dict[str, list[float]]:
     """
     counts = np.zeros((images.shape[0], 256), dtype=np.int64)
     for piece in images.pieces():
-        counts += _count_values(piece)
-    moments = [_compute_moments(channel.tolist()) for channel in counts]
-    return {"mean": [mean for mean, _ in moments], "std": [std for _, std in moments]}
+        counts += count_values(piece)
+    moments = [compute_moments(channel.tolist()) for channel in counts]
+    # A constant channel has nothing to scale; 1 leaves it at 0 after the mean is subtracted.
+    return {"mean": [mean for mean, _ in moments], "std": [std or 1.0 for _, std in moments]}
 
 
-def _count_values(images: Tensor) -> Histogram:
+def count_values(images: Tensor) -> Histogram:
     """Count the values in each channel: uint8 [N, C, H, W] -> int64 [C, 256]."""
     channels = images.transpose(0, 1).flatten(1).numpy()
     return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
 
-def _compute_moments(counts: list[int]) -> tuple[float, float]:
+def compute_moments(counts: list[int]) -> tuple[float, float]:
+    """Compute mean and standard deviation, scaled to 0..1, from the counts of the 256 values."""
     number = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))
     deviation = math.sqrt(number * second - first * first) / number / 255
-    # A constant channel has nothing to scale; 1 leaves it at 0 after the mean is subtracted.
-    return first / number / 255, deviation or 1.0
+    return first / number / 255, deviation

@@ -181,11 +181,11 @@ def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSe
     return state, callbacks
 
 
-def open_network(config: Config) -> nn.Module:
-    """Build the network for the data of the settings; raises UserError."""
+def open_network(config: Config) -> tuple[nn.Module, Dataset]:
+    """Build the network for the data of the settings, without a training; raises UserError."""
     dataset = open_dataset(config.data, config.run.seed, World(), ignored_label=find_ignored_label(config))
     example, _ = dataset.make_example(1)
-    return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
+    return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example), dataset
 
 
 def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:

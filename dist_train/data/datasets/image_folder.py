@@ -134,7 +134,7 @@ class ImageFiles:
     @cached_property
     def shape(self) -> Shape:
         """Channels, height and width of the first image, which all others must have too."""
-        channels, height, width = self._decode(self.paths[0]).shape
+        channels, height, width = self.decode(self.paths[0]).shape
         return channels, height, width
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class ImageFiles:
                 yield self._stack(_count_progress(images, bar))
 
     def _read_image(self, path: str) -> Pixels:
-        pixels = self._decode(path)
+        pixels = self.decode(path)
         if pixels.shape != self.shape:
             raise DataError(
                 f"{escape(path)} is {_format_size(pixels.shape)} and {escape(self.paths[0])} is "
@@ -160,7 +160,8 @@ class ImageFiles:
             )
         return pixels
 
-    def _decode(self, path: str) -> Pixels:
+    def decode(self, path: str) -> Pixels:
+        """Decode one of the files to uint8 [3, H, W], of any size; raises DataError."""
         return decode(path, self.resize, self.orientation)
 
     def _stack(self, images: Iterator[Pixels]) -> Tensor:

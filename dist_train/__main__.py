@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.diagnostics.verdict import find_newest_checkpoint
 from dist_train.errors import OwnImportError, RefusedElsewhereError, UserError
+from dist_train.settings.aliases import parse_with_aliases
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
@@ -106,15 +107,11 @@ def _print_settings() -> None:
 def _print_groups(config: "Config") -> None:
     """Print the groups of the optimizer, for which data are opened and the network is built; raises UserError."""
     with without_garbage_collection():
-        from dist_train.models.freeze import find_frozen, set_frozen
-        from dist_train.optim.groups import find_groups, format_groups
+        from dist_train.optim.groups import format_groups
         from dist_train.training.setup import open_network
 
     with only_first_rank_reports():
-        network = open_network(config)
-        frozen = find_frozen(config.model, network)
-        set_frozen(network, frozen, epoch=10**9)  # the groups have what is trained later too
-        text = format_groups(find_groups(config.optim, network))
+        text = format_groups(open_network(config).groups)
     if is_first_rank():
         print(text)
 
@@ -177,7 +174,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--print-groups", action="store_true", help="print which parameters have which arguments of optim, and exit"
     )
     parser.add_argument("--settings", action="store_true", help="print every setting with its documentation and exit")
-    options = parser.parse_intermixed_args(arguments)
+    options = parse_with_aliases(parser, arguments)
     if options.config is None and not options.settings:
         parser.error("a settings file is needed, e.g. configs/digits.yaml")
     return options

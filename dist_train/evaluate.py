@@ -56,6 +56,7 @@ def evaluate(
     world: World,
     stop: Stop | None = None,
     mark: Callable[[], None] = lambda: None,
+    batch_size: int | None = None,
 ) -> Evaluation | None:
     """Evaluate `network` on all `samples` in evaluation mode; return None if a rank was asked to stop meanwhile.
 
@@ -65,14 +66,16 @@ def evaluate(
         network: the plain module, without DDP; its layers have the modes of before afterwards.
         stop: whether this process is asked to stop.
         mark: called at each batch, to show progress.
+        batch_size: `eval.batch_size`.
     """
-    num_batches = -(-len(samples) // eval_batch_size(dataset, config, world.device))
+    size = batch_size or eval_batch_size(dataset, config, world.device)
+    num_batches = -(-len(samples) // size)
     sums = task.open_evaluation(num_batches, world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
     use_onednn(True)  # evaluation batches are large even if those of the training are small
     with world.agreement(), evaluation_mode(network):  # code of the user's own may raise on one rank
         try:
-            for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop):
+            for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop, size):
                 mark()
                 output = compute_output(network, batch.inputs, auto_settings, world)
                 sums.add(batch.number, output, batch.targets, batch.num_samples)
@@ -165,6 +168,7 @@ def evaluate_run(
             opened.config.data,
             opened.auto_settings,
             world,
+            batch_size=opened.config.eval.batch_size,
         )
         if evaluation is None:
             raise StopRequested

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dist_train.system.escape import escape
 
 AUTO = "auto"
+TAKES_ALIASES = "takes_aliases"
 CONFIG = "YAML file of settings, e.g. configs/digits.yaml, or the name of a recipe (dist-train recipes)"
 LARGEST = 10**9  # of a number without a limit of its own
 TIME = r"[0-9]{1,6}(:[0-9]{1,6}){0,2}|[0-9]{1,6}-[0-9]{1,6}(:[0-9]{1,6}){0,2}"
@@ -49,7 +50,8 @@ def to_seconds(time: str) -> int:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add CONFIG and `key=value`, as `options.config` and `options.overrides`."""
+    """Add CONFIG and `key=value`, as `options.config` and `options.overrides`, which have the aliases of CONFIG too."""
+    parser.set_defaults(**{TAKES_ALIASES: True})
     parser.add_argument("config", metavar="CONFIG", help=CONFIG)
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings that override those of the file"

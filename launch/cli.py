@@ -9,6 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from dist_train.errors import ConfigError
 from dist_train.system.escape import escape
 from dist_train.system.exit import Parser, run_guarded
 from dist_train.system.read_file import explain
+from launch.arguments import TAKES_ALIASES
 
 GROUPS = {
     "training": {
@@ -40,6 +42,8 @@ GROUPS = {
         "show": "draw samples as the network gets them, and what it says of them",
         "plot": "draw the curves of runs",
         "export": "write the weights or the network of a run for other programs, e.g. as ONNX",
+        "data": "describe data: counts, shapes, classes, mean and std, duplicates",
+        "model": "describe a network: layers, shapes, weights, multiply-adds",
     },
 }
 """For each folder of `launch.commands` its commands, with what they do."""
@@ -69,7 +73,10 @@ def load_command(name: str) -> ModuleType:
 def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     own, passed_on = _split_at_dashes(given)
-    chosen = _build_parser().parse_args(own)
+    command_parser = _build_parser()
+    chosen = command_parser.parse_args(own)
+    if chosen.command not in COMMANDS:
+        command_parser.error(_explain_unknown_command(chosen.command))
     command = load_command(chosen.command)
     parser = Parser(
         prog=f"dist-train {chosen.command}",
@@ -77,7 +84,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(parser)
-    options = parser.parse_intermixed_args(chosen.arguments)
+    options = _parse_arguments(parser, chosen.arguments)
     if passed_on is not None:
         if "passed_on" not in options:
             parser.error(f"takes no arguments after --; given: {shlex.join(passed_on)}")
@@ -90,6 +97,21 @@ def _run(arguments: Sequence[str] | None) -> int:
         if error.filename is None:
             raise
         raise ConfigError(f"{escape(error.filename)}: {explain(error)}") from error
+
+
+def _parse_arguments(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of a command; one with `add_config_arguments` takes the aliases of its file, too."""
+    if not parser.get_default(TAKES_ALIASES):
+        return parser.parse_intermixed_args(arguments)
+    from dist_train.settings.aliases import parse_with_aliases
+
+    return parse_with_aliases(parser, arguments)
+
+
+def _explain_unknown_command(name: str) -> str:
+    close = get_close_matches(name.lower(), COMMANDS, 1)
+    guess = f". Did you mean {close[0]}?" if close else f"; there are {', '.join(COMMANDS)}"
+    return f"'{escape(name, 60)}' is not a command{guess}"
 
 
 def _split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
@@ -110,6 +132,6 @@ def _build_parser() -> Parser:
         epilog=f"dist-train COMMAND --help explains each.\n\n{listed}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's own arguments")
     return parser

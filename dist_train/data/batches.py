@@ -240,15 +240,19 @@ def eval_batches(
     world: World,
     memory_format: torch.memory_format = torch.contiguous_format,
     stop: Stop | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[EvalBatch]:
     """Yield the batches of this rank, every `world.size`-th of the split; each sample is in one batch of one rank.
+
+    Args:
+        batch_size: `eval.batch_size`.
 
     Raises (while iterating):
         DataError: a sample cannot be read.
         StopRequested: a stop was requested; also while this rank waited for the loader's workers.
     """
     preparation = open_preparation(dataset.normalize, Noise(), 0, world.device, memory_format)
-    size = eval_batch_size(dataset, config, world.device)
+    size = batch_size or eval_batch_size(dataset, config, world.device)
     mine = range(world.rank * size, len(samples), world.size * size)
     sizes = (min(size, len(samples) - start) for start in mine)
     requests = (Request(torch.arange(start, start + each), 0, [each]) for start, each in zip(mine, sizes, strict=True))
@@ -267,7 +271,7 @@ def eval_batches(
 
 
 def eval_batch_size(dataset: DataFormat, config: Data, device: torch.device) -> int:
-    """Return how many samples are evaluated at once: as many on any number of ranks."""
+    """Return how many samples are evaluated at once without `eval.batch_size`: as many on any number of ranks."""
     if dataset.normalize is None or dataset.shape is None:  # own data, of any size
         return min(EVAL_BATCH, config.global_batch)
     return count_images(dataset.shape, device)

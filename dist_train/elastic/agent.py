@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.__main__ import leave_cores_to_others
+from dist_train.settings.aliases import parse_with_aliases
 from dist_train.system.cpu import LoadMeter
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.system.inherited_state import prepare_streams
@@ -53,7 +54,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-restarts", type=int, default=0, metavar="K", help="how often the ranks are restarted when one is lost"
     )
-    return parser.parse_intermixed_args(arguments)
+    return parse_with_aliases(parser, arguments)
 
 
 def _import_modules(config: "Config") -> None:

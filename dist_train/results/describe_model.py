@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dist_train.interface.process import restored_process
 from dist_train.nest import Nest, list_tensors
-from dist_train.optim.groups import ParameterGroup, find_groups, format_groups
+from dist_train.optim.groups import ParameterGroup, format_groups
 from dist_train.own_code.load import shown_as_own
 from dist_train.settings.schema import Config
 from dist_train.system.escape import escape
@@ -89,7 +89,8 @@ class ModelSummary:
         rows.append(("all", "", "", f"{count:,}", f"{trained:,}", f"{self.multiply_adds:,}"))
         lines = [head, *_format_table(rows), format_groups(self.groups)]
         if frozen:
-            lines.append(f"frozen: {len(frozen)} parameters, {_count(frozen.values()):,} weights")
+            weights = f"{_count(frozen.values()):,} weights"
+            lines.append(f"frozen in the first epoch: {len(frozen)} parameters, {weights}")
             lines += [f"    {escape(name)} {list(parameter.shape)}" for name, parameter in frozen.items()]
         return "\n".join(lines)
 
@@ -102,9 +103,8 @@ def describe_model(config: Config) -> ModelSummary:
         OwnCodeError: the user's network fails.
     """
     with restored_process():
-        network, dataset = open_network(config)
+        network, dataset, groups = open_network(config)
         inputs, _ = dataset.make_example(SAMPLES)
-        groups = find_groups(config.optim, network)
         layers, multiply_adds = _pass_through(network, inputs, config.model.name)
     return ModelSummary(
         config.model.name, _describe_tensors(inputs), layers, dict(network.named_parameters()), groups, multiply_adds
@@ -129,7 +129,6 @@ def _pass_through(network: nn.Module, inputs: Nest, name: str) -> tuple[list[Lay
         stack.enter_context(torch.no_grad())
         stack.enter_context(shown_as_own(f"model.name {name}: a pass over {SAMPLES} samples"))
         network(inputs)
-    network.train()
     counts = counter.get_flop_counts()
     for path, layer in layers.items():
         layer.multiply_adds = _to_multiply_adds(counts.get(_join(network, path), {}))

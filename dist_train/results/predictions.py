@@ -62,10 +62,11 @@ class Predictions:
         samples = opened.samples
         if limit is not None and limit < len(samples):
             samples = replace(samples, chosen=samples.indices[:limit])
-        size = eval_batch_size(opened.dataset, config, self.world.device)
+        size = opened.config.eval.batch_size or eval_batch_size(opened.dataset, config, self.world.device)
         opened.network.eval()
         use_onednn(True)  # as in an evaluation
-        batches = eval_batches(samples, opened.dataset, config, self.world, opened.auto_settings.memory_format)
+        memory_format = opened.auto_settings.memory_format
+        batches = eval_batches(samples, opened.dataset, config, self.world, memory_format, batch_size=size)
         for batch, indices in zip(batches, torch.split(samples.indices, size), strict=True):
             output = compute_output(opened.network, batch.inputs, opened.auto_settings, self.world)
             yield PredictedBatch(indices, batch.inputs, batch.targets, output)

@@ -6,22 +6,21 @@ from typing import Any
 from pydantic import ValidationError
 
 from dist_train.settings.messages import (
-    add_decimal_point,
     describe_field,
     explain_foreign_key,
     explain_unknown_key,
     explain_wrong_name,
     find_common_base,
-    format_value,
+    find_meaning,
     list_choices,
     list_own_keys,
     map_names_to_classes,
-    shorten,
     suggest_choice,
 )
 from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.strict_yaml import FLOAT, FLOAT_AS_TYPED, Fault, LocatedValue, get_written, parse_scalar
 from dist_train.settings.tasks import LOSS_ARGUMENTS, TASKS
+from dist_train.settings.values import add_decimal_point, format_value, shorten
 
 
 def check_section(classes: tuple[type[Section], ...], prefix: str, written: LocatedValue) -> Iterator[Fault]:
@@ -42,8 +41,7 @@ def check_section(classes: tuple[type[Section], ...], prefix: str, written: Loca
         elif key in section.model_fields:
             yield from _check_setting(section, prefix, key, entry)
         elif not any(key in other.model_fields for other in classes):
-            siblings = [f"{prefix}{name}" for name in section.model_fields]
-            yield Fault(entry.location, explain_unknown_key(f"{prefix}{key}", siblings))
+            yield from _refuse_unknown(section, prefix, key, entry)
         elif chosen:
             yield Fault(
                 entry.location,
@@ -52,6 +50,15 @@ def check_section(classes: tuple[type[Section], ...], prefix: str, written: Loca
     for key, info in section.model_fields.items():
         if chosen and info.is_required() and key not in written.value:
             yield Fault(written.location, f"{prefix}{key} is missing; {describe_field(info)}")
+
+
+def _refuse_unknown(section: type[Section], prefix: str, key: str, entry: LocatedValue) -> Iterator[Fault]:
+    """Yield the fault of a key that no section has, and of each key in it that is a word of another program."""
+    siblings = [f"{prefix}{name}" for name in section.model_fields]
+    yield Fault(entry.location, explain_unknown_key(f"{prefix}{key}", siblings))
+    for inner, written in entry.value.items() if isinstance(entry.value, dict) else ():
+        if find_meaning(inner):
+            yield Fault(written.location, explain_unknown_key(f"{prefix}{key}.{inner}", []))
 
 
 def check_loss_arguments(root: LocatedValue) -> Iterator[Fault]:

@@ -21,16 +21,15 @@ import yaml
 from dist_train.errors import ConfigError
 from dist_train.own_code.reference import parse_reference
 from dist_train.recipes import find_config, find_folder
+from dist_train.settings.aliases import Alias, expand, take_aliases
 from dist_train.settings.checks import check_loss_arguments, check_section, is_allowed
 from dist_train.settings.messages import (
     explain_old_value,
     explain_renamed_key,
     explain_replaced_key,
     explain_unknown_key,
-    format_value,
     get_last_part,
     map_names_to_classes,
-    shorten,
 )
 from dist_train.settings.paths import PATHS, expand_path
 from dist_train.settings.references import resolve_references
@@ -50,6 +49,7 @@ from dist_train.settings.strict_yaml import (
     read_file,
 )
 from dist_train.settings.tasks import find_task_contradictions
+from dist_train.settings.values import format_value, shorten
 from dist_train.system.escape import escape
 from dist_train.system.read_file import is_file
 
@@ -98,11 +98,13 @@ def load_run_config(
 
 def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | None, is_of_run: bool) -> Config:
     root, faults = read_file(path)
+    aliases, wrong = take_aliases(root)
+    faults += [*wrong, *_check_aliases(aliases)]
     _expand_shorthands(root)
     if is_of_run:
         _translate(root)
     faults += _refuse_old_settings(root)
-    faults += _apply_overrides(root, overrides)
+    faults += _apply_overrides(root, overrides, aliases)
     _expand_items(root)
     _set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(check_section((Config,), "", root), MAX_FAULTS + 1)
@@ -144,12 +146,17 @@ def _raise_if_any(faults: list[Fault]) -> None:
 # The command line
 
 
-def _apply_overrides(root: LocatedValue, overrides: Sequence[str]) -> Iterator[Fault]:
+def _apply_overrides(root: LocatedValue, overrides: Sequence[str], aliases: Mapping[str, Alias]) -> Iterator[Fault]:
     seen: list[str] = []
-    for number, override in enumerate(overrides):
-        location = SourceLocation(MAX_BYTES + 1 + number, f"command line: {shorten(override)}")
+    for number, word in enumerate(overrides):
+        location = SourceLocation(MAX_BYTES + 1 + number, f"command line: {shorten(word)}")
+        try:
+            override = expand(word, aliases) if word.startswith("--") else word
+        except ValueError as error:
+            yield Fault(location, str(error))
+            continue
         key, equals, text = override.partition("=")
-        key = f"{key}.name" if key in _NAMED else key
+        key = _complete(key)
         message = _check_override(key, text, seen) if key and equals else "is not of the form key=value"
         if message:
             yield Fault(location, message)
@@ -158,6 +165,17 @@ def _apply_overrides(root: LocatedValue, overrides: Sequence[str]) -> Iterator[F
         else:
             _set(root, key, written)
             seen.append(key)
+
+
+def _check_aliases(aliases: Mapping[str, Alias]) -> Iterator[Fault]:
+    for alias in aliases.values():
+        if message := _check_override(_complete(alias.setting), alias.value or "", []):
+            yield Fault(alias.location, f"aliases: {alias.flag}: {message}")
+
+
+def _complete(key: str) -> str:
+    """Return the setting that a key of the command line means: a section that may be a text is its name."""
+    return f"{key}.name" if key in _NAMED else key
 
 
 def _check_override(key: str, text: str, seen: list[str]) -> str | None:

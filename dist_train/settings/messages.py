@@ -4,7 +4,6 @@ All text is derived from the classes and annotations of `schema`, which pydantic
 message of its own.
 """
 
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from types import UnionType
@@ -12,13 +11,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dist_train.settings.renames import RENAMED_KEYS, REPLACED_KEYS, OldValue
+from dist_train.settings.renames import RENAMED_KEYS, REPLACED_KEYS, OldValue, translate_word
 from dist_train.settings.schema import Config, list_keys
 from dist_train.settings.schema.optim import UNSUPPORTED_NAMES
 from dist_train.settings.schema.section import Section, Words
-from dist_train.system.escape import escape
+from dist_train.settings.values import format_value, shorten
 
-MAX_LENGTH = 60
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -55,6 +53,8 @@ def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
     is_one_key = f"{head}.{last}" in known or ".args." in f"{head}."
     if is_one_key and not any(other.startswith(f"{head}.") for other in siblings):
         return f"{key} cannot be one key in a file; write {last}: under {head}:"
+    if meaning := find_meaning(key, siblings):
+        return f"{shorten(key)} is not a setting; here it is {meaning}"
     namesakes = [other for other in known if get_last_part(other) == last]
     depth = min((other.count(".") for other in namesakes), default=0)
     namesakes = [other for other in namesakes if other.count(".") == depth][:4]
@@ -64,6 +64,13 @@ def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
     if guesses:
         return f"{shorten(key)} is not a setting. Did you mean {' or '.join(guesses)}?"
     return f"{shorten(key)} is not a setting; allowed: {', '.join(map(get_last_part, siblings or Config.model_fields))}"
+
+
+def find_meaning(key: str, siblings: Sequence[str] = ()) -> str | None:
+    """Return what a key of another program is called here: a sibling of this name, if there is one."""
+    meaning = translate_word(key)
+    own = [other for other in siblings if meaning and get_last_part(other) == get_last_part(meaning)]
+    return own[0] if own else meaning
 
 
 def explain_renamed_key(key: str, value: Any, rival: str | None = None) -> str:
@@ -170,30 +177,3 @@ def _find_bounds(checks: Sequence[Any], key: str) -> list[Any]:
 def group_names(names: list[str]) -> list[str]:
     """Merge names with a slash into one entry for each prefix, to keep the list short."""
     return list(dict.fromkeys(f"{name.partition('/')[0]}/<model>" if "/" in name else name for name in names))
-
-
-# Values and names on one line
-
-
-def format_value(value: Any) -> str:
-    """Format a value as YAML, on one short line."""
-    if isinstance(value, dict):
-        text = "{" + ", ".join(f"{key}: {format_value(inner)}" for key, inner in value.items()) + "}"
-    elif isinstance(value, tuple):
-        text = "[" + ", ".join(map(format_value, value)) + "]"
-    elif value is None or isinstance(value, bool):
-        text = {None: "null", True: "true", False: "false"}[value]
-    else:
-        text = add_decimal_point(repr(value)) if isinstance(value, float) else repr(value)
-    return shorten(text)
-
-
-def shorten(text: str) -> str:
-    """Return `text` on one line, cut to MAX_LENGTH characters."""
-    line = escape(text, len(text))
-    return line if len(line) <= MAX_LENGTH else f"{line[: MAX_LENGTH - 3]}..."
-
-
-def add_decimal_point(number: str) -> str:
-    """Write a number so that YAML reads it as one: `3e-4` becomes `3.0e-4`."""
-    return number if "." in number else re.sub("[eE]", ".0e", number)

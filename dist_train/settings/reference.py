@@ -5,15 +5,16 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from dist_train.settings.aliases import DOCUMENTATION, SECTION
 from dist_train.settings.messages import (
     describe_type,
     find_common_base,
-    format_value,
     list_shown_names,
 )
 from dist_train.settings.schema import Config
 from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.tasks import LOSS_ARGUMENTS
+from dist_train.settings.values import format_value
 
 
 def format_reference() -> str:
@@ -23,6 +24,7 @@ def format_reference() -> str:
         classes = section_classes(info.annotation)
         section = _format_section(name, classes) if classes else _format_plain(name, info)
         lines += [*section, ""]
+    lines += [f"## {SECTION}", "", " ".join(DOCUMENTATION.split()), ""]
     return "\n".join(lines)
 
 

@@ -6,9 +6,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from dist_train.errors import ConfigError, OwnCodeError, RefusedElsewhereError, SaveError, UserError, is_reported
 from dist_train.system.escape import escape, escape_lines
@@ -85,8 +86,57 @@ class _ParserExit(SystemExit):
     """The end of a command that has printed its help."""
 
 
+class _PrintVersions(argparse.Action):
+    """Prints the versions of dist-train, torch and Python, without importing torch."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(describe_versions())
+        parser.exit()
+
+
+def describe_versions() -> str:
+    """Return the versions of dist-train, torch and Python on one line."""
+    from importlib import metadata
+    from platform import python_version
+
+    from dist_train import __version__
+
+    try:
+        torch = f"torch {metadata.version('torch')}"
+    except metadata.PackageNotFoundError:
+        torch = "no torch"
+    return f"dist-train {__version__}, {torch}, Python {python_version()}"
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises a ConfigError for wrong arguments, so that only one rank prints it."""
+    """An argument parser with `--version` that raises a ConfigError, so that only one rank prints what is wrong.
+
+    Attributes:
+        advice: ends the message about an unknown option.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.advice = ""
+        self.add_argument("--version", action=_PrintVersions, nargs=0, help="print the versions and exit")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        return self._refuse_unknown(*self.parse_known_args(args, namespace))
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        return self._refuse_unknown(*self.parse_known_intermixed_args(args, namespace))
+
+    def has_option(self, flag: str) -> bool:
+        """Whether an option is called so."""
+        return flag in self._option_string_actions
+
+    def _refuse_unknown(self, options: argparse.Namespace, unknown: Sequence[str]) -> argparse.Namespace:
+        if unknown:
+            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            close = [guess for each in unknown for guess in get_close_matches(each.partition("=")[0].lower(), known, 1)]
+            guess = f". Did you mean {' and '.join(close)}?" if close else self.advice and f"; {self.advice}"
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{guess}")
+        return options
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.format_usage()}{self.prog}: {escape(message, 2000)}")

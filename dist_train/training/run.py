@@ -233,6 +233,7 @@ class TrainingRun:
                 self.world,
                 self.stop,
                 mark=lambda: self.recorder.mark("evaluate", state.step),
+                batch_size=self.config.eval.batch_size,
             )
             if evaluation:
                 self.reporter.write_evaluation(state.step, evaluation)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,9 @@ from dist_train.execution.deterministic import check_deterministic
 from dist_train.execution.gpu import bind_to_near_cores
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
 from dist_train.models import build_model, check_passes
-from dist_train.models.freeze import set_frozen
+from dist_train.models.freeze import find_frozen, set_frozen
 from dist_train.nest import move_inputs
+from dist_train.optim.groups import ParameterGroup, find_groups
 from dist_train.optim.lr_schedule import LrSchedule
 from dist_train.own_code.copies import Code, collect_code
 from dist_train.own_code.load import own_failures
@@ -181,11 +183,26 @@ def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSe
     return state, callbacks
 
 
-def open_network(config: Config) -> tuple[nn.Module, Dataset]:
+class OpenNetwork(NamedTuple):
+    """A network as a training begins with it, but for weights of other networks."""
+
+    network: nn.Module
+    """Parameters that are frozen in the first epoch take no gradients."""
+    dataset: Dataset
+    groups: list[ParameterGroup]
+    """Of the optimizer, with what is trained in a later epoch."""
+
+
+def open_network(config: Config) -> OpenNetwork:
     """Build the network for the data of the settings, without a training; raises UserError."""
     dataset = open_dataset(config.data, config.run.seed, World(), ignored_label=find_ignored_label(config))
     example, _ = dataset.make_example(1)
-    return build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example), dataset
+    network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
+    frozen = find_frozen(config.model, network)
+    set_frozen(network, frozen, epoch=10**9)
+    groups = find_groups(config.optim, network)
+    set_frozen(network, frozen, epoch=0)
+    return OpenNetwork(network, dataset, groups)
 
 
 def _order_held_out(config: Config, dataset: Dataset) -> tuple[Samples, ...]:

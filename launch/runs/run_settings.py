@@ -48,7 +48,7 @@ def read_monitor(run: Path, line: Mapping[str, Any]) -> Monitor:
 
 def list_differences(first: Path, second: Path) -> list[str]:
     """Return the settings that two runs do not share, as `optim.lr: 0.1 and 0.2`; none if those of one are unknown."""
-    from dist_train.settings.messages import format_value
+    from dist_train.settings.values import format_value
 
     one, other = read_settings(first), read_settings(second)
     keys = [key for key in {**one, **other} if key not in OWN and one.get(key) != other.get(key)]

@@ -201,12 +201,16 @@ class Train(Section):
 
 
 class Eval(Section):
-    """When held-out data are evaluated."""
+    """When held-out data are evaluated, and how many samples at once."""
 
     every_epochs: Annotated[int, Field(ge=0, le=10**9)] = 1
     """Epochs between evaluations; 0: only at the end."""
     every_steps: PositiveInt | None = None
     """Steps between evaluations, in place of `every_epochs`. Default: null."""
+    batch_size: PositiveInt | None = None
+    """Samples in one batch of an evaluation, on one rank; the last has the rest. Batches are cut alike at any number of
+    ranks, so that its numbers are the same. Fewer need less memory. Default: 250, of small images on a GPU more; of a
+    data set of your own at most `data.global_batch`."""
 
 
 class Checkpoint(Section):

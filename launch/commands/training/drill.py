@@ -37,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train without a fault, then once per round; print a table and write `drill.json`."""
+    from dist_train.settings.aliases import expand_all
     from dist_train.settings.loader import load_config
 
     config = load_config(options.config, options.overrides)
-    drill = Drill(config, options.config, tuple(options.overrides), options.nproc)
+    overrides = expand_all(options.config, options.overrides)
+    drill = Drill(config, options.config, tuple(overrides), options.nproc)
     try:
         return 0 if drill.run_rounds(options.rounds, options.faults, options.seed) else 1
     except DrillError as error:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check the settings and the resources, then submit the job."""
     from dist_train.recipes import find_config
+    from dist_train.settings.aliases import expand_all
     from dist_train.settings.loader import load_config
 
     config = load_config(options.config, options.overrides)
@@ -36,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     resources.check(config)
     path = find_config(options.config)
     resume_command = submission.build_resume_command(options.command_arguments)
-    job = submission.prepare_submission(config, path, options.overrides, resources, resume_command)
+    overrides = expand_all(options.config, options.overrides)
+    job = submission.prepare_submission(config, path, overrides, resources, resume_command)
     print(resources.describe(config))
     submission.check_submission(job, options.dry_run)
     if options.dry_run:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_train.system.exit import describe_versions
 from launch import cli
 from launch.local.training_command import max_ranks
 from tests.conftest import ROOT, Python
@@ -43,10 +44,10 @@ class TestImports:
             "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
             "sys.exit(len({'torch', 'numpy', 'pydantic', 'yaml'} & set(sys.modules)))"
         )
-        for arguments in (["--help"], *([command, "--help"] for command in cli.COMMANDS)):
+        for arguments in (["--version"], ["--help"], *([command, "--help"] for command in cli.COMMANDS)):
             done = interpreter("-c", program, *arguments)
             assert (done.returncode, done.stderr) == (0, "")
-            assert done.stdout.startswith("usage: dist-train")
+            assert done.stdout.startswith("dist-train " if "--version" in arguments else "usage: dist-train")
 
 
 def test_every_command_is_a_module_with_two_functions() -> None:
@@ -55,6 +56,12 @@ def test_every_command_is_a_module_with_two_functions() -> None:
         command.add_arguments(ArgumentParser())
         assert callable(command.run)
         assert command.__doc__
+
+
+@pytest.mark.parametrize("words", [[], *([command] for command in cli.COMMANDS)], ids=str)
+def test_each_command_prints_the_versions(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert cli.main([*words, "--version"]) == 0
+    assert capsys.readouterr().out == f"{describe_versions()}\n"
 
 
 def test_help_lists_the_commands_and_the_exit_codes(interpreter: Python) -> None:
@@ -68,7 +75,11 @@ def test_help_lists_the_commands_and_the_exit_codes(interpreter: Python) -> None
     ("arguments", "message"),
     [
         ([], "COMMAND"),
-        (["trian"], "'trian'"),
+        (["trian"], "'trian' is not a command. Did you mean train?"),
+        (["xyz"], "'xyz' is not a command; there are train, submit, "),
+        (["train", "mnist_exmaple", "--print-config"], "Did you mean mnist_example?"),
+        (["train", "configs/mnist_exmaple.yaml", "--print-config"], "Did you mean configs/mnist_example.yaml?"),
+        (["status", "--jsn"], "unrecognized arguments: --jsn. Did you mean --json?"),
         (["train"], "CONFIG"),
         (
             ["train", "x.yaml", "--nproc", "٣"],

@@ -222,18 +222,26 @@ def test_a_gpu_evaluates_many_small_images_at_once(
     assert eval_batch_size(dataset, settings("synthetic"), torch.device(device)) == size
 
 
-@pytest.mark.parametrize("name", ["test", "validation"])
-def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("test", None), ("validation", None), ("test", 1), ("test", 64), ("test", 10**9)]
+)
+def test_eval_batches_are_dealt_out_whole(settings: Settings, name: str, wanted: int | None) -> None:
+    """Also with `eval.batch_size`: the same batches at every number of ranks."""
     config = settings("digits", validation=0.5)
     dataset = opened(config)
     samples = held_out(dataset) if name == "test" else dataset.validation
     assert samples is not None
-    alone = list(eval_batches(samples, dataset, config, World()))
-    assert [len(batch.targets) for batch in alone] == [EVAL_BATCH] * (len(alone) - 1) + [len(samples) % EVAL_BATCH]
+    each = wanted or EVAL_BATCH
+    alone = list(eval_batches(samples, dataset, config, World(), batch_size=wanted))
+    assert [len(batch.targets) for batch in alone] == [
+        min(each, len(samples) - start) for start in range(0, len(samples), each)
+    ]
     assert torch.equal(torch.cat([batch.targets for batch in alone]), labels_of(samples))
     for size in (2, 3, 4):
         worlds = [World(rank=rank, size=size) for rank in range(size)]
-        dealt = [batch for world in worlds for batch in eval_batches(samples, dataset, config, world)]
+        dealt = [
+            batch for world in worlds for batch in eval_batches(samples, dataset, config, world, batch_size=wanted)
+        ]
         dealt.sort(key=lambda batch: batch.number)
         assert [batch.number for batch in dealt] == list(range(len(alone)))
         assert all(torch.equal(one.inputs, other.inputs) for one, other in zip(dealt, alone, strict=True))

@@ -72,7 +72,17 @@ def test_layers_that_are_lazy_shared_frozen_or_not_called(file: Path) -> None:
     text = str(found)
     assert "not called" in text
     assert "Linear x2" in text
-    assert text.endswith("frozen: 2 parameters, 12 weights\n    never.weight [3, 3]\n    never.bias [3]")
+    assert text.endswith(
+        "frozen in the first epoch: 2 parameters, 12 weights\n    never.weight [3, 3]\n    never.bias [3]"
+    )
+
+
+def test_what_is_frozen_is_in_the_group_of_its_later_epoch(file: Path) -> None:
+    found = describe_model(load_config(file, ["model.freeze=backbone", "model.unfreeze={2: [fc2.*]}"])).to_dict()
+    assert {each["name"]: each["group"] for each in found["parameters"] if not each["trained"]} == {
+        name: 0 if name.startswith("fc2.") else None for name in LENET if not name.startswith("fc3.")
+    }
+    assert (found["count"], found["trained"]) == (61_706, 850)
 
 
 def test_the_command_prints_text_or_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
         ("optim: {epochs: 3}", "a.yaml:3: optim.epochs is not a setting. Did you mean train.epochs?"),
         ("lr: 1.0", "a.yaml:3: lr is not a setting. Did you mean optim.lr?"),
         ("optim.lr: 1.0", "a.yaml:3: optim.lr cannot be one key in a file; write lr: under optim:"),
-        ("optimizer: {lr: 1.0}", "a.yaml:3: optimizer is not a setting. Did you mean optim?"),
+        ("optimizer: {lr: 1.0}", "a.yaml:3: optimizer is not a setting; here it is the section optim"),
         ("eval: {zzz: 1}", "a.yaml:3: eval.zzz is not a setting; allowed: every_epochs"),
         ("log: {name: 1}", "a.yaml:3: log.name is not a setting. Did you mean run.name or data.name or model.name"),
         (

@@ -1,12 +1,17 @@
 """The end of a command: its exit code, its error message, and which rank prints it."""
 
 import json
+import re
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
+from dist_train import __version__
 from dist_train.errors import ConfigError, DataError, RefusedElsewhereError, UserError
-from dist_train.system.exit import PATIENCE, only_first_rank_reports, run_guarded
+from dist_train.system.exit import PATIENCE, describe_versions, only_first_rank_reports, run_guarded
 from tests.conftest import Python
 
 
@@ -41,6 +46,13 @@ def test_a_module_that_takes_the_output_away_fails_no_command(python: Python, ch
         "leave(run_guarded(main))"
     )
     assert python("-c", program).returncode == 0
+
+
+def test_versions_are_on_one_line() -> None:
+    found = re.fullmatch(r"dist-train (\S+), torch (\S+), Python (\S+)", describe_versions())
+    assert found is not None
+    assert found.groups() == (__version__, metadata.version("torch"), sys.version.split()[0])
+    assert torch.__version__.startswith(found[2])
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ data: {name: synthetic, num_train: 32, num_test: 8, global_batch: 16}
 model: {name: mnist_cnn}
 optim: {name: sgd, lr: 0.05}
 train: {max_steps: 2}
+aliases: {--rate: optim.lr}
 """
 
 
@@ -41,6 +42,6 @@ def test_a_signal_waits_for_what_is_started(config: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "execve", execve)
     with pytest.raises(_ReplacedError):
-        cli.main(["train", str(config), "--nproc", "1"])
-    assert started == [[sys.executable, "-m", "dist_train", str(config)]]
+        cli.main(["train", str(config), "--nproc", "1", "--rate", "0.5", "run.seed=1"])
+    assert started == [[sys.executable, "-m", "dist_train", str(config), "run.seed=1", "--rate=0.5"]]
     assert blocked >= set(SIGNALS)

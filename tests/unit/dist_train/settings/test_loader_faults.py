@@ -111,14 +111,14 @@ def test_fault_of_a_file(load: Load, text: str, message: str) -> None:
         (
             "data: {name: digits}\nmodel: {name: lenett}",
             (
-                "a.yaml:2: model.name is 'lenett'; allowed: lenet, mnist_example, mnist_cnn, cifar_tutorial, resnet18, "
+                "a.yaml:2: model.name is 'lenett'; allowed: lenet, mnist_example, mnist_cnn, cifar_tutorial, resnet18, mlp, "
                 "torchvision/<model>, timm/<model>, a reference. Did you mean lenet?"
             ),
         ),
         ("data: {name: digits}\nmodel: {name: resnet50}", "Did you mean torchvision/resnet50?"),
         ("data: {name: digits}\nmodel: {name: torchvision/resnet5}", "Did you mean torchvision/resnet50?"),
         ("data: {name: digits, shape: [1]}\nmodel: {name: lenet}", "data.shape is not a setting of data.name digits"),
-        ("data: {name: digits}\nmodel: {name: resnet18, width: 2}", "resnet18 takes: num_classes"),
+        ("data: {name: digits}\nmodel: {name: resnet18, dropout: 0.5}", "resnet18 takes: num_classes"),
         (
             "data: {name: digits, normalize: {}}\nmodel: {name: lenet}",
             "data.normalize.mean is missing; it must be a list",

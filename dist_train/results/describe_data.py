@@ -124,10 +124,8 @@ class DataSummary:
             for split in self.splits:
                 for place, summary in getattr(split, kind).items():
                     what = f"{kind[:-1]}{f' {escape(place)}' if place else ''}"
-                    lines += [
-                        f"{split.name + ':':<12}{what} {summary.format_type()}",
-                        f"{'':<12}{summary.format_moments()}",
-                    ]
+                    lines.append(f"{split.name + ':':<12}{what} {summary.format_type()}")
+                    lines += [f"{'':<12}{line}" for line in summary.format_moments().splitlines()]
         return "\n".join([*lines, *self._format_classes(), *self._format_duplicates(), *self._format_unreadable()])
 
     def _format_classes(self) -> Iterator[str]:

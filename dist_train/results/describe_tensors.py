@@ -14,6 +14,7 @@ from dist_train.data.statistics import Histogram, compute_moments, count_values
 MOST_CHANNELS = 16
 """Up to so many channels or features have numbers of their own; of more, all values count together."""
 MOST_SHAPES = 5
+MANY = 4
 
 
 @dataclass
@@ -100,10 +101,14 @@ class TensorSummary:
         return f"{'/'.join(self.types)} {', '.join(listed)}{f' and {more} other shapes' if more > 0 else ''}"
 
     def format_moments(self) -> str:
-        """Return mean and std of each channel, and of values that are no bytes the least and the most."""
+        """Return mean and std of each channel, and of values that are no bytes the least and the most.
+
+        For many channels each of these is a line.
+        """
         found = self.to_dict()
         keys = [key for key in ("mean", "std", "min", "max") if key in found]
-        text = "  ".join(f"{key} {' '.join(map(_format_number, found[key]))}" for key in keys)
+        between = "  " if len(self._values) < MANY else "\n"
+        text = between.join(f"{key} {' '.join(map(_format_number, found[key]))}" for key in keys)
         wrong = sum(found.get("not_finite", ()))
         return f"{text}  ({wrong:,} values are not finite)" if wrong else text
 

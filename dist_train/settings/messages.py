@@ -4,6 +4,7 @@ All text is derived from the classes and annotations of `schema`, which pydantic
 message of its own.
 """
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from types import UnionType
@@ -68,8 +69,10 @@ def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
 
 def find_meaning(key: str, siblings: Sequence[str] = ()) -> str | None:
     """Return what a key of another program is called here: a sibling of this name, if there is one."""
-    meaning = translate_word(key)
-    own = [other for other in siblings if meaning and get_last_part(other) == get_last_part(meaning)]
+    if (meaning := translate_word(key)) is None:
+        return None
+    setting = re.split("[:,]", meaning)[0]
+    own = [other for other in siblings if get_last_part(other) == get_last_part(setting) and other != setting]
     return own[0] if own else meaning
 
 

@@ -24,6 +24,7 @@ from dist_train.interface.process import restored_process
 from dist_train.nest import Nest, list_tensors, split_nest
 from dist_train.results.describe_tensors import TensorSummary
 from dist_train.settings.schema import Config, ImageData, OwnData
+from dist_train.settings.tasks import find_ignored_label
 from dist_train.system.cpu import count_cores
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
@@ -193,7 +194,7 @@ def _open(config: Config) -> tuple[tuple[str, ...], dict[SplitName, Samples]]:
     if isinstance(config.data, ImageData):
         return open_pictures(config.data, config.run.seed, World())
     data = config.data.model_copy(update={"augment": None}) if isinstance(config.data, OwnData) else config.data
-    dataset = open_dataset(data, config.run.seed, World())
+    dataset = open_dataset(data, config.run.seed, World(), ignored_label=find_ignored_label(config))
     splits = (dataset.train, dataset.validation, dataset.test)
     return dataset.classes, {samples.split: samples for samples in splits if samples}
 

@@ -111,8 +111,8 @@ def test_fault_of_a_file(load: Load, text: str, message: str) -> None:
         (
             "data: {name: digits}\nmodel: {name: lenett}",
             (
-                "a.yaml:2: model.name is 'lenett'; allowed: lenet, mnist_example, mnist_cnn, cifar_tutorial, resnet18, mlp, "
-                "torchvision/<model>, timm/<model>, a reference. Did you mean lenet?"
+                "a.yaml:2: model.name is 'lenett'; allowed: lenet, mnist_example, mnist_cnn, cifar_tutorial, resnet18, "
+                "mlp, torchvision/<model>, timm/<model>, a reference. Did you mean lenet?"
             ),
         ),
         ("data: {name: digits}\nmodel: {name: resnet50}", "Did you mean torchvision/resnet50?"),

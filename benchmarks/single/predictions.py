@@ -1,19 +1,19 @@
 """How fast `dist-train predict` is beside its network alone, and beside a loop of one picture at a time.
 
-    python -m benchmarks.single.predictions RUN FOLDER [--rounds 5] [--one 500] [--out DIR]
+    python -m benchmarks.single.predictions RUN FOLDER [--rounds 20] [--out DIR]
 
-RUN is a run on pictures, FOLDER holds picture files, such as cifar10-images/test of $DIST_TRAIN_DATA. Each round
-predicts all files, computes the same pictures again without reading them, and predicts the first ones one at a time, in
-one process.
-Prints pictures a second and ratios, medians over the rounds, and writes them to `benchmarks/results/` as
-`predictions-<machine>-<date>.md` and `.json`.
+RUN is a run on pictures, FOLDER holds picture files, such as cifar10-images/test of $DIST_TRAIN_DATA. All files are
+predicted, a part in each round. The same pictures are computed again without reading them, and some of them one at a
+time, all in one process. Prints pictures a second and ratios, medians over the rounds, and writes them to
+`benchmarks/results/` as `predictions-<machine>-<date>.md` and `.json`.
 """
 
 import argparse
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,13 +24,14 @@ from benchmarks.results import DIRECTORY, check_out, write_both
 from benchmarks.tables import number, table
 from dist_train import TrainedModel, load_model
 from dist_train.errors import DataError
-from dist_train.execution.auto_settings import use_onednn
 from dist_train.results.predict.command import open_network
 from dist_train.results.predict.picture_files import PictureNetwork, list_files, predict_files
 from dist_train.system.exit import Parser, run_guarded
 from launch.arguments import number_from
 
 TOP = 5
+FEWER = 10
+"""One picture of so many is also predicted alone."""
 
 
 def measure_predict(files: Sequence[str | DataError], network: PictureNetwork) -> float:
@@ -59,26 +60,22 @@ def measure_loop(files: Sequence[str], model: TrainedModel) -> float:
     return len(files) / (time.perf_counter() - start)
 
 
-def measure(run: Path, folder: Path, rounds: int, few: int) -> dict[str, list[float]]:
-    """Measure in rounds; return pictures a second of each way, by round."""
-    files = list_files([str(folder)])
+def measure(run: Path, folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Measure in rounds, each with other files; return pictures a second of each way, by round."""
+    files = [file for file in list_files([str(folder)]) if isinstance(file, str)]
+    random.Random(0).shuffle(files)  # noqa: S311 (folders may hold pictures of different sizes)
     model, network = load_model(run), open_network(load_model(run))
-    named = [file for file in files if isinstance(file, str)]
-    pictures = torch.stack([network.read(file) for file in named])
-    use_onednn(True)
-    ways: dict[str, Callable[[int], float]] = {
-        "predict": lambda most: measure_predict(files[:most], network),
-        "network alone": lambda most: measure_network(pictures[:most], network),
-        "one at a time": lambda most: measure_loop(named[: min(most, few)], model),
-    }
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way(few)  # the first calls are slow
-    for turn in range(rounds):
-        for name, way in ways.items():
-            found[name].append(way(len(files)))
-            rate = f"{number(found[name][-1])} pictures/s"
-            print(f"round {turn + 1} of {rounds}: {name} {rate}", file=sys.stderr, flush=True)
+    found: dict[str, list[float]] = {"predict": [], "network alone": [], "one at a time": []}
+    for turn in range(-1, rounds):
+        part = files[max(0, turn) :: rounds]
+        few = part[: max(1, len(part) // FEWER)]
+        pictures = torch.stack([network.read(file) for file in part])
+        rates = measure_predict(part, network), measure_network(pictures, network), measure_loop(few, model)
+        if turn < 0:
+            continue  # the first calls are slow
+        for name, rate in zip(found, rates, strict=True):
+            found[name].append(rate)
+        print(f"round {turn + 1} of {rounds}: {', '.join(map(number, rates))} pictures/s", file=sys.stderr, flush=True)
     return found
 
 
@@ -98,12 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--rounds", type=number_from(1), default=5)
-    parser.add_argument("--one", type=number_from(1), default=500, help="pictures that are predicted alone")
+    parser.add_argument("--rounds", type=number_from(1), default=20)
     parser.add_argument("--out", type=Path, default=DIRECTORY)
     options = parser.parse_args(arguments)
     check_out(options.out)
-    found = measure(options.run, options.folder, options.rounds, options.one)
+    found = measure(options.run, options.folder, options.rounds)
     machine = {**about_machine(), "threads": torch.get_num_threads()}
     text = f"{report(options.run.name, found)}\n\n{', '.join(f'{name} {value}' for name, value in machine.items())}\n"
     print(text)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dist_train.eval_line import to_plain
-from dist_train.nest import Nest, list_tensors
+from dist_train.nest import Nest, list_tensors, map_tensors
 from dist_train.tasks.output import align, select, to_labels
 
 
@@ -62,7 +62,7 @@ class AnswerReader:
         Raises:
             ConfigError: the output has no such field.
         """
-        selected = select(output, self.field)
+        selected, targets = map_tensors(lambda tensor: tensor.detach().cpu(), (select(output, self.field), targets))
         if self.task == "classification" and _are_logits(selected):
             return self._read_classes(selected.softmax(dim=1), targets, most)
         if self.task == "multilabel" and _are_logits(selected, fewest=1):
@@ -96,7 +96,7 @@ class AnswerReader:
 
     def _rank(self, probabilities: Tensor, most: int | None) -> list[tuple[Guess, ...]]:
         """Return the guesses of each sample; of equal ones the first class comes first, as in the accuracy."""
-        ranked, numbers = probabilities.cpu().sort(dim=1, descending=True, stable=True)
+        ranked, numbers = probabilities.sort(dim=1, descending=True, stable=True)
         return [
             tuple(Guess(self._name(number), value) for number, value in zip(*row, strict=True))
             for row in zip(numbers[:, :most].tolist(), ranked[:, :most].tolist(), strict=True)

@@ -108,6 +108,21 @@ def test_what_is_not_there_or_of_another_network_is_refused(kind: str, weights: 
         open_pretrained(name, chosen.format(weights=weights), trust_code=False)
 
 
+def test_files_that_hold_no_weights_of_the_network_are_refused_by_name(tmp_path: Path) -> None:
+    network = models.get_model(SMALL, weights=None)
+    torch.save(network, tmp_path / "module.pt")
+    torch.save({name: value.to(torch.int8) for name, value in network.state_dict().items()}, tmp_path / "int8.pt")
+    torch.save(dict(list(network.state_dict().items())[:9]), tmp_path / "part.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "empty.pt").touch()
+    with (tmp_path / "large.pt").open("wb") as file:
+        file.truncate(3 * 2**30)
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(CheckpointError, match=path.name):
+            open_pretrained(f"torchvision/{SMALL}", str(path), trust_code=False)
+
+
 def test_timm_is_needed_for_its_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ConfigError, match="timm/resnet18: needs the package timm; pip install timm"):

@@ -34,6 +34,7 @@ def test_it_is_all_there_and_nothing_of_the_checkout(installed: Installed, tmp_p
         path for path in listed if path.startswith(("dist_train/", "launch/")) and path.endswith((".py", ".typed"))
     ]
     wanted += [str(path.relative_to(ROOT)) for path in list_recipes().values()]
+    wanted += [path for path in listed if path.startswith("configs/lessons/") and path.endswith(".py")]
     inside = installed.site_packages / "dist_train"
     assert [path for path in wanted if not (inside / path.removeprefix("dist_train/")).is_file()] == []
     assert wanted

@@ -21,7 +21,7 @@ from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.code_of_run import code_of_run
 from dist_train.checkpoint.store import find
 from dist_train.data import DataFormat, Samples, open_dataset, open_split
-from dist_train.data.batches import eval_batch_size, eval_batches
+from dist_train.data.batches import EvalBatch, eval_batch_size, eval_batches
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.data.samples import SplitName
 from dist_train.distributed.world import World, open_world
@@ -57,6 +57,7 @@ def evaluate(
     stop: Stop | None = None,
     mark: Callable[[], None] = lambda: None,
     batch_size: int | None = None,
+    observe: Callable[[EvalBatch, Nest], None] | None = None,
 ) -> Evaluation | None:
     """Evaluate `network` on all `samples` in evaluation mode; return None if a rank was asked to stop meanwhile.
 
@@ -67,6 +68,7 @@ def evaluate(
         stop: whether this process is asked to stop.
         mark: called at each batch, to show progress.
         batch_size: `eval.batch_size`.
+        observe: called with each batch of this rank and the network's output.
     """
     size = batch_size or eval_batch_size(dataset, config, world.device)
     num_batches = -(-len(samples) // size)
@@ -79,6 +81,8 @@ def evaluate(
                 mark()
                 output = compute_output(network, batch.inputs, auto_settings, world)
                 sums.add(batch.number, output, batch.targets, batch.num_samples)
+                if observe:
+                    observe(batch, output)
         except StopRequested:
             stop_requests += 1
     use_onednn(auto_settings.onednn)

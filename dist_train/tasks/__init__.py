@@ -26,11 +26,14 @@ from dist_train.tasks.task import Evaluation, EvaluationSums, Task
 __all__ = ["Evaluation", "EvaluationSums", "Task", "build_task"]
 
 
-def build_task(config: Config, classes: tuple[str, ...], world: World | None = None) -> Task:
+def build_task(
+    config: Config, classes: tuple[str, ...], world: World | None = None, counts_confusion: bool = False
+) -> Task:
     """Return the task of the settings.
 
     Args:
         classes: names of the classes in the data; none if the data name none.
+        counts_confusion: whether evaluations of accuracy also count which class was taken for which, to be drawn.
 
     Raises:
         ConfigError: what a reference names is no loss or metric, or no evaluation has the number to monitor.
@@ -38,7 +41,10 @@ def build_task(config: Config, classes: tuple[str, ...], world: World | None = N
     """
     world = world or World()
     loss, metrics = _open_parts(config, classes, world)
-    task = Task(loss, metrics, config.loss.output, classes, world, config.shards)
+    drawn = None
+    if counts_confusion and config.task == "classification" and "accuracy" in (metric.name for metric in metrics):
+        drawn = build_metric("confusion_matrix", config.task, world, find_ignored_label(config))
+    task = Task(loss, metrics, config.loss.output, classes, world, config.shards, drawn)
     if twice := next((name for name in task.names if task.names.count(name) > 1), None):
         raise ConfigError(f"metrics: two numbers of an evaluation are called {twice}")
     if (monitor := find_monitor(config).name) not in task.names:

@@ -49,6 +49,10 @@ class Evaluation:
     split: str
     values: dict[str, Any]
     """The loss and what the metrics give."""
+    confusion: Sequence[Sequence[int]] = ()
+    """How often each class was taken for each, to be drawn; () where that was not counted."""
+    classes: tuple[str, ...] = ()
+    """Their names."""
 
     def value(self, name: str) -> float:
         """Return a number by its name; raises ConfigError if the metric of this name gives none."""
@@ -66,6 +70,10 @@ class Evaluation:
         return format_line(self.to_dict())
 
 
+MOST_DRAWN = 100
+"""Classes of a confusion matrix that is drawn."""
+
+
 class Task:
     """What a network learns."""
 
@@ -77,14 +85,16 @@ class Task:
         classes: tuple[str, ...],
         world: World,
         shards: int | None,
+        confusion: Metric | None = None,
     ) -> None:
         """
         Args:
             field: of the network's output, which loss and metrics get; None: all of it.
             classes: names of the classes in the data.
             shards: of a global batch; None: one a rank.
+            confusion: the metric that counts what is drawn, where it is wanted.
         """
-        self._loss, self._metrics = loss, metrics
+        self._loss, self._metrics, self._confusion = loss, metrics, confusion
         self._field, self._world, self._shards = field, world, shards or world.size
         self._classes, self._numbers = classes, 1
         self._scale: Tensor | float | None = None
@@ -161,22 +171,33 @@ class Task:
 
     def open_evaluation(self, num_batches: int, device: torch.device) -> "EvaluationSums":
         """Return sums of zero for one pass over a split; every rank adds its own batches."""
-        return self._open_sums(self._metrics, num_batches, device)
+        confusion = self._confusion if len(self._classes) <= MOST_DRAWN else None
+        return self._open_sums(self._metrics, num_batches, device, confusion)
 
-    def _open_sums(self, metrics: Sequence[Metric], num_batches: int, device: torch.device) -> "EvaluationSums":
+    def _open_sums(
+        self, metrics: Sequence[Metric], num_batches: int, device: torch.device, confusion: Metric | None = None
+    ) -> "EvaluationSums":
         form = Format(num_batches, device, self._classes, self._numbers)
-        return EvaluationSums(self._loss.for_evaluation(), self._field, metrics, form)
+        return EvaluationSums(self._loss.for_evaluation(), self._field, metrics, form, confusion)
 
 
 class EvaluationSums:
     """Loss and metrics of the batches of this rank, then of all ranks."""
 
-    def __init__(self, loss: Loss, field: str | int | None, metrics: Sequence[Metric], form: Format) -> None:
-        self._loss, self._field = loss, field
+    def __init__(
+        self,
+        loss: Loss,
+        field: str | int | None,
+        metrics: Sequence[Metric],
+        form: Format,
+        confusion: Metric | None = None,
+    ) -> None:
+        self._loss, self._field, self._classes = loss, field, form.classes
         # One element a batch, so that the losses are added in the same order at any number of ranks.
         self._losses, self._weights = torch.zeros(2, form.num_batches, dtype=torch.float64, device=form.device)
         self._count = torch.zeros((), dtype=torch.int64, device=form.device)
         self._metrics: list[Sums] = [metric.open_sums(form) for metric in metrics]
+        self._drawn: list[Sums] = [confusion.open_sums(form)] if confusion else []
 
     @torch.no_grad()
     def add(self, number: int, output: Nest, targets: Nest, num_samples: int) -> None:
@@ -186,14 +207,14 @@ class EvaluationSums:
         if self._loss.divisor == "weights":
             self._weights[number] = self._loss.weigh(targets)
         self._count += num_samples
-        for sums in self._metrics:
+        for sums in (*self._metrics, *self._drawn):
             sums.add(number, selected, targets, num_samples)
 
     def reduce(self, world: World) -> None:
         """Add up over all ranks; every rank calls this."""
         for tensor in (self._losses, self._weights, self._count):
             world.sum_(tensor)
-        for sums in self._metrics:
+        for sums in (*self._metrics, *self._drawn):
             sums.reduce(world)
 
     def result(self, split: str) -> Evaluation:
@@ -204,4 +225,6 @@ class EvaluationSums:
         for sums in self._metrics:
             values |= sums.result()
         values.setdefault("count", int(self._count))
-        return Evaluation(split, values)
+        if not self._drawn:
+            return Evaluation(split, values)
+        return Evaluation(split, values, self._drawn[0].result()["confusion_matrix"], self._classes)

@@ -37,6 +37,7 @@ from dist_train.system.stop_signals import StopRequested
 from dist_train.tasks import Evaluation
 from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResult
+from dist_train.training.tensorboard import Observe, TensorBoard
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class Reporter:
     def count_step(self) -> None: ...
 
     def write_train_line(self, step: int, lr: float, loss: float, samples_per_second: float) -> None: ...
+
+    def begin_evaluation(self, samples: Samples) -> Observe | None: ...
 
     def write_evaluation(self, step: int, evaluation: Evaluation) -> None: ...
 
@@ -94,7 +97,9 @@ class MainReporter(Reporter):
         run: RunDir,
         state: TrainState,
         schedule: Schedule,
+        dataset: Dataset,
         last_split: str,
+        world: World,
     ) -> None:
         """`last_split`: what is evaluated last at the end of the run."""
         super().__init__(log)
@@ -107,6 +112,8 @@ class MainReporter(Reporter):
         self._metrics = Metrics(
             run.metrics, run.curves, config.log, state.step, schedule.total_steps, state.evaluated_step, last_split
         )
+        events = self._metrics.events
+        self._tensorboard = TensorBoard(events, config, dataset, world) if events else None
         self._ledger = Ledger(run.ledger, state.step) if config.log.ledger else None
         first_logged = next((step for step in range(1, state.step + 1) if schedule.is_logged(step)), None)
         self._earlier_lines = {run.ledger: self._ledger.newest_step} if self._ledger else {}
@@ -165,10 +172,23 @@ class MainReporter(Reporter):
                 step, self._schedule.total_steps, loss, lr, f"{samples_per_second:,.0f}",
             )  # fmt: skip
 
+    def write_about(self) -> None:
+        """Write for TensorBoard what the run is."""
+        if self._tensorboard:
+            self._tensorboard.write_about(self._state)
+
+    def begin_evaluation(self, samples: Samples) -> Observe | None:
+        """Return what is shown each batch of an evaluation; None if nothing needs them."""
+        if self._tensorboard is None:
+            return None
+        return self._tensorboard.begin(samples, is_last=self._state.step >= self._schedule.total_steps)
+
     def write_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Write a line of kind `eval`."""
+        """Write a line of kind `eval`, and for TensorBoard its pictures."""
         self._is_status_current = False
         self._metrics.write("eval", step=step, epoch=self._schedule.epoch(step), **evaluation.to_dict())
+        if self._tensorboard:
+            self._tensorboard.write(step, evaluation)
         _log.info("step %d  %s", step, evaluation)
 
     def record_step(self, result: StepResult, weights: Future[str] | None) -> None:
@@ -287,7 +307,9 @@ def open_reporter(
     with log_to_file(run.logs, world, state.step) as log:
         with world.agreement():
             reporter = (
-                _open_main_reporter(log, config, code, run, held_out[-1].split, state, schedule, world, allocator)
+                _open_main_reporter(
+                    log, config, code, run, dataset, held_out[-1].split, state, schedule, world, allocator
+                )
                 if world.is_main
                 else None
             )
@@ -300,6 +322,7 @@ def open_reporter(
                 "there is no validation split, so the best checkpoint is chosen on the test split; data.validation=0.1 "
                 "makes one, and checkpoint.split=test says that this is meant"
             )
+        reporter.write_about()
         reporter.write_status("running", resumable=True)
         with _record_ending(reporter, state, run):
             yield reporter
@@ -310,6 +333,7 @@ def _open_main_reporter(
     config: Config,
     code: Code,
     run: RunDir,
+    dataset: Dataset,
     last_split: str,
     state: TrainState,
     schedule: Schedule,
@@ -321,7 +345,7 @@ def _open_main_reporter(
         code.write(run.code)
         write_atomically(run.config, f"# Resolved settings of the run {escape(config.run.name)}.\n{to_yaml(config)}")
         write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
-        return MainReporter(log, config, run, state, schedule, last_split)
+        return MainReporter(log, config, run, state, schedule, dataset, last_split, world)
     except OSError as error:
         run.release()
         raise ConfigError(

@@ -234,6 +234,7 @@ class TrainingRun:
                 self.stop,
                 mark=lambda: self.recorder.mark("evaluate", state.step),
                 batch_size=self.config.eval.batch_size,
+                observe=self.reporter.begin_evaluation(samples),
             )
             if evaluation:
                 self.reporter.write_evaluation(state.step, evaluation)

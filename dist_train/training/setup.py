@@ -142,7 +142,7 @@ def _make_plan(config: Config, world: World, checkpoint: Files | None) -> _Plan:
         build_order(config.data, dataset.train, config.run.seed).take(first, epoch=0)  # raises before the run begins
         rates = LrSchedule(config.optim, schedule.steps_per_epoch, schedule.total_steps)
         held_out = _order_held_out(config, dataset)
-        task = build_task(config, dataset.classes, world)
+        task = build_task(config, dataset.classes, world, counts_confusion=config.log.tensorboard)
         example, _ = dataset.make_example(1)
         network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
         if checkpoint is None and world.is_main:

@@ -22,7 +22,9 @@ def reporter(run: Mock, tmp_path: Path) -> MainReporter:
     path.write_text("data: {name: digits}\nmodel: {name: lenet}\noptim: {lr: 0.1}\nlog: {tensorboard: false}\n")
     schedule = Mock(total_steps=10)
     schedule.epoch.return_value = 0
-    return MainReporter(Mock(), load_config(path), run, Mock(step=0, evaluated_step=0), schedule, "test")
+    return MainReporter(
+        Mock(), load_config(path), run, Mock(step=0, evaluated_step=0), schedule, Mock(), "test", Mock()
+    )
 
 
 def test_the_status_is_written_once_a_step(reporter: MainReporter, run: Mock) -> None:

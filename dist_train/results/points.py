@@ -5,19 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dist_train.results.figure import BLACK, BLUE, GREY, VERMILION, draw_figure
+from dist_train.results.figure import BLACK, BLUE, GREY, VERMILION, draw_figure, to_drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
     from numpy.typing import NDArray
 
+    from dist_train.data.identity import TableFormat
     from dist_train.nest import Nest
 
 SIDE = 2.8
 """Inches of a panel of points."""
 MOST_COLUMNS = 12
 """Numbers of an input that are drawn, each in a panel of its own."""
+_LABEL = 30
+"""Characters of a name, at most."""
 MOST = 10_000
 """Points of a picture."""
 _log = logging.getLogger(__name__)
@@ -33,13 +36,20 @@ class Points:
     """[N]."""
     predictions: "NDArray[Any] | None" = None
     """[N]; None without a network."""
+    columns: tuple[str, ...] = ()
+    """Names of the numbers of an input; () where they have none."""
+    target: str = "target"
+    """Name of the true number."""
 
 
-def to_points(inputs: "Nest", targets: "Nest", output: "Nest" = None) -> Points | None:
+def to_points(
+    inputs: "Nest", targets: "Nest", output: "Nest" = None, table: "TableFormat | None" = None
+) -> Points | None:
     """Return samples as points; None if their targets are not one number each.
 
     Args:
         inputs, targets, output: of the network, for all samples.
+        table: has the names of the columns.
     """
     from torch import Tensor
 
@@ -54,7 +64,8 @@ def to_points(inputs: "Nest", targets: "Nest", output: "Nest" = None) -> Points 
         predictions = output.detach().cpu().double().flatten().numpy()
     is_few = isinstance(inputs, Tensor) and inputs.dim() <= 2 and inputs[0].numel() <= MOST_COLUMNS
     columns = inputs.detach().cpu().double().reshape(len(inputs), -1).numpy() if is_few else None
-    return Points(columns, targets.detach().cpu().double().flatten().numpy(), predictions)
+    truths = targets.detach().cpu().double().flatten().numpy()
+    return Points(columns, truths, predictions, *((table.columns, table.target) if table else ()))
 
 
 def find_points(run: Path, trust_code: bool) -> Points | None:
@@ -67,7 +78,7 @@ def find_points(run: Path, trust_code: bool) -> Points | None:
 
     try:
         with open_predictions(run, trust_code=trust_code) as predictions:
-            field = predictions.opened.config.loss.output
+            field, table = predictions.opened.config.loss.output, predictions.opened.dataset.identity.table
             batches = [
                 (batch.inputs, batch.targets, select(batch.output, field)) for batch in predictions.batches(MOST)
             ]
@@ -76,7 +87,8 @@ def find_points(run: Path, trust_code: bool) -> Points | None:
         return None
     if not all(isinstance(each, torch.Tensor) for batch in batches for each in batch):
         return None
-    return to_points(*map(torch.cat, zip(*batches, strict=True)))
+    inputs, targets, output = map(torch.cat, zip(*batches, strict=True))
+    return to_points(inputs, targets, output, table)
 
 
 def draw_fit(figure: "SubFigure", points: Points) -> None:
@@ -86,7 +98,7 @@ def draw_fit(figure: "SubFigure", points: Points) -> None:
     assert points.predictions is not None  # noqa: S101
     _scatter(left, points.truths, points.predictions, BLUE)
     left.axline((points.truths.mean(),) * 2, slope=1, color=GREY, linestyle="--", linewidth=1, zorder=1)
-    left.set(xlabel="truth", ylabel="prediction")
+    left.set(xlabel=f"true {to_drawable(points.target, _LABEL)}", ylabel="prediction")
     for axes in right:
         _draw_column(axes, points, 0)
 
@@ -118,7 +130,8 @@ def _draw_column(axes: "Axes", points: Points, number: int) -> None:
         else:
             _scatter(axes, along, points.predictions, VERMILION, "prediction", "x")
         axes.legend()
-    axes.set(xlabel="input" if points.inputs.shape[1] == 1 else f"input {number + 1}", ylabel="target")
+    name = points.columns[number] if points.columns else f"input {number + 1}"
+    axes.set(xlabel=to_drawable(name, _LABEL), ylabel=to_drawable(points.target, _LABEL))
 
 
 def _scatter(axes: "Axes", along: Any, up: Any, colour: str, label: str = "", marker: str = "o") -> None:

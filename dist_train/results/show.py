@@ -15,10 +15,10 @@ from dist_train.data.pictures import to_pictures
 from dist_train.data.samples import SplitName
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
-from dist_train.eval_line import format_number
 from dist_train.nest import Nest, map_tensors
 from dist_train.results.grid import draw_grid
 from dist_train.results.points import MOST, draw_points, to_points
+from dist_train.results.predict.pictures import caption
 from dist_train.results.predictions import Predictions
 from dist_train.settings.schema import Config
 from dist_train.system.plural import format_count
@@ -159,15 +159,17 @@ def _draw(found: Sequence[_Sample], dataset: DataFormat, config: Config, path: P
     """Write the picture; raises ConfigError where the samples are neither pictures nor points."""
     pictures = [to_pictures(sample.inputs, dataset.normalize) for sample in found]
     if all(pictures):
-        captions = [_describe(sample, dataset.classes) for sample in found]
-        wrong = [bool(sample.answer and sample.answer.is_wrong) for sample in found]
+        answers = [sample.answer or Answer(_name_target(sample.targets, dataset.classes)) for sample in found]
+        captions = [caption(answer, f"#{sample.index}") for sample, answer in zip(found, answers, strict=True)]
+        wrong = [bool(answer.is_wrong) for answer in answers]
         draw_grid([each[0] for each in pictures if each], captions, path, wrong)
         return
     first = found[0]
     points = None
     if isinstance(first.inputs, Tensor) and isinstance(first.targets, Tensor):
         nests = zip(*((each.inputs, each.targets, each.output) for each in found), strict=True)
-        points = to_points(*(None if nest[0] is None else torch.cat(nest) for nest in nests))
+        inputs, targets, output = (None if nest[0] is None else torch.cat(nest) for nest in nests)
+        points = to_points(inputs, targets, output, dataset.identity.table)
     if points is None or points.inputs is None:
         raise ConfigError(
             f"data.name {config.data.name}: an input is {describe(first.inputs)} and its target "
@@ -177,27 +179,9 @@ def _draw(found: Sequence[_Sample], dataset: DataFormat, config: Config, path: P
     draw_points(points, path)
 
 
-def _describe(sample: _Sample, classes: Sequence[str]) -> list[str]:
-    """Return the lines below a picture: number and truth, and what the network says."""
-    answer = sample.answer or Answer(_name_target(sample.targets, classes))
-    truth = " + ".join(answer.truth) or "none" if isinstance(answer.truth, list) else _format(answer.truth)
-    lines = [f"#{sample.index}: {truth}" if truth else f"#{sample.index}"]
-    if answer.guesses:
-        lines.append(f"{answer.guesses[0].name} ({100 * answer.guesses[0].probability:.0f} %)")
-    elif answer.numbers is not None:
-        lines.append(f"says {_format(answer.numbers)}")
-    return lines
-
-
 def _name_target(targets: Nest, classes: Sequence[str]) -> Any:
     """Return the class of a target, or its number; None where it is neither."""
     if not isinstance(targets, Tensor) or targets.numel() != 1:
         return None
     value = targets.item()
     return classes[value] if type(value) is int and 0 <= value < len(classes) else value
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, float):
-        return format_number("value", value)
-    return value if isinstance(value, str) else "" if value is None else str(value)

@@ -44,7 +44,7 @@ class AnswerGrid:
         for picture, answer, name in zip(pictures, answers, names, strict=True):
             if self.has_room:
                 self._pictures.append(picture)
-                self._captions.append(_caption(answer, name))
+                self._captions.append(caption(answer, name))
                 self._wrong.append(bool(answer.is_wrong))
 
     def draw(self) -> None:
@@ -53,7 +53,9 @@ class AnswerGrid:
             draw_grid(self._pictures, self._captions, self._path, self._wrong)
 
 
-def _caption(answer: Answer, name: str) -> list[str]:
-    best = answer.guesses[:1]
-    said = f"{best[0].name} {100 * best[0].probability:.0f} %" if best else format_value(answer.numbers)
-    return [said, *([] if answer.truth is None else [f"truth {format_value(answer.truth)}"]), name]
+def caption(answer: Answer, name: str) -> list[str]:
+    """Return the lines below a picture: what the network says, the truth, and what the sample is called."""
+    said = [f"{best.name} ({100 * best.probability:.0f} %)" for best in answer.guesses[:1]]
+    if not said and answer.numbers is not None:
+        said = [format_value(answer.numbers)]
+    return [*said, *([] if answer.truth is None else [f"truth {format_value(answer.truth)}"]), name]

@@ -286,8 +286,8 @@ class Log(Section):
     every_steps: PositiveInt = 50
     """Steps between lines of kind `train` in `metrics.jsonl`."""
     tensorboard: bool = True
-    """Write for TensorBoard to `tb/`: curves, samples with predictions, which class was taken for which, the settings and
-    the graph of the network."""
+    """Write for TensorBoard to `tb/`: curves, samples with predictions, which class was taken for which, the settings
+    and the graph of the network."""
     progress: Literal["auto", "on", "off"] = "auto"
     """Show a progress bar. `auto`: if the output is a terminal."""
     ledger: bool = True

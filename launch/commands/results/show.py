@@ -5,8 +5,8 @@
     dist-train show runs/digits                   of the test split, with what the network says of each
     dist-train show runs/digits --wrong           its mistakes, the most confident first
 
-Below each picture are its number in the data and its class, then what the network says and its probability; mistakes
-have a frame. Inputs of a few numbers are drawn as points against their target.
+Below each picture are what the network says with its probability, the truth, and the sample's number; mistakes have a
+frame. Inputs of a few numbers are drawn as points against their target.
 """
 
 import argparse

@@ -28,7 +28,7 @@ def test_samples_of_settings_are_spread_over_the_split(tmp_path: Path, drawn: li
     told = show.show_data(load_config("digits", DIGITS), "test", False, 4, tmp_path / "a.png")
     assert told == "4 of 40 samples of the test split"
     ((pictures, captions, wrong),) = drawn
-    numbers = [int(lines[0][1:].partition(":")[0]) for lines in captions]
+    numbers = [int(lines[-1].removeprefix("#")) for lines in captions]
     assert numbers == sorted(numbers)
     assert (len(pictures), pictures[0].shape, any(wrong)) == (4, (28, 28), False)
 
@@ -38,7 +38,7 @@ def test_augmented_samples_are_those_of_the_first_steps(tmp_path: Path, drawn: l
     told = show.show_data(config, "train", True, 24, tmp_path / "a.png")
     assert told == "24 of 96 samples of the train split"
     ((pictures, captions, _),) = drawn
-    numbers = [lines[0] for lines in captions]
+    numbers = [lines[-1] for lines in captions]
     assert len(set(numbers)) == len(pictures) == 24
     assert numbers != sorted(numbers)
 
@@ -52,7 +52,7 @@ def test_a_run_tells_truth_and_prediction_and_its_worst_mistakes_first(
         answers = reader.read(batch.output, batch.targets)
         mistakes = sorted(
             (
-                (-answer.guesses[0].probability, f"#{index}: {answer.truth}")
+                (-answer.guesses[0].probability, [f"truth {answer.truth}", f"#{index}"])
                 for index, answer in zip(batch.indices.tolist(), answers, strict=True)
                 if answer.is_wrong
             ),
@@ -63,8 +63,8 @@ def test_a_run_tells_truth_and_prediction_and_its_worst_mistakes_first(
         assert told == f"the worst 3 of {len(mistakes)} mistakes in 40 samples of the test split"
     (_, captions, wrong), (_, worst, frames) = drawn
     assert len(captions) == 24
-    assert [lines[0] for lines in worst] == [text for _, text in mistakes[:3]]
-    assert worst[0][1].endswith(f"({-100 * mistakes[0][0]:.0f} %)")
+    assert [lines[1:] for lines in worst] == [lines for _, lines in mistakes[:3]]
+    assert worst[0][0].endswith(f"({-100 * mistakes[0][0]:.0f} %)")
     assert all(frames)
     assert not all(wrong)
 

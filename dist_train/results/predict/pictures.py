@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dist_train.results import import_extra
 from dist_train.results.figure import check_destination
 from dist_train.results.grid import draw_grid
 from dist_train.results.predict.lines import format_value
@@ -25,10 +26,11 @@ class AnswerGrid:
             path: of the picture that is drawn; None: nothing is.
 
         Raises:
-            ConfigError: it can't be written there.
+            ConfigError: it can't be written there, or matplotlib is missing.
         """
         if path is not None:
             check_destination(path)
+            import_extra("matplotlib", "plot")  # before anything is computed
         self._path = path
         self._pictures: list[NDArray[Any]] = []
         self._captions: list[list[str]] = []

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ class TestSplit:
             predict(capsys, digits_run, *inputs, "-o", path)
             with Image.open(path) as drawn:
                 assert drawn.width > 100
+
+    def test_matplotlib_is_asked_for_before_anything_is_predicted(
+        self, digits_run: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        code, printed = run_command(capsys, "predict", digits_run, "-o", tmp_path / "grid.png")
+        assert (code, "pip install 'dist-train[plot]'" in printed, "truth" in printed) == (2, True, False), printed
 
 
 class TestFiles:

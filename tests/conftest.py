@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -55,8 +56,11 @@ def nothing_leaks() -> Iterator[None]:
     environ, threads, children = _environment(), set(threading.enumerate()), _our_children()
     own_code._roots.clear()  # folders of code that an earlier test has imported as a user's
     settings, onednn = _torch_settings(), torch.backends.mkldnn.enabled
+    log = logging.getLogger("dist_train")
+    handlers, propagates = list(log.handlers), log.propagate
     yield
     torch.backends.mkldnn.enabled = onednn  # a training in this process chooses it, as it may
+    log.handlers, log.propagate = handlers, propagates  # so does what prints its lines
     leaks = [*_leaked_variables(environ), *_leaked_settings(settings)]
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -31,7 +31,7 @@ class Model(Section):
     weights; the directory of a run, or one of its checkpoints; or the reference of a function that returns one of
     them. Floats of another precision are converted; anything else that does not fit is refused by its name. Default:
     random weights."""
-    head: FileName | None = None
+    head: Annotated[str, Field(min_length=1)] | None = None
     """`new`: the weights of the last layer are not loaded, as for other classes; in a network of your own the layer
     gets as many outputs as the data have classes. The last layer is the linear layer or convolution that the network
     defines last; where that is another, its name in place of `new`, such as `fc`."""

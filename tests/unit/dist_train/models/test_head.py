@@ -34,7 +34,8 @@ def test_the_head_of_each_family_of_torchvision_is_found(name: str, head: str) -
     from dist_train.models import torchvision_models
 
     side = 299 if name == "inception_v3" else 224
-    with torch.device("meta"):
+    computes_widths = name.startswith("regnet")  # from tensors with values
+    with torch.device("cpu" if computes_widths else "meta"):
         network = torchvision_models.build(name, (3, side, side), 7)
     assert find_head(network, "new") == head
     assert count_outputs(network.get_submodule(head)) == 7

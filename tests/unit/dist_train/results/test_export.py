@@ -58,6 +58,7 @@ def test_a_state_dict_is_the_average_and_a_checkpoint_what_the_optimizer_has_upd
     assert (content["epoch"], type(content["loss"])) == (2, float)
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # in torch 2.11 itself
 def test_a_program_says_how_its_inputs_are_prepared(digits_run: Path, tmp_path: Path) -> None:
     assert export(digits_run, "torch_export", tmp_path / "digits.pt2") == 0
     extra = {"dist_train.json": ""}

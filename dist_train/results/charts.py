@@ -186,7 +186,9 @@ def _label(axes: "Axes", name: str, curves: Sequence[Curve]) -> None:
     axes.set_ylabel(_UNITS.get(name, f"{name} (%)" if is_fraction(name) else to_drawable(name, 30)))
     if is_fraction(name):
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
-    elif name != "lr" and _spans_decades(name, curves):
+    elif name == "lr":
+        axes.set_ylim(bottom=0)
+    elif _spans_decades(name, curves):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())

@@ -115,6 +115,8 @@ def draw_points(points: Points, path: Path) -> None:
         for number, axes in enumerate(panels):
             if number < count:
                 _draw_column(axes, points, number)
+                if number % columns:
+                    axes.set_ylabel("")
             else:
                 axes.set_axis_off()
 

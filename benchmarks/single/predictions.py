@@ -5,7 +5,8 @@
 RUN is a run on pictures, FOLDER holds picture files, such as cifar10-images/test of $DIST_TRAIN_DATA. All files are
 predicted, a part in each round. The same pictures are computed again without reading them, and some of them one at a
 time, all in one process. Prints pictures a second and ratios, medians over the rounds, and writes them to
-`benchmarks/results/` as `predictions-<machine>-<date>.md` and `.json`.
+`benchmarks/results/` as `predictions-<machine>-<date>.md` and `.json`. `--cpu-time` counts seconds of the process's own
+CPU time, which other programs on the machine change little; then threads gain nothing.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,38 +30,41 @@ from dist_train.results.predict.picture_files import PictureNetwork, list_files,
 from dist_train.system.exit import Parser, run_guarded
 from launch.arguments import number_from
 
+Clock = Callable[[], float]
 TOP = 5
 FEWER = 10
 """One picture of so many is also predicted alone."""
 
 
-def measure_predict(files: Sequence[str | DataError], network: PictureNetwork) -> float:
+def measure_predict(
+    files: Sequence[str | DataError], network: PictureNetwork, clock: Clock = time.perf_counter
+) -> float:
     """Return pictures a second of `dist-train predict`, without the start of the process."""
-    start = time.perf_counter()
+    start = clock()
     count = sum(not isinstance(found, DataError) for found in predict_files(files, network, TOP))
-    return count / (time.perf_counter() - start)
+    return count / (clock() - start)
 
 
-def measure_network(pictures: torch.Tensor, network: PictureNetwork) -> float:
+def measure_network(pictures: torch.Tensor, network: PictureNetwork, clock: Clock = time.perf_counter) -> float:
     """Return pictures a second of the network alone, in the same batches, for pictures in memory."""
-    start = time.perf_counter()
+    start = clock()
     for batch in torch.split(pictures, network.batch):
         output = network.compute(batch)
     assert isinstance(output, torch.Tensor)  # noqa: S101
     output.sum().item()  # waits for a GPU
-    return len(pictures) / (time.perf_counter() - start)
+    return len(pictures) / (clock() - start)
 
 
-def measure_loop(files: Sequence[str], model: TrainedModel) -> float:
+def measure_loop(files: Sequence[str], model: TrainedModel, clock: Clock = time.perf_counter) -> float:
     """Return pictures a second of a loop that gives each file to the model."""
-    start = time.perf_counter()
+    start = clock()
     for file in files:
         with torch.no_grad():
             model(file).softmax(dim=1).topk(TOP)
-    return len(files) / (time.perf_counter() - start)
+    return len(files) / (clock() - start)
 
 
-def measure(run: Path, folder: Path, rounds: int) -> dict[str, list[float]]:
+def measure(run: Path, folder: Path, rounds: int, clock: Clock) -> dict[str, list[float]]:
     """Measure in rounds, each with other files; return pictures a second of each way, by round."""
     files = [file for file in list_files([str(folder)]) if isinstance(file, str)]
     random.Random(0).shuffle(files)  # noqa: S311 (folders may hold pictures of different sizes)
@@ -70,7 +74,11 @@ def measure(run: Path, folder: Path, rounds: int) -> dict[str, list[float]]:
         part = files[max(0, turn) :: rounds]
         few = part[: max(1, len(part) // FEWER)]
         pictures = torch.stack([network.read(file) for file in part])
-        rates = measure_predict(part, network), measure_network(pictures, network), measure_loop(few, model)
+        rates = (
+            measure_predict(part, network, clock),
+            measure_network(pictures, network, clock),
+            measure_loop(few, model, clock),
+        )
         if turn < 0:
             continue  # the first calls are slow
         for name, rate in zip(found, rates, strict=True):
@@ -96,11 +104,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("--rounds", type=number_from(1), default=20)
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--out", type=Path, default=DIRECTORY)
     options = parser.parse_args(arguments)
     check_out(options.out)
-    found = measure(options.run, options.folder, options.rounds)
-    machine = {**about_machine(), "threads": torch.get_num_threads()}
+    found = measure(
+        options.run, options.folder, options.rounds, time.process_time if options.cpu_time else time.perf_counter
+    )
+    machine = {
+        **about_machine(),
+        "threads": torch.get_num_threads(),
+        "clock": "CPU time" if options.cpu_time else "time",
+    }
     text = f"{report(options.run.name, found)}\n\n{', '.join(f'{name} {value}' for name, value in machine.items())}\n"
     print(text)
     name = f"predictions-{machine_name(machine)}-{datetime.now(UTC):%Y-%m-%d}"

@@ -1,9 +1,7 @@
 """Predictions are counted in pictures a second, and compared by round."""
 
-import time
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -14,7 +12,7 @@ from dist_train.results.predict.picture_files import PictureNetwork
 from dist_train.tasks.answers import AnswerReader
 
 
-def test_only_pictures_that_are_predicted_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_pictures_that_are_predicted_count(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
     batches: list[int] = []
 
@@ -24,10 +22,9 @@ def test_only_pictures_that_are_predicted_count(tmp_path: Path, monkeypatch: pyt
 
     network = PictureNetwork(lambda _: torch.zeros(3), compute, AnswerReader("classification", ()), batch=4)
     clock = iter((0.0, 2.0, 0.0, 2.0))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     files: list[str | DataError] = [*[str(tmp_path / "a.png")] * 6, DataError("none")]
-    assert predictions.measure_predict(files, network) == 3
-    assert predictions.measure_network(torch.zeros(6, 3), network) == 3
+    assert predictions.measure_predict(files, network, lambda: next(clock)) == 3
+    assert predictions.measure_network(torch.zeros(6, 3), network, lambda: next(clock)) == 3
     assert batches == [4, 2, 4, 2]
 
 

@@ -40,7 +40,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "joining": (world, "open_world"),
     "opening": (setup, "_build_reduction"),
     "first step": (train, "train_step"),
-    "evaluation": (evaluate, "_output"),
+    "evaluation": (evaluate, "compute_output"),
     "save": (Store, "_write"),
     "end": (TrainingRun, "finish"),
     "exit": (world.World, "close"),

@@ -34,7 +34,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 CASES = [
-    (["train.epoch=2"], "Did you mean train.epochs?"),
+    (["train.epoch=2"], "train.epoch is not a setting; here it is train.epochs"),
     (["log.every=5"], "log.every is 5; this setting is now called log.every_steps"),
     (["train.compile=step"], "train.compile is 'step'; compiling the whole step"),
     (["data.global_batch=0"], "command line: data.global_batch"),

@@ -85,7 +85,7 @@ SEEN_IN_THE_SOURCE = {
     "model.args=[1]": "model.args is [1]; it must be a mapping of arguments",
     "model.name=own/nets:Net": "model.name is 'own/nets:Net'",
     "model.name=nets.py": "model.name is 'nets.py'",
-    "model.width=3": "model.width is not a setting",
+    "model.dropout=0.5": "model.dropout is not a setting",
 }
 
 

@@ -20,7 +20,7 @@ from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault, judge
 from tests.torture.mutations import HOSTILE, damaged, mutations
 
-QUICK, USUAL, WORKERS = 2, 800, 2
+QUICK, USUAL, WORKERS = 1, 800, 2
 RUN = "runs/run"
 LAUNCH = (str(ROOT / "tests" / "programs" / "without_signals.py"), "launch")
 # Those of the launcher that read a run get its directory; `{}` stands for it.

@@ -20,7 +20,7 @@ from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault, judge
 from tests.torture.mutations import VALUES, as_typed
 
-QUICK, USUAL, WORKERS = 2, 700, 2
+QUICK, USUAL, WORKERS = 1, 700, 2
 TEXTS = {name: as_typed(value) for name, value in VALUES.items() if name != "surrogate"}
 FOREIGN = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_NTASKS", "TERM", "COLUMNS", "LINES", "TZ", "LANG")
 """Variables that libraries read, or of which ours are not found by their names."""

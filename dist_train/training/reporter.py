@@ -135,7 +135,8 @@ class MainReporter(Reporter):
         )
 
     def report_start(self, moved_aside: Path | None, lost: str | None, changes: Changes) -> None:
-        """Print where an earlier run was moved, how the start before was lost, and what has changed since it."""
+        """Write that the run goes on, and print what has become of earlier starts and has changed since."""
+        self.write_status("running", resumable=True)
         if lost:
             _log.warning("%s", lost)
         if moved_aside:
@@ -323,7 +324,6 @@ def open_reporter(
                 "makes one, and checkpoint.split=test says that this is meant"
             )
         reporter.write_about()
-        reporter.write_status("running", resumable=True)
         with _record_ending(reporter, state, run):
             yield reporter
 

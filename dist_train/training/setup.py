@@ -108,10 +108,10 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
         _open_batches(config, world, plan, state, stop) as batches,
         own_failures(lambda: f"after {state.step} steps, on rank {world.rank}"),
     ):
+        recorder.call_before_exit(reporter.report_failure)
+        stop.on_early_stop = lambda: _leave_early(reporter, recorder)  # before `status.json` says that the run goes on
         changes = resume.describe_changes(plan.checkpoint, config, auto_settings, world, plan.code)
         reporter.report_start(moved_aside, lost, changes)
-        recorder.call_before_exit(reporter.report_failure)
-        stop.on_early_stop = lambda: _leave_early(reporter, recorder)
         if world.is_main:
             saver.repair(state.best_step if config.checkpoint.keep_best else None)
         build_reduction = partial(_build_reduction, config, world, plan, state, memory)

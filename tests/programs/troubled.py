@@ -166,6 +166,17 @@ def in_joining(original: Callable[..., Any]) -> Callable[..., Any]:
     return join
 
 
+def in_opening(original: Callable[..., Any]) -> Callable[..., Any]:
+    """The run is claimed, and its files are being opened."""
+
+    def open_(*arguments: Any) -> Any:
+        send()
+        time.sleep(FOR_EVER)
+        return original(*arguments)
+
+    return open_
+
+
 def in_compiling(original: Callable[..., Any]) -> Callable[..., Any]:
     """In C, where no handler of Python runs."""
 
@@ -223,6 +234,7 @@ MOMENTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "full disk": (train, "train_step", on_a_full_disk),
     "worker": (_SamplesDataset, "__getitems__", in_worker),
     "save": (Store, "_write", in_save),
+    "opening": (setup, "_open_saver", in_opening),
     "joining": (world, "open_world", in_joining),
     "compiling": (setup, "_build_reduction", in_compiling),
     "nan images": (train, "train_step", nan_images),

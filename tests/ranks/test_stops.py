@@ -177,6 +177,14 @@ def test_a_rank_that_compiles_can_be_stopped(runs: Runs, torchrun: Ranks, launch
     assert not (runs[name] / "diagnostics" / "verdict.json").exists()
 
 
+def test_a_start_that_is_stopped_while_it_opens_its_files_is_not_said_to_run(runs: Runs) -> None:
+    assert runs.start(1, "opening", at="step", step=2, signals=["SIGTERM"]).returncode == PREEMPTED
+    before = state(runs["opening"])
+    done = runs.start(1, "opening", at="opening", signals=["SIGTERM"])
+    assert done.returncode == PREEMPTED, done.stdout + done.stderr
+    assert state(runs["opening"]) == before == ("preempted", True, 3)
+
+
 def test_signals_inside_a_save_leave_it_whole(runs: Runs) -> None:
     trouble = {"at": "save", "step": 3, "signals": ["SIGTERM", "SIGUSR2"]}
     done = runs.start(1, "saving", "checkpoint.asynchronous=false", **trouble)

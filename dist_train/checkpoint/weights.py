@@ -37,9 +37,9 @@ def read_state_dict(path: str | Path, *, unsafe_pickle: bool = False) -> dict[st
         CheckpointError: it can't be read, or holds no weights.
     """
     path = Path(path)
-    if path.is_dir():
-        return dict(serialization.load(find(path)).files["model.pt"])
     try:
+        if path.is_dir():
+            return dict(serialization.load(find(path)).files["model.pt"])
         with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's of old formats
             content = _read(file, path, unsafe_pickle)

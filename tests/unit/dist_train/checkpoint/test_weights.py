@@ -109,6 +109,12 @@ def test_what_holds_no_weights_is_refused(write: Callable[[Path], object], messa
         read_state_dict(path)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000, "\0", ""], ids=["long", "deep", "null", "empty"])
+def test_names_that_no_file_can_have_are_refused(name: str) -> None:
+    with pytest.raises(CheckpointError):
+        read_state_dict(name)
+
+
 def test_a_whole_module_is_read_where_that_is_allowed(tmp_path: Path) -> None:
     torch.save(network := make_network(), tmp_path / "w.pt")
     assert read_state_dict(tmp_path / "w.pt", unsafe_pickle=True).keys() == network.state_dict().keys()

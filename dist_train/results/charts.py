@@ -202,7 +202,7 @@ def _label_steps(axes: "Axes") -> None:
 
 
 def _spans_decades(name: str, curves: Sequence[Curve]) -> bool:
-    """Whether a number of which less is better is positive, and its largest is many times its smallest."""
+    """Return whether a loss or error needs a logarithmic axis: it is positive and falls by several powers of ten."""
     values = [value for curve in curves for value in curve.finite()]
     is_positive = find_mode(name) == "min" and bool(values) and min(values) > 0
     return is_positive and math.log10(max(values) / min(values)) > _DECADES

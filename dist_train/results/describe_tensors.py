@@ -114,7 +114,7 @@ class TensorSummary:
 
 
 def _add_channels(first: Histogram, second: Histogram) -> Histogram:
-    """Add counts, [C, 256] each, of which one may have more channels."""
+    """Add two histograms of bytes, [C, 256]. Their numbers of channels C may differ."""
     both = np.zeros((max(len(first), len(second)), 256), dtype=np.int64)
     both[: len(first)] += first
     both[: len(second)] += second

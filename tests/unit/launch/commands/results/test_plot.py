@@ -65,11 +65,12 @@ def test_what_can_not_be_drawn_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "run"]
 
 
-def test_a_hundred_thousand_steps_are_drawn_in_three_seconds_without_torch(tmp_path: Path, interpreter: Python) -> None:
+def test_a_hundred_thousand_steps_are_thinned_and_drawn_without_torch(tmp_path: Path, interpreter: Python) -> None:
     run = make_run(tmp_path / "run", 100_000)
     program = (
-        "import sys, time; from launch.cli import main; code = main(sys.argv[1:]); "
-        "print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules, time.process_time() < 3); sys.exit(code)"
+        "import sys; from launch.cli import main; code = main(sys.argv[1:]); "
+        "print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules); sys.exit(code)"
     )
-    done = interpreter("-W", "error", "-c", program, "plot", str(run), "-o", str(tmp_path / "a.png"))
-    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "False False True")
+    done = interpreter("-W", "error", "-c", program, "plot", str(run), "-o", str(tmp_path / "a.svg"))
+    assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "False False")
+    assert (tmp_path / "a.svg").stat().st_size < 500_000  # each point takes some ten bytes

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dist_train.diagnostics.verdict import find_newest_checkpoint
 from dist_train.errors import OwnImportError, RefusedElsewhereError, UserError
-from dist_train.settings.aliases import parse_with_aliases
+from dist_train.settings.loading.aliases import parse_with_aliases
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded

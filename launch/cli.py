@@ -103,7 +103,7 @@ def _parse_arguments(parser: Parser, arguments: Sequence[str]) -> argparse.Names
     """Parse the arguments of a command; one with `add_config_arguments` takes the aliases of its file, too."""
     if not parser.get_default(TAKES_ALIASES):
         return parser.parse_intermixed_args(arguments)
-    from dist_train.settings.aliases import parse_with_aliases
+    from dist_train.settings.loading.aliases import parse_with_aliases
 
     return parse_with_aliases(parser, arguments)
 

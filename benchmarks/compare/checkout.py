@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.processes import ROOT, FailedError, run
 from dist_train.errors import UserError
-from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS
+from dist_train.settings.loading.renames import OLD_VALUES, RENAMED_KEYS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dist_train.errors import ConfigError
 from dist_train.own_code.copies import Copies, read_copies
-from dist_train.settings.references import change_references, list_references
+from dist_train.settings.loading.references import change_references, list_references
 from dist_train.settings.schema import Config
 from dist_train.system.escape import escape
 

@@ -20,7 +20,7 @@ from dist_train.execution.gpu import describe_versions
 from dist_train.own_code.copies import Code
 from dist_train.own_code.reference import is_same_code
 from dist_train.run_dir import RunDir
-from dist_train.settings.renames import translate_settings
+from dist_train.settings.loading.renames import translate_settings
 from dist_train.settings.schema import Config, ImageFolderData, flatten
 from dist_train.system.escape import escape
 

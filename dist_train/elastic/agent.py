@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.__main__ import leave_cores_to_others
-from dist_train.settings.aliases import parse_with_aliases
+from dist_train.settings.loading.aliases import parse_with_aliases
 from dist_train.system.cpu import LoadMeter
 from dist_train.system.exit import Parser, leave, run_guarded
 from dist_train.system.inherited_state import prepare_streams

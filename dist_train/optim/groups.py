@@ -7,8 +7,8 @@ from torch import nn
 
 from dist_train.errors import ConfigError
 from dist_train.models.patterns import Names, explain_no_match, find_matches, list_names, matches
+from dist_train.settings.loading.values import format_value
 from dist_train.settings.schema.optim import Muon, Optim, Optimizer, OwnOptim
-from dist_train.settings.values import format_value
 from dist_train.system.escape import escape
 
 

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from dist_train.errors import ConfigError
 from dist_train.own_code.load import load, read_parameters, shown_as_own
 from dist_train.own_code.reference import parse_reference
+from dist_train.settings.loading.values import format_value
 from dist_train.settings.schema.optim import OwnOptim
-from dist_train.settings.values import format_value
 
 
 def build_own(config: OwnOptim, groups: list[dict[str, Any]]) -> Optimizer:

@@ -21,9 +21,9 @@ import yaml
 from dist_train.errors import ConfigError
 from dist_train.own_code.reference import parse_reference
 from dist_train.recipes import find_config, find_folder
-from dist_train.settings.aliases import Alias, expand, take_aliases
-from dist_train.settings.checks import check_loss_arguments, check_section, is_allowed
-from dist_train.settings.messages import (
+from dist_train.settings.loading.aliases import Alias, expand, take_aliases
+from dist_train.settings.loading.checks import check_loss_arguments, check_section, is_allowed
+from dist_train.settings.loading.messages import (
     explain_old_value,
     explain_renamed_key,
     explain_replaced_key,
@@ -31,12 +31,10 @@ from dist_train.settings.messages import (
     get_last_part,
     map_names_to_classes,
 )
-from dist_train.settings.paths import PATHS, expand_path
-from dist_train.settings.references import resolve_references
-from dist_train.settings.renames import OLD_VALUES, RENAMED_KEYS, REPLACED_KEYS, UNSET, find_old_value
-from dist_train.settings.schema import Config, LineData, TableData, find_contradictions, list_keys
-from dist_train.settings.schema.section import Section, item_classes, section_classes
-from dist_train.settings.strict_yaml import (
+from dist_train.settings.loading.paths import PATHS, expand_path
+from dist_train.settings.loading.references import resolve_references
+from dist_train.settings.loading.renames import OLD_VALUES, RENAMED_KEYS, REPLACED_KEYS, UNSET, find_old_value
+from dist_train.settings.loading.strict_yaml import (
     FLOAT,
     FLOAT_AS_TYPED,
     MAX_BYTES,
@@ -48,8 +46,10 @@ from dist_train.settings.strict_yaml import (
     parse_scalar,
     read_file,
 )
+from dist_train.settings.loading.values import format_value, shorten
+from dist_train.settings.schema import Config, LineData, TableData, find_contradictions, list_keys
+from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.tasks import find_task_contradictions
-from dist_train.settings.values import format_value, shorten
 from dist_train.system.escape import escape
 from dist_train.system.read_file import is_file
 

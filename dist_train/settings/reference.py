@@ -5,16 +5,16 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from dist_train.settings.aliases import DOCUMENTATION, SECTION
-from dist_train.settings.messages import (
+from dist_train.settings.loading.aliases import DOCUMENTATION, SECTION
+from dist_train.settings.loading.messages import (
     describe_type,
     find_common_base,
     list_shown_names,
 )
+from dist_train.settings.loading.values import format_value
 from dist_train.settings.schema import Config
 from dist_train.settings.schema.section import Section, item_classes, section_classes
 from dist_train.settings.tasks import LOSS_ARGUMENTS
-from dist_train.settings.values import format_value
 
 
 def format_reference() -> str:

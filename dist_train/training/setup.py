@@ -45,7 +45,7 @@ from dist_train.own_code.copies import Code, collect_code
 from dist_train.own_code.load import own_failures
 from dist_train.run_dir import RunDir
 from dist_train.seeds import seed_step
-from dist_train.settings.references import list_references
+from dist_train.settings.loading.references import list_references
 from dist_train.settings.schedule import Schedule, check_ranks
 from dist_train.settings.schema import Config, OwnModel
 from dist_train.settings.tasks import find_ignored_label

@@ -16,9 +16,9 @@ OWN = ("run.name", "run.dir", "run.resume", "data.cache", "log.progress", "log.t
 
 def read_settings(run: Path) -> Mapping[str, Any]:
     """Return the settings by their dotted keys, with today's names; empty if they can't be read."""
-    from dist_train.settings.renames import translate_settings
+    from dist_train.settings.loading.renames import translate_settings
+    from dist_train.settings.loading.strict_yaml import read_file
     from dist_train.settings.schema import flatten
-    from dist_train.settings.strict_yaml import read_file
 
     try:
         return translate_settings(flatten(read_file(RunDir(run).config)[0].to_plain()))
@@ -48,7 +48,7 @@ def read_monitor(run: Path, line: Mapping[str, Any]) -> Monitor:
 
 def list_differences(first: Path, second: Path) -> list[str]:
     """Return the settings that two runs do not share, as `optim.lr: 0.1 and 0.2`; none if those of one are unknown."""
-    from dist_train.settings.values import format_value
+    from dist_train.settings.loading.values import format_value
 
     one, other = read_settings(first), read_settings(second)
     keys = [key for key in {**one, **other} if key not in OWN and one.get(key) != other.get(key)]

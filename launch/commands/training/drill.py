@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train without a fault, then once per round; print a table and write `drill.json`."""
-    from dist_train.settings.aliases import expand_all
     from dist_train.settings.loader import load_config
+    from dist_train.settings.loading.aliases import expand_all
 
     config = load_config(options.config, options.overrides)
     overrides = expand_all(options.config, options.overrides)

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check the settings and the resources, then submit the job."""
     from dist_train.recipes import find_config
-    from dist_train.settings.aliases import expand_all
     from dist_train.settings.loader import load_config
+    from dist_train.settings.loading.aliases import expand_all
 
     config = load_config(options.config, options.overrides)
     resources = Resources.from_options(options)

@@ -11,7 +11,7 @@ from dist_train.checkpoint.code_of_run import code_of_run
 from dist_train.errors import ConfigError
 from dist_train.own_code.copies import collect_code
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
-from dist_train.settings.references import list_references
+from dist_train.settings.loading.references import list_references
 from dist_train.settings.schema import Config
 
 SETTINGS = """

@@ -1,6 +1,6 @@
 """The generated reference of settings."""
 
-from dist_train.settings.messages import get_last_part
+from dist_train.settings.loading.messages import get_last_part
 from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import Config, list_keys
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dist_train.errors import ConfigError
-from dist_train.settings.messages import describe_type, list_choices
+from dist_train.settings.loading.messages import describe_type, list_choices
 from dist_train.settings.schema import Config, flatten
 from dist_train.settings.schema.section import Section, section_classes
 from tests.unit.dist_train.settings.conftest import LEAST, Load

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
-from dist_train.settings.paths import PATHS
+from dist_train.settings.loading.paths import PATHS
 from dist_train.settings.schema import Config
 from dist_train.settings.schema.section import FileName, section_classes
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint

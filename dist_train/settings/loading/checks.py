@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dist_train.settings.messages import (
+from dist_train.settings.loading.messages import (
     describe_field,
     explain_foreign_key,
     explain_unknown_key,
@@ -17,10 +17,17 @@ from dist_train.settings.messages import (
     map_names_to_classes,
     suggest_choice,
 )
+from dist_train.settings.loading.strict_yaml import (
+    FLOAT,
+    FLOAT_AS_TYPED,
+    Fault,
+    LocatedValue,
+    get_written,
+    parse_scalar,
+)
+from dist_train.settings.loading.values import add_decimal_point, format_value, shorten
 from dist_train.settings.schema.section import Section, item_classes, section_classes
-from dist_train.settings.strict_yaml import FLOAT, FLOAT_AS_TYPED, Fault, LocatedValue, get_written, parse_scalar
 from dist_train.settings.tasks import LOSS_ARGUMENTS, TASKS
-from dist_train.settings.values import add_decimal_point, format_value, shorten
 
 
 def check_section(classes: tuple[type[Section], ...], prefix: str, written: LocatedValue) -> Iterator[Fault]:

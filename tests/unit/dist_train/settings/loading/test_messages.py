@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dist_train.settings.renames import FOREIGN_SECTIONS, FOREIGN_WORDS, RENAMED_KEYS
+from dist_train.settings.loading.renames import FOREIGN_SECTIONS, FOREIGN_WORDS, RENAMED_KEYS
 from dist_train.settings.schema import Config, list_keys
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 

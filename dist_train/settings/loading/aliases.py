@@ -22,7 +22,7 @@ from dist_train.system.exit import Parser
 from dist_train.system.read_file import is_file
 
 if TYPE_CHECKING:
-    from dist_train.settings.strict_yaml import Fault, LocatedValue, SourceLocation
+    from dist_train.settings.loading.strict_yaml import Fault, LocatedValue, SourceLocation
 
 SECTION = "aliases"
 DOCUMENTATION = """\
@@ -48,7 +48,7 @@ class Alias(NamedTuple):
 
 def take_aliases(root: "LocatedValue") -> tuple[dict[str, Alias], list["Fault"]]:
     """Remove the section `aliases` from the content of a file; return what it says, and its faults."""
-    from dist_train.settings.strict_yaml import Fault
+    from dist_train.settings.loading.strict_yaml import Fault
 
     if (section := root.value.pop(SECTION, None)) is None or section.value is None:
         return {}, []
@@ -143,7 +143,7 @@ def _is_file(word: str) -> bool:
 
 def _read(path: Path) -> dict[str, Alias]:
     """Read the aliases of a file; none of one that can't be read, which `load_config` says."""
-    from dist_train.settings.strict_yaml import read_file
+    from dist_train.settings.loading.strict_yaml import read_file
 
     try:
         return take_aliases(read_file(path)[0])[0]

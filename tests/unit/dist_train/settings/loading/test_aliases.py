@@ -9,8 +9,8 @@ from torch.distributed.run import get_args_parser
 from dist_train.__main__ import main
 from dist_train.elastic import agent
 from dist_train.errors import ConfigError
-from dist_train.settings.aliases import RESERVED, expand_all, parse_with_aliases
 from dist_train.settings.loader import load_config, to_yaml
+from dist_train.settings.loading.aliases import RESERVED, expand_all, parse_with_aliases
 from dist_train.settings.schema import flatten
 from dist_train.system.exit import Parser, run_guarded
 from launch import cli

@@ -7,8 +7,7 @@ import yaml
 
 from dist_train.errors import ConfigError
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
-from dist_train.settings.reference import format_reference
-from dist_train.settings.renames import (
+from dist_train.settings.loading.renames import (
     ADDED_KEYS,
     OLD_VALUES,
     RENAMED_KEYS,
@@ -17,6 +16,7 @@ from dist_train.settings.renames import (
     OldValue,
     translate_settings,
 )
+from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import CifarTutorial, Config, find_contradictions, flatten, list_keys
 from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dist_train.errors import ConfigError
-from dist_train.settings.values import format_value, shorten
+from dist_train.settings.loading.values import format_value, shorten
 from dist_train.system.escape import escape
 from dist_train.system.read_file import explain, read_bytes
 

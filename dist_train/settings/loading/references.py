@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dist_train.own_code.reference import Reference, find_fault, parse_reference
-from dist_train.settings.paths import expand_path
+from dist_train.settings.loading.paths import expand_path
+from dist_train.settings.loading.strict_yaml import MAX_BYTES, Fault, LocatedValue, SourceLocation
+from dist_train.settings.loading.values import format_value
 from dist_train.settings.schema import Config
-from dist_train.settings.strict_yaml import MAX_BYTES, Fault, LocatedValue, SourceLocation
-from dist_train.settings.values import format_value
 
 
 class _Place(NamedTuple):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from dist_train.settings.values import shorten
+from dist_train.settings.loading.values import shorten
 
 PATHS = ("run.dir", "run.resume", "run.init", "data.root", "data.cache", "data.file", "model.weights")
 """The settings that are paths."""

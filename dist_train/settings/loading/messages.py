@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dist_train.settings.renames import RENAMED_KEYS, REPLACED_KEYS, OldValue, translate_word
+from dist_train.settings.loading.renames import RENAMED_KEYS, REPLACED_KEYS, OldValue, translate_word
+from dist_train.settings.loading.values import format_value, shorten
 from dist_train.settings.schema import Config, list_keys
 from dist_train.settings.schema.optim import UNSUPPORTED_NAMES
 from dist_train.settings.schema.section import Section, Words
-from dist_train.settings.values import format_value, shorten
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Python
-from tests.ranks.killed import ON_MACHINES
+from tests.ranks.failures.killed import ON_MACHINES
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
 # The way in which Slurm tracks processes decides which get a signal: with cgroup, the usual one, only the task.

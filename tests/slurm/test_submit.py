@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.ranks.killed import ON_MACHINES, assert_same_bits
+from tests.ranks.failures.killed import ON_MACHINES, assert_same_bits
 from tests.slurm.cluster import CannotHaveCluster, Cluster
 
 CPU = ("--gpus-per-node=0", "--time=5")

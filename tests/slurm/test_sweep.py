@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dist_train.diagnostics.heartbeat import read_heartbeats
 from tests.conftest import ROOT
-from tests.ranks.killed import assert_same_bits
+from tests.ranks.failures.killed import assert_same_bits
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import Training
 

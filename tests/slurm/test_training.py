@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ranks.killed import assert_checkpoints_are_undamaged, assert_every_sample_once, assert_same_bits
+from tests.ranks.failures.killed import assert_checkpoints_are_undamaged, assert_every_sample_once, assert_same_bits
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import EVERY, Training
 

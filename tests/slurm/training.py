@@ -11,7 +11,7 @@ from dist_train.diagnostics.heartbeat import read_heartbeats
 from dist_train.run_dir import RunDir, write_atomically
 from launch.runs.history import JobStart, read_starts
 from tests.conftest import ROOT
-from tests.ranks.killed import ON_MACHINES, newest
+from tests.ranks.failures.killed import ON_MACHINES, newest
 from tests.slurm.cluster import Cluster
 
 SCRIPT = ROOT / "slurm" / "train.sbatch"
@@ -29,7 +29,7 @@ EVERY = 4
 
 
 class Training:
-    """A job that trains the settings of `tests.ranks.killed` in `directory/run`."""
+    """A job that trains the settings of `tests.ranks.failures.killed` in `directory/run`."""
 
     def __init__(self, cluster: Cluster, directory: Path, pause: float = 0) -> None:
         """`pause`: seconds between two steps."""

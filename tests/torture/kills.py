@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from functools import partial
 
 from dist_train.diagnostics.heartbeat import PHASES
-from tests.ranks.killed import EVERY_RANK, LAUNCHER, Kill, Schedule, Start, Tally
-from tests.ranks.test_kills import Runs, carry_out, up_to_the_launcher
+from tests.ranks.failures.killed import EVERY_RANK, LAUNCHER, Kill, Schedule, Start, Tally
+from tests.ranks.failures.test_kills import Runs, carry_out, up_to_the_launcher
 from tests.torture.bench import Bench
 from tests.torture.cases import Case, Fault
 
-QUICK, USUAL = 0, 10  # tests/ranks/test_kills.py has the quick ones
+QUICK, USUAL = 0, 10  # tests/ranks/failures/test_kills.py has the quick ones
 PLANS = 60
 MOMENTS = ("start", "step", "step", "save", "save", "end")
 

@@ -22,7 +22,7 @@ from dist_train.diagnostics.heartbeat import PHASES
 from dist_train.system.cpu import count_cores
 from dist_train.system.stop_signals import PREEMPTED
 from tests.forkserver import ForkServer
-from tests.ranks.killed import (
+from tests.ranks.failures.killed import (
     EVERY_RANK,
     LAUNCHER,
     STEPS,

@@ -21,7 +21,7 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tests.conftest import ROOT, children_of
-from tests.ranks.fake_slurm import fake_slurm
+from tests.ranks.runs.fake_slurm import fake_slurm
 
 pytestmark = pytest.mark.slow
 

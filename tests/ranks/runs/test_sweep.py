@@ -9,7 +9,7 @@ import pytest
 
 from dist_train.run_dir import RunDir
 from tests.conftest import ROOT, Python
-from tests.ranks.test_watching import wait_until
+from tests.ranks.runs.test_watching import wait_until
 from tests.unit.launch.sweeps.sweep_files import CONFIG, sweep_of
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from dist_train.data import DataFormat, Dataset, Samples, TrainBatches, eval_batches, open_dataset
-from dist_train.data.pictures import to_pictures
 from dist_train.data.samples import SplitName
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
+from dist_train.monitoring.input_pictures import to_pictures
 from dist_train.nest import Nest, map_tensors
 from dist_train.results.grid import draw_grid
 from dist_train.results.points import MOST, draw_points, to_points

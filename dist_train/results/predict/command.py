@@ -14,7 +14,6 @@ from dist_train.data.batches import count_images
 from dist_train.data.datasets.picture import decode, open_picture
 from dist_train.data.datasets.table import prepare_rows
 from dist_train.data.identity import TableFormat
-from dist_train.data.pictures import to_pictures
 from dist_train.distributed.world import World, open_world
 from dist_train.errors import ConfigError, DataError
 from dist_train.evaluate import compute_output
@@ -22,6 +21,7 @@ from dist_train.execution.auto_settings import use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import configure_gpu
 from dist_train.monitoring.console import log_to_terminal
+from dist_train.monitoring.input_pictures import to_pictures
 from dist_train.nest import Nest, move_inputs
 from dist_train.own_code.load import own_failures
 from dist_train.results.predict.lines import AnswerLines

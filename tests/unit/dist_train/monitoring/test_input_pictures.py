@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dist_train.data.augment import open_preparation
-from dist_train.data.pictures import to_pictures
+from dist_train.monitoring.input_pictures import to_pictures
 from dist_train.settings.schema import Augment, Normalize
 
 Pair = namedtuple("Pair", "number picture")

@@ -98,10 +98,10 @@ def leave_cores_to_others(config: "Config", meter: LoadMeter, processes: int = 1
 
 
 def _print_settings() -> None:
-    from dist_train.settings.reference import format_reference
+    from dist_train.settings.documentation import format_documentation
 
     if is_first_rank():
-        print(format_reference())
+        print(format_documentation())
 
 
 def _print_groups(config: "Config") -> None:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from dist_train.settings.documentation import format_documentation
 from dist_train.settings.loader import load_config
-from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import KNOWN_CLASSES
 from dist_train.system.exit import Parser
 from launch.cli import COMMANDS, load_command
@@ -45,7 +45,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_the_reference_of_settings_is_that_of_the_code() -> None:
     written = (ROOT / "configs" / "README.md").read_text()
-    assert format_reference().strip() in written, "python -m dist_train --settings has changed: paste it in"
+    assert format_documentation().strip() in written, "python -m dist_train --settings has changed: paste it in"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)

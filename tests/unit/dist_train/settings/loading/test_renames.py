@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dist_train.errors import ConfigError
+from dist_train.settings.documentation import format_documentation
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
 from dist_train.settings.loading.renames import (
     ADDED_KEYS,
@@ -16,7 +17,6 @@ from dist_train.settings.loading.renames import (
     OldValue,
     translate_settings,
 )
-from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import CifarTutorial, Config, find_contradictions, flatten, list_keys
 from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
@@ -121,7 +121,7 @@ def test_the_table_leads_to_settings_of_today() -> None:
     assert (set(RENAMED_KEYS.values()) - arguments) | {old.key for old in OLD_VALUES} | set(ADDED_KEYS) <= known
     assert not known & {*RENAMED_KEYS, *REPLACED_KEYS}
     assert {key for replace in REPLACED_KEYS.values() for key in replace(1)} <= known
-    reference = format_reference()
+    reference = format_documentation()
     assert "`train.compile_mode`: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs" in reference
     assert not [key for key in RENAMED_KEYS if f"`{key}`" in reference]
 

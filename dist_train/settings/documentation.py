@@ -1,4 +1,4 @@
-"""Generates the reference of all settings, configs/README.md, from the classes of `schema`."""
+"""Writes the documentation of all settings, configs/README.md, from the classes of `schema`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from dist_train.settings.schema.section import Section, item_classes, section_cl
 from dist_train.settings.tasks import LOSS_ARGUMENTS
 
 
-def format_reference() -> str:
+def format_documentation() -> str:
     """Return every setting with its allowed values, default and documentation, as Markdown."""
     lines = ["# Settings", "", "Printed by `python -m dist_train --settings`. `null` means not set.", ""]
     for name, info in Config.model_fields.items():

@@ -1,12 +1,12 @@
 """The generated reference of settings."""
 
+from dist_train.settings.documentation import format_documentation
 from dist_train.settings.loading.messages import get_last_part
-from dist_train.settings.reference import format_reference
 from dist_train.settings.schema import Config, list_keys
 
 
 def test_reference_names_every_setting_once_and_its_default() -> None:
-    reference = format_reference()
+    reference = format_documentation()
     for key in list_keys((Config,)):
         assert f"`{key}`" in reference or f"`{get_last_part(key)}` " in reference, key
     for section in Config.model_fields:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dist_train.errors import DataError
-from dist_train.settings.loader import find_default_cache
+from dist_train.settings.loading.defaults import find_default_cache
 from dist_train.system.escape import escape
 
 MAX_LINKS = 40

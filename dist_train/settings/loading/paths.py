@@ -1,10 +1,11 @@
 """The settings that are paths, and what may be written in them: a home and variables, but no address."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dist_train.settings.loading.values import shorten
+from dist_train.settings.loading.strict_yaml import MAX_BYTES, Fault, LocatedValue, get_written, set_written
+from dist_train.settings.loading.values import format_value, shorten
 
 PATHS = ("run.dir", "run.resume", "run.init", "data.root", "data.cache", "data.file", "model.weights")
 """The settings that are paths."""
@@ -29,3 +30,14 @@ def expand_path(text: str, environ: Mapping[str, str]) -> str:
         return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
     except (RuntimeError, ValueError):
         raise ValueError("the home directory at its start is unknown") from None
+
+
+def expand_paths(root: LocatedValue, environ: Mapping[str, str], is_of_run: bool) -> Iterator[Fault]:
+    """Expand `~` and `$NAME` in paths; those in the file of a run have been expanded before."""
+    for key in PATHS:
+        value, location = get_written(root, key).value, get_written(root, key).location
+        if isinstance(value, str) and not (is_of_run and 0 < location.order <= MAX_BYTES):
+            try:
+                set_written(root, key, LocatedValue(expand_path(value, environ), location))
+            except ValueError as error:
+                yield Fault(location, f"{key} is {format_value(value)}; {error}")

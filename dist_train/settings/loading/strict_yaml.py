@@ -158,6 +158,17 @@ def get_written(root: LocatedValue, key: str) -> LocatedValue:
     return written
 
 
+def set_written(root: LocatedValue, key: str, written: LocatedValue) -> None:
+    """Write a value under `key`, and the sections above it."""
+    *heads, name = key.split(".")
+    entries = root.value
+    for head in heads:
+        if head not in entries or not isinstance(entries[head].value, dict):
+            entries[head] = LocatedValue({}, written.location)
+        entries = entries[head].value
+    entries[name] = written
+
+
 def read_file(path: Path) -> tuple[LocatedValue, list[Fault]]:
     """Read a file whose top level is a mapping.
 

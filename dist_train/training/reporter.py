@@ -2,26 +2,18 @@
 
 import json
 import logging
-import platform
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dist_train import __version__
 from dist_train.checkpoint.resume import Changes
 from dist_train.data import Dataset, Samples
-from dist_train.distributed.batch_norm import has_batch_norm
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, NonFiniteError, UserError
 from dist_train.eval_line import format_line
-from dist_train.execution.auto_settings import AutoSettings
-from dist_train.execution.gpu import describe_versions
 from dist_train.monitoring.console import RankLog, log_to_file
 from dist_train.monitoring.ledger import Ledger
 from dist_train.monitoring.metrics import Metrics, find_test_line, shows_progress_bar
@@ -35,6 +27,7 @@ from dist_train.system.plural import format_count
 from dist_train.system.read_file import may_exist
 from dist_train.system.stop_signals import StopRequested
 from dist_train.tasks import Evaluation
+from dist_train.training.introduction import describe_environment, describe_progress, print_introduction
 from dist_train.training.state import TrainState
 from dist_train.training.step_results import StepResult
 from dist_train.training.tensorboard import Observe, TensorBoard
@@ -245,7 +238,7 @@ class MainReporter(Reporter):
         self.write_status("preempted", resumable=True)
         _log.info(
             "%s: stopped by %s after %s and saved; the same command continues",
-            self._name, reason or "another rank", _describe_progress(self._state.step, self._schedule),
+            self._name, reason or "another rank", describe_progress(self._state.step, self._schedule),
         )  # fmt: skip
 
     def find_test(self, step: int, split: str) -> dict[str, Any] | None:
@@ -258,7 +251,7 @@ class MainReporter(Reporter):
             more = "It ended early; more epochs: train.early_stopping.patience=..."
         _log.info(
             "%s: nothing left to do: finished at %s: %s. %s; start again from zero: run.resume=never",
-            self._name, _describe_progress(self._state.step, self._schedule), format_line(test), more,
+            self._name, describe_progress(self._state.step, self._schedule), format_line(test), more,
         )  # fmt: skip
         self._print_paths()
 
@@ -317,7 +310,7 @@ def open_reporter(
         if reporter is None:
             yield Reporter(log)
             return
-        _print_introduction(config, dataset, state, schedule, world, allocator)
+        print_introduction(config, dataset, state, schedule, world, allocator)
         if config.checkpoint.split == "auto" and held_out[0].split == "test":
             _log.info(
                 "there is no validation split, so the best checkpoint is chosen on the test split; data.validation=0.1 "
@@ -344,7 +337,7 @@ def _open_main_reporter(
     try:
         code.write(run.code)
         write_atomically(run.config, f"# Resolved settings of the run {escape(config.run.name)}.\n{to_yaml(config)}")
-        write_atomically(run.environment, json.dumps(_describe_environment(world, state, allocator), indent=2) + "\n")
+        write_atomically(run.environment, json.dumps(describe_environment(world, state, allocator), indent=2) + "\n")
         return MainReporter(log, config, run, state, schedule, dataset, last_split, world)
     except OSError as error:
         run.release()
@@ -372,78 +365,6 @@ def _record_ending(reporter: MainReporter, state: TrainState, run: RunDir) -> It
     finally:
         reporter.close()
         run.release()
-
-
-def _print_introduction(
-    config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, allocator: str
-) -> None:
-    """Print what is about to run, with every number that was derived and every `auto` that was decided."""
-    parameters = sum(parameter.numel() for parameter in state.network.parameters())
-    frozen = sum(parameter.numel() for parameter in state.frozen if not parameter.requires_grad)
-    size = format_count(parameters, "parameter") + (f", {frozen:,} of them frozen" if frozen else "")
-    _log.info(
-        "%s: %s (%s) on %s: %s %s, %d classes",
-        config.run.name, config.model.name, size, config.data.name,
-        format_count(schedule.num_train, "training sample"),
-        dataset.identity.structure or f"of {'x'.join(map(str, dataset.shape or ()))}", len(dataset.classes),
-    )  # fmt: skip
-    _log.info(
-        "%s on %s, global batch %d, at most %s per rank and pass; %s",
-        format_count(world.size, "rank"), world.device.type, schedule.global_batch,
-        format_count(schedule.largest_pass(world.size), "sample"), state.auto_settings,
-    )  # fmt: skip
-    if world.size > 1:
-        _log.info("gradients go between ranks through %s", _describe_reduction(config, state.auto_settings, world))
-        if not config.shards and not state.auto_settings.sync_batchnorm and has_batch_norm(state.network):
-            _log.info(
-                "batch normalisation is by the samples of each rank, so the loss depends on the number of ranks; "
-                "train.sync_batchnorm says how it would not"
-            )
-    _log.info("allocator: %s", allocator)
-    start = "continues at" if state.step else "starts at"
-    _log.info("%s %s; %d an epoch", start, _describe_progress(state.step, schedule), schedule.steps_per_epoch)
-
-
-def _describe_progress(step: int, schedule: Schedule) -> str:
-    """`step 3 of 10`; a run may be past its end, if the end was moved to an earlier step."""
-    is_past = step > schedule.total_steps
-    end = f", past the {schedule.total_steps} asked for" if is_past else f" of {schedule.total_steps}"
-    return f"step {step}{end}"
-
-
-def _describe_reduction(config: Config, auto_settings: AutoSettings, world: World) -> str:
-    """How gradients go between ranks, and in which type."""
-    compression = config.distributed.compression
-    if not auto_settings.shared_memory:
-        return str(world.backend) if compression == "none" else f"{world.backend}, as {compression}"
-    return "shared memory" if compression == "none" else f"shared memory, where {compression} would save nothing"
-
-
-def _describe_environment(world: World, state: TrainState, allocator: str) -> dict[str, Any]:
-    """Versions and devices; no environment variables, since they may hold secrets."""
-    packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
-    return {
-        "dist_train": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {"torch": str(torch.__version__), **{name: _find_version(name) for name in packages}},
-        "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
-        **describe_versions(world.device),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "backend": world.backend,
-        "world_size": world.size,
-        "choices": state.auto_settings.to_dict(),
-        "host": {"allocator": allocator},
-    }
-
-
-def _find_version(package: str) -> str | None:
-    """The version of a package, None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _list_classes(evaluation: Evaluation, most: int = 20) -> str:

@@ -18,6 +18,7 @@ import yaml
 
 from dist_train.errors import ConfigError
 from dist_train.recipes import find_config, find_folder
+from dist_train.settings.contradictions import find_contradictions
 from dist_train.settings.loading.aliases import take_aliases
 from dist_train.settings.loading.checks import check_loss_arguments, check_section
 from dist_train.settings.loading.defaults import set_defaults
@@ -27,7 +28,7 @@ from dist_train.settings.loading.overrides import apply_overrides, check_aliases
 from dist_train.settings.loading.paths import expand_paths
 from dist_train.settings.loading.references import resolve_references
 from dist_train.settings.loading.strict_yaml import FLOAT, Fault, get_written, read_file
-from dist_train.settings.schema import Config, find_contradictions
+from dist_train.settings.schema import Config
 from dist_train.settings.schema.section import Section
 from dist_train.settings.tasks import find_task_contradictions
 from dist_train.system.escape import escape

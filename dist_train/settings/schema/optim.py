@@ -1,6 +1,5 @@
 """The section `optim`: optimizers, groups of parameters, and schedules of the learning rate."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, create_model, model_serializer
@@ -9,7 +8,6 @@ from pydantic.fields import FieldInfo
 from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
-    Contradiction,
     FileName,
     Fraction,
     NonNegativeFloat,
@@ -331,43 +329,3 @@ SCHEDULE_SETTINGS = {
     "div_factor": ("onecycle",),
     "final_div_factor": ("onecycle",),
 }
-
-
-def find_optim_contradictions(optim: Optim) -> Iterator[Contradiction]:
-    """Find settings of this section that are valid alone and not together."""
-    yield from _schedule_contradictions(optim)
-    yield from _nesterov_contradictions(optim)
-
-
-def _schedule_contradictions(optim: Optim) -> Iterator[Contradiction]:
-    used = {optim.schedule, *(group.schedule for group in optim.groups if group.schedule)}
-    for key, schedules in SCHEDULE_SETTINGS.items():
-        is_default = getattr(optim, key) == Optim.model_fields[key].default
-        if not is_default and not used & set(schedules):
-            belongs = " or ".join(schedules)
-            yield Contradiction(
-                f"optim.{key}", f"is only used with optim.schedule {belongs}, but the schedule is {optim.schedule}"
-            )
-    if "multistep" in used and not optim.milestones:
-        yield Contradiction("optim.milestones", "is empty; optim.schedule multistep needs at least one epoch")
-    if list(optim.milestones) != sorted(set(optim.milestones)):
-        yield Contradiction("optim.milestones", f"is {list(optim.milestones)}; the epochs must increase")
-    if used == {"onecycle"} and optim.warmup_epochs > 0:
-        yield Contradiction(
-            "optim.warmup_epochs", "is set, but optim.schedule onecycle has its own warmup: use optim.pct_start"
-        )
-    if optim.restart_factor > 1 and optim.restart_epochs is None:
-        yield Contradiction("optim.restart_factor", "is set, but optim.restart_epochs is not: set it too")
-
-
-def _nesterov_contradictions(optim: Optim) -> Iterator[Contradiction]:
-    """Find a momentum of Nesterov's kind that SGD does not have."""
-    if isinstance(optim, SGD):
-        settings: tuple[tuple[str, SGD | RestSGD], ...] = (("optim", optim),)
-    elif isinstance(optim, Muon) and isinstance(optim.rest, RestSGD):
-        settings = (("optim.rest", optim.rest),)
-    else:
-        return
-    for key, sgd in settings:
-        if sgd.nesterov and (sgd.momentum == 0 or sgd.dampening != 0):
-            yield Contradiction(f"{key}.nesterov", f"needs {key}.momentum above 0 and {key}.dampening 0")

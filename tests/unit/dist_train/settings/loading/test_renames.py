@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from dist_train.errors import ConfigError
+from dist_train.settings.contradictions import find_contradictions
 from dist_train.settings.documentation import format_documentation
 from dist_train.settings.loader import load_config, load_run_config, to_yaml
 from dist_train.settings.loading.renames import (
@@ -17,7 +18,7 @@ from dist_train.settings.loading.renames import (
     OldValue,
     translate_settings,
 )
-from dist_train.settings.schema import CifarTutorial, Config, find_contradictions, flatten, list_keys
+from dist_train.settings.schema import CifarTutorial, Config, flatten, list_keys
 from tests.conftest import ROOT
 from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dist_train.monitoring import ledger
-from tests.conftest import Python, Ranks
+from tests.conftest import Ranks
+from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +40,8 @@ CONFIGS = {"convolutions": CONVOLUTIONS, "batchnorm": BATCHNORM}
 
 
 class Runs:
-    def __init__(self, directory: Path, on_ranks: Ranks, python: Python) -> None:
-        self.directory, self._on_ranks, self._python = directory, on_ranks, python
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         for name, text in CONFIGS.items():
             (directory / f"{name}.yaml").write_text(text)
 
@@ -57,13 +58,6 @@ class Runs:
             *overrides,
         ]
 
-    def do(self, ranks: int, jobs: list[dict[str, Any]]) -> None:
-        file = self.directory / "jobs.json"
-        file.write_text(json.dumps(jobs))
-        command = ("tests/programs/runs.py", str(file))
-        done = self._python(*command, timeout=300) if ranks == 1 else self._on_ranks(ranks, *command, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-
     def weights(self, name: str) -> str:
         newest = self.path(name) / "checkpoints" / "latest" / "manifest.json"
         return str(json.loads(newest.read_text())["weights_sha256"])
@@ -73,20 +67,20 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Runs:
     """Each configuration at each number of ranks, and one run that goes through all of them."""
-    runs = Runs(tmp_path_factory.mktemp("bitwise"), on_ranks, python)
+    runs = Runs(tmp_path_factory.mktemp("bitwise"))
     for ranks in WORLDS:
         jobs: list[dict[str, Any]] = [
             {"train": runs.arguments(config, f"{config}-{ranks}"), "normalised": config == "batchnorm"}
             for config in CONFIGS
         ]
-        runs.do(ranks, jobs)
+        do_jobs(ranks, jobs)
     before = "convolutions-8"
     for ranks, step in ((1, 2), (4, 4), (2, 7)):  # killed after `step`, gone on with by `ranks`
         name = f"resized-{ranks}"
         cut = {"cut": str(runs.path(before)), "to": str(runs.path(name)), "step": step}
-        runs.do(ranks, [cut, {"train": runs.arguments("convolutions", name)}])
+        do_jobs(ranks, [cut, {"train": runs.arguments("convolutions", name)}])
         before = name
     return runs
 

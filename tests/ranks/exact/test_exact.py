@@ -9,6 +9,7 @@ import pytest
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
 from tests.conftest import Python, Ranks
+from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
 
@@ -132,14 +133,10 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("exact"))
     for ranks in WORLDS:
-        jobs = runs.directory / f"jobs-{ranks}.json"
-        jobs.write_text(json.dumps(runs.jobs(ranks)))
-        arguments = ("tests/programs/runs.py", str(jobs))
-        done = python(*arguments, timeout=300) if ranks == 1 else on_ranks(ranks, *arguments, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
+        do_jobs(ranks, runs.jobs(ranks))
     return runs
 
 

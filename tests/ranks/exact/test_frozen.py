@@ -1,6 +1,5 @@
 """Fine-tuning at 1 and 2 real ranks: weights are loaded, frozen and trained later, exact wherever a run was killed."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from dist_train.checkpoint import serialization
 from dist_train.monitoring import ledger
-from tests.conftest import Python, Ranks
+from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
 
@@ -81,14 +80,10 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("frozen"))
     for ranks in WORLDS:
-        jobs = runs.directory / f"jobs-{ranks}.json"
-        jobs.write_text(json.dumps(runs.jobs(ranks)))
-        arguments = ("tests/programs/runs.py", str(jobs))
-        done = python(*arguments) if ranks == 1 else on_ranks(ranks, *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
+        do_jobs(ranks, runs.jobs(ranks))
     return runs
 
 

@@ -4,11 +4,12 @@ should."""
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dist_train.monitoring.metrics import read_lines
-from tests.conftest import Python, Ranks
+from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
 
@@ -33,19 +34,17 @@ MODES = {
 }
 
 
-def jobs(directory: Path, modes: list[str]) -> Path:
+def jobs(directory: Path, modes: list[str]) -> list[dict[str, Any]]:
     """Train in each mode, and again from the checkpoint of step 4."""
     (directory / "config.yaml").write_text(CONFIG)
-    todo: list[dict[str, object]] = []
+    todo: list[dict[str, Any]] = []
     for mode in modes:
         command = [str(directory / "config.yaml"), f"data.cache={directory / 'cache'}", *MODES[mode]]
         resumed = directory / f"{mode}-resumed"
         todo.append({"train": [*command, f"run.dir={directory / mode}"]})
         todo.append({"cut": str(directory / mode), "to": str(resumed), "step": 4})
         todo.append({"train": [*command, f"run.dir={resumed}"]})
-    path = directory / "jobs.json"
-    path.write_text(json.dumps(todo))
-    return path
+    return todo
 
 
 def weights(run: Path) -> str:
@@ -57,10 +56,9 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Path:
+def alone(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Path:
     directory = tmp_path_factory.mktemp("modes")
-    done = python("tests/programs/runs.py", str(jobs(directory, list(MODES))), timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
+    do_jobs(1, jobs(directory, list(MODES)), timeout=400)
     return directory
 
 
@@ -90,8 +88,7 @@ def test_one_graph_is_compiled_for_each_size_of_a_batch(alone: Path, mode: str, 
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
-def test_two_ranks_compile(tmp_path: Path, on_ranks: Ranks) -> None:
-    done = on_ranks(2, "tests/programs/runs.py", str(jobs(tmp_path, ["all", "compiled"])), timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_two_ranks_compile(tmp_path: Path, do_jobs: DoJobs) -> None:
+    do_jobs(2, jobs(tmp_path, ["all", "compiled"]), timeout=400)
     assert weights(tmp_path / "compiled-resumed") == weights(tmp_path / "compiled")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "all"), rel=1e-4)

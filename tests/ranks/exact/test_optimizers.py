@@ -17,7 +17,7 @@ from dist_train.models import build_model
 from dist_train.monitoring import ledger
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema.optim import Optim
-from tests.conftest import Python, Ranks
+from tests.ranks.conftest import DoJobs
 from tests.unit.dist_train.optim.in_torch import OPTIMIZERS, build_plain, settings_of
 
 pytestmark = pytest.mark.slow
@@ -84,14 +84,10 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("optimizers"))
     for ranks in sorted({ranks for worlds in WORLDS.values() for ranks in worlds}):
-        jobs = runs.directory / f"jobs-{ranks}.json"
-        jobs.write_text(json.dumps(runs.jobs(ranks)))
-        arguments = ("tests/programs/runs.py", str(jobs))
-        done = python(*arguments) if ranks == 1 else on_ranks(ranks, *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
+        do_jobs(ranks, runs.jobs(ranks))
     return runs
 
 

@@ -12,7 +12,8 @@ from dist_train.monitoring.metrics import read_lines
 from dist_train.optim.plateau import ends_early, find_reduction
 from dist_train.settings.schema import EarlyStopping
 from dist_train.settings.schema.optim import Plateau
-from tests.conftest import Python, Ranks
+from tests.conftest import Python
+from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
 
@@ -69,14 +70,10 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, on_ranks: Ranks, python: Python) -> Runs:
+def runs(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("evaluations"))
     for ranks in WORLDS:
-        jobs = runs.directory / f"jobs-{ranks}.json"
-        jobs.write_text(json.dumps(runs.jobs(ranks)))
-        arguments = ("tests/programs/runs.py", str(jobs))
-        done = python(*arguments) if ranks == 1 else on_ranks(ranks, *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
+        do_jobs(ranks, runs.jobs(ranks))
     return runs
 
 

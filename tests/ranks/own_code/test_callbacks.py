@@ -10,7 +10,8 @@ import pytest
 from dist_train.checkpoint import serialization
 from dist_train.monitoring.ledger import Comparison, compare, read
 from dist_train.run_dir import RunDir
-from tests.conftest import Python, Ranks
+from tests.conftest import Python
+from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
 
@@ -145,19 +146,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory, python: Python) -> Project:
 
 
 @pytest.mark.parametrize("ranks", WORLDS)
-def test_calls_and_state_are_the_same_wherever_a_run_was_cut(
-    project: Project, python: Python, on_ranks: Ranks, ranks: int
-) -> None:
+def test_calls_and_state_are_the_same_wherever_a_run_was_cut(project: Project, do_jobs: DoJobs, ranks: int) -> None:
     jobs: list[dict[str, Any]] = [{"train": project.command("whole")}]
     for cut in CUTS:
         jobs.append({"cut": str(project.directory / "whole"), "to": str(project.directory / f"cut-{cut}"), "step": cut})
         jobs.append({"train": project.command(f"cut-{cut}")})
     jobs.append({"train": project.command("whole")})
-    path = project.directory / "jobs.json"
-    path.write_text(json.dumps(jobs))
-    command = ("tests/programs/runs.py", str(path))
-    done = python(*command) if ranks == 1 else on_ranks(ranks, *command)
-    assert done.returncode == 0, done.stdout + done.stderr
+    do_jobs(ranks, jobs)
     again = [["on_start", 10, None], ["on_end", 10, True]]
     for rank in range(ranks):
         assert project.calls("whole", rank) == [*WHOLE, *again]

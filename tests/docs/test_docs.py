@@ -22,6 +22,7 @@ from tests.conftest import ROOT, Python
 
 NOT_OURS = {".venv", ".venv-bench", ".venv-matrix", "runs", ".pytest_cache"}
 DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if not NOT_OURS & set(path.parts))
+FOLDERS = ("benchmarks", "configs", "dist_train", "launch", "slurm", "template", "tests")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # What makes a command of the README short, without a network and without a trace in the checkout.
 SHORT = ["data.name=digits", "data.global_batch=8", "data.limit_train=80", "data.limit_test=40", "train.max_steps=2"]
@@ -41,6 +42,15 @@ def commands(document: Path = README) -> list[str]:
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_of_the_repository_are_there(document: Path) -> None:
+    if "results" in document.parts:
+        return  # what was measured once keeps its words
+    text = re.sub(r"```diff\n.*?```", "", document.read_text(), flags=re.DOTALL)  # what a reader adds
+    for path in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_the_reference_of_settings_is_that_of_the_code() -> None:

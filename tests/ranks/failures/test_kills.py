@@ -206,7 +206,8 @@ def results() -> Iterator[list[str]]:
     yield sections
     if sections and RESULTS in os.environ:
         head = (
-            f"# Runs that were killed and stopped\n\n{date.today().isoformat()}, `pytest -m long tests/test_kills.py`: "
+            f"# Runs that were killed and stopped\n\n{date.today().isoformat()}, `pytest -m long "
+            "tests/ranks/failures/test_kills.py`: "
             f"torch {torch.__version__}, Python {platform.python_version()}, {platform.system()} "
             f"{platform.machine()}, {count_cores()} cores.\n\nA run has {STEPS} steps, with dropout, augmentation, "
             "momentum and a moving average. After each start every checkpoint was verified, and none was gone or in "

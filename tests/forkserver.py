@@ -6,7 +6,9 @@ does is not tested this way: imports are there already, and variables that an in
 is loaded (PYTHONHASHSEED, LD_PRELOAD) have no effect.
 """
 
+import atexit
 import faulthandler
+import gc
 import json
 import math
 import os
@@ -16,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Mapping, Sequence
@@ -264,6 +267,8 @@ def main() -> None:
     path = sys.path[1:]
     for name in PRELOADED:
         import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy each page that has an object
     threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208
     assert threads == 1, f"{threads} threads; only the one that forks continues in a fork, with the locks of all"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: pytest ends, and so this
@@ -279,7 +284,25 @@ def main() -> None:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if "PYTHONFAULTHANDLER" in os.environ:
         faulthandler.enable(2)
-    _run(request.arguments, path)
+    try:
+        _run(request.arguments, path)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        _leave(int(end.code or 0))
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    """End as an interpreter does, but for freeing every object: that takes longer than most commands."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # the interpreter says so in its own way
+        sys.exit(code)
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":

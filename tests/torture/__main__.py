@@ -70,20 +70,27 @@ def main() -> int:
     parser.add_argument(
         "--limit", type=int, help="cases of each generator; 0: all; default: as many as take 20 minutes"
     )
+    parser.add_argument("--quick", action="store_true", help="a few cases of each, in about a minute")
     parser.add_argument("--case", metavar="NAME", help="only this one")
     options = parser.parse_args()
     chosen = options.generators or GENERATORS
     if unknown := set(chosen) - set(GENERATORS):
         parser.error(f"no generator {', '.join(unknown)}; choose from {', '.join(GENERATORS)}")
     with Bench() as bench:
-        faults = [torture(name, bench, options.seed, _limit(name, options.limit), options.case) for name in chosen]
+        faults = [
+            torture(name, bench, options.seed, _limit(name, options.limit, options.quick), options.case)
+            for name in chosen
+        ]
     return 1 if any(faults) else 0
 
 
-def _limit(generator: str, given: int | None) -> int | None:
+def _limit(generator: str, given: int | None, is_quick: bool) -> int | None:
     """The number of cases; None for all."""
-    usual: int = import_module(f"tests.torture.{generator}").USUAL
-    return usual if given is None else given or None
+    if given is not None:
+        return given or None
+    module = import_module(f"tests.torture.{generator}")
+    limit: int = module.QUICK if is_quick else module.USUAL
+    return limit
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 PROFILE = settings(
     deadline=None, database=None, print_blob=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
-QUICK = settings(PROFILE, max_examples=6, derandomize=True)  # some kills come when the run is over
+QUICK = settings(PROFILE, max_examples=4, derandomize=True)  # some kills come when the run is over
 LONG = settings(PROFILE, max_examples=200)
 
 
@@ -142,12 +142,12 @@ def kill_often(runs: Runs, profile: settings, drawn: st.SearchStrategy[Schedule]
 
 @pytest.mark.slow
 def test_killed_runs_end_like_undisturbed_ones(runs: Runs) -> None:
-    kill_often(runs, QUICK, plans(ELASTIC, BITWISE), 6, Tally())
+    kill_often(runs, QUICK, plans(ELASTIC, BITWISE), 3, Tally())
 
 
 @pytest.mark.slow
 def test_stopped_runs_can_go_on(runs: Runs) -> None:
-    stop_often(runs, 6, Tally())
+    stop_often(runs, 3, Tally())
 
 
 def stop_often(runs: Runs, times: int, tally: Tally) -> None:

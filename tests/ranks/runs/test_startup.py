@@ -56,7 +56,9 @@ def imported(config: Path, tmp_path: Path, interpreter: Python, torchrun: Ranks)
 
 @pytest.mark.slow
 class TestImports:
-    @pytest.mark.parametrize(("launcher", "ranks"), [("process", 1), ("torchrun", 2), ("agent", 2)])
+    @pytest.mark.parametrize(
+        ("launcher", "ranks"), [("process", 1), pytest.param("torchrun", 2, marks=pytest.mark.long), ("agent", 2)]
+    )
     def test_a_run_imports_only_what_it_uses(self, imported: Imported, launcher: str, ranks: int) -> None:
         found = imported(launcher)
         assert len(found) == 2 * ranks

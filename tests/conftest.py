@@ -1,6 +1,7 @@
 """What all tests share: nothing may leak from one into the next, and the ways to start commands and ranks."""
 
 import contextlib
+import gc
 import itertools
 import logging
 import os
@@ -48,6 +49,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.scheduler import Scheduler  # machines with a GPU may have no xdist
 
     return Scheduler(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Keep torch and thousands of tests out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ charts          draws the curves of runs
 curves          reads them
 points          samples of numbers, and what is predicted of them
 grid            pictures side by side
-figure          the style of all pictures, and how they are written
+figure          the style of all pictures
+output_file     the file that is written, whole or not at all
 export          writes weights and networks for other programs
 """
 

@@ -14,9 +14,8 @@ import copy
 import io
 import json
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,14 +32,17 @@ from dist_train.evaluate import find_checkpoint, load_config_of
 from dist_train.interface.model import TrainedModel, load_model
 from dist_train.nest import Nest, list_tensors, map_tensors
 from dist_train.results import import_extra
+from dist_train.results.output_file import check_place, move, write_beside, write_whole
 from dist_train.results.predictions import open_predictions
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
+from dist_train.system.exit import FAILED
 
 SAMPLES = 32
 """Of the held-out split, on which an export is compared with the network."""
 TOLERANCE = 1e-4
 """Of the largest output, by which another program's arithmetic may differ."""
+LARGEST = torch.finfo(torch.float64).max
 _ABOUT = "dist_train.json"
 
 
@@ -50,7 +52,7 @@ def export(options: argparse.Namespace) -> int:
     Raises:
         UserError: there is no run or file of weights, or the network can't be exported; nothing is written.
     """
-    _check_destination(options.output)
+    check_place(options.output)
     if options.run.is_file():
         return _convert(options)
     run = RunDir(options.run)
@@ -59,31 +61,12 @@ def export(options: argparse.Namespace) -> int:
     is_program = options.format in ("torch_export", "onnx")
     model = _load(options, is_program) if is_program or options.check else None
     content = _make_program(options, model) if is_program and model else _make_weights(options.format, place)
-    with _beside(options.output) as aside:
-        aside.write_bytes(content)
+    with write_beside(options.output, content) as aside:
         if options.check and model and not _check(options, aside, model, place):
-            return 1
-        aside.replace(options.output)
+            return FAILED
+        move(aside, options.output)
     print(f"{escape(options.output)}: {options.format} of {escape(place)}, {len(content) / 1e6:,.1f} MB")
     return 0
-
-
-def _check_destination(path: Path) -> None:
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a directory" if path.is_dir() else f"{escape(path.parent)} is no directory"
-        raise ConfigError(f"-o {escape(path)}: {what}; name a file in a directory that is there")
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A block that writes a file and gives it its name at last; raises ConfigError if it can't be written."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
-    except OSError as error:
-        raise ConfigError(f"-o {escape(path)}: can't be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -94,9 +77,7 @@ def _convert(options: argparse.Namespace) -> int:
             "--check"
         )
     weights = read_state_dict(options.run, unsafe_pickle=options.unsafe_pickle)
-    with _beside(options.output) as aside:
-        aside.write_bytes(encode(weights))
-        aside.replace(options.output)
+    write_whole(options.output, encode(weights))
     print(f"{escape(options.output)}: state_dict of {escape(options.run)}, {len(weights)} tensors")
     return 0
 
@@ -202,9 +183,8 @@ def _check(options: argparse.Namespace, path: Path, model: TrainedModel, place: 
         for each in (inputs, first):
             with torch.no_grad():
                 expected = list_tensors(model.network(each))
-            for tensor, found in zip(expected, exported(each), strict=True):
-                largest = max(largest, float((tensor - found).abs().max()))
-                output = max(output, float(tensor.abs().max()))
+            difference, size = _compare(expected, exported(each))
+            largest, output = max(largest, difference), max(output, size)
         count += len(list_tensors(inputs)[0])
     is_equal = largest <= TOLERANCE * max(1.0, output)
     print(
@@ -212,6 +192,30 @@ def _check(options: argparse.Namespace, path: Path, model: TrainedModel, place: 
         + ("" if is_equal else f": {options.format} of {escape(place)} differs, and is not written")
     )
     return is_equal
+
+
+def _compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the largest difference, LARGEST for other shapes, and the largest of the expected numbers."""
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return LARGEST, 0.0
+    differences = (_subtract(*pair) for pair in zip(expected, found, strict=True))
+    return max(map(_find_largest, differences), default=0.0), max(map(_find_largest, expected), default=0.0)
+
+
+def _subtract(expected: Tensor, found: Tensor) -> Tensor:
+    """Return the differences, 0 between equal infinities or NaNs, LARGEST between others."""
+    differences = (_widen(expected) - _widen(found)).abs()
+    is_same = (expected == found) | (expected.isnan() & found.isnan())
+    return differences.masked_fill(is_same, 0.0).nan_to_num(nan=LARGEST, posinf=LARGEST)
+
+
+def _find_largest(values: Tensor) -> float:
+    finite = _widen(values[values.isfinite()]).abs()
+    return float(finite.max()) if len(finite) else 0.0
+
+
+def _widen(values: Tensor) -> Tensor:
+    return values.to(torch.complex128 if values.is_complex() else torch.float64)
 
 
 def _open_weights(path: Path, network: nn.Module) -> Callable[[Nest], list[Tensor]]:

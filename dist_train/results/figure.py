@@ -3,17 +3,16 @@
 Colours are those of Okabe and Ito, which the colour-blind tell apart; lines differ in their style too, for print.
 """
 
-import os
-import tempfile
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError
 from dist_train.results import import_extra
+from dist_train.results.output_file import check_place, write_whole
 from dist_train.system.escape import escape
-from dist_train.system.read_file import explain, is_file, may_exist
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,14 +52,7 @@ def check_destination(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"-o {escape(path)}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    if may_exist(path) and not is_file(path):
-        raise ConfigError(f"-o {escape(path)}: is there and is not a file; choose another name")
-    try:
-        final = path.resolve()
-        with tempfile.NamedTemporaryFile(dir=final.parent, prefix=f".{final.name}."):
-            pass
-    except OSError as error:
-        raise _make_error(path, error) from None
+    check_place(path)
 
 
 @contextmanager
@@ -81,21 +73,9 @@ def draw_figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
 
 
 def _write(figure: "Figure", path: Path) -> None:
-    suffix = path.suffix.lower()
-    final = path.resolve()  # a link stays one
-    aside = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        figure.savefig(aside, format=suffix[1:], metadata=_UNDATED[suffix])
-        aside.replace(final)
-    except OSError as error:
-        raise _make_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-
-
-def _make_error(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"-o {escape(path)}: can't be written: {explain(error)}; choose a place that you may write")
+    suffix, drawn = path.suffix.lower(), io.BytesIO()
+    figure.savefig(drawn, format=suffix[1:], metadata=_UNDATED[suffix])
+    write_whole(path, drawn.getvalue())
 
 
 def to_drawable(text: object, limit: int) -> str:

@@ -4,7 +4,6 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from dist_train.execution.auto_settings import use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import configure_gpu
 from dist_train.monitoring.console import log_to_terminal
-from dist_train.monitoring.input_pictures import to_pictures
+from dist_train.monitoring.input_pictures import find_pictures, to_pictures
 from dist_train.nest import Nest, move_inputs
 from dist_train.own_code.load import own_failures
 from dist_train.results.predict.lines import AnswerLines
@@ -30,13 +29,9 @@ from dist_train.results.predict.pictures import AnswerGrid
 from dist_train.results.predict.pretrained import DEFAULT, KINDS, open_pretrained
 from dist_train.results.predictions import open_predictions
 from dist_train.run_dir import RunDir
-from dist_train.settings.schema import Normalize
 from dist_train.system.escape import escape, escape_lines
 from dist_train.system.exit import FAILED
 from dist_train.tasks.answers import AnswerReader
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FEW = 20
 """Samples of a split that are predicted by default."""
@@ -101,6 +96,8 @@ def _predict_split(options: argparse.Namespace, overrides: list[str], lines: Ans
     opening = open_predictions(options.run, options.split, options.checkpoint, overrides, trust_code=options.trust_code)
     with opening as predictions:
         config, dataset = predictions.opened.config, predictions.opened.dataset
+        if options.output and find_pictures(dataset.make_example(1)[0]) is None:
+            raise ConfigError(f"-o {escape(options.output)}: {_NO_PICTURES}")
         reader = AnswerReader(config.task, dataset.classes, config.loss.output)
         for batch in predictions.batches(options.limit or FEW):
             answers = reader.read(batch.output, batch.targets, options.top)
@@ -108,7 +105,7 @@ def _predict_split(options: argparse.Namespace, overrides: list[str], lines: Ans
                 lines.print({"index": index}, answer)
             if grid.has_room:
                 names = (f"index {index}" for index in batch.indices.tolist())
-                grid.add(_show(batch.inputs, dataset.normalize), answers, names)
+                grid.add(to_pictures(batch.inputs, dataset.normalize) or (), answers, names)
 
 
 def _predict_files(
@@ -149,13 +146,6 @@ def _predict_tables(
             for row, answer in zip(part.tolist(), answers, strict=True):
                 lines.print({"file": path, "index": row}, answer)
     return faults
-
-
-def _show(inputs: Nest, normalize: Normalize | None) -> "list[NDArray[Any]]":
-    pictures = to_pictures(inputs, normalize)
-    if pictures is None:
-        raise ConfigError(f"-o: {_NO_PICTURES}")
-    return pictures
 
 
 def open_network(model: TrainedModel) -> PictureNetwork:

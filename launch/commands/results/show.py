@@ -13,7 +13,9 @@ import argparse
 from pathlib import Path
 
 from dist_train.errors import ConfigError
+from dist_train.recipes import list_recipes
 from dist_train.run_arguments import add_checkpoint_arguments
+from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
 from launch.arguments import number_from
 
@@ -34,12 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dist_train.results.figure import check_destination
 
-    is_run = Path(options.what).is_dir()
+    is_run = _names_run(options.what)
     _check(options, is_run)
     check_destination(options.output)
     told = _show_run(options) if is_run and not options.augmented else _show_data(options, is_run)
     print(f"{escape(options.output)}: {told}")
     return 0
+
+
+def _names_run(what: str) -> bool:
+    """Whether it is a directory; one with the name of a recipe must be a run."""
+    return Path(what).is_dir() and (what not in list_recipes() or RunDir(what).config.exists())
 
 
 def _check(options: argparse.Namespace, is_run: bool) -> None:
@@ -48,6 +55,8 @@ def _check(options: argparse.Namespace, is_run: bool) -> None:
         raise ConfigError(f"--augmented: only training samples are changed at random, not --split {options.split}")
     if options.wrong and options.augmented:
         raise ConfigError("--wrong: a run is judged on samples without random changes; leave out --augmented")
+    if options.checkpoint != "latest" and (options.augmented or not is_run):
+        raise ConfigError(f"--checkpoint {escape(options.checkpoint)}: no network is used; leave it out, or name a run")
     if options.wrong and not is_run:
         raise ConfigError(f"--wrong: mistakes are those of a run, and {escape(options.what)} is none; e.g. runs/digits")
 
@@ -67,7 +76,6 @@ def _show_data(options: argparse.Namespace, is_run: bool) -> str:
     from dist_train.data.samples import SplitName
     from dist_train.evaluate import load_config_of
     from dist_train.results.show import show_data
-    from dist_train.run_dir import RunDir
     from dist_train.settings.loader import load_config
 
     split: SplitName = options.split or "train"

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import math
 import re
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -78,6 +81,30 @@ def test_an_export_that_differs_is_not_written(
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.pt", "before")]
 
 
+@pytest.mark.parametrize(
+    ("expected", "found", "is_equal"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], True),
+        ([1.0, math.nan, math.inf], [1.0, math.nan, math.inf], True),
+        ([[]], [[]], True),
+        ([True, False], [True, False], True),
+        ([1.0, 2.0], [1.0, 2.1], False),
+        ([1.0, 2.0], [1.0, math.nan], False),
+        ([1.0, math.inf], [1.0, 2.0], False),
+        ([1.0, math.inf], [1.0, -math.inf], False),
+        ([1.0, 1.0], [1.0], False),
+        ([True, False], [True, True], False),
+    ],
+)
+def test_outputs_are_compared_whatever_they_are(
+    expected: list[Any], found: list[Any], is_equal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, options = Mock(network=lambda _: torch.tensor(expected)), Mock(format="onnx")
+    monkeypatch.setattr(module, "_open_onnx", lambda _: lambda _: [torch.tensor(found)])
+    monkeypatch.setattr(module, "_read_samples", lambda *_: [torch.zeros(2, 3)])
+    assert module._check(options, Path("out"), model, Path("run")) == is_equal
+
+
 def test_the_weights_of_a_whole_module_are_taken_out_only_where_that_is_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,8 +135,8 @@ def test_a_network_that_depends_on_its_values_is_refused(
     [
         ("nothing", "out.pt", (), "is not a run"),
         (".", "out.pt", (), "is not a run"),
-        ("RUN", "nothing/out.pt", (), "nothing is no directory"),
-        ("RUN", ".", (), "is a directory; name a file"),
+        ("RUN", "nothing/out.pt", (), "nothing/out.pt: can't be written: No such file or directory"),
+        ("RUN", ".", (), "is there and is not a file"),
         ("RUN", "out.pt", ("--checkpoint", "9"), "step_00000009"),
     ],
 )

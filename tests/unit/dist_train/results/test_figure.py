@@ -1,6 +1,5 @@
 """Pictures are written whole or not at all, in three formats, whatever names are in them."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -31,33 +30,18 @@ def test_a_picture_replaces_the_file_of_its_name_and_the_same_one_has_the_same_b
     assert sorted(tmp_path.iterdir()) == sorted([path, link])
 
 
-def test_a_place_without_room_for_a_picture_is_refused_before_and_the_file_there_stays(tmp_path: Path) -> None:
-    folder = tmp_path / "folder.png"
-    folder.mkdir()
-    pipe = tmp_path / "pipe.png"
-    os.mkfifo(pipe)
-    for path, why in (
-        (tmp_path / "a.gif", "must end in .png, .svg or .pdf"),
-        (tmp_path / "png", "must end in"),
-        (folder, "is not a file"),
-        (pipe, "is not a file"),
-        (tmp_path / "nothing" / "a.png", "can't be written: No such file or directory"),
-        (pipe / "a.png", "can't be written: Not a directory"),
-        (tmp_path / ("x" * 245 + ".png"), "can't be written: File name too long"),
-    ):
-        with pytest.raises(ConfigError, match=why):
-            draw(path)
-    assert sorted(tmp_path.iterdir()) == sorted([folder, pipe])
+@pytest.mark.parametrize("name", ["a.gif", "png", "a.png.txt"])
+def test_a_name_without_the_ending_of_a_picture_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"must end in \.png, \.svg or \.pdf"):
+        draw(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_while_drawing_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_drawing_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_text("before")
     with pytest.raises(ZeroDivisionError), draw_figure(path, 1, 1):
         _ = 1 / 0
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(ConfigError, match=r"a\.png: can't be written: No space left on device"):
-        draw(path)
     assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
 
 

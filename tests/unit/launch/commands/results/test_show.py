@@ -6,6 +6,7 @@ from unittest.mock import Mock
 import pytest
 
 from launch.cli import main
+from launch.commands.results import show
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ from launch.cli import main
         (["digits", "--augmented", "--split", "test"], "only training samples are changed at random, not --split test"),
         (["digits", "-o", "a.jpg"], "-o a.jpg: the name must end in .png, .svg or .pdf"),
         (["digits", "--limit", "0"], "argument --limit: is '0'; it must be a number from 1 to 1000"),
+        (["digits", "--checkpoint", "best"], "--checkpoint best: no network is used; leave it out, or name a run"),
         (["folder"], "folder: is not a run: it has no config.yaml"),
         (["nothing"], "nothing: is not a recipe"),
     ],
@@ -32,6 +34,17 @@ def test_what_can_not_be_drawn_is_refused(
     assert main(["show", *arguments]) == 2
     assert problem in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_with_the_name_of_a_recipe_is_meant_if_it_is_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()
+    assert not show._names_run("digits")
+    assert show._names_run("./digits")
+    Path("digits/config.yaml").touch()
+    assert show._names_run("digits")
 
 
 @pytest.mark.parametrize(

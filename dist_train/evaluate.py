@@ -25,7 +25,7 @@ from dist_train.data.batches import EvalBatch, eval_batch_size, eval_batches
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.data.samples import SplitName
 from dist_train.distributed.world import World, open_world
-from dist_train.errors import CheckpointError, ConfigError, DataError
+from dist_train.errors import CheckpointError, ConfigError, DamagedError, DataError
 from dist_train.execution.auto_settings import AutoSettings, apply_to_process, use_onednn
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.models import build_model
@@ -214,8 +214,7 @@ def open_evaluation(
         block.enter_context(own_failures(lambda: f"in the evaluation, on rank {world.rank}"))
         with world.agreement():
             config = block.enter_context(code_of_run(config, run.path, trust_code))
-            place = find(find_checkpoint(run, checkpoint))
-            files = serialization.load(place).files
+            place, files = load_checkpoint(run, checkpoint)
             training = files["training.pt"]
             auto_settings = AutoSettings.from_dict(training["choices"])
             dataset, samples = _open_split(config, world, split, resume.read_data_identity(files))
@@ -230,6 +229,15 @@ def open_evaluation(
             task = build_task(config, dataset.classes, world)
             try_out(task, network, dataset, auto_settings, world)
         yield OpenEvaluation(place, training["step"], config, network, task, dataset, samples, auto_settings)
+
+
+def load_checkpoint(run: RunDir, wanted: str) -> tuple[Path, serialization.Files]:
+    """Return the directory of the checkpoint that `--checkpoint` names, and its files; raises CheckpointError."""
+    place = find(find_checkpoint(run, wanted))
+    try:
+        return place, serialization.load(place).files
+    except DamagedError as error:
+        raise DamagedError(f"{error}; dist-train ckpt verify {escape(run.path)} says which are undamaged") from error
 
 
 def find_checkpoint(run: RunDir, wanted: str) -> Path:

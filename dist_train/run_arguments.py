@@ -19,7 +19,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RUN and `key=value`, as `options.run` and `options.overrides`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's directory, e.g. runs/digits")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="other settings, e.g. data.root=..."
+    )
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -70,10 +70,16 @@ def load_pretrained(
         found = {**{name: value for name, value in found.items() if name not in left}, **kept}
         _log.info("%s: not loaded, as %s is new: %s", escape(source), new_head, escape(", ".join(left) or "nothing"))
     if differences := list_differences(own, found, converts=True):
-        raise CheckpointError(f"{escape(source)}: its weights are of another network: {shorten(differences)}")
+        is_quantized = any(name in own and _is_quantized(own[name], value) for name, value in found.items())
+        advice = "; integers are quantized weights: give those of before" if is_quantized else ""
+        raise CheckpointError(f"{escape(source)}: its weights are of another network: {shorten(differences)}{advice}")
     if broken := not_finite(found):
         raise CheckpointError(f"{escape(source)}: has values that are not finite: {shorten(broken)}")
     network.load_state_dict(found)
+
+
+def _is_quantized(own: Tensor, value: Tensor) -> bool:
+    return own.is_floating_point() and not (value.is_floating_point() or value.is_complex())
 
 
 def _strip_prefixes(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

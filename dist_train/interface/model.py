@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.code_of_run import code_of_run
-from dist_train.checkpoint.store import find
 from dist_train.data.augment import open_preparation
 from dist_train.data.datasets.picture import decode, from_picture, open_picture, to_pixels
 from dist_train.data.identity import DataIdentity
 from dist_train.data.samples import Shape
 from dist_train.data.source import resize
 from dist_train.errors import CheckpointError, ConfigError, DataError
-from dist_train.evaluate import find_checkpoint, load_config_of
+from dist_train.evaluate import load_checkpoint, load_config_of
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.models import build_model, give_shapes
 from dist_train.nest import Nest, map_tensors
@@ -117,8 +116,7 @@ def load_model(
     """
     run = RunDir(run_dir)
     config = load_config_of(run, overrides)
-    place = find(find_checkpoint(run, which))
-    files = serialization.load(place).files
+    place, files = load_checkpoint(run, which)
     data = resume.read_data_identity(files)
     if data is None:
         raise CheckpointError(

@@ -187,7 +187,8 @@ def _label(axes: "Axes", name: str, curves: Sequence[Curve]) -> None:
     if is_fraction(name):
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
     elif name == "lr":
-        axes.set_ylim(bottom=0)
+        highest = max((value for curve in curves for value in curve.finite()), default=0.0)
+        axes.set_ylim(0, 1.05 * highest or None)
     elif _spans_decades(name, curves):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

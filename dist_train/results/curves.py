@@ -109,7 +109,7 @@ def read_curves(path: Path, label: str) -> RunCurves:
             numbers = {name: line[name] for name in _OF_TRAINING} if is_train else list_numbers(line)
             for name, value in numbers.items():
                 curves.setdefault((name, source), Curve()).add(line["step"], value)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{escape(path)}: is not a run: it has no metrics.jsonl; give a directory below runs/"
         ) from None

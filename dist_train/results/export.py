@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.serialization import Files, encode
-from dist_train.checkpoint.store import find
 from dist_train.checkpoint.weights import load_pretrained, read_state_dict
 from dist_train.errors import ConfigError
-from dist_train.evaluate import find_checkpoint, load_config_of
+from dist_train.evaluate import load_checkpoint, load_config_of
 from dist_train.interface.model import TrainedModel, load_model
 from dist_train.nest import Nest, list_tensors, map_tensors
 from dist_train.results import import_extra
@@ -57,10 +56,10 @@ def export(options: argparse.Namespace) -> int:
         return _convert(options)
     run = RunDir(options.run)
     load_config_of(run, options.overrides)  # which says what is wrong with either
-    place = find(find_checkpoint(run, options.checkpoint))
+    place, files = load_checkpoint(run, options.checkpoint)
     is_program = options.format in ("torch_export", "onnx")
-    model = _load(options, is_program) if is_program or options.check else None
-    content = _make_program(options, model) if is_program and model else _make_weights(options.format, place)
+    model = _load(options, place, files) if is_program or options.check else None
+    content = _make_program(options, model) if is_program and model else _make_weights(options.format, files)
     with write_beside(options.output, content) as aside:
         if options.check and model and not _check(options, aside, model, place):
             return FAILED
@@ -82,9 +81,8 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _make_weights(form: str, place: Path) -> bytes:
+def _make_weights(form: str, files: Files) -> bytes:
     """Return the file of weights that torch reads."""
-    files = serialization.load(place).files
     training = files["training.pt"]
     if form == "state_dict":
         return encode(_evaluated(files))
@@ -103,13 +101,11 @@ def _evaluated(files: Files) -> dict[str, Tensor]:
     return files.get("average.pt") or files["model.pt"]
 
 
-def _load(options: argparse.Namespace, is_program: bool) -> TrainedModel:
+def _load(options: argparse.Namespace, place: Path, files: Files) -> TrainedModel:
     """Return the trained network; for the format `checkpoint` with the weights that the optimizer has updated."""
-    which = options.checkpoint
-    model = load_model(options.run, which, overrides=options.overrides, trust_code=options.trust_code)
-    if options.format == "checkpoint" and not is_program:
-        place = find(find_checkpoint(RunDir(options.run), which))
-        serialization.load_weights(model.network, serialization.load(place).files["model.pt"], str(place))
+    model = load_model(options.run, options.checkpoint, overrides=options.overrides, trust_code=options.trust_code)
+    if options.format == "checkpoint":
+        serialization.load_weights(model.network, files["model.pt"], str(place))
     return model
 
 

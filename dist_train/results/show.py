@@ -139,7 +139,7 @@ def _predict(predictions: Predictions) -> Iterator[_Sample]:
     reader = AnswerReader(opened.config.task, opened.dataset.classes, opened.config.loss.output)
     for batch in predictions.batches():
         output = select(batch.output, opened.config.loss.output)
-        answers = iter(reader.read(batch.output, batch.targets, 1))
+        answers = iter(reader.read(batch.output, batch.targets, reader.few))
         for sample in _cut(iter(batch.indices.tolist()), batch.inputs, batch.targets, len(batch.indices), output):
             yield replace(sample, answer=next(answers))
 

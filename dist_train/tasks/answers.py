@@ -39,6 +39,12 @@ class Answer:
     is_wrong: bool | None = None
     """Whether the most probable class is not the true one, or any of multilabel; None where there is no truth."""
 
+    def chosen(self) -> tuple[Guess, ...]:
+        """Return what the network takes for true: the most probable class, or those of multilabel above 50 %."""
+        if isinstance(self.truth, list):
+            return tuple(guess for guess in self.guesses if guess.probability > 0.5)
+        return self.guesses[:1]
+
 
 @dataclass(frozen=True)
 class AnswerReader:
@@ -50,6 +56,11 @@ class AnswerReader:
     """Names of the classes; a class without one is shown by its number."""
     field: str | int | None = None
     """As the setting `loss.output`."""
+
+    @property
+    def few(self) -> int | None:
+        """How many guesses `Answer.chosen` needs; None: all."""
+        return None if self.task == "multilabel" else 1
 
     def read(self, output: Nest, targets: Nest = None, most: int | None = None) -> list[Answer]:
         """Return an answer for each sample of a batch.

@@ -36,7 +36,8 @@ def load_initial_weights(config: Config, network: nn.Module) -> None:
         state_dict = read_state_dict(given) if config.run.init else _find_weights(config.model, given)
         load_pretrained(network, state_dict, given, head)
     except CheckpointError as error:
-        is_of_head = head is None and f" {find_head(network, None)}." in str(error)
+        text = str(error)
+        is_of_head = head is None and "of another network" in text and f" {find_head(network, None)}." in text
         hint = ". Where the classes are others, set model.head=new" if is_of_head else ""
         raise CheckpointError(f"{key}: {error}{hint}") from error
     _log.info("%s: the weights of step 0 are those of %s", key, escape(given))

@@ -104,7 +104,7 @@ class TensorBoard:
             inputs, targets, output = map(torch.cat, zip(*self._kept, strict=True))
             if evaluation.split not in self._sheets:
                 self._sheets[evaluation.split] = SampleSheet(to_pictures(inputs, self._dataset.normalize) or [])
-            answers = self._reader.read(output, targets, 1)
+            answers = self._reader.read(output, targets, self._reader.few)
             pictures["samples"] = self._sheets[evaluation.split].draw(list(map(_describe, answers)))
         for name, picture in pictures.items():
             self._events.write_picture(step, f"{evaluation.split}/{name}", picture)
@@ -126,8 +126,8 @@ def _are_simple(targets: Nest, output: Nest) -> bool:
 def _describe(answer: Answer) -> tuple[str, str, bool]:
     """Two lines, and whether the network is wrong."""
     if answer.guesses:
-        name, probability = answer.guesses[0]
-        return str(answer.truth), f"{name} ({100 * probability:.0f} %)", bool(answer.is_wrong)
+        said = ", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in answer.chosen())
+        return str(answer.truth), said or "none", bool(answer.is_wrong)
     return f"true {_format(answer.truth)}", f"says {_format(answer.numbers)}", False
 
 

@@ -102,7 +102,7 @@ def read_table(path: Path) -> Table:
     except UnicodeDecodeError as error:
         raise DataError(f"{about}: is no text in UTF-8; save the table as CSV in UTF-8") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{about}: can't be read: {explain(error)}; data.file must be a CSV file") from error
+        raise DataError(f"{about}: can't be read: {explain(error)}; give the path of a CSV file") from error
 
 
 def _parse(file: TextIO, about: str) -> Table:

@@ -57,7 +57,9 @@ class AnswerGrid:
 
 def caption(answer: Answer, name: str) -> list[str]:
     """Return the lines below a picture: what the network says, the truth, and what the sample is called."""
-    said = [f"{best.name} ({100 * best.probability:.0f} %)" for best in answer.guesses[:1]]
-    if not said and answer.numbers is not None:
+    said = []
+    if answer.guesses:
+        said = [", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in answer.chosen()) or "none"]
+    elif answer.numbers is not None:
         said = [format_value(answer.numbers)]
     return [*said, *([] if answer.truth is None else [f"truth {format_value(answer.truth)}"]), name]

@@ -19,7 +19,7 @@ import yaml
 from dist_train.errors import ConfigError
 from dist_train.settings.loading.values import format_value, shorten
 from dist_train.system.escape import escape
-from dist_train.system.read_file import explain, read_bytes
+from dist_train.system.read_file import explain, is_file, read_bytes
 
 MAX_BYTES = 100_000  # PyYAML reads this in a second
 MAX_DEPTH, MAX_VALUES = 20, 2000
@@ -205,7 +205,9 @@ def _read_text(path: Path) -> str:
 
 
 def _suggest_file(path: Path) -> str:
-    """Return which file of the folder may be meant by one that is not there."""
+    """Return which file of the folder may be meant by one that is not there, or by the directory of a run."""
+    if is_file(path / "config.yaml"):
+        return f". Did you mean {escape(path / 'config.yaml', MAX_PATH)}?"
     try:
         names = [] if path.exists() else [each.name for each in islice(path.parent.iterdir(), MOST_FILES)]
     except OSError:

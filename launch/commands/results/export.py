@@ -18,7 +18,9 @@ from dist_train.run_arguments import TRUST_HELP
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="directory of a run; or a file of weights")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="other settings, e.g. data.root=..."
+    )
     parser.add_argument(
         "--format", required=True, choices=("state_dict", "checkpoint", "torch_export", "onnx"), help="see above"
     )

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs",
         nargs="*",
+        default=[],
         metavar="FILE|FOLDER|key=value",
         help="pictures, folders of pictures, tables (CSV); other settings of the run, e.g. data.root=...",
     )

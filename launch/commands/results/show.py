@@ -22,7 +22,9 @@ from launch.arguments import number_from
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="CONFIG|RUN", help="settings, the name of a recipe, or a run's directory")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="other settings, e.g. data.root=...")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="other settings, e.g. data.root=..."
+    )
     parser.add_argument("--wrong", action="store_true", help="only mistakes, the most confident first")
     parser.add_argument("--augmented", action="store_true", help="training samples with their random changes")
     parser.add_argument("--limit", type=number_from(1, most=1000), metavar="N", help="samples, at most; default 24")

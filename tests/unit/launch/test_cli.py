@@ -53,7 +53,9 @@ class TestImports:
 def test_every_command_is_a_module_with_two_functions() -> None:
     for name in cli.COMMANDS:
         command = cli.load_command(name)
-        command.add_arguments(ArgumentParser())
+        parser = ArgumentParser()
+        command.add_arguments(parser)
+        assert not [action.dest for action in parser._actions if action.nargs == "*" and action.required]
         assert callable(command.run)
         assert command.__doc__
 

@@ -126,7 +126,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Any]], str]] = 
     "another shape": (
         lambda weights: {**weights, "0.bias": torch.ones(4)}, r"0.bias is \[4\] float32, in the model \[3\] float32"
     ),
-    "int8": (lambda weights: {**weights, "0.bias": weights["0.bias"].to(torch.int8)}, r"0.bias is \[3\] int8"),
+    "int8": (lambda weights: {**weights, "0.bias": weights["0.bias"].to(torch.int8)}, r"\[3\] int8.*quantized"),
     "not finite": (lambda weights: {**weights, "0.bias": torch.full((3,), torch.nan)}, r"not finite: 0.bias \(3 of 3"),
 }  # fmt: skip
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from dist_train.errors import ConfigError
+from dist_train.results import charts
 from dist_train.results.charts import choose_names, draw_curves
 from dist_train.results.curves import TRAINING, Curve, RunCurves
 from dist_train.results.points import Points, draw_points
@@ -42,6 +44,17 @@ def test_any_runs_are_drawn(tmp_path: Path, name: str) -> None:
     path = tmp_path / "curves.png"
     draw_curves(RUNS[name], choose_names(RUNS[name]), path)
     assert path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("rates", [(0.002, 0.00199), (0.1,), (0.0, 0.0), (NAN,)])
+def test_learning_rates_begin_at_0_and_stay_below_the_top(rates: tuple[float, ...]) -> None:
+    run = make("run", lr=rates)
+    axes = Figure().add_subplot()
+    axes.plot(rates)
+    charts._label(axes, "lr", list(run.curves.values()))
+    bottom, top = axes.get_ylim()
+    assert bottom == 0
+    assert all(rate < 0.98 * top for rate in rates if rate > 0)
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".pdf"])

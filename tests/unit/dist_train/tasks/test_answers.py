@@ -50,6 +50,16 @@ def test_multilabel_has_a_probability_for_each_class_and_a_list_as_truth() -> No
     assert [answer.truth for answer in reader.read(torch.zeros(1, 3))] == [None]
 
 
+def test_the_chosen_are_the_most_probable_class_or_all_labels_above_a_half() -> None:
+    def choose(task: str, targets: Tensor) -> list[list[str]]:
+        reader = AnswerReader(task, CLASSES)
+        answers = reader.read(torch.tensor([[5.0, -5, 4], [-5, -4, -3]]), targets, reader.few)
+        return [[guess.name for guess in answer.chosen()] for answer in answers]
+
+    assert choose("multilabel", torch.zeros(2, 3)) == [["cat", "cow"], []]
+    assert choose("classification", torch.tensor([0, 1])) == [["cat"], ["cow"]]
+
+
 @pytest.mark.parametrize("output", [torch.tensor([1.5, 2.5]), torch.tensor([[1.5], [2.5]])])
 @pytest.mark.parametrize("targets", [torch.tensor([1.0, 2.0]), torch.tensor([[1.0], [2.0]])])
 def test_regression_is_a_number_a_sample(output: Tensor, targets: Tensor) -> None:

@@ -76,6 +76,14 @@ def test_a_new_head_has_the_classes_of_the_data(head: str) -> None:
     assert not torch.equal(network.state_dict()["1.bias"], torch.ones(3))
 
 
+@pytest.mark.parametrize(("value", "is_of_head"), [(torch.ones(9), True), (torch.full((7,), torch.nan), False)])
+def test_a_new_head_is_advised_where_it_helps(value: Tensor, is_of_head: bool) -> None:
+    torch.save({**WEIGHTS, "1.bias": value}, "weights.pt")
+    with pytest.raises(CheckpointError, match=r"^run\.init: .*1\.bias") as refused:
+        load("run.init=weights.pt")
+    assert ("model.head=new" in str(refused.value)) == is_of_head
+
+
 LITE = """
 data: {name: image_folder, resize: 224, normalize: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}}
 model:

@@ -77,7 +77,7 @@ def test_a_bad_table_is_refused_by_place(tmp_path: Path, content: str | bytes, m
 )  # fmt: skip
 def test_what_is_no_file_is_refused(tmp_path: Path, make: Any, message: str) -> None:
     make(tmp_path / "houses.csv")
-    with pytest.raises(DataError, match=f"houses.csv: can't be read: {message}; data.file must be a CSV file"):
+    with pytest.raises(DataError, match=f"houses.csv: can't be read: {message}; give the path of a CSV file"):
         read_table(tmp_path / "houses.csv")
 
 

@@ -202,6 +202,7 @@ def test_a_half_deleted_run_is_refused_or_its_checkpoint_found(
         assert code == (0 if lost == "latest" else 2), printed
         assert "Traceback" not in printed
         assert code == 0 or str(run) in printed
+        assert f"dist-train ckpt verify {run}" in printed or lost not in ("model.pt", "manifest.json")
 
 
 def test_a_run_of_an_old_version_says_that_it_has_no_class_names(pictures: Path, capsys: Capture) -> None:
@@ -280,7 +281,7 @@ class TestTables:
             assert (code, str(file) in printed, "Traceback" in printed) == (2, True, False), printed
         for inputs in ([], [tmp_path / "rows.csv"]):
             code, printed = run_command(capsys, "predict", table_run, *inputs, "-o", tmp_path / "grid.png")
-            assert (code, "no pictures" in printed) == (2, True), printed
+            assert (code, "no pictures" in printed, "truth" in printed) == (2, True, False), printed
 
 
 def test_a_data_set_and_a_task_of_the_users_own_show_the_output_and_take_no_pictures(

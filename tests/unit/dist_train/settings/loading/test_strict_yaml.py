@@ -54,6 +54,9 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory$"):
         load_config(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match=r"Is a directory\. Did you mean \S+/config\.yaml\?$"):
+        load_config(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -43,6 +43,7 @@ def test_runs_sweeps_and_folders_are_found_with_labels_that_differ(
     ("arguments", "problem"),
     [
         (["nothing"], "nothing: is not a run: it has no metrics.jsonl; give a directory below runs/"),
+        (["run/status.json"], "run/status.json: is not a run: it has no metrics.jsonl"),
         (["empty"], "empty: there is nothing to draw yet"),
         (["run", "--numbers", "speed"], "--numbers speed: no run has it; they have loss, lr, samples_per_second"),
         (["run", "-o", "a.jpg"], "-o a.jpg: the name must end in .png, .svg or .pdf"),

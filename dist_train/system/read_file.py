@@ -6,7 +6,9 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,6 +18,8 @@ from dist_train.system.escape import escape
 LIMIT = 16 * 2**20
 """Bytes of the largest file that is read whole by default."""
 _MISSING = (errno.ENOENT, errno.ENOTDIR)
+_LONGEST_PATH = 4096  # characters that are shown
+_MOST_FILES = 1000  # among which the one that was meant is looked for
 _T = TypeVar("_T")
 
 
@@ -151,5 +155,20 @@ def is_file(path: Path) -> bool:
 
 
 def explain(error: OSError | ValueError) -> str:
-    """Return why a file can't be read, in a few words that are safe to show."""
-    return escape(getattr(error, "strerror", None) or error, 200)
+    """Return why a file can't be read, in a few words that are safe to show; of one that is missing, which is meant."""
+    reason = escape(getattr(error, "strerror", None) or error, 200)
+    close = _find_close(error.filename) if isinstance(error, FileNotFoundError) else None
+    return f"{reason} (did you mean {escape(close, _LONGEST_PATH)}?)" if close else reason
+
+
+def _find_close(missing: str | bytes | os.PathLike[str] | None) -> Path | None:
+    """Find the file in the folder of a missing one whose name is the most like it, None if none is."""
+    if missing is None or isinstance(missing, bytes):
+        return None
+    path = Path(missing)
+    try:
+        names = [each.name for each in islice(path.parent.iterdir(), _MOST_FILES)]
+    except OSError:
+        return None
+    alike = [name for name in names if name.endswith(path.suffix) and name != path.name]
+    return next((path.with_name(name) for name in get_close_matches(path.name, alike, 1)), None)

@@ -8,8 +8,6 @@ import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,6 @@ from dist_train.system.read_file import explain, is_file, read_bytes
 MAX_BYTES = 100_000  # PyYAML reads this in a second
 MAX_DEPTH, MAX_VALUES = 20, 2000
 MAX_PATH = 4096  # characters that are shown
-MOST_FILES = 1000  # among which the one that was meant is looked for
 
 # Python does not convert numbers of thousands of digits, and no setting has more than these.
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,29})")
@@ -201,19 +198,13 @@ def _read_text(path: Path) -> str:
         if getattr(error, "errno", None) == errno.EFBIG:
             limit = f"{MAX_BYTES // 1000} kB"
             raise ConfigError(f"{shown}: is larger than {limit}, too large for a settings file") from None
-        raise ConfigError(f"{shown}: cannot be read: {explain(error)}{_suggest_file(path)}") from None
+        raise ConfigError(f"{shown}: cannot be read: {explain(error)}{_suggest_config(path)}") from None
 
 
-def _suggest_file(path: Path) -> str:
-    """Return which file of the folder may be meant by one that is not there, or by the directory of a run."""
-    if is_file(path / "config.yaml"):
-        return f". Did you mean {escape(path / 'config.yaml', MAX_PATH)}?"
-    try:
-        names = [] if path.exists() else [each.name for each in islice(path.parent.iterdir(), MOST_FILES)]
-    except OSError:
-        return ""
-    close = get_close_matches(path.name, [name for name in names if name.endswith(path.suffix)], 1)
-    return f". Did you mean {escape(path.with_name(close[0]), MAX_PATH)}?" if close else ""
+def _suggest_config(path: Path) -> str:
+    """Return which file is meant by the directory of a run."""
+    config = path / "config.yaml"
+    return f" (did you mean {escape(config, MAX_PATH)}?)" if is_file(config) else ""
 
 
 def _parse_file(path: str, text: str) -> yaml.Node:

@@ -80,7 +80,7 @@ def test_help_lists_the_commands_and_the_exit_codes(interpreter: Python) -> None
         (["trian"], "'trian' is not a command. Did you mean train?"),
         (["xyz"], "'xyz' is not a command; there are train, submit, "),
         (["train", "mnist_exmaple", "--print-config"], "Did you mean mnist_example?"),
-        (["train", "configs/mnist_exmaple.yaml", "--print-config"], "Did you mean configs/mnist_example.yaml?"),
+        (["train", "configs/mnist_exmaple.yaml", "--print-config"], "(did you mean configs/mnist_example.yaml?)"),
         (["status", "--jsn"], "unrecognized arguments: --jsn. Did you mean --json?"),
         (["train"], "CONFIG"),
         (

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from dist_train.system.read_file import (
+    explain,
     find_files,
     is_file,
     list_directory,
@@ -111,6 +112,19 @@ def test_what_may_exist_is_all_that_is_not_missing(tmp_path: Path) -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("missing", "meant"),
+    [("nest.py", "nets.py"), ("nets.yaml", None), ("zzzzzz.py", None), ("folder/nets.py", None), ("link.py", None)],
+)
+def test_a_missing_file_is_explained_by_the_one_that_is_meant(tmp_path: Path, missing: str, meant: str | None) -> None:
+    (tmp_path / "nets.py").touch()
+    (tmp_path / "link.py").symlink_to("gone")
+    with pytest.raises(FileNotFoundError) as caught:
+        read_bytes(tmp_path / missing)
+    hint = f" (did you mean {tmp_path / meant}?)" if meant else ""
+    assert explain(caught.value) == f"No such file or directory{hint}"
 
 
 def test_a_directory_is_listed_in_order(tmp_path: Path) -> None:

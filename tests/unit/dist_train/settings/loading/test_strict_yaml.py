@@ -55,7 +55,7 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory$"):
         load_config(tmp_path)
     (tmp_path / "config.yaml").touch()
-    with pytest.raises(ConfigError, match=r"Is a directory\. Did you mean \S+/config\.yaml\?$"):
+    with pytest.raises(ConfigError, match=r"Is a directory \(did you mean \S+/config\.yaml\?\)$"):
         load_config(tmp_path)
 
 

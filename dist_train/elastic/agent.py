@@ -68,7 +68,7 @@ def _import_modules(config: "Config") -> None:
 
     if isinstance(config.data, ImageData):
         registry.import_module_of(config.data)
-    import_library(config.model.name)
+    import_library(config.model)
     if config.train.compile != "off":
         import torch._dynamo  # noqa: F401
 

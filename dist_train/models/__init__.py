@@ -4,7 +4,6 @@ import copy
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -162,12 +161,14 @@ def _list_values(network: nn.Module) -> list[tuple[str, Tensor]]:
     return [*network.named_parameters(), *network.named_buffers()]
 
 
-def import_library(name: str) -> None:
-    """Import what the network `name` needs beside torch, as far as it is installed."""
-    library = name.partition("/")[0]
-    if library in ("torchvision", "timm"):
-        with suppress(ImportError):
-            importlib.import_module(library)
+def import_library(config: Model) -> None:
+    """Import what a network needs beside torch; raises ConfigError if it is not there."""
+    if isinstance(config, TorchvisionModel):
+        importlib.import_module("torchvision")
+    if isinstance(config, TimmModel):
+        from dist_train.models import timm_models
+
+        timm_models.import_timm(config.name.partition("/")[2])
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:

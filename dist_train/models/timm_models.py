@@ -10,7 +10,14 @@ from dist_train.errors import ConfigError
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, arguments: Mapping[str, Any] = {}) -> nn.Module:
-    """Return timm's network `name` for images of `shape` (channels, height, width).
+    """Return timm's network `name` for images of `shape` (channels, height, width); raises as `import_timm`."""
+    timm = import_timm(name)
+    network: nn.Module = timm.create_model(name, in_chans=shape[0], num_classes=num_classes, **arguments)
+    return network
+
+
+def import_timm(name: str) -> Any:
+    """Return the package timm, in which there is a model `name`.
 
     Raises:
         ConfigError: timm is not installed, or has no such model.
@@ -26,5 +33,4 @@ def build(name: str, shape: tuple[int, int, int], num_classes: int, arguments: M
             f"model.name timm/{name}: timm {timm.__version__} has no such model"
             + (f"; did you mean timm/{close[0]}?" if close else "; `timm.list_models()` lists them")
         )
-    network: nn.Module = timm.create_model(name, in_chans=shape[0], num_classes=num_classes, **arguments)
-    return network
+    return timm

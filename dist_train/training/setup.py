@@ -36,7 +36,7 @@ from dist_train.execution.auto_settings import (
 from dist_train.execution.deterministic import check_deterministic
 from dist_train.execution.gpu import bind_to_near_cores
 from dist_train.execution.lazy_dynamo import defer_dynamo_import
-from dist_train.models import build_model, check_passes
+from dist_train.models import build_model, check_passes, import_library
 from dist_train.models.freeze import find_frozen, set_frozen
 from dist_train.nest import move_inputs
 from dist_train.optim.groups import ParameterGroup, find_groups
@@ -131,6 +131,7 @@ def open_training(config: Config, world: World, stop: Stop, command: str) -> Ite
 def _make_plan(config: Config, world: World, checkpoint: Files | None) -> _Plan:
     """Open the data, build the task and the network, and find the user's code; all ranks have to have the same."""
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
+        import_library(config.model)  # before data are downloaded
         stored = resume.read_data_identity(checkpoint)
         dataset = open_dataset(config.data, config.run.seed, world, stored, find_ignored_label(config))
         accepts = config.data.accept_changes

@@ -51,13 +51,14 @@ def _check_owners(run: Path, references: list[str], copies: Copies | None, trust
         return
     known = copies.references if copies else {}
     shown = [*(copies.list_files() if copies else ()), *(text for text in references if text not in known)]
-    listed = "\n".join(f"  {escape(each)}" for each in shown)
     if not trust_code:
+        listed = "\n".join(f"  {escape(each)}" for each in shown)
         raise ConfigError(
             f"{escape(run)}: belongs to another user, and this command would run code of that run:\n{listed}\n"
             "Read it, and add --trust-code if you want to run it"
         )
-    _log.warning("%s: belongs to another user; runs code of that run:\n%s", escape(run), listed)
+    for each in shown:
+        _log.warning("%s: belongs to another user; runs its %s", escape(run), escape(each))
 
 
 def is_foreign(path: Path) -> bool:

@@ -179,7 +179,9 @@ class Parameters:
                 return CodeFault(f"{what} has no argument {escape(name, 40)}; {hint}", name)
         missing = [name for name in self.required if name not in {*by_position, *given, *written}]
         if missing:
-            hint = "give it a default, because nothing passes it" if arguments is None else "add it to args"
+            hint = "add it to args"
+            if arguments is None:
+                hint = "nothing passes it: give it a default, or name an object made with it"
             return CodeFault(f"{what} needs the argument {', '.join(missing)}; {hint}")
         return None
 

@@ -155,7 +155,7 @@ def find_task_contradictions(config: Config) -> Iterator[Contradiction]:
             )
     named = [name_metric(text) for text in config.metrics or ()]
     if twice := sorted({name for name in named if named.count(name) > 1 or name in RESERVED}):
-        yield Contradiction("metrics", f"has {twice[0]} more than once, or as a name that every evaluation has")
+        yield Contradiction("metrics", f"has {twice[0]} more than once, or as every evaluation has it: rename it")
     names, monitor = list_names(config) or (), config.checkpoint.monitor
     if monitor is not None and monitor not in names:
         yield Contradiction("checkpoint.monitor", f"is {monitor}; an evaluation has {', '.join(names)}")

@@ -49,6 +49,9 @@ def list_choices(annotation: Any) -> tuple[str, ...]:
 
 
 def explain_unknown_key(key: str, siblings: Sequence[str]) -> str:
+    """Describe that there is no such setting, and which one may be meant."""
+    if ":" in key:
+        return f"{shorten(key)} is not a setting; write a space after the colon, as in lr: 0.1"
     head, _, last = RENAMED_KEYS.get(key, key).rpartition(".")
     known = list_keys((Config,))
     is_one_key = f"{head}.{last}" in known or ".args." in f"{head}."

@@ -137,6 +137,7 @@ def test_nothing_is_wrong(text: str, arguments: dict[str, Any]) -> None:
         ("json.decoder:JSONDecodr", {}, "json.decoder has no JSONDecodr; did you mean JSONDecoder?"),
         ("json.decoder:JSONDecoder", {"strickt": True}, "JSONDecoder in json.decoder has no argument strickt; did you"),
         ("missing.py:Net", {}, "missing.py can't be read: No such file or directory"),
+        ("nest.py:Net", {}, "nest.py can't be read: No such file or directory (did you mean nets.py?)"),
         ("folder.py:Net", {}, "folder.py can't be read: Is a directory"),
         ("pipe.py:Net", {}, "pipe.py can't be read: not a regular file"),
         ("loop.py:Net", {}, "loop.py can't be read: Too many levels of symbolic links"),
@@ -164,7 +165,7 @@ def test_arguments_that_the_program_gives() -> None:
     assert find_fault("nets.py:Net", {"depth": 1}, given=("width",)) is None
     assert find_fault("nets.py:Net", None, positional=None) is None
     assert find_fault("nets.py:Net", None) == (
-        "Net in nets.py needs the argument width; give it a default, because nothing passes it",
+        "Net in nets.py needs the argument width; nothing passes it: give it a default, or name an object made with it",
         None,
     )
     assert find_fault("nets.py:Net", {"width": 1}, positional=(2, 0)) is None

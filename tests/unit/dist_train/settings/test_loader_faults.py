@@ -17,6 +17,7 @@ from tests.unit.dist_train.settings.conftest import LEAST, Load, complaint
         ("optim:\n  lrr: 1.0", "a.yaml:4: optim.lrr is not a setting. Did you mean optim.lr?"),
         ("train: {lr: 1.0}", "a.yaml:3: train.lr is not a setting. Did you mean optim.lr?"),
         ("optim: {epochs: 3}", "a.yaml:3: optim.epochs is not a setting. Did you mean train.epochs?"),
+        ("optim: {lr:1.0}", "a.yaml:3: optim.lr:1.0 is not a setting; write a space after the colon, as in lr: 0.1"),
         ("lr: 1.0", "a.yaml:3: lr is not a setting. Did you mean optim.lr?"),
         ("optim.lr: 1.0", "a.yaml:3: optim.lr cannot be one key in a file; write lr: under optim:"),
         ("optimizer: {lr: 1.0}", "a.yaml:3: optimizer is not a setting; here it is the section optim"),

@@ -35,7 +35,7 @@ FAULTS = {
     "metrics: [top0]": "metrics has top0; task classification has accuracy, top<N>",
     "metrics: [rmse]": "metrics has rmse; task classification has accuracy",
     "metrics: [top5, top5]": "metrics has top5 more than once",
-    "metrics: ['own.py:loss']": "metrics has loss more than once, or as a name that every evaluation has",
+    "metrics: ['own.py:loss']": "metrics has loss more than once, or as every evaluation has it: rename it",
     "checkpoint: {monitor: f1}": "checkpoint.monitor is f1; an evaluation has loss, accuracy",
     "checkpoint: {monitor: confusion_matrix}": "checkpoint.monitor is confusion_matrix; an evaluation has loss",
     "checkpoint: {mode: best}": "checkpoint.mode is 'best'; it must be max, min, or null",

@@ -142,7 +142,7 @@ def evaluate_and_print(options: argparse.Namespace) -> None:
 def load_config_of(run: RunDir, overrides: Sequence[str] = ()) -> Config:
     """Return the settings of a run; raises CheckpointError if it is none, ConfigError for faults in `overrides`."""
     if not run.config.exists():
-        raise CheckpointError(f"{run.path}: is not a run: it has no config.yaml; give a directory below runs/")
+        raise CheckpointError(f"{escape(run.path)}: is not a run: it has no config.yaml; give a directory below runs/")
     return load_run_config(run.config, overrides)
 
 
@@ -285,7 +285,7 @@ def _print(run: RunDir, evaluated: EvaluatedCheckpoint, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    print(f"{place}: {evaluation}")
+    print(f"{escape(place)}: {evaluation}")
     for name, row in result.get("per_class", {}).items():
         score = row.get("accuracy", row.get("f1"))
         shown = "" if score is None else f"{100 * score:6.2f} %"

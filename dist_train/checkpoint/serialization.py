@@ -102,11 +102,11 @@ def load(path: Path) -> LoadedCheckpoint:
         files = decode_files(stored.files)
         weights = weights_sha256(files["model.pt"])
     except CheckpointError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{escape(path)}: {error}") from error
     if weights != stored.weights_sha256:
-        raise DamagedError(f"{path}: model.pt: its weights are not those whose SHA-256 the manifest has")
+        raise DamagedError(f"{escape(path)}: model.pt: its weights are not those whose SHA-256 the manifest has")
     if files["training.pt"]["step"] != stored.step:
-        raise DamagedError(f"{path}: training.pt: is of step {files['training.pt']['step']}, not {stored.step}")
+        raise DamagedError(f"{escape(path)}: training.pt: is of step {files['training.pt']['step']}, not {stored.step}")
     files["training.pt"]["source"] = str(path)
     return LoadedCheckpoint(path, stored.files, files)
 
@@ -120,10 +120,10 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
     state_dict = rename_old_parameters(network, state_dict)
     give_shapes(network, state_dict)
     if differences := list_differences(network.state_dict(), state_dict):
-        raise CheckpointError(f"{name}: is of another network: {shorten(differences)}")
+        raise CheckpointError(f"{escape(name)}: is of another network: {shorten(differences)}")
     if broken := not_finite(state_dict):
         raise CheckpointError(
-            f"{name}: has values that are not finite: {shorten(broken)}. Start from an earlier checkpoint "
+            f"{escape(name)}: has values that are not finite: {shorten(broken)}. Start from an earlier checkpoint "
             "(run.resume=... under another run.name), or at step 0 with run.resume=never"
         )
     network.load_state_dict(state_dict)

@@ -259,7 +259,9 @@ def find(path: Path) -> Path:
             return directory
         if newest := Store(directory).list_steps():
             return Store(directory).path(newest[-1])
-    raise CheckpointError(f"{path}: no checkpoint there; give a run's directory or one of its checkpoints/step_*")
+    raise CheckpointError(
+        f"{escape(path)}: no checkpoint there; give a run's directory or one of its checkpoints/step_*"
+    )
 
 
 def explain_unwritten(error: OSError) -> str:

@@ -120,7 +120,7 @@ def load_model(
     data = resume.read_data_identity(files)
     if data is None:
         raise CheckpointError(
-            f"{place}: is of a version that did not store which data it was trained on; resume the run once"
+            f"{escape(place)}: is of a version that did not store which data it was trained on; resume the run once"
         )
     with torch.random.fork_rng(devices=[]), code_of_run(config, run.path, trust_code) as config:
         network = build_model(config.model, data.shape, len(data.classes), config.run.seed, data.make_inputs())

@@ -9,6 +9,7 @@ Restarts are dotted lines. Of a run that learns numbers, such as a line, there i
 """
 
 import argparse
+import os
 from pathlib import Path
 
 from dist_train.errors import ConfigError
@@ -58,7 +59,7 @@ def _find_labelled(texts: list[str]) -> list[tuple[str, Path]]:
             begun = [trial for trial in list_trials(path) if may_exist(RunDir(trial.path).metrics)]
             found += [(trial.format_overrides() or trial.path.name, trial.path) for trial in begun]
         elif is_run(path) or not (inside := find_runs(path)):
-            found.append((path.resolve().name, path))
+            found.append((Path(os.path.realpath(path)).name, path))
         else:
             found += [(each.name, each) for each in inside]
     if not found:

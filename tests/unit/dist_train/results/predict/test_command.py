@@ -164,6 +164,27 @@ class TestFiles:
             assert len(lines) == 1 + (form == ["--csv"])
             assert not {"\x1b", "\udcff"} & set("".join(lines))
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "evaluate {}",
+            "evaluate {} --checkpoint 9",
+            "predict {}/x",
+            "plot {} -o {}.png",
+            "show {} --limit 1 -o {}.png",
+            "export {} --format state_dict -o {}.pt",
+        ],
+    )
+    def test_a_run_with_control_characters_in_its_name_is_escaped(
+        self, command: str, digits_run: Path, tmp_path: Path, capsys: Capture
+    ) -> None:
+        name = tmp_path / "a\x1b[31m\nb"
+        name.symlink_to(digits_run)
+        code, printed = run_command(capsys, *(word.format(name) for word in command.split()))
+        assert code in (0, 2)
+        assert "a\\x1b[31m\\nb" in printed
+        assert not {"a\n", "\nb", "\x1b"} & {printed[at : at + 2] for at in range(len(printed))}
+
 
 REFUSED = {
     "no run": (["{folder}"], "is not a run: it has no config.yaml"),

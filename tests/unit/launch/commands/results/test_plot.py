@@ -44,6 +44,7 @@ def test_runs_sweeps_and_folders_are_found_with_labels_that_differ(
     [
         (["nothing"], "nothing: is not a run: it has no metrics.jsonl; give a directory below runs/"),
         (["run/status.json"], "run/status.json: is not a run: it has no metrics.jsonl"),
+        (["loop"], "loop/metrics.jsonl: can't be read: Too many levels of symbolic links"),
         (["empty"], "empty: there is nothing to draw yet"),
         (["run", "--numbers", "speed"], "--numbers speed: no run has it; they have loss, lr, samples_per_second"),
         (["run", "-o", "a.jpg"], "-o a.jpg: the name must end in .png, .svg or .pdf"),
@@ -61,9 +62,10 @@ def test_what_can_not_be_drawn_is_refused(
     monkeypatch.chdir(tmp_path)
     make_run(Path("run"))
     make_run(Path("empty"), 0)
+    Path("loop").symlink_to("loop")
     assert main(["plot", *arguments]) == 2
     assert problem in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "loop", "run"]
 
 
 def test_a_hundred_thousand_steps_are_thinned_and_drawn_without_torch(tmp_path: Path, interpreter: Python) -> None:

@@ -1,6 +1,11 @@
 """Writes the documentation of all settings, configs/README.md, from the classes of `schema`."""
 
+import ast
+import inspect
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -9,6 +14,7 @@ from dist_train.settings.loading.aliases import DOCUMENTATION, SECTION
 from dist_train.settings.loading.messages import (
     describe_type,
     find_common_base,
+    get_last_part,
     list_shown_names,
 )
 from dist_train.settings.loading.values import format_value
@@ -22,16 +28,39 @@ def format_documentation() -> str:
     lines = ["# Settings", "", "Printed by `python -m dist_train --settings`. `null` means not set.", ""]
     for name, info in Config.model_fields.items():
         classes = section_classes(info.annotation)
-        section = _format_section(name, classes) if classes else _format_plain(name, info)
+        section = _format_section(name, classes) if classes else _format_plain(name)
         lines += [*section, ""]
     lines += [f"## {SECTION}", "", " ".join(DOCUMENTATION.split()), ""]
     return "\n".join(lines)
 
 
-def _format_plain(name: str, info: FieldInfo) -> Iterator[str]:
+def find_documentation(section: type[Section], key: str) -> str:
+    """Return the docstring under a setting in the class that declares it, "" without one."""
+    owner = next(each for each in section.__mro__ if key in inspect.get_annotations(each))
+    return _read_documentation(owner.__module__).get((owner.__name__, key), "")
+
+
+@cache
+def _read_documentation(module: str) -> dict[tuple[str, str], str]:
+    """Return the docstrings under the settings of a module, by class and key.
+
+    pydantic can do that too, at each import: it takes as long as all else of that.
+    """
+    tree = ast.parse(inspect.getsource(import_module(module)))
+    classes = [each for each in tree.body if isinstance(each, ast.ClassDef)]
+    return {
+        (section.name, setting.target.id): text.value.value
+        for section in classes
+        for setting, text in pairwise(section.body)
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+def _format_plain(name: str) -> Iterator[str]:
     """Yield the lines of a setting that is no section."""
     yield from (f"## {name}", "")
-    yield from _format_setting(name, info)
+    yield from _format_setting(name, Config)
 
 
 def _format_section(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
@@ -48,15 +77,15 @@ def _format_loss_arguments() -> Iterator[str]:
             users = [name for name, section in LOSS_ARGUMENTS.items() if issubclass(section, part)]
             for key in part.__annotations__ if part is not Section else ():
                 where = f" (with `loss.name` {', '.join(users)})"
-                yield from _format_setting(f"loss.args.{key}", part.model_fields[key], where=where)
+                yield from _format_setting(f"loss.args.{key}", part, where=where)
 
 
 def _format_settings(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
     """Yield the settings that all classes of a section have, and those that one of them adds."""
     base = find_common_base(classes)
-    for key, info in base.model_fields.items():
+    for key in base.model_fields:
         names = list_shown_names(classes) if key == "name" and len(classes) > 1 else []
-        yield from _format_setting(f"{name}.{key}", info, ", ".join(names))
+        yield from _format_setting(f"{name}.{key}", base, ", ".join(names))
     # Classes between the common one and those of single names have settings that several share.
     parts = dict.fromkeys(part for section in classes for part in reversed(section.__mro__))
     for part in parts:
@@ -65,10 +94,12 @@ def _format_settings(name: str, classes: tuple[type[Section], ...]) -> Iterator[
             yield from _format_own_settings(name, part, users)
 
 
-def _format_setting(key: str, info: FieldInfo, choices: str = "", where: str = "") -> Iterator[str]:
+def _format_setting(key: str, section: type[Section], choices: str = "", where: str = "") -> Iterator[str]:
+    name = get_last_part(key)
+    info = section.model_fields[name]
     inner = section_classes(info.annotation) or item_classes(info.annotation)
     words = choices or _describe_setting(info, inner)
-    documentation = _one_line(info.description)
+    documentation = _one_line(find_documentation(section, name))
     default = " Required." if info.is_required() else f" Default: {_format_default(info.default)}."
     if "Default:" in documentation or isinstance(info.default, Section):
         default = ""
@@ -92,10 +123,10 @@ def _format_own_settings(name: str, section: type[Section], users: tuple[type[Se
     """
     where = f"with `{name}.name` {', '.join(list_shown_names(users))}"
     own = {key: info for key, info in section.model_fields.items() if key in section.__annotations__ and key != "name"}
-    for key, info in own.items():
-        if info.description:
-            yield from _format_setting(f"{name}.{key}", info, where=f" ({where})")
-    arguments = [f"`{key}` {format_value(info.default)}" for key, info in own.items() if not info.description]
+    documented = [key for key in own if find_documentation(section, key)]
+    for key in documented:
+        yield from _format_setting(f"{name}.{key}", section, where=f" ({where})")
+    arguments = [f"`{key}` {format_value(info.default)}" for key, info in own.items() if key not in documented]
     if arguments:
         yield f"- {where}, by default: {', '.join(arguments)}"
 

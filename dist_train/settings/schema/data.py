@@ -8,6 +8,7 @@ from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
     Auto,
+    ByName,
     FileName,
     Fraction,
     NonNegativeFloat,
@@ -206,5 +207,5 @@ class OwnData(Data):
     and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""
 
 
-AnyData = StoredData | ImageFolderData | SyntheticData | LineData | TableData | OwnData
+AnyData = Annotated[StoredData | ImageFolderData | SyntheticData | LineData | TableData | OwnData, ByName()]
 KNOWN_CLASSES = {"mnist": 10, "fashion_mnist": 10, "kmnist": 10, "cifar10": 10, "cifar100": 100, "digits": 10}

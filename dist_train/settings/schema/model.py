@@ -7,6 +7,7 @@ from pydantic import Field
 from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
+    ByName,
     FileName,
     Fraction,
     Reference,
@@ -146,4 +147,4 @@ class OwnModel(Model):
     """Arguments of the class or function; it gets no others."""
 
 
-AnyModel = SmallNet | CifarTutorial | ResNet18 | MLP | TorchvisionModel | TimmModel | OwnModel
+AnyModel = Annotated[SmallNet | CifarTutorial | ResNet18 | MLP | TorchvisionModel | TimmModel | OwnModel, ByName()]

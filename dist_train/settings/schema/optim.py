@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
+    ByName,
     FileName,
     Fraction,
     NonNegativeFloat,
@@ -307,7 +308,7 @@ class OwnOptim(Optim):
 
 
 TorchOptim = SGD | Adam | AdamW | Adagrad | Adafactor | RMSprop | Adadelta | Adamax | NAdam | RAdam | ASGD | Rprop
-AnyOptim = TorchOptim | Muon | OwnOptim
+AnyOptim = Annotated[TorchOptim | Muon | OwnOptim, ByName()]
 UNSUPPORTED_NAMES = {
     "optim.name": {
         "lbfgs": "it evaluates the loss several times a step, by a closure, and a step here has one backward pass over "

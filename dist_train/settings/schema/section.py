@@ -1,10 +1,20 @@
 """What all sections of the settings are made of: their base class, and the types of their values."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from dist_train.own_code.reference import FORMS, parse_reference
 
@@ -69,7 +79,6 @@ class Section(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         defer_build=True,  # a start needs a part of all sections
     )
     shown_name: ClassVar[str] = "a reference"
@@ -82,6 +91,34 @@ def section_classes(annotation: Any) -> tuple[type[Section], ...]:
         return (annotation,) if issubclass(annotation, Section) else ()
     parts = () if get_origin(annotation) is tuple else get_args(annotation)
     return tuple(found for part in parts for found in section_classes(part))
+
+
+class ByName:
+    """Annotates the classes that a section may have: only the one that its `name` selects is prepared for checks.
+
+    pydantic would prepare all of them at each start, which takes several times as long.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(partial(_check_by_name, section_classes(source)))
+
+
+def _check_by_name(classes: tuple[type[Section], ...], value: Any) -> Section:
+    if isinstance(value, classes):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("is no section")
+    *others, last = [section for section in classes if _takes_name(section, value.get("name"))]
+    for section in others:
+        with suppress(ValidationError):
+            return section.model_validate(value)
+    return last.model_validate(value)
+
+
+def _takes_name(section: type[Section], name: Any) -> bool:
+    """Whether a section is not one of other names; those of the user's own have no fixed ones."""
+    names = get_args(section.model_fields["name"].annotation)
+    return not names or name in names
 
 
 def item_classes(annotation: Any) -> tuple[type[Section], ...]:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from dist_train.data.identity import DataIdentity
@@ -85,7 +85,7 @@ def _check_data(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-_Number = Annotated[FiniteFloat, BeforeValidator(_check_number)]
+_Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_check_number)]
 _Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 _Plain = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 
@@ -93,7 +93,7 @@ _Plain = Annotated[dict[str, Any], AfterValidator(_check_plain)]
 class _Strict(BaseModel):
     """No value is converted; keys of newer versions pass."""
 
-    model_config = ConfigDict(strict=True, extra="allow", hide_input_in_errors=True)
+    model_config = ConfigDict(strict=True, extra="allow", hide_input_in_errors=True, defer_build=True)
 
 
 class _Window(_Strict):

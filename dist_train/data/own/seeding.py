@@ -33,7 +33,7 @@ GENERATORS = (
     _Generator(
         lambda seed: np.random.seed(seed & 0xFFFFFFFF),
         lambda: np.random.get_state(legacy=False),
-        np.random.set_state,
+        lambda state: np.random.set_state(state),  # imported on use, with numpy.random
         _is_equal_state,
     ),
     # `torch.manual_seed` looks for devices too, which takes longer than most items.

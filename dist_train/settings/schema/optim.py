@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, create_model, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer
 from pydantic.fields import FieldInfo
 
 from dist_train.settings.schema.section import (
@@ -192,7 +192,7 @@ class RestAdamW(AdamWArguments, Optimizer):
     name: Literal["adamw"]
 
 
-AnyRest = Annotated[RestAdamW | RestAdam | RestSGD, Discriminator("name")]
+AnyRest = Annotated[RestAdamW | RestAdam | RestSGD, ByName()]
 
 
 class Muon(Optim):

@@ -108,11 +108,13 @@ def _check_by_name(classes: tuple[type[Section], ...], value: Any) -> Section:
         return value
     if not isinstance(value, dict):
         raise ValueError("is no section")
-    *others, last = [section for section in classes if _takes_name(section, value.get("name"))]
-    for section in others:
+    fitting = [section for section in classes if _takes_name(section, value.get("name"))]
+    if not fitting:
+        raise ValueError("has a name that there is not")
+    for section in fitting[:-1]:
         with suppress(ValidationError):
             return section.model_validate(value)
-    return last.model_validate(value)
+    return fitting[-1].model_validate(value)
 
 
 def _takes_name(section: type[Section], name: Any) -> bool:

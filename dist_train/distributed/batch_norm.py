@@ -83,9 +83,9 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         channels = values.shape[1]
         table = torch.zeros(self._size, 2 * channels + 1, dtype=dtype, device=values.device)
         if self.has_samples:
-            # Of half precision, GPUs add up in fp32.
-            read = values if values.device.type == "cuda" else values.to(dtype)
-            mean, var = torch.batch_norm_update_stats(read, None, None, 0.0)
+            # Running statistics that nobody reads: with some in fp32, values of half precision are added up in fp32.
+            unread = torch.zeros(2, channels, dtype=dtype, device=values.device)
+            mean, var = torch.batch_norm_update_stats(values, unread[0], unread[1], 0.0)
             torch.cat((mean, var, mean.new_full((1,), values.numel() // channels)), out=table[self._rank])
         self._sum(table.view(-1))
         self._tables.append(table)

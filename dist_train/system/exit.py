@@ -132,8 +132,10 @@ class Parser(argparse.ArgumentParser):
 
     def _refuse_unknown(self, options: argparse.Namespace, unknown: Sequence[str]) -> argparse.Namespace:
         if unknown:
-            known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            close = [guess for each in unknown for guess in get_close_matches(each.partition("=")[0].lower(), known, 1)]
+            # Without the dashes, which would make short names alike.
+            known = [flag.removeprefix("--") for flag in self._option_string_actions if flag.startswith("--")]
+            given = [each.partition("=")[0].lower().removeprefix("--") for each in unknown if each.startswith("-")]
+            close = [f"--{guess}" for each in given for guess in get_close_matches(each, known, 1)]
             guess = f". Did you mean {' and '.join(close)}?" if close else self.advice and f"; {self.advice}"
             self.error(f"unrecognized arguments: {' '.join(unknown)}{guess}")
         return options

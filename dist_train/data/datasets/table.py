@@ -20,6 +20,7 @@ from dist_train.data.source import RowSplits
 from dist_train.errors import DataError
 from dist_train.settings.schema import TableData
 from dist_train.system.escape import escape
+from dist_train.system.plural import format_count
 from dist_train.system.read_file import explain, open_regular
 
 LARGEST = 3e38
@@ -131,7 +132,9 @@ def _parse(file: TextIO, about: str) -> Table:
 
 def _parse_row(cells: list[str], columns: tuple[str, ...], where: str) -> list[float]:
     if len(cells) != len(columns):
-        raise DataError(f"{where}: has {len(cells)} cells, and the first line names {len(columns)} columns")
+        raise DataError(
+            f"{where}: has {format_count(len(cells), 'cell')}, and the first line names {len(columns)} columns"
+        )
     try:
         return list(map(float, cells))
     except ValueError:

@@ -37,7 +37,8 @@ def build_from_hub(name: str, *, has_weights: bool, trust_code: bool) -> nn.Modu
         trust_code: also run code that is not the user's own.
 
     Raises:
-        ConfigError: the name is of another form or names no commit; the code is not trusted, or gives no network.
+        ConfigError: the name is of another form, or names no commit or entry; the code is not trusted, or gives no
+            network.
         OwnCodeError: the code fails.
     """
     shown = escape(f"hub/{name}")
@@ -51,7 +52,12 @@ def build_from_hub(name: str, *, has_weights: bool, trust_code: bool) -> nn.Modu
         folder = _find_repository(place, shown, trust_code)
     arguments = {"pretrained": True} if has_weights else {}
     with shown_as_own(shown), contextlib.redirect_stdout(sys.stderr):
-        network = torch.hub.load(str(folder), entry, source="local", **arguments)  # type: ignore[no-untyped-call]
+        try:
+            network = torch.hub.load(str(folder), entry, source="local", **arguments)  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if "Cannot find callable" not in str(error):
+                raise
+            raise ConfigError(f"{shown}: hubconf.py has no such entry; name one of its functions") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"{shown}: gives a {type(network).__name__}, and no torch.nn.Module; name another entry")
     return network

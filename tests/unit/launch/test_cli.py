@@ -81,6 +81,8 @@ def test_help_lists_the_commands_and_the_exit_codes(interpreter: Python) -> None
         (["xyz"], "'xyz' is not a command; there are train, submit, "),
         (["train", "mnist_exmaple", "--print-config"], "Did you mean mnist_example?"),
         (["train", "configs/mnist_exmaple.yaml", "--print-config"], "(did you mean configs/mnist_example.yaml?)"),
+        (["train", "digits", "--lr", "1"], "unrecognized arguments: --lr 1; a setting is given as key=value"),
+        (["sweep", "digits", "--lr", "1"], "unrecognized arguments: --lr 1\n"),
         (["status", "--jsn"], "unrecognized arguments: --jsn. Did you mean --json?"),
         (["train"], "CONFIG"),
         (

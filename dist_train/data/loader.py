@@ -1,6 +1,7 @@
 """The samples of each batch, read in this process or ahead of it by worker processes."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from dist_train.data.own.seeding import leave_generators_to_reads
 from dist_train.data.samples import Samples
 from dist_train.errors import ConfigError, DataError, OwnCodeError
 from dist_train.nest import Nest
@@ -161,7 +163,12 @@ def _start_workers(samples: Samples, requests: Iterable[Request], workers: int, 
         # Without one of its own, an iterator draws from torch's global generator.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    # A group may get SIGTERM before a worker ignores it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stop_workers(workers: Any) -> None:
@@ -188,3 +195,6 @@ def _enter_worker(rank: int, worker: int) -> None:  # noqa: ARG001
     die_with_parent(rank)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    leave_generators_to_reads()
+    gc.freeze()  # what the rank has made is never garbage here, and a collection would copy its pages

@@ -34,7 +34,7 @@ from dist_train.data.selection import choose_parts, limit_samples
 from dist_train.data.source import LazySplit, SplitSource
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
-from dist_train.settings.schema import Data, ImageData, ImageFolderData, Normalize, OwnData, RowData
+from dist_train.settings.schema import Data, ImageData, ImageFolderData, Normalize, OwnAugment, OwnData, RowData
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
 
@@ -144,7 +144,7 @@ def _open(config: ImageData, seed: int, world: World, stored: DataIdentity | Non
     train = contents["train"]
     normalize = _choose_normalization(config, found["train"], train, stored)
     identity = _describe(found, contents, normalize)
-    if loader == "in_memory" and not isinstance(config.augment, str):
+    if loader == "in_memory" and not isinstance(config.augment, OwnAugment):
         contents = _move_to_device(contents, world.device)
     samples = _select_all(contents, config, seed)
     return Dataset(
@@ -247,7 +247,7 @@ def _open_cached(found: _FoundSplit, world: World) -> LazySplit:
 def _choose_loader(config: ImageData, contents: Contents) -> Loader:
     if config.loader != "auto":
         return config.loader
-    if isinstance(config.augment, str):
+    if isinstance(config.augment, OwnAugment):
         return "workers"
     size, available = _count_bytes(contents), memory.host_bytes()
     loader: Loader = "in_memory" if size <= available // 2 else "workers"
@@ -329,7 +329,7 @@ def _select_held_out(split: SplitName, contents: LazySplit, config: ImageData) -
 
 def _augment(samples: Samples, config: ImageData, seed: int, world: World) -> Samples:
     """Let the user's code change the samples, if the settings name some; the built-in changes happen on the device."""
-    if not isinstance(config.augment, str):
+    if not isinstance(config.augment, OwnAugment):
         return samples
     assert isinstance(samples.source, LabelledImages)  # noqa: S101
     return replace(samples, source=augment_images(samples.source, config.augment, seed, world.rank))

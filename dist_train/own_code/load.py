@@ -22,8 +22,7 @@ from dist_train.system.stop_signals import StopRequested
 
 _HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).parent)
 """Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
-
-
+_NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 _RELATIVE_HINT = "\nA file belongs to no package; for relative imports write the reference as package.module:Name"
 _roots: list[Path] = []
 """Folders of the code that was imported."""
@@ -141,9 +140,9 @@ def shown_as_own(what: str) -> Iterator[None]:
     """Raise an exception of the user's code as OwnCodeError, with `what` was done and the frames of that code only."""
     try:
         yield
-    except (OwnCodeError, UserError, StopRequested):
+    except (OwnCodeError, UserError, StopRequested, *_NO_FAILURES):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise OwnCodeError(f"{what} failed:\n{format_own(error)}") from error
 
 
@@ -169,9 +168,9 @@ def own_failures(describe: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (OwnCodeError, UserError, NonFiniteError, SaveError, StopRequested):
+    except (OwnCodeError, UserError, NonFiniteError, SaveError, StopRequested, *_NO_FAILURES):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if not any(map(_is_of_user, _list_frames(error))):
             raise
         raise OwnCodeError(f"your code failed {describe()}:\n{format_own(error)}") from error

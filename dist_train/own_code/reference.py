@@ -61,15 +61,15 @@ def find_fault(
     text: str,
     arguments: Mapping[str, Any] | None,
     given: Iterable[str] = (),
-    positional: tuple[int, int] | None = (0, 0),
+    positional: tuple[int | None, int | None] = (0, 0),
 ) -> CodeFault | None:
     """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
 
     Args:
         arguments: from the settings, by name; None where the settings can give none.
         given: names of arguments that the program adds where there is such a parameter.
-        positional: how many arguments the program gives by position to a function, and to a class; None: arguments are
-            not checked.
+        positional: how many arguments the program gives by position to a function, and to a class; None: the arguments
+            of one are not checked.
     """
     reference = parse_reference(text)
     if reference is None:
@@ -93,9 +93,10 @@ def find_fault(
         return CodeFault(describe_missing(reference, first, names)) if is_known else None
     definition = names[first]
     parameters = None if rest or definition is None else _find_parameters(definition, names)
-    if parameters is None or positional is None:
+    count = positional[isinstance(definition, ast.ClassDef)]
+    if parameters is None or count is None:
         return None
-    return parameters.find_fault(reference, arguments, set(given), positional[isinstance(definition, ast.ClassDef)])
+    return parameters.find_fault(reference, arguments, set(given), count)
 
 
 def describe_missing(reference: Reference, name: str, known: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from dist_train.settings.loading.aliases import DOCUMENTATION, SECTION
 from dist_train.settings.loading.messages import (
     describe_type,
     find_common_base,
+    find_unnamed,
     get_last_part,
     list_shown_names,
 )
@@ -81,8 +82,8 @@ def _format_loss_arguments() -> Iterator[str]:
 
 
 def _format_settings(name: str, classes: tuple[type[Section], ...]) -> Iterator[str]:
-    """Yield the settings that all classes of a section have, and those that one of them adds."""
-    base = find_common_base(classes)
+    """Yield the settings of the class without a name, or those that all have, and those that one of them adds."""
+    base = find_unnamed(classes) or find_common_base(classes)
     for key in base.model_fields:
         names = list_shown_names(classes) if key == "name" and len(classes) > 1 else []
         yield from _format_setting(f"{name}.{key}", base, ", ".join(names))
@@ -110,7 +111,7 @@ def _format_setting(key: str, section: type[Section], choices: str = "", where: 
 
 def _describe_setting(info: FieldInfo, inner: tuple[type[Section], ...]) -> str:
     """Describe what a setting may be; the settings of a section have lines of their own."""
-    if len(inner) > 1:
+    if len(inner) > 1 and not find_unnamed(inner):
         return f"a mapping of {', '.join(find_common_base(inner).model_fields)}, ..."
     return describe_type(info.annotation, info.metadata)
 

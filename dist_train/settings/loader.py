@@ -22,7 +22,7 @@ from dist_train.settings.contradictions import find_contradictions
 from dist_train.settings.loading.aliases import take_aliases
 from dist_train.settings.loading.checks import check_loss_arguments, check_section
 from dist_train.settings.loading.defaults import set_defaults
-from dist_train.settings.loading.keys import expand_items, expand_shorthands
+from dist_train.settings.loading.keys import expand_shorthands
 from dist_train.settings.loading.old_settings import refuse_old_settings, translate_old_settings
 from dist_train.settings.loading.overrides import apply_overrides, check_aliases
 from dist_train.settings.loading.paths import expand_paths
@@ -74,7 +74,7 @@ def _load(path: Path, overrides: Sequence[str], environ: Mapping[str, str] | Non
         translate_old_settings(root)
     faults += refuse_old_settings(root)
     faults += apply_overrides(root, overrides, aliases)
-    expand_items(root)
+    expand_shorthands(root)
     set_defaults(root, path.stem, os.environ if environ is None else environ)
     faults += islice(check_section((Config,), "", root), MAX_FAULTS + 1)
     faults += [] if faults else check_loss_arguments(root)

@@ -40,7 +40,7 @@ def run_guarded(main: Callable[[], int | None]) -> int:
         return CLOSED_PIPE
     except _ParserExit as error:
         return int(error.code or 0)
-    except (Exception, SystemExit) as error:  # a model or data set that calls sys.exit has not done the work
+    except BaseException as error:  # a model or data set that calls sys.exit has not done the work
         _print_error(error)
         return int(getattr(error, "exit_code", FAILED))
 
@@ -59,7 +59,7 @@ def _flush_output() -> bool:
     return True
 
 
-def _print_error(error: Exception | SystemExit) -> None:
+def _print_error(error: BaseException) -> None:
     if isinstance(error, RefusedElsewhereError):
         time.sleep(PATIENCE)  # leaving first would make the launcher end the rank that prints the reason
     elif isinstance(error, UserError | SaveError | OwnCodeError) and not is_reported(error):

@@ -179,15 +179,15 @@ _installed: list[Stop] = []
 
 
 def _ignore_signals_in_fork() -> None:
-    """Ignore the stop signals in a fork of a process with a `Stop`, such as a worker of the loader.
+    """Ignore the stop signals in a fork of a process with a `Stop`, such as one of a pool of the user's code.
 
-    Schedulers and terminals signal all processes of a group. The rank needs its workers to finish the step, and ends
-    them itself.
+    Schedulers and terminals signal all processes of a group, and the rank needs its children to finish the step. But
+    SIGTERM ends them: a pool sends it to its processes, and waits for their end.
     """
     for stop in _installed:
         stop._before = {}
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, signal.SIG_DFL if each == signal.SIGTERM else signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
     _installed.clear()
 

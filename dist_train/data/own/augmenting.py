@@ -1,6 +1,8 @@
 """Random changes of training samples by code of the user's own, each a function of seed, epoch and sample."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +15,17 @@ from dist_train.data.own.sources import CollatedItems
 from dist_train.data.samples import LabelledImages
 from dist_train.errors import ConfigError, DataError
 from dist_train.own_code.load import call, load, read_parameters, shown_as_own
+from dist_train.own_code.reference import parse_reference
+from dist_train.settings.schema import OwnAugment
 
 
 class Augmenter:
     """Changes samples with a generator of their own."""
 
-    def __init__(self, name: str, seed: int, rank: int) -> None:
-        """`name`: the reference of the code; raises ConfigError and OwnCodeError."""
-        self.name = name
-        self._change = _load_change(name)
+    def __init__(self, augment: OwnAugment, seed: int, rank: int) -> None:
+        """Load the code; raises ConfigError and OwnCodeError."""
+        self.name = augment.name
+        self._change = _load_change(augment.name, augment.args)
         self._seed = seed
         self._rank = rank
 
@@ -37,11 +41,12 @@ class Augmenter:
             return self._change(sample, torch.Generator().manual_seed(seed))
 
 
-def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
+def _load_change(name: str, arguments: dict[str, Any]) -> Callable[[Any, torch.Generator], Any]:
     """Return what changes a sample with a generator.
 
-    A class is called without arguments. The function, or the object, is called with (sample, generator); if it takes
-    the sample only, as a transform of torchvision, it draws from the global generators, which are seeded alike.
+    A class is called with the arguments. Its object, or the function, is called with (sample, generator), a function
+    with the arguments besides; if it takes the sample only, as a transform of torchvision, it draws from the global
+    generators, which are seeded alike.
 
     Raises:
         ConfigError: it can't be called.
@@ -49,7 +54,9 @@ def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
     """
     found = load(name, "data.augment")
     if isinstance(found, type):
-        found = call(name, "data.augment", None)
+        found = call(name, "data.augment", arguments)
+    elif arguments:
+        found = _give_arguments(found, name, arguments)
     if not callable(found):
         raise ConfigError(f"data.augment {name}: is of the type {type(found).__name__}, and no function or class")
     parameters = None if isinstance(found, nn.Module) else read_parameters(found)
@@ -58,6 +65,18 @@ def _load_change(name: str) -> Callable[[Any, torch.Generator], Any]:
     if parameters and not parameters.positional:
         raise ConfigError(f"data.augment {name}: takes no sample; it is called with (sample, generator), or a sample")
     return lambda sample, _: found(sample)
+
+
+def _give_arguments(function: Any, name: str, arguments: dict[str, Any]) -> Any:
+    """Return a function with some of its arguments given; raises ConfigError if it is none, or does not take them."""
+    parameters, reference = read_parameters(function), parse_reference(name)
+    if not inspect.isroutine(function) or parameters is None or reference is None:
+        kind = type(function).__name__
+        raise ConfigError(f"data.augment.args: {name} is of the type {kind}; only a class or function takes arguments")
+    free = [each for each in parameters.positional if each not in arguments]
+    if fault := parameters.find_fault(reference, arguments, set(), min(2, len(free))):
+        raise ConfigError(f"data.augment.args: {fault.text}")
+    return partial(function, **arguments)
 
 
 class AugmentedItems:
@@ -99,9 +118,9 @@ class _AugmentedImages:
         return list(zip(images, labels.tolist(), strict=True))
 
 
-def augment_images(source: LabelledImages, name: str, seed: int, rank: int) -> CollatedItems:
+def augment_images(source: LabelledImages, augment: OwnAugment, seed: int, rank: int) -> CollatedItems:
     """Return images that the user's code changes whenever they are read."""
-    items = _AugmentedImages(source, Augmenter(name, seed, rank))
+    items = _AugmentedImages(source, Augmenter(augment, seed, rank))
     augmented = CollatedItems(items, Collate(None, "", seed, 0), "data.augment", source, rank)
     augmented.make_example(1)  # what is wrong with the code is seen before the run begins
     return augmented

@@ -70,7 +70,7 @@ class OwnItems:
         try:
             for number in numbers:
                 items.append(self.dataset[number])
-        except (Exception, SystemExit):
+        except BaseException:
             with shown_as_own(f"{self.about}: item {number}, read by {describe_process(self._rank)},"):
                 raise
         return items

@@ -26,7 +26,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
 from dist_train.nest import Nest, list_tensors, map_tensors
 from dist_train.own_code.load import call, load, read_parameters, shown_as_own
-from dist_train.settings.schema import OwnData, RowData
+from dist_train.settings.schema import OwnAugment, OwnData, RowData
 
 Source = CollatedItems | ResidentTensors
 Loader = Literal["in_memory", "workers"]
@@ -170,11 +170,11 @@ class _Opener:
     def augment(self, source: Source) -> Source:
         """Let the user's code change samples of the training split whenever they are read."""
         augment, rank = self.config.augment, self.world.rank
-        if not isinstance(augment, str):  # nothing, or noise that is added on the device
+        if not isinstance(augment, OwnAugment):  # nothing, or noise that is added on the device
             return source
         items = source.items if isinstance(source, CollatedItems) else source
         changed = AugmentedItems(items, Augmenter(augment, self.seed, rank))
-        augmented = CollatedItems(changed, self._collate, f"data.augment {augment}", source.dataset, rank)
+        augmented = CollatedItems(changed, self._collate, f"data.augment {augment.name}", source.dataset, rank)
         augmented.make_example(1)  # what is wrong with the code is seen before the run begins
         return augmented
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,34 +17,53 @@ class _Generator(NamedTuple):
 
     seed: Callable[[int], Any]
     """Takes a number in [0, 2**63)."""
-    read: Callable[[], Any]
-    """Returns the state, to be compared or written."""
-    write: Callable[[Any], Any]
-    is_equal: Callable[[Any, Any], bool]
+    peek: Callable[[], Any]
+    """Returns what is the same after the same seed, and differs after a draw. May draw itself."""
+    lend: Callable[[], Any]
+    """Returns the state, which a program continues with after the reads."""
+    give_back: Callable[[Any], Any]
+    """Takes what `lend` has returned."""
 
 
-def _is_equal_state(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    first, second = one["state"], other["state"]
-    is_same = one["has_gauss"] == other["has_gauss"] and first["pos"] == second["pos"]
-    return is_same and np.array_equal(first["key"], second["key"])
+@cache
+def _make_mersenne() -> Any:
+    """Return what `numpy.random` draws from in reads: numpy takes long to copy the state of the program's own."""
+    return np.random.MT19937(0)  # imported on use, with numpy.random
+
+
+def _lend_numpy() -> Any:
+    state = np.random.mtrand.get_bit_generator(), np.random.get_state(legacy=False)
+    np.random.mtrand.set_bit_generator(_make_mersenne())
+    return state
+
+
+def _give_back_numpy(state: Any) -> None:
+    generator, values = state
+    np.random.mtrand.set_bit_generator(generator)
+    if values["has_gauss"]:  # one of two numbers, which is kept for the next call
+        np.random.set_state(values)
 
 
 GENERATORS = (
-    _Generator(random.seed, random.getstate, random.setstate, lambda one, other: one == other),
+    _Generator(random.seed, lambda: random.getrandbits(64), random.getstate, random.setstate),
     _Generator(
         lambda seed: np.random.seed(seed & 0xFFFFFFFF),
-        lambda: np.random.get_state(legacy=False),
-        lambda state: np.random.set_state(state),  # imported on use, with numpy.random
-        _is_equal_state,
+        lambda: (_make_mersenne().random_raw(), _make_mersenne().random_raw()),
+        _lend_numpy,
+        _give_back_numpy,
     ),
     # `torch.manual_seed` looks for devices too, which takes longer than most items.
     _Generator(
         torch.default_generator.manual_seed,
+        lambda: torch.default_generator.get_state().numpy().tobytes(),
         torch.default_generator.get_state,
         torch.default_generator.set_state,
-        torch.equal,
     ),
 )
+_is_lent = False
+"""Whether reads use the generators now, whose states outside of reads are kept."""
+_only_reads = False
+"""Whether this process is a worker, which needs no states outside of reads."""
 
 
 def seed_generators(seed: int) -> None:
@@ -52,15 +72,35 @@ def seed_generators(seed: int) -> None:
         generator.seed(seed)
 
 
+def leave_generators_to_reads() -> None:
+    """Give no states back from now on, in a process that only reads."""
+    global _only_reads
+    _only_reads = True
+
+
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Give the generators the states back that they had before the block."""
-    states = [generator.read() for generator in GENERATORS]
+    """Give the generators the states back that they had before the block; within another one this does nothing."""
+    global _is_lent
+    if _is_lent:
+        yield
+        return
+    states = [generator.lend() for generator in GENERATORS]
+    _is_lent = True
     try:
         yield
     finally:
-        for generator, state in zip(GENERATORS, states, strict=True):
-            generator.write(state)
+        if not _only_reads:
+            for generator, state in zip(GENERATORS, states, strict=True):
+                generator.give_back(state)
+            _is_lent = False
+
+
+@cache
+def _peek_untouched() -> tuple[Any, ...]:
+    """Return what each generator says if nothing was drawn since it was seeded with 0; leaves them changed."""
+    seed_generators(0)
+    return tuple(generator.peek() for generator in GENERATORS)
 
 
 class SeededReader:
@@ -81,16 +121,15 @@ class SeededReader:
             function: takes the keys one by one, and reads each before it takes the next.
         """
         with kept_generators():
+            untouched = _peek_untouched()
             while True:
                 seed_generators(0)
-                others = [generator for generator in GENERATORS if generator not in self._drawn]
-                before = [generator.read() for generator in others]
                 found = function(self._seed_each(keys, *where) if self._drawn else keys)
-                states = zip(others, before, strict=True)
-                moved = [each for each, state in states if not each.is_equal(state, each.read())]
-                if not moved:
+                others = zip(GENERATORS, untouched, strict=True)
+                drawn = [each for each, first in others if each not in self._drawn and each.peek() != first]
+                if not drawn:
                     return found
-                self._drawn = (*self._drawn, *moved)
+                self._drawn = (*self._drawn, *drawn)
 
     def _seed_each(self, keys: list[int], *where: int) -> Iterator[int]:
         for key in keys:

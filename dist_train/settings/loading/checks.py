@@ -12,6 +12,7 @@ from dist_train.settings.loading.messages import (
     explain_wrong_name,
     find_common_base,
     find_meaning,
+    find_unnamed,
     list_choices,
     list_own_keys,
     map_names_to_classes,
@@ -49,6 +50,8 @@ def check_section(classes: tuple[type[Section], ...], prefix: str, written: Loca
             yield from _check_setting(section, prefix, key, entry)
         elif not any(key in other.model_fields for other in classes):
             yield from _refuse_unknown(section, prefix, key, entry)
+        elif chosen and "name" not in written.value:
+            yield Fault(entry.location, f"{prefix}{key} is set, and {prefix}name is missing; add it")
         elif chosen:
             yield Fault(
                 entry.location,
@@ -127,9 +130,11 @@ def _suggest_correction(section: type[Section], name: str, value: Any) -> str | 
 
 
 def _find_class(classes: tuple[type[Section], ...], written: LocatedValue) -> type[Section] | None:
-    """Return the class that the section's `name` selects, or its only class; None if the name is unknown."""
+    """Return the class that the section's `name` selects, or its only one, or that without a name; None if unknown."""
     if len(classes) == 1:
         return classes[0]
+    if "name" not in written.value and (unnamed := find_unnamed(classes)):
+        return unnamed
     name = get_written(written, "name").value
     if not isinstance(name, str):
         return None

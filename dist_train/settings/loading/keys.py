@@ -1,6 +1,7 @@
 """The keys of settings: which classes of `schema` have them, and where a text stands for a section."""
 
-from dist_train.settings.loading.strict_yaml import LocatedValue
+from dist_train.own_code.reference import parse_reference
+from dist_train.settings.loading.strict_yaml import LocatedValue, get_written, set_written
 from dist_train.settings.schema import Config, list_keys
 from dist_train.settings.schema.section import Section, item_classes, section_classes
 
@@ -22,15 +23,14 @@ def complete(key: str) -> str:
 
 
 def expand_shorthands(root: LocatedValue) -> None:
-    """Write `{name: text}` where a section is a text."""
+    """Write `{name: text}` where a section, or an item in a list of sections, is a text."""
     for section in NAMED:
         entry = root.value.get(section)
         if entry is not None and isinstance(entry.value, str):
             root.value[section] = LocatedValue({"name": entry}, entry.location)
-
-
-def expand_items(root: LocatedValue) -> None:
-    """Write `{name: text}` where an item in a list of sections is a text."""
+    augment = get_written(root, "data.augment")
+    if isinstance(augment.value, str) and parse_reference(augment.value):
+        set_written(root, "data.augment", LocatedValue({"name": augment}, augment.location))
     for key in LISTS:
         entry = root.value.get(key)
         if entry is not None and isinstance(entry.value, tuple):

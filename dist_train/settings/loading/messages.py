@@ -25,7 +25,13 @@ LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def map_names_to_classes(classes: tuple[type[Section], ...]) -> dict[str, type[Section]]:
-    return {name: section for section in classes for name in list_choices(section.model_fields["name"].annotation)}
+    named = [section for section in classes if "name" in section.model_fields]
+    return {name: section for section in named for name in list_choices(section.model_fields["name"].annotation)}
+
+
+def find_unnamed(classes: tuple[type[Section], ...]) -> type[Section] | None:
+    """Return the class of a section that has no name; None if all have one."""
+    return next((section for section in classes if "name" not in section.model_fields), None)
 
 
 def find_common_base(classes: tuple[type[Section], ...]) -> type[Section]:
@@ -117,7 +123,7 @@ def explain_wrong_name(key: str, value: Any, classes: tuple[type[Section], ...])
 def list_shown_names(classes: tuple[type[Section], ...]) -> list[str]:
     """Return the names that select a class of a section, those of a library as one, and how others are called."""
     named = map_names_to_classes(classes)
-    others = [section.shown_name for section in classes if section not in named.values()]
+    others = [section.shown_name for section in classes if section not in (*named.values(), find_unnamed(classes))]
     return [*group_names(list(named)), *others]
 
 

@@ -19,7 +19,7 @@ class _Place(NamedTuple):
     key: str
     given: tuple[str, ...] = ()
     """Arguments that the program gives by name where there is such a parameter."""
-    positional: tuple[int, int] | None = (0, 0)
+    positional: tuple[int | None, int | None] = (0, 0)
     """Arguments that the program gives by position to a function, and to a class; None: it may give other numbers."""
     has_arguments: bool = False
     """Whether the settings give arguments beside it, as `args`."""
@@ -31,8 +31,8 @@ _PLACES = (
     _Place("data.name", given=("split",), has_arguments=True),
     _Place("data.collate", positional=(1, 1)),
     _Place("data.sampling", positional=(3, 3)),
-    _Place("data.augment", positional=None),
-    _Place("task", positional=None),
+    _Place("data.augment.name", positional=(None, 0), has_arguments=True),
+    _Place("task", positional=(None, None)),
     _Place("loss.name", positional=(2, 0), has_arguments=True),
     _Place("metrics", positional=(2, 0)),
     _Place("optim.name", given=("lr",), positional=(1, 1), has_arguments=True),

@@ -175,6 +175,8 @@ def translate_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
         old = find_old_value(key, value)
         if key in REPLACED_KEYS:
             translated |= {new: list(parts) for new, parts in REPLACED_KEYS[key](value).items()}
+        elif key == "data.augment" and isinstance(value, str):
+            translated["data.augment.name"] = value
         elif (key, value) not in UNSET:
             translated[RENAMED_KEYS.get(key, key)] = old.replacement if old else value
     return translated

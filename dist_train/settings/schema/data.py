@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from dist_train.own_code.reference import FORMS
 from dist_train.settings.schema.section import (
     NO_ARGUMENTS,
     Arguments,
@@ -17,9 +18,11 @@ from dist_train.settings.schema.section import (
     Reference,
     Section,
     SideLength,
+    Words,
 )
 
 Deviation = Annotated[float, Field(ge=0, le=10**3)]
+_OWN_AUGMENT = Words(f"a reference to code of your own, {FORMS}, or a mapping of name, args")
 
 
 class Noise(Section):
@@ -40,6 +43,15 @@ class Augment(Noise):
     """Side in pixels of a random square that is set to the mean (DeVries and Taylor, arXiv:1708.04552). 0: off."""
     noise: Deviation = 0.0
     """Standard deviation of the normal noise that is added to each number of a normalised image. 0: off."""
+
+
+class OwnAugment(Section):
+    """Random changes of training samples by code of your own."""
+
+    name: Reference
+    """A function that is called with a sample and a generator, or a class."""
+    args: Arguments = NO_ARGUMENTS
+    """Arguments of the class; a function gets them beside the sample."""
 
 
 class Normalize(Section):
@@ -106,7 +118,7 @@ class ImageData(Data):
     """Directory for decoded images and computed statistics, found again by the content of the files, wherever those
     are. Default: `${XDG_CACHE_HOME:-~/.cache}/dist-train`, or one for temporary files if that can't be written. Where
     others can write, each user has a folder."""
-    augment: Augment | Reference = Augment()
+    augment: Augment | Annotated[OwnAugment, _OWN_AUGMENT] = Augment()
     """Random changes of the training images; none by default. Or a function of your own, or a transform, by its
     reference, that is called with an image, uint8 [C, H, W], and a `torch.Generator` that is a function of seed, epoch
     and sample."""
@@ -202,7 +214,7 @@ class OwnData(Data):
     collate: Reference | None = None
     """Function that makes `(inputs, targets)` of a list of items, which may be of any form and size then. Default: the
     items are stacked; a picture becomes floats from 0 to 1, [C, H, W]."""
-    augment: Reference | None = None
+    augment: Annotated[OwnAugment, _OWN_AUGMENT] | None = None
     """Function of your own, or a transform, that changes an item of the training at random: it is called with the item
     and a `torch.Generator` that is a function of seed, epoch and sample. Default: none."""
 

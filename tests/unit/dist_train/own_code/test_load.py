@@ -196,7 +196,11 @@ def test_arguments_that_do_not_fit(write: Write, case: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("body", ["raise KeyError('x')", "int('x')", "None + 1", "len(1, 2)", "raise SystemExit"])
+ODD = "raise type('OddError', (BaseException,), {})('x')"
+"""No Exception."""
+
+
+@pytest.mark.parametrize("body", ["raise KeyError('x')", "int('x')", "None + 1", "len(1, 2)", "raise SystemExit", ODD])
 def test_a_call_that_raises_is_shown_as_hers(write: Write, body: str) -> None:
     write("nets.py", f"def Net():\n    {body}\n")
     with pytest.raises(OwnCodeError) as caught:
@@ -254,11 +258,18 @@ def in_hook(inputs):
 
 def leave(inputs):
     raise SystemExit
+
+class Odd(BaseException):
+    pass
+
+def fail(inputs):
+    raise Odd
 """
 
 
 @pytest.mark.parametrize(
-    ("name", "line"), [("Net", "return inputs.view(7)"), ("in_hook", "1 / 0"), ("leave", "raise SystemExit")]
+    ("name", "line"),
+    [("Net", "inputs.view(7)"), ("in_hook", "1 / 0"), ("leave", "raise SystemExit"), ("fail", "raise Odd")],
 )
 def test_an_exception_that_passes_through_her_code_is_hers_from_her_first_frame_on(
     write: Write, name: str, line: str
@@ -277,7 +288,11 @@ def test_an_exception_that_passes_through_her_code_is_hers_from_her_first_frame_
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), ConfigError("x"), NonFiniteError("x"), SaveError("x"), StopRequested("x"), SystemExit(3)]
+    "error",
+    [
+        *(ValueError("x"), ConfigError("x"), NonFiniteError("x"), SaveError("x"), StopRequested("x")),
+        *(SystemExit(3), BaseException("x")),
+    ],
 )
 def test_an_exception_that_does_not_pass_through_her_code_is_not_hers(write: Write, error: BaseException) -> None:
     write("nets.py", HOOKED)
@@ -287,8 +302,10 @@ def test_an_exception_that_does_not_pass_through_her_code_is_not_hers(write: Wri
     assert caught.value is error
 
 
-@pytest.mark.parametrize("error", [ConfigError("x"), NonFiniteError("x"), SaveError("x"), StopRequested("x")])
-def test_errors_that_say_what_to_do_pass_through_her_code(write: Write, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [ConfigError("x"), NonFiniteError("x"), SaveError("x"), StopRequested("x"), KeyboardInterrupt()]
+)
+def test_errors_that_say_what_to_do_pass_through_her_code(write: Write, error: BaseException) -> None:
     write("nets.py", HOOKED)
 
     def fail() -> None:

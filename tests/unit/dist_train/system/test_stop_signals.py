@@ -177,13 +177,16 @@ class TestBeforeTheFirstStep:
 
 class TestChildren:
     def test_a_fork_ignores_what_is_for_the_rank(self, stop: Stop) -> None:
-        """Such as a loader's worker, which the rank needs to finish its step."""
-        child = os.fork()
-        if child == 0:
-            for number in SIGNALS:
-                send(number)
-            os._exit(7 if stop.reason is None else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        """Which needs it to finish its step; but a pool ends its processes by SIGTERM."""
+        for last, code in ((signal.SIGHUP, 7), (signal.SIGTERM, -signal.SIGTERM)):
+            child = os.fork()
+            if child == 0:
+                for number in SIGNALS:
+                    if number != signal.SIGTERM:
+                        send(number)
+                send(last)
+                os._exit(7 if stop.reason is None else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
         send(signal.SIGTERM)
         assert stop.reason == "SIGTERM"
 

@@ -2,6 +2,8 @@
 
 # ruff: noqa: ARG001, S311
 
+import builtins
+import multiprocessing
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -254,14 +256,27 @@ class Mislabelled(Labelled):
 class Fails(Items):
     """One item can't be read."""
 
-    def __init__(self, split: str, at: int = 5, leaves: bool = False) -> None:
+    def __init__(self, split: str, at: int = 5, error: str = "KeyError") -> None:
         super().__init__(split, "float32")
-        self.at, self.error = at, SystemExit("missing") if leaves else KeyError("missing")
+        self.at, self.error = at, getattr(builtins, error)("missing")
 
     def __getitem__(self, number: int) -> Any:
         if number == self.at:
             raise self.error
         return super().__getitem__(number)
+
+
+class Pooled(Items):
+    """Reads with a pool of processes."""
+
+    fingerprint = "pooled"
+
+    def __init__(self, split: str) -> None:
+        super().__init__(split, "float32")
+
+    def __getitem__(self, number: int) -> Any:
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            return torch.full((2,), *pool.map(float, [number])), number % 3
 
 
 def without_split(size: int = SIZE) -> Items:
@@ -328,10 +343,10 @@ class Weights(Labelled):
 # Augmentation
 
 
-def jitter(sample: tuple[Tensor, int], generator: torch.Generator) -> tuple[Tensor, int]:
+def jitter(sample: tuple[Tensor, int], generator: torch.Generator, scale: float = 1.0) -> tuple[Tensor, int]:
     """Add one random number to the input."""
     inputs, target = sample
-    return inputs + torch.rand((), generator=generator), target
+    return inputs + scale * torch.rand((), generator=generator), target
 
 
 def forget(sample: tuple[Tensor, int], generator: torch.Generator) -> None:
@@ -347,16 +362,19 @@ def take_nothing() -> None:
     """Take no sample."""
 
 
-def roll(image: Tensor, generator: torch.Generator) -> Tensor:
+def roll(image: Tensor, generator: torch.Generator, most: int = 4) -> Tensor:
     """Shift an image by some pixels."""
-    return image.roll(int(torch.randint(1, 5, (), generator=generator)), 2)
+    return image.roll(int(torch.randint(1, most + 1, (), generator=generator)), 2)
 
 
 class Jitter:
     """As a class: draws from the global generators too."""
 
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+
     def __call__(self, sample: tuple[Tensor, int], generator: torch.Generator) -> tuple[Tensor, int]:
-        inputs, target = jitter(sample, generator)
+        inputs, target = jitter(sample, generator, self.scale)
         return inputs + random.uniform(0, 1) + np.random.rand() + torch.rand(()), target
 
 

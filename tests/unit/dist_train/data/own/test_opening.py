@@ -12,6 +12,7 @@ from dist_train.data import open_dataset, open_split
 from dist_train.data.identity import DataIdentity, compare
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError, OwnCodeError, UserError
+from dist_train.system.stop_signals import Stop
 from tests.unit.dist_train.data.files import write_images
 from tests.unit.dist_train.data.own.opened import SEED, SETS, configure, opened, train
 from tests.unit.dist_train.data.own.sets import CHANGED, SIZE
@@ -84,17 +85,25 @@ def test_a_label_that_the_loss_leaves_out_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("at", "leaves"), [(0, False), (3, False), (10, False), (3, True)])
-def test_an_exception_of_the_users_is_shown_as_hers(at: int, leaves: bool, workers: int) -> None:
+@pytest.mark.parametrize(("at", "error"), [(0, "KeyError"), (10, "KeyError"), (3, "SystemExit"), (3, "BaseException")])
+def test_an_exception_of_the_users_is_shown_as_hers(at: int, error: str, workers: int) -> None:
     with pytest.raises(OwnCodeError) as caught:
-        train(configure("Fails", at=at, leaves=leaves, workers=workers))
+        train(configure("Fails", at=at, error=error, workers=workers))
     text = str(caught.value)
     assert f"split train: item {at}, read by rank 0" in text
     assert "sets.py" in text
-    assert text.endswith("SystemExit: missing" if leaves else "KeyError: 'missing'")
+    assert text.endswith("KeyError: 'missing'" if error == "KeyError" else f"{error}: missing")
     assert "data/own/items.py" not in text
     if at == 3 and workers:
         assert re.search("rank 0, worker [01],", text)
+
+
+def test_an_item_may_be_read_by_a_pool_of_the_rank_but_not_of_a_worker() -> None:
+    with Stop.install() as stop:  # a fork would ignore the signal that ends a pool
+        stop.begin_steps()
+        assert len(train(configure("Pooled"), steps=(0, 1))) == 1
+        with pytest.raises(OwnCodeError, match=r"(?s)worker 0,.*daemonic processes are not allowed to have children"):
+            train(configure("Pooled", workers=1))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

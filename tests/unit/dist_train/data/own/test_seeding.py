@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dist_train import seeds
-from dist_train.data.own.seeding import SeededReader, kept_generators, seed_generators
+from dist_train.data.own.seeding import SeededReader
 
 DRAWS: dict[str, Any] = {
     "random": lambda: random.uniform(0, 1),
@@ -55,8 +55,8 @@ def test_epochs_and_items_draw_differently(name: str) -> None:
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=list(DRAWS))
 def test_the_generators_are_left_as_they_were(draw: Any) -> None:
-    with kept_generators():
-        seed_generators(11)
+    with seeds.kept_generators():
+        seeds.seed_generators(11)
         np.random.randn()  # one of two numbers is kept for the next call
         before = states()
         reader().read(lambda keys: [draw() for _ in keys], [1, 2], 0)

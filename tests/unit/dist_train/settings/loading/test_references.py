@@ -98,7 +98,7 @@ PLACES = {
     "data.name": ("data", "{name: REF, args: {size: 3}}", "Shapes"),
     "data.collate": ("data", "{name: own.py:Shapes, args: {size: 3}, collate: REF}", "join"),
     "data.sampling": ("data", "{name: synthetic, sampling: REF}", "order"),
-    "data.augment": ("data", "{name: synthetic, augment: REF}", "shift"),
+    "data.augment.name": ("data", "{name: synthetic, augment: REF}", "shift"),
     "task": ("task", "REF", "Focal"),
     "loss.name": ("loss", "{name: REF}", "f"),
     "metrics": ("metrics", "[accuracy, REF]", "f"),
@@ -158,7 +158,11 @@ def test_a_reference_that_leads_to_nothing_is_refused_with_its_line(folder: Path
 
 
 @pytest.mark.parametrize(
-    "key", ["model.name", "data.name", "data.collate", "data.sampling", "loss.name", "optim.name", "optim.schedule"]
+    "key",
+    [
+        *("model.name", "data.name", "data.collate", "data.sampling", "data.augment.name"),
+        *("loss.name", "optim.name", "optim.schedule"),
+    ],
 )
 def test_a_reference_on_the_command_line_is_relative_to_the_working_directory(folder: Path, key: str) -> None:
     section, text, name = PLACES[key]

@@ -23,7 +23,8 @@ from dist_train.data.datasets.listing import (
     list_classes,
     list_pictures,
 )
-from dist_train.data.datasets.picture import ENDINGS, VERSION, Pixels, decode
+from dist_train.data.datasets.picture import ENDINGS, VERSION, decode
+from dist_train.data.datasets.pixels import Pixels
 from dist_train.data.samples import PIECE, Shape, SplitName
 from dist_train.data.source import DecodedSplit, LazySplit, SplitSource, stamp_files
 from dist_train.errors import DataError

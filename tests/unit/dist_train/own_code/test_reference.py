@@ -163,7 +163,8 @@ def test_arguments_that_the_program_gives() -> None:
         "target",
     )
     assert find_fault("nets.py:Net", {"depth": 1}, given=("width",)) is None
-    assert find_fault("nets.py:Net", None, positional=None) is None
+    assert find_fault("nets.py:Net", None, positional=(0, None)) is None
+    assert find_fault("nets.py:f", {"more": 1}, positional=(None, 0)) is None
     assert find_fault("nets.py:Net", None) == (
         "Net in nets.py needs the argument width; nothing passes it: give it a default, or name an object made with it",
         None,

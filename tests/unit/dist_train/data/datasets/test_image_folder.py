@@ -14,7 +14,8 @@ from PIL import Image
 
 from dist_train.data import Dataset, statistics
 from dist_train.data.datasets import image_folder, picture
-from dist_train.data.datasets.picture import ENDINGS, Pixels
+from dist_train.data.datasets.picture import ENDINGS
+from dist_train.data.datasets.pixels import Pixels
 from dist_train.distributed.world import World
 from dist_train.settings.schema import Normalize
 from tests.unit.dist_train.data.files import (

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dist_train.data.datasets import picture
-from dist_train.data.datasets.picture import ENDINGS, FORMATS, Pixels, decode, from_picture
+from dist_train.data.datasets.picture import ENDINGS, FORMATS, decode, from_picture
+from dist_train.data.datasets.pixels import Pixels
 from dist_train.errors import DataError
 
 SIDE = 16

@@ -24,14 +24,14 @@ def load_initial_weights(config: Config, network: nn.Module) -> None:
     """Load what `run.init` or `model.weights` gives into a network; nothing if both are unset.
 
     Raises:
-        UserError: they can't be read, or are of another network.
+        UserError: they can't be read, or are of another network; or there is no layer as `model.head` names.
         OwnCodeError: a function of the user's own fails.
     """
     given = config.run.init or config.model.weights
+    head = None if config.model.head is None else find_head(network, config.model.head)
     if given is None:
         return
     key = "run.init" if config.run.init else "model.weights"
-    head = None if config.model.head is None else find_head(network, config.model.head)
     try:
         state_dict = read_state_dict(given) if config.run.init else _find_weights(config.model, given)
         load_pretrained(network, state_dict, given, head)
@@ -60,11 +60,10 @@ def _find_weights(config: Model, given: str) -> dict[str, Tensor]:
             return read_state_dict(returned)
         return find_weights(returned, given)
     names = list_published(config.name)
-    if names and given not in names and not may_exist(Path(given)):
-        raise ConfigError(
-            f"model.weights is {escape(given)}: there is no such file, and the weights of {config.name} are "
-            f"{', '.join(names)}"
-        )
+    is_name = bool(names) or not Path(given).suffix
+    if is_name and given not in names and not may_exist(Path(given)):
+        known = f"the weights of {config.name} are {', '.join(names)}" if names else f"{config.name} has none by name"
+        raise ConfigError(f"model.weights is {escape(given)}: there is no such file, and {known}")
     found = read_published(config.name, given) if given in names else read_state_dict(given)
     return _adapt(found) if isinstance(config, TorchvisionModel) else found
 

@@ -156,6 +156,12 @@ def write(**changes: Tensor) -> None:
     ("given", "changes", "error", "message"),
     [
         ("model.weights=none.pt", {}, CheckpointError, r"^model.weights: none.pt: can't be read"),
+        (
+            "model.weights=DEFAULT",
+            {},
+            ConfigError,
+            r"DEFAULT: there is no such file, and nets\.py:build has none by name",
+        ),
         ("run.init=runs", {}, CheckpointError, "^run.init: runs: can't be read"),
         ("run.init=.", {}, CheckpointError, "^run.init: .: no checkpoint there"),
         ("model.weights=nets.py:fail", {}, CheckpointError, "model.weights: nets.py:fail: holds a int"),
@@ -169,6 +175,13 @@ def test_weights_that_do_not_fit_are_refused(
     write(**changes)
     with pytest.raises(error, match=message):
         load(given)
+
+
+def test_a_head_that_is_not_there_is_refused_also_without_weights() -> None:
+    config = load_config("config.yaml", ["model=lenet", "model.head=nope"])
+    network = build_model(config.model, (1, 28, 28), 3, seed=0)
+    with pytest.raises(ConfigError, match="model.head is nope: the network has no layer of this name"):
+        load_initial_weights(config, network)
 
 
 def test_weights_are_left_out_on_the_command_line() -> None:

@@ -180,7 +180,7 @@ def test_weights_that_do_not_fit_are_refused(
 def test_a_head_that_is_not_there_is_refused_also_without_weights() -> None:
     config = load_config("config.yaml", ["model=lenet", "model.head=nope"])
     network = build_model(config.model, (1, 28, 28), 3, seed=0)
-    with pytest.raises(ConfigError, match="model.head is nope: the network has no layer of this name"):
+    with pytest.raises(ConfigError, match=r"model\.head is nope: the network has no layer of this name"):
         load_initial_weights(config, network)
 
 

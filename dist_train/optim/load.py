@@ -1,5 +1,6 @@
 """Continue an optimizer from a checkpoint."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -128,7 +129,10 @@ class _Kept:
 
     def __init__(self, optimizer: Optimizer, group: dict[str, Any]) -> None:
         self._build: Any = type(optimizer)
-        self._arguments = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        self._group = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        taken = inspect.signature(type(optimizer)).parameters
+        self._arguments = {key: value for key, value in self._group.items() if key in taken}
+        """For its constructor, which may need them though the group has them too."""
         self._found: dict[int, dict[str, Any]] = {}
 
     def of(self, dimensions: int) -> dict[str, Any]:
@@ -136,7 +140,7 @@ class _Kept:
         if dimensions not in self._found:
             probe = nn.Parameter(torch.zeros(_probe_shape(dimensions)))
             probe.grad = torch.zeros_like(probe)
-            probed: Optimizer = self._build([{**self._arguments, "params": [probe]}])
+            probed: Optimizer = self._build([{**self._group, "params": [probe]}], **self._arguments)
             unwrapped_step(probed)()
             self._found[dimensions] = dict(probed.state[probe])
         return self._found[dimensions]

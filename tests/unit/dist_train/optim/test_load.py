@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dist_train.errors import CheckpointError
-from dist_train.optim.build import build_optimizer
+from dist_train.optim.build import CLASSES, build_optimizer
 from dist_train.optim.load import load_optimizer
-from dist_train.settings.schema.optim import SGD, Muon, Optim
+from dist_train.settings.schema.optim import SGD, Adamax, Muon, Optim
 from tests.unit.dist_train.optim.in_torch import OPTIMIZERS, settings_of
 
 GROUPS = ({"match": ("norm.*",), "weight_decay": 0.0}, {"match": ("*.bias",), "lr": 0.02})
@@ -67,6 +67,18 @@ def test_the_next_steps_are_those_of_the_first(section: type[Optim], groups: tup
         step(each, its)
     for name, parameter in second.named_parameters():
         assert torch.equal(parameter, network.get_parameter(name)), name
+
+
+class WithoutDefaults(torch.optim.Adamax):
+    """An optimizer of this program whose arguments have no defaults."""
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+
+def test_an_optimizer_without_default_arguments_continues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLASSES, "adamax", WithoutDefaults)
+    test_the_next_steps_are_those_of_the_first(Adamax, GROUPS)
 
 
 def changes(value: Any, parameter: Tensor) -> Iterator[Any]:

@@ -49,6 +49,25 @@ def test_there_is_one_for_each_kind() -> None:
     ]
 
 
+@pytest.mark.long
+def test_lint_types_and_tests_pass_with_all_of_them(tmp_path: Path, interpreter: Python) -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name, follow_symlinks=False)
+    for _, diff, _ in ADDITIONS:
+        apply(diff, tmp_path)
+    environ = {"PYTHONPATH": str(tmp_path)}
+    settings = interpreter("-m", "dist_train", "--settings", cwd=tmp_path, env=environ)
+    (tmp_path / "configs" / "README.md").write_text(settings.stdout)
+    touched = ("settings", "models", "optim", "data")
+    tests = [*(f"tests/unit/dist_train/{name}" for name in touched), "tests/unit/launch/test_cli.py", "tests/docs"]
+    quick = ["pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not long", *tests]
+    for words in (["ruff", "check", "--no-cache"], ["mypy"], quick):
+        done = interpreter("-m", *words, cwd=tmp_path, env=environ, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("title", "diff", "command"), ADDITIONS, ids=[title for title, _, _ in ADDITIONS])
 def test_the_diff_applies_and_its_command_works(

@@ -55,7 +55,7 @@ def test_paths_of_the_repository_are_there(document: Path) -> None:
 
 def test_the_reference_of_settings_is_that_of_the_code() -> None:
     written = (ROOT / "configs" / "README.md").read_text()
-    assert format_documentation().strip() in written, "python -m dist_train --settings has changed: paste it in"
+    assert format_documentation().strip() in written, "run: python -m dist_train --settings > configs/README.md"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)

@@ -18,7 +18,7 @@ from dist_train.monitoring import ledger
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema.optim import Optim
 from tests.ranks.conftest import DoJobs
-from tests.unit.dist_train.optim.in_torch import OPTIMIZERS, build_plain, settings_of
+from tests.unit.dist_train.optim.in_torch import IN_TORCH, build_plain, settings_of
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 # Muon computes in bfloat16, which makes 2^-8 of a difference in the last bit; Rprop takes the sign of a gradient.
 TOLERANCES = {"fp32": {"Muon": 0.05, "Rprop": 0.01}, "bf16": {}}
-CASES = pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
+CASES = pytest.mark.parametrize("section", IN_TORCH, ids=lambda section: section.__name__)
 
 
 class Runs:
@@ -64,7 +64,7 @@ class Runs:
 
     def jobs(self, ranks: int) -> list[dict[str, Any]]:
         jobs: list[dict[str, Any]] = []
-        for section in OPTIMIZERS:
+        for section in IN_TORCH:
             for mode in [mode for mode, worlds in WORLDS.items() if ranks in worlds]:
                 config, whole = str(self.write(section, mode)), self.run(section, mode, ranks)
                 cache = f"data.cache={self.directory / 'cache'}"
@@ -147,4 +147,4 @@ def test_bits_are_the_same_at_any_number_of_ranks_in_the_bitwise_mode(runs: Runs
 
 def test_no_two_optimizers_train_alike(runs: Runs) -> None:
     """The comparisons above would also hold of one that takes the place of all."""
-    assert len({runs.weights(section, "fp32", 1) for section in OPTIMIZERS}) == len(OPTIMIZERS)
+    assert len({runs.weights(section, "fp32", 1) for section in IN_TORCH}) == len(IN_TORCH)

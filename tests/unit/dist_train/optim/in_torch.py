@@ -10,6 +10,8 @@ from dist_train.settings.schema.optim import AnyOptim, Optim, OwnOptim
 from dist_train.settings.schema.section import section_classes
 
 OPTIMIZERS = [each for each in section_classes(AnyOptim) if issubclass(each, Optim) and not issubclass(each, OwnOptim)]
+IN_TORCH = [each for each in OPTIMIZERS if hasattr(torch.optim, each.__name__)]
+"""Those that can be compared with torch's."""
 # Arguments other than the defaults, so that none can be lost on the way.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True},
@@ -33,7 +35,7 @@ REST: dict[str, Any] = {"lr": 0.01, "betas": (0.7, 0.9), "weight_decay": 0.3}
 def settings_of(section: type[Optim]) -> dict[str, Any]:
     """The settings `optim` of an optimizer with all its arguments."""
     rest = {"rest": {"name": "adamw", **REST}} if section.__name__ == "Muon" else {}
-    return {"name": section.__name__.lower(), "lr": 0.05, **ARGUMENTS[section.__name__], **rest}
+    return {"name": section.__name__.lower(), "lr": 0.05, **ARGUMENTS.get(section.__name__, {}), **rest}
 
 
 def build_plain(section: type[Optim], network: nn.Module, **more: Any) -> list[Optimizer]:

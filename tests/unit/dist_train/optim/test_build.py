@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dist_train.errors import ConfigError
 from dist_train.optim.build import build_optimizer
 from dist_train.settings.schema.optim import SGD, UNSUPPORTED_NAMES, Muon, Optim
-from tests.unit.dist_train.optim.in_torch import ARGUMENTS, OPTIMIZERS, build_plain, settings_of
+from tests.unit.dist_train.optim.in_torch import ARGUMENTS, IN_TORCH, build_plain, settings_of
 
 
 def network() -> nn.Module:
@@ -28,7 +28,7 @@ def stepped(model: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 8
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
-@pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", IN_TORCH, ids=lambda section: section.__name__)
 def test_an_optimizer_steps_as_torch_s_does(section: type[Optim]) -> None:
     ours, theirs = network(), network()
     config = section.model_validate(settings_of(section))
@@ -38,7 +38,7 @@ def test_an_optimizer_steps_as_torch_s_does(section: type[Optim]) -> None:
     assert not torch.allclose(expected, nn.utils.parameters_to_vector(network().parameters()))
 
 
-@pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", IN_TORCH, ids=lambda section: section.__name__)
 def test_the_table_of_arguments_is_torch_s(section: type[Optim]) -> None:
     """Every argument of ours is one of torch's with the same default, and none of its numbers is missing."""
     ours = section.model_validate({"name": section.__name__.lower()}).arguments()
@@ -52,7 +52,7 @@ def test_complex_weights_are_updated_as_by_torch(name: str) -> None:
     """Torch's fused kernels refuse them."""
     networks = [nn.Linear(3, 2, dtype=torch.complex64) for _ in range(2)]
     networks[1].load_state_dict(networks[0].state_dict())
-    section = next(each for each in OPTIMIZERS if each.__name__.lower() == name)
+    section = next(each for each in IN_TORCH if each.__name__.lower() == name)
     config = section.model_validate({"name": name, "lr": 0.1})
     plain = getattr(torch.optim, section.__name__)(networks[1].parameters(), **config.arguments())
     for network, optimizer in zip(networks, (build_optimizer(config, networks[0]), plain), strict=True):
@@ -94,7 +94,7 @@ def train_late_layer(model: nn.Module, *optimizers: torch.optim.Optimizer, scale
 
 
 @pytest.mark.parametrize("overflows", [0, 1, 2])
-@pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", IN_TORCH, ids=lambda section: section.__name__)
 def test_a_scaler_and_a_parameter_without_a_first_gradient_go_together(section: type[Optim], overflows: int) -> None:
     """Steps with a scaler are those without, less the ones that overflow."""
     config = section.model_validate(settings_of(section))
@@ -106,7 +106,7 @@ def test_a_scaler_and_a_parameter_without_a_first_gradient_go_together(section: 
 
 def test_every_optimizer_of_torch_is_there_or_refused_with_a_reason() -> None:
     in_torch = {name for name, kind in vars(torch.optim).items() if isinstance(kind, type)} - {"Optimizer"}
-    offered = {section.__name__ for section in OPTIMIZERS}
+    offered = {section.__name__ for section in IN_TORCH}
     refused = set(UNSUPPORTED_NAMES["optim.name"])
     assert offered == set(ARGUMENTS)
     assert {name for name in in_torch if name.lower() not in refused} == offered

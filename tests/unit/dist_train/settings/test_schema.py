@@ -12,12 +12,12 @@ from dist_train.settings.documentation import find_documentation
 from dist_train.settings.schema import Config, TorchvisionName, Train, list_keys
 from dist_train.settings.schema.optim import SGD, Optim, Optimizer
 from dist_train.settings.schema.section import Section, section_classes
-from tests.unit.dist_train.optim.in_torch import OPTIMIZERS
+from tests.unit.dist_train.optim.in_torch import IN_TORCH
 
 NOT_OFFERED = {"params", "foreach", "fused", "maximize", "capturable", "differentiable"}
 
 
-@pytest.mark.parametrize("section", OPTIMIZERS, ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", IN_TORCH, ids=lambda section: section.__name__)
 def test_optimizer_has_the_arguments_and_defaults_of_torch(section: type[Optim]) -> None:
     signature = inspect.signature(getattr(torch.optim, section.__name__))
     in_torch = {name: parameter.default for name, parameter in signature.parameters.items() if name not in NOT_OFFERED}

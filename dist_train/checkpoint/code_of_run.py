@@ -58,7 +58,7 @@ def _check_owners(run: Path, references: list[str], copies: Copies | None, trust
             "Read it, and add --trust-code if you want to run it"
         )
     for each in shown:
-        _log.warning("%s: belongs to another user; runs its %s", escape(run), escape(each))
+        _log.warning("%s: belongs to another user; runs %s", escape(run), escape(each))
 
 
 def is_foreign(path: Path) -> bool:

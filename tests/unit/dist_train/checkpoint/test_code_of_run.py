@@ -124,7 +124,7 @@ def test_what_belongs_to_another_user_runs_only_if_it_is_trusted(
         with code_of_run(config, run, trust_code=True) as copied:
             assert f"{run}/code/nets.py:Net" in list_references(copied)
     assert sorted(caplog.messages) == sorted(
-        f"{run}: belongs to another user; runs its {each.strip()}" for each in middle
+        f"{run}: belongs to another user; runs {each.strip()}" for each in middle
     ), "a line each: the formatter of the terminal escapes line ends within"
 
 

@@ -49,6 +49,15 @@ def test_there_is_one_for_each_kind() -> None:
     ]
 
 
+@pytest.mark.parametrize(("title", "diff", "_"), ADDITIONS, ids=[title for title, _, _ in ADDITIONS])
+def test_the_diff_fits_the_source(title: str, diff: str, _: str, tmp_path: Path) -> None:
+    for name in re.findall(r"^\+\+\+ b/(\S+)", diff, re.MULTILINE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path / name)
+    assert apply(diff, tmp_path), title
+
+
 @pytest.mark.long
 def test_lint_types_and_tests_pass_with_all_of_them(tmp_path: Path, interpreter: Python) -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -60,7 +69,7 @@ def test_lint_types_and_tests_pass_with_all_of_them(tmp_path: Path, interpreter:
     environ = {"PYTHONPATH": str(tmp_path)}
     settings = interpreter("-m", "dist_train", "--settings", cwd=tmp_path, env=environ)
     (tmp_path / "configs" / "README.md").write_text(settings.stdout)
-    touched = ("settings", "models", "optim", "data")
+    touched = ("settings", "models", "optim", "data/test_registry.py")
     tests = [*(f"tests/unit/dist_train/{name}" for name in touched), "tests/unit/launch/test_cli.py", "tests/docs"]
     quick = ["pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not long", *tests]
     for words in (["ruff", "check", "--no-cache"], ["mypy"], quick):

@@ -92,7 +92,8 @@ def read_all_curves(runs: Iterable[tuple[str, Path]]) -> list[RunCurves]:
     found = [read_curves(path, label) for label, path in runs]
     empty = [each for each in found if not each.curves]
     if len(empty) == len(found):
-        raise ConfigError(f"{', '.join(escape(each.label) for each in empty[:5])}: there is nothing to draw yet")
+        names = ", ".join(escape(each.label) for each in empty[:5])
+        raise ConfigError(f"{names}: there is nothing to draw yet, no numbers in metrics.jsonl")
     for each in empty:
         _log.warning("%s: has no numbers yet, and is left out", escape(each.label))
     return [each for each in found if each.curves]

@@ -41,6 +41,9 @@ def list_files(paths: Iterable[str]) -> list[str | DataError]:
     """Return the files named, and those that a training finds in folders; a folder without any is a DataError."""
     found: list[str | DataError] = []
     for path in paths:
+        if not path:  # else the working directory
+            found.append(DataError("'': is an empty name; is a variable of the shell not set?"))
+            continue
         if not Path(path).is_dir():
             found.append(path)
             continue

@@ -59,7 +59,7 @@ def test_what_is_no_run_or_can_not_be_read_is_refused_and_an_empty_one_left_out(
     (strange / "metrics.jsonl").mkdir(parents=True)
     for path, why in (
         (tmp_path, "has no metrics.jsonl; give a directory below runs/"),
-        (whole / "metrics.jsonl", "can't be read: Not a directory"),
+        (whole / "metrics.jsonl", "is not a run: it has no metrics.jsonl"),
         (strange, "can't be read: Is a directory"),
     ):
         with pytest.raises(ConfigError, match=why):

@@ -144,12 +144,20 @@ class TestFiles:
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / "notes.txt").touch()
         code, printed = run_command(
-            capsys, "predict", digits_run, *bad.values(), pictures / "0.png", tmp_path / "folder", pictures / "1.png"
+            capsys,
+            "predict",
+            digits_run,
+            "",
+            *bad.values(),
+            pictures / "0.png",
+            tmp_path / "folder",
+            pictures / "1.png",
         )
         assert code == 1
-        assert "7 of 9 could not be read" in printed
+        assert "8 of 10 could not be read" in printed
         for path in bad.values():
             assert f"{path}: " in printed
+        assert "'': is an empty name" in printed
         assert f"{tmp_path / 'folder'}: holds no picture" in printed
         assert "but 1 .txt" in printed
         assert printed.count("%") == 10

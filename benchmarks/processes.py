@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Variables of a launcher or of an earlier run, which a measured command must not inherit.
-_NOT_INHERITED = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS")
+# Variables of a launcher or of an earlier run, which a measured command must not inherit. And the one that keeps Python
+# from storing bytecode: each start would compile all sources, which an installed program never does.
+_NOT_INHERITED = (
+    *("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "OMP_NUM_THREADS"),
+    "PYTHONDONTWRITEBYTECODE",
+)
 _SAMPLE_SECONDS = 0.1
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -230,6 +230,13 @@ def test_settings_of_today_are_not_changed() -> None:
     assert translate_settings(flat) == flat
 
 
+def test_code_that_augments_was_a_text_and_is_a_section(tmp_path: Path) -> None:
+    assert translate_settings({"data.augment": "a.py:f"}) == {**ADDED_KEYS, "data.augment.name": "a.py:f"}
+    path = tmp_path / "config.yaml"
+    path.write_text("data: {name: synthetic, augment: 'a.py:f'}\nmodel: {name: lenet}\n")
+    assert flatten(load_run_config(path).model_dump())["data.augment.name"] == "a.py:f"
+
+
 def test_a_written_config_has_the_new_names(old_run: Path) -> None:
     written = flatten(yaml.safe_load(to_yaml(load_run_config(old_run / "config.yaml"))))
     assert not set(RENAMED_KEYS) & set(written)

@@ -15,7 +15,7 @@ from dist_train.errors import ConfigError
 from dist_train.settings.loader import to_yaml
 from dist_train.settings.schema import Config, LineData, TableData, list_keys
 from dist_train.settings.schema.optim import SCHEDULE_SETTINGS
-from dist_train.settings.schema.section import Section, Words
+from dist_train.settings.schema.section import Section, Words, section_classes
 from tests.unit.dist_train.settings.conftest import LEAST, Load
 
 slow_machine = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -136,7 +136,7 @@ def allowed(annotation: Any, metadata: Sequence[Any] = ()) -> st.SearchStrategy[
     parts, origin = get_args(annotation), get_origin(annotation)
     if origin is dict:
         return st.dictionaries(st.from_regex(r"\A[a-z_]{1,9}\Z"), arguments, max_size=3)
-    if any(isinstance(each, Words) for each in metadata):
+    if any(isinstance(each, Words) for each in metadata) and not section_classes(annotation):
         return st.sampled_from(["collections.abc:Mapping", "collections.abc:Sized"])  # whose arguments no source shows
     if origin is Annotated:
         return allowed(parts[0], () if get_origin(parts[0]) is dict else parts[1:])

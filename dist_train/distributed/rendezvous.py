@@ -127,7 +127,7 @@ class Rendezvous:
         Raises:
             WorldError: it has not after `timeout` seconds.
         """
-        started, pause, has_spoken = time.monotonic(), 0.001, False
+        started, has_spoken = time.monotonic(), False
         while missing := [key for key in keys if not self.store.check([key])]:
             waited = time.monotonic() - started
             if waited > self.timeout:
@@ -135,8 +135,7 @@ class Rendezvous:
             if waited > PATIENCE and not has_spoken:
                 has_spoken = True
                 _say(self.launched, self._explain(missing))
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_POLL)
+            time.sleep(min(max(0.001, waited / 20), _LONGEST_POLL))  # late by a twentieth at most, at each start
             keys = missing
 
     def _explain(self, missing: Sequence[str]) -> str:

@@ -59,6 +59,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _import_modules(config: "Config") -> None:
     """Import what every rank of this run needs, torch included."""
+    import numpy.random  # noqa: F401
+
     import dist_train.monitoring.console
     import dist_train.train
     import dist_train.training.fault_injection  # noqa: F401

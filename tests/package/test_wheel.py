@@ -14,7 +14,6 @@ from tests.package.conftest import Installed
 
 pytestmark = pytest.mark.slow
 SHORT = ("train.max_steps=2", "data.limit_train=64", "data.limit_test=32")
-TORCHRUN = ("python", "-m", "torch.distributed.run", "--nproc-per-node=2")
 FOREIGN = "raise ImportError('this is the launch of somebody else')\n"
 
 
@@ -48,12 +47,11 @@ def test_recipes_are_listed_printed_and_trained_by_name(installed: Installed, tm
     for command in (
         ("dist-train", "train", "digits", "--nproc", "2", "distributed.backend=gloo"),
         ("python", "-m", "dist_train", "digits", "run.name=single"),
-        (*TORCHRUN, "-m", "dist_train", "digits", "distributed.backend=gloo", "run.name=torchrun"),
     ):
         done = installed.run(*command, *SHORT, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "done, 2 steps" in done.stdout
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits", "single", "torchrun"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"digits", "single"}
     evaluated = installed.run("python", "-m", "dist_train.evaluate", "runs/digits", cwd=tmp_path)
     assert "test accuracy" in evaluated.stdout
 

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, Python
 COMMANDS = re.findall(r"^(torchrun --nnodes=2 .*) # on .*$", (ROOT / "slurm" / "README.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.slow
+@pytest.mark.long  # those of README.md are the same; tests/docs runs them
 def test_the_printed_commands_train_on_two_nodes(tmp_path: Path, python: Python) -> None:
     assert [re.findall(r"--node-rank=(\d)", command) for command in COMMANDS] == [["0"], ["1"]]
     with socket.socket() as free:

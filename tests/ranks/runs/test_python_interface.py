@@ -54,6 +54,7 @@ def test_a_script_under_python(script: Path, interpreter: Python) -> None:
     assert [row[:2] for row in read(script.parent, 0)] == [[True, 6]] * 3
 
 
+@pytest.mark.long
 def test_an_error_ends_every_rank_of_a_script(tmp_path: Path, torchrun: Ranks) -> None:
     """As an exception of the script, so that it may end with another code, and without a wait for a limit of time."""
     script = tmp_path / "script.py"

@@ -83,7 +83,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         channels = values.shape[1]
         table = torch.zeros(self._size, 2 * channels + 1, dtype=dtype, device=values.device)
         if self.has_samples:
-            # Running statistics that nobody reads: with some in fp32, values of half precision are added up in fp32.
+            # torch adds up bf16 and fp16 values in fp32 if the running statistics are fp32; these are thrown away.
             unread = torch.zeros(2, channels, dtype=dtype, device=values.device)
             mean, var = torch.batch_norm_update_stats(values, unread[0], unread[1], 0.0)
             torch.cat((mean, var, mean.new_full((1,), values.numel() // channels)), out=table[self._rank])

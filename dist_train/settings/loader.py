@@ -4,7 +4,7 @@
                        ├─> LocatedValue, values with their lines ─> all faults, or a Config
     key=value ─────────┘
 
-`_load` shows the steps, each of which is a module in `loading/`.
+`_load` calls the steps in order. Each step is a module in `loading/`.
 """
 
 import os

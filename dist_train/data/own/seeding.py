@@ -18,11 +18,11 @@ class _Generator(NamedTuple):
     seed: Callable[[int], Any]
     """Takes a number in [0, 2**63)."""
     peek: Callable[[], Any]
-    """Returns what is the same after the same seed, and differs after a draw. May draw itself."""
+    """Returns a value that depends on the seed and changes with every draw. May draw itself."""
     lend: Callable[[], Any]
-    """Returns the state, which a program continues with after the reads."""
+    """Saves the state for `give_back` and returns it."""
     give_back: Callable[[Any], Any]
-    """Takes what `lend` has returned."""
+    """Restores a state that `lend` has returned."""
 
 
 @cache

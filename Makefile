@@ -26,7 +26,7 @@ test-matrix:
 test-long: install
 	$(PYTEST) -m long
 
-# Feed damaged input of every kind to the program, for less than 20 minutes; ARGS=--quick takes a minute.
+# Feed damaged input of every kind to the program, for 8 minutes; ARGS=--quick takes one.
 torture: install
 	$(BIN)/python -m tests.torture $(ARGS)
 

@@ -67,9 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=sys.modules["tests.torture"].__doc__)
     parser.add_argument("generators", nargs="*", metavar="GENERATOR", help=f"of {', '.join(GENERATORS)}; default: all")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--limit", type=int, help="cases of each generator; 0: all; default: as many as take 20 minutes"
-    )
+    parser.add_argument("--limit", type=int, help="cases of each generator; 0: all; default: as many as take 8 minutes")
     parser.add_argument("--quick", action="store_true", help="a few cases of each, in about a minute")
     parser.add_argument("--case", metavar="NAME", help="only this one")
     options = parser.parse_args()

@@ -9,16 +9,7 @@ from dist_train.settings.loader import load_config
 from launch.drill.drill import Drill
 from launch.drill.training_process import TrainingProcess
 from tests.unit.launch.command import run_command
-
-SMALL = """
-data: {name: synthetic, num_train: 320, num_test: 32, global_batch: 16, augment: {crop_padding: 2}}
-model: {name: mnist_cnn, dropout: 0.2}
-optim: {name: sgd, lr: 0.02, momentum: 0.9}
-train: {epochs: 6}
-distributed: {backend: gloo}
-checkpoint: {every_steps: 5}
-log: {every_steps: 20, tensorboard: false}
-"""
+from tests.unit.launch.drill.drill_files import SMALL
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Commands that the fork server starts are those that a new interpreter would have run."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Python
-from tests.forkserver import ForkServer
+from tests.forkserver import ForkServer, Rank
 
 REPORT = """
 import json, os, sys
@@ -84,6 +85,20 @@ def test_a_rank_that_fails_ends_the_others(fork_server: ForkServer, clean_enviro
     command.communicate(timeout=30)
     assert command.returncode == 1
     assert time.monotonic() - begun < 20
+
+
+def test_a_signal_to_a_rank_that_has_just_ended_is_nothing() -> None:
+    """The server has taken its exit code, and has not yet passed it on."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    status, status_end = os.pipe()
+    os.write(status_end, b"%d\n" % ended.pid)
+    rank = Rank(status)
+    rank.kill()
+    assert rank.poll() is None
+    os.write(status_end, b"0\n")
+    os.close(status_end)
+    assert rank.poll() == 0
 
 
 def test_the_server_ends_with_its_owner(interpreter: Python) -> None:

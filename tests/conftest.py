@@ -82,11 +82,10 @@ def nothing_leaks() -> Iterator[None]:
 def children_of(pid: int) -> set[int]:
     """The child processes of a process, whichever of its threads has started them."""
     found: set[int] = set()
-    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found.update(map(int, listed.read_text().split()))
-        except OSError:  # the thread has ended
-            continue
+    with contextlib.suppress(OSError):  # the process ends while its threads are listed
+        for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                found.update(map(int, listed.read_text().split()))
     return {child for child in found if _RESOURCE_TRACKER not in command_of(child)}
 
 

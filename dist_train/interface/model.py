@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dist_train.checkpoint import resume, serialization
 from dist_train.checkpoint.code_of_run import code_of_run
 from dist_train.data.augment import open_preparation
-from dist_train.data.datasets.picture import decode, from_picture, open_picture, to_pixels
+from dist_train.data.datasets.picture import decode, from_picture, open_picture
 from dist_train.data.identity import DataIdentity
 from dist_train.data.samples import Shape
 from dist_train.data.source import resize
@@ -88,11 +88,13 @@ class TrainedModel(nn.Module):
                 f"the run was trained on {escape(data.name)}, which prepares its samples by itself, so that no other "
                 "pictures can be predicted: predict a split of it (--split test)"
             )
-        image = open_picture(str(path), _find_orientation(data), data.resize)
-        size = shape[2], shape[1]
-        if data.resize is None and image.size != size:
-            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(to_pixels(image, data.resize))[None]
+        if data.resize is None:
+            image, size = open_picture(str(path), _find_orientation(data)), (shape[2], shape[1])
+            fitting = image if image.size == size else ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+            decoded = from_picture(fitting, None)
+        else:
+            decoded = decode(str(path), data.resize, _find_orientation(data))
+        pixels = torch.from_numpy(decoded)[None]
         return _check(_to_grey(pixels) if shape[0] == 1 else pixels, shape)[0]
 
 

@@ -68,7 +68,7 @@ def _describe_reduction(config: Config, auto_settings: AutoSettings, world: Worl
 
 def describe_environment(world: World, state: TrainState, allocator: str) -> dict[str, Any]:
     """Versions and devices; no environment variables, since they may hold secrets."""
-    packages = ("torchvision", "numpy", "pillow", "pydantic", "tensorboard")
+    packages = ("torchvision", "numpy", "pillow", "simplejpeg", "pydantic", "tensorboard")
     return {
         "dist_train": __version__,
         "python": platform.python_version(),

@@ -8,10 +8,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL
+import simplejpeg
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from dist_train.data.datasets.listing import (
@@ -86,8 +87,9 @@ def find(config: ImageData, split: SplitName, seed: int) -> SplitSource:  # noqa
     labels = torch.arange(len(classes)).repeat_interleave(counts)
     found = [file for of_class in listing for file in of_class]
     files = ImageFiles(tuple(path for path, _ in found), config.resize, config.orientation)
+    decoders = (PIL.__version__, simplejpeg.__version__)
     # torch scales
-    versions = (VERSION, PIL.__version__, config.orientation, *([torch.__version__] if config.resize else []))
+    versions = (VERSION, *decoders, config.orientation, *([torch.__version__] if config.resize else []))
     return SplitSource(
         stamp_files(found, root), partial(_read, files, labels, classes), versions, LazySplit(files, labels, classes)
     )
@@ -166,8 +168,9 @@ class ImageFiles:
         return decode(path, self.resize, self.orientation)
 
     def _stack(self, images: Iterator[Pixels]) -> Tensor:
-        found = list(images)
-        return torch.from_numpy(np.stack(found)) if found else torch.empty(0, *self.shape, dtype=torch.uint8)
+        """Stack images, in a worker of torch's DataLoader directly into shared memory."""
+        found = [torch.from_numpy(image) for image in images]
+        return default_collate(found) if found else torch.empty(0, *self.shape, dtype=torch.uint8)
 
 
 def _read(files: ImageFiles, labels: Tensor, classes: tuple[str, ...]) -> DecodedSplit:

@@ -10,14 +10,17 @@ A JPEG that is scaled is decoded at 1/2, 1/4 or 1/8 of its size where that leave
 as in Pillow's thumbnails. That is several times as fast, and one or two grey levels from the whole picture on average.
 """
 
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional
 
-from dist_train.data.datasets.pixels import Pixels, to_planes, view_pixels
+from dist_train.data.datasets.jpeg import decode_jpeg, is_turned
+from dist_train.data.datasets.pixels import Pixels, to_image, to_planes, view_pixels
 from dist_train.errors import DataError
 from dist_train.system.escape import escape
 
@@ -54,47 +57,58 @@ def decode(path: str, resize: int | None, orientation: str = "exif") -> Pixels:
     Raises:
         DataError: the file is damaged, or of a kind that is not shown in one way only.
     """
-    return to_pixels(open_picture(path, orientation, resize), resize)
+    return _resize(_read(path, resize, orientation), resize)
 
 
-def open_picture(path: str, orientation: str = "exif", resize: int | None = None) -> Image.Image:
-    """Decode one file to a picture of the mode RGB, of a JPEG the part of its size that `resize` needs; as `decode`."""
-    try:
-        with Image.open(path, formats=_find_formats()) as file:
-            _refuse_several(file)
-            factor = _PNG_FACTORS.get(_find_raw_mode(file), 1)
-            if resize is not None:
-                file.draft(None, (2 * resize, 2 * resize))
-            file.load()
-            if orientation == "exif":
-                _turn(file)
-            return _to_rgb(file, factor)
-    except _RefusedError as error:
-        raise DataError(f"{escape(path)}: {error}; convert it, or remove it") from None
-    except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
-        raise DataError(f"{escape(path)}: is not a readable image ({escape(error)}); replace or remove it") from error
+def open_picture(path: str, orientation: str = "exif") -> Image.Image:
+    """Decode one file to a picture of the mode RGB; as `decode`."""
+    return to_image(_read(path, None, orientation))
 
 
 def from_picture(picture: Image.Image, resize: int | None, orientation: str = "exif") -> Pixels:
     """Return uint8 [3, H, W] of a picture in memory, which stays as it is; otherwise as `decode`."""
     image = picture.copy()
     try:
-        if orientation == "exif":
-            _turn(image)
-        return to_pixels(_to_rgb(image, 1), resize)
+        if orientation == "exif" and is_turned(image):
+            ImageOps.exif_transpose(image, in_place=True)
+        return _resize(view_pixels(_to_rgb(image, 1)), resize)
     except _RefusedError as error:
         raise DataError(f"the picture {error}; convert it") from None
 
 
-def to_pixels(image: Image.Image, resize: int | None) -> Pixels:
-    """Return uint8 [3, H, W] of a picture of the mode RGB, cut and scaled as in `decode`."""
-    stored = view_pixels(image)
+def _resize(stored: Pixels, resize: int | None) -> Pixels:
+    """Return uint8 [3, H, W] of pixels with four bytes each, uint8 [H, W, 4], cut and scaled as in `decode`."""
     if resize is None:
         return to_planes(stored)
     # With the batch in front the strides are those of channels_last, for which torch has its fastest kernel.
     square = torch.from_numpy(_cut_square(stored))[None].permute(0, 3, 1, 2)
     scaled = functional.interpolate(square, (resize, resize), mode="bilinear", antialias=True)
     return to_planes(scaled[0].permute(1, 2, 0).numpy())
+
+
+def _read(path: str, resize: int | None, orientation: str) -> Pixels:
+    """Decode one file to uint8 [H, W, 4], of a JPEG the part of its size that `resize` needs; raises DataError."""
+    try:
+        content = Path(path).read_bytes()
+        if (pixels := decode_jpeg(content, resize, orientation)) is not None:
+            return pixels
+        with Image.open(BytesIO(content), formats=_find_formats()) as file:
+            _refuse_several(file)
+            factor = _PNG_FACTORS.get(_find_raw_mode(file), 1)
+            if resize is not None:
+                file.draft(None, (2 * resize, 2 * resize))
+            file.load()
+            if orientation == "exif" and is_turned(file):
+                ImageOps.exif_transpose(file, in_place=True)
+            return view_pixels(_to_rgb(file, factor))
+    except _RefusedError as error:
+        raise DataError(f"{escape(path)}: {error}; convert it, or remove it") from None
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{escape(path)}: is not a readable image (of no known format); replace or remove it"
+        ) from error
+    except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
+        raise DataError(f"{escape(path)}: is not a readable image ({escape(error)}); replace or remove it") from error
 
 
 def _cut_square(pixels: Pixels) -> Pixels:
@@ -121,15 +135,6 @@ def _find_raw_mode(file: Any) -> str:
     """How the pixels are stored; known until they are loaded."""
     arguments = [tile[3] for tile in getattr(file, "tile", None) or []]
     return arguments[0] if arguments and isinstance(arguments[0], str) else ""
-
-
-def _turn(file: Image.Image) -> None:
-    try:
-        is_turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # a viewer shows a picture with damaged EXIF as it is stored
-        return
-    if is_turned:
-        ImageOps.exif_transpose(file, in_place=True)
 
 
 def _to_rgb(file: Image.Image, factor: int) -> Image.Image:

@@ -69,6 +69,12 @@ def _borrow(image: Image.Image) -> Pixels | None:
     return np.frombuffer(memory, np.uint8)
 
 
+def to_image(pixels: Pixels) -> Image.Image:
+    """Return a picture of the mode RGB with a copy of pixels of four bytes each, uint8 [H, W, 4]."""
+    height, width, _ = pixels.shape
+    return Image.frombytes("RGB", (width, height), pixels.tobytes(), "raw", "RGBX")
+
+
 def to_planes(pixels: Pixels) -> Pixels:
     """Return uint8 [3, H, W] of pixels with four bytes each, uint8 [H, W, 4]."""
     words = np.ascontiguousarray(pixels).view("<u4")[..., 0]  # numpy copies single bytes several times as slowly

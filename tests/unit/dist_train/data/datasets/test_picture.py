@@ -169,22 +169,22 @@ def test_a_jpeg_is_decoded_at_a_part_of_its_size(
     tmp_path: Path, mode: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At least twice the pixels that are needed are left, and so the result is that of the whole picture nearly."""
-    path, decoded = tmp_path / "x.jpg", list[tuple[int, int]]()
+    path, decoded = tmp_path / "x.jpg", list[tuple[int, ...]]()
     photograph(mode, size).save(path, quality=92)
-    scale = picture.to_pixels
+    cut = picture._cut_square
 
-    def note(image: Image.Image, side: int | None) -> Pixels:
-        decoded.append(image.size)
-        return scale(image, side)
+    def note(pixels: Pixels) -> Pixels:
+        decoded.append(pixels.shape[1::-1])
+        return cut(pixels)
 
-    monkeypatch.setattr(picture, "to_pixels", note)
+    monkeypatch.setattr(picture, "_cut_square", note)
     with Image.open(path) as file:
         whole = file.convert("RGB")
     for side in (12, 24, 47, 93, 94):
         part = next(part for part in (8, 4, 2, 1) if part == 1 or min(size) // (2 * side) >= part)
         found = decode(str(path), side)
         assert decoded.pop() == tuple(-(-pixels // part) for pixels in size)
-        difference = abs(found.astype(int) - scale(whole, side))
+        difference = abs(found.astype(int) - from_picture(whole, side))
         assert difference.max() <= (0 if part == 1 else 20)
         assert difference.mean() <= (0 if part == 1 else 2.5)
 

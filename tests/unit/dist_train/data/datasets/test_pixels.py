@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dist_train.data.datasets.pixels import to_planes, view_pixels
+from dist_train.data.datasets.pixels import to_image, to_planes, view_pixels
 
 SIZES = [(1, 1), (7, 5), (500, 375), (2, 3000), (1100, 4000)]  # the last one is more than a block of Pillow's memory
 
@@ -30,6 +30,13 @@ def test_pixels_outlive_their_picture(size: tuple[int, int], is_lent: bool, monk
     assert (pixels[..., :3] == expected).all()
     assert (to_planes(pixels) == expected.transpose(2, 0, 1)).all()
     del other
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_picture_of_pixels_is_one_with_three_colours(size: tuple[int, int]) -> None:
+    picture = to_image(view_pixels(draw(size)))
+    assert (picture.mode, picture.getbands(), picture.im.bands) == ("RGB", ("R", "G", "B"), 3)
+    assert (np.asarray(picture) == np.asarray(draw(size))).all()
 
 
 def test_pixels_of_a_common_picture_are_lent() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_train import seeds
+from dist_train.data.batch_memory import BatchMemory
 from dist_train.nest import Nest, map_tensors
 from dist_train.settings.schema import Augment, Noise, Normalize
 
@@ -98,6 +99,7 @@ class Preprocessing:
         self._noise = noise
         self._seed = seed
         self._memory_format = memory_format
+        self._memory = BatchMemory()
         self._scale, self._shift = _compute_constants(normalize, device)
 
     def prepare(self, inputs: Tensor) -> Tensor:
@@ -107,7 +109,16 @@ class Preprocessing:
             scale, shift = (_expand_along_row(constant, inputs.shape[3]) for constant in (scale, shift))
         # Two operations: a fused one rounds differently in the vector and the scalar part of its loop, and then a
         # image's bits would depend on the batch it is in.
-        return _to_floats(inputs, scale.dtype, self._memory_format).mul_(scale).add_(shift)
+        return self._to_floats(inputs).mul_(scale).add_(shift)
+
+    def _to_floats(self, images: Tensor) -> Tensor:
+        floats = self._memory.allocate(images.shape, self._scale.dtype, images.device, self._memory_format)
+        if self._memory_format == torch.contiguous_format:
+            return floats.copy_(images)
+        # One channel at a time: from one format to the other torch's copy goes pixel by pixel, and takes twice as long.
+        for number, channel in enumerate(images.unbind(1)):
+            floats.select(1, number).copy_(channel)
+        return floats
 
     def augment(self, inputs: Tensor, indices: Tensor, epoch: int) -> Tensor:
         """Augment and normalise; `indices`, int64 [B] on the device of the images, key the random choices."""
@@ -183,16 +194,6 @@ def _mirror(images: Tensor, flip: Tensor) -> Tensor:
     chosen = flip.neg().to(torch.uint8)[:, None, None, None]
     # a ^ ((a ^ b) & mask) is a choice between a and b at the speed of memory; `where` reads single bytes.
     return images.flip(3).bitwise_xor_(images).bitwise_and_(chosen).bitwise_xor_(images)
-
-
-def _to_floats(images: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
-    if memory_format == torch.contiguous_format:
-        return images.to(dtype)
-    floats = torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=memory_format)
-    # One channel at a time: from one format to the other torch's copy goes pixel by pixel, which takes twice as long.
-    for number, channel in enumerate(images.unbind(1)):
-        floats.select(1, number).copy_(channel)
-    return floats
 
 
 def _expand_along_row(constant: Tensor, width: int) -> Tensor:

@@ -24,7 +24,7 @@ from dist_train.settings.loading.aliases import parse_with_aliases
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
-from dist_train.system.inherited_state import prepare_streams
+from dist_train.system.inherited_state import forgive_output, prepare_error_stream
 from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
 
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     if options.print_groups:
         _print_groups(config)
         return 0
+    forgive_output()  # a run has its own log
     run = RunDir(config.run.dir)
     if ended := run.ended_before_restart():
         if is_first_rank():
@@ -155,7 +156,7 @@ def make_local_command(arguments: Sequence[str], ranks: int | None, restarts: in
 
 def start(arguments: Sequence[str] | None = None) -> NoReturn:
     """Train in a process of its own: install the signal handlers first, train, and exit."""
-    prepare_streams()
+    prepare_error_stream()
     os.environ["PYTHONSAFEPATH"] = "1"  # no file of the working directory replaces a module in other processes
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()

@@ -87,6 +87,10 @@ class OwnImportError(OwnCodeError):
     """Code of the user's own can't be imported; a restart would fail as well."""
 
 
+class OutputError(Exception):
+    """Standard output can't be written, and a command whose output is its work has failed."""
+
+
 class SaveError(Exception):
     """The last checkpoint of a run could not be written; training since the checkpoint before it is lost."""
 

@@ -14,6 +14,12 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
+
+# torch would end the process without a word in a working directory that has been removed.
+if __name__ == "__main__" and (code := run_guarded(lambda: None)):
+    leave(code)
+
 import torch
 from torch import nn
 
@@ -39,7 +45,6 @@ from dist_train.settings.loader import load_run_config
 from dist_train.settings.schema import Config, Data
 from dist_train.settings.tasks import find_ignored_label
 from dist_train.system.escape import escape
-from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 from dist_train.system.stop_signals import Stop, StopRequested
 from dist_train.tasks import Evaluation, Task, build_task
 

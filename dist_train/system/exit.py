@@ -11,9 +11,17 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from dist_train.errors import ConfigError, OwnCodeError, RefusedElsewhereError, SaveError, UserError, is_reported
+from dist_train.errors import (
+    ConfigError,
+    OutputError,
+    OwnCodeError,
+    RefusedElsewhereError,
+    SaveError,
+    UserError,
+    is_reported,
+)
 from dist_train.system.escape import escape, escape_lines
-from dist_train.system.inherited_state import check_working_directory, repair_inherited_state
+from dist_train.system.inherited_state import check_output, check_working_directory, repair_inherited_state
 from dist_train.system.stop_signals import StopRequested
 
 PATIENCE = 5.0  # seconds; a launcher ends the other ranks within one second
@@ -32,37 +40,31 @@ def run_guarded(main: Callable[[], int | None]) -> int:
     repair_inherited_state()
     try:
         check_working_directory()
-        code = _record_failure(main)() or 0
-        return code if _flush_output() else code or FAILED
+        code = _run(_record_failure(main))
+        check_output()
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         return CLOSED_PIPE
-    except _ParserExit as error:
-        return int(error.code or 0)
     except BaseException as error:  # a model or data set that calls sys.exit has not done the work
         _print_error(error)
+        with suppress(OutputError, OSError):  # once; the interpreter would write it again at the end
+            check_output()
         return int(getattr(error, "exit_code", FAILED))
 
 
-def _flush_output() -> bool:
-    """Write what is buffered; return whether that succeeds. Raises BrokenPipeError."""
-    if sys.stdout is None or sys.stdout.closed:  # by a module of the user's
-        return True
+def _run(main: Callable[[], int | None]) -> int:
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        print(f"standard output: can't be written: {error.strerror}", file=sys.stderr, flush=True)
-        return False
-    return True
+        return main() or 0
+    except _ParserExit as error:
+        return int(error.code or 0)
 
 
 def _print_error(error: BaseException) -> None:
     if isinstance(error, RefusedElsewhereError):
         time.sleep(PATIENCE)  # leaving first would make the launcher end the rank that prints the reason
-    elif isinstance(error, UserError | SaveError | OwnCodeError) and not is_reported(error):
+    elif isinstance(error, UserError | SaveError | OwnCodeError | OutputError) and not is_reported(error):
         print(escape_lines(str(error)), file=sys.stderr, flush=True)
     elif not isinstance(error, StopRequested) and not is_reported(error):
         traceback.print_exc()
@@ -77,7 +79,9 @@ def leave(code: int) -> NoReturn:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # a module of the user's may have closed or removed it
+        with suppress(
+            OSError, OutputError, ValueError, AttributeError
+        ):  # a module of the user's may have closed or removed it
             stream.flush()
     os._exit(code)
 
@@ -180,7 +184,7 @@ def _record_failure(main: Callable[[], int | None]) -> Callable[[], int | None]:
         # torchrun would print a traceback of what is recorded, which these errors must not have.
         try:
             return main()
-        except (UserError, SaveError, OwnCodeError, StopRequested, KeyboardInterrupt, SystemExit) as error:
+        except (UserError, SaveError, OwnCodeError, OutputError, StopRequested, KeyboardInterrupt, SystemExit) as error:
             return error
         except Exception as error:
             if is_reported(error):

@@ -10,18 +10,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from dist_train.errors import ConfigError
+from dist_train.errors import ConfigError, OutputError
 
 
 def repair_inherited_state() -> None:
     """Open the standard streams that are closed, show every character, and let children leave an exit code."""
     _open_closed_streams()
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:  # else somebody else has replaced it
+        sys.stdout = _watch(sys.stdout)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding such as ASCII has few characters
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors="backslashreplace")
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else the kernel drops the exit codes of children
+
+
+def check_output() -> None:
+    """Write what standard output has buffered.
+
+    Raises:
+        OutputError, BrokenPipeError: something could not be written, now or before.
+    """
+    if sys.stdout is None or sys.stdout.closed:  # by a module of the user's
+        return
+    sys.stdout.flush()
+    file = _find_file(sys.stdout)
+    if file and file.error:
+        raise file.error
 
 
 def check_working_directory() -> None:
@@ -40,10 +56,21 @@ def prepare_streams() -> None:
 
     After a crash in C code, such as SIGSEGV, standard error has the stacks of all threads.
     """
+    prepare_error_stream()
+    forgive_output()
+
+
+def prepare_error_stream() -> None:
+    """Do for standard error what `prepare_streams` does."""
     repair_inherited_state()
-    sys.stdout, sys.stderr = _forgive(sys.stdout), _forgive(sys.stderr)
+    sys.stderr = _forgive(sys.stderr)
     with suppress(OSError, ValueError):  # under a test it is no file
         faulthandler.enable(sys.stderr.fileno())
+
+
+def forgive_output() -> None:
+    """Let standard output be as /dev/null from now on if it can't be written."""
+    sys.stdout = _forgive(sys.stdout)
 
 
 def _open_closed_streams() -> None:
@@ -58,27 +85,68 @@ def _open_closed_streams() -> None:
 
 
 def _forgive(stream: TextIO) -> TextIO:
+    stream = _watch(stream)
+    if file := _find_file(stream):
+        file.forgives = True
+    return stream
+
+
+def _watch(stream: TextIO) -> TextIO:
+    """Return a stream to the same file that remembers an error."""
+    if _find_file(stream):
+        return stream
     try:
-        raw = _ForgivingFile(stream.fileno(), "w", closefd=False)
+        raw = _WatchedFile(stream.fileno(), "w", closefd=False)
     except (OSError, ValueError):  # no file, as under a test
         return stream
-    stream.flush()
-    is_interactive = stream is sys.stderr or raw.isatty()
+    with suppress(OSError):
+        stream.flush()
+    is_unbuffered = getattr(stream, "write_through", False)  # PYTHONUNBUFFERED
     return io.TextIOWrapper(
-        io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=is_interactive, write_through=False
+        raw if is_unbuffered else io.BufferedWriter(raw),
+        stream.encoding,
+        "backslashreplace",
+        line_buffering=stream is sys.stderr or raw.isatty(),
+        write_through=is_unbuffered,
     )
 
 
-class _ForgivingFile(io.FileIO):
-    """A file that drops what it can't write: the disk is full, or the reader of a pipe has ended."""
+def _find_file(stream: TextIO) -> "_WatchedFile | None":
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    return raw if isinstance(raw, _WatchedFile) else None
+
+
+class _WatchedFile(io.FileIO):
+    """A file that raises once that it can't be written: the disk is full, or the reader of a pipe has ended.
+
+    What it raises is no OSError, which a reader of another file would take for its own.
+
+    Attributes:
+        error: what it has raised.
+        forgives: nothing is raised.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.error: Exception | None = None
+        self.forgives = False
 
     def write(self, content: Any) -> int:
-        size = memoryview(content).nbytes
-        try:
-            written = super().write(content)
-            while written is None:  # whoever shares the pipe has made it non-blocking
-                select.select([], [self], [])
-                written = super().write(content)
-        except (OSError, ValueError):
-            return size
-        return written
+        rest = memoryview(content).cast("B")
+        size = len(rest)
+        while rest and not self.error:
+            try:
+                written = super().write(rest)
+                if written is None:  # whoever shares the pipe has made it non-blocking
+                    select.select([], [self], [])
+                rest = rest[written or 0 :]
+            except (OSError, ValueError) as error:
+                if self.forgives:
+                    break
+                self.error = error
+                if not isinstance(error, BrokenPipeError):
+                    reason = getattr(error, "strerror", None) or error
+                    self.error = OutputError(f"standard output: can't be written: {reason}")
+                raise self.error from None
+        return size

@@ -11,6 +11,7 @@ from dist_train.system.exit import describe_versions
 from launch import cli
 from launch.local.training_command import max_ranks
 from tests.conftest import ROOT, Python
+from tests.unit.launch.run_files import leave_run
 from tests.unit.test_layers import at_import, imports, is_without_torch
 
 CONFIG = """
@@ -71,6 +72,28 @@ def test_help_lists_the_commands_and_the_exit_codes(interpreter: Python) -> None
     assert done.returncode == 0
     assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
     assert "75   stopped by a signal" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *[f"launch {name} --help" for name in cli.COMMANDS],
+        *("launch --help", "launch --version", "launch recipes", "launch train digits --print-config"),
+        *(f"launch {name} run" for name in ("status", "logs", "postmortem")),
+        *("launch data digits", "launch model digits"),
+        *(f"dist_train {option}" for option in ("--help", "--version", "--settings", "digits --print-config")),
+    ],
+)
+def test_a_command_that_cannot_print_fails(command: str, python: Python, tmp_path: Path) -> None:
+    module, *arguments = command.split()
+    start = "main(sys.argv[1:])" if module == "launch" else "start(sys.argv[1:])"
+    full = "import os, sys\nos.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+    place = "launch.cli import main" if module == "launch" else "dist_train.__main__ import start"
+    leave_run(tmp_path / "run")
+    done = python("-c", f"{full}from {place}\nsys.exit({start})", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("standard output: can't be written: No space left on device\n"), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,43 @@ def test_every_locale_shows_every_character(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("1 without a reader", 141), ("1 on a full disk", 1), ("closed (1,)", 0)])
-def test_a_command_whose_output_is_its_work_fails_without_it(tmp_path: Path, name: str, code: int) -> None:
-    assert run(tmp_path / "file", before=STREAMS[name], env={}) == code
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_a_command_whose_output_is_its_work_fails_without_it(
+    tmp_path: Path, name: str, code: int, env: dict[str, str]
+) -> None:
+    assert run(tmp_path / "file", before=STREAMS[name], env=env) == code
+
+
+WORKS = {
+    "a line": "print('a line')",
+    "many lines": "print('a line\\n' * 9999)",
+    "help": "Parser(usage='a line').print_help(); Parser().exit()",
+    "long help": "Parser(usage='a line' * 9999).print_help(); Parser().exit()",
+    "a reader of files": "try: print('a line\\n' * 9999)\n    except OSError: sys.exit('the file is damaged')",
+    "a loop over samples": "for _ in range(9999):\n        try: print('a line')\n        except Exception: pass",
+    "a fault": "print('a line'); raise ConfigError('a fault')",
+}
+"""What a command does; most of it could hide that nothing was printed."""
+
+
+@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("end", ["leave", "sys.exit"])
+def test_output_that_is_lost_is_named_once(name: str, env: dict[str, str], end: str) -> None:
+    program = (
+        "import sys\nfrom dist_train.errors import ConfigError\n"
+        "from dist_train.system.exit import Parser, leave, run_guarded\n"
+        f"def main():\n    {WORKS[name]}\n{end}(run_guarded(main))"
+    )
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env={**plain, "PYTHONPATH": str(ROOT), **env},
+        )  # fmt: skip
+    lost = "standard output: can't be written: No space left on device\n"
+    is_later = name == "a fault" and not env  # what was printed is in a buffer, and the command has failed anyway
+    assert (done.returncode, done.stderr) == ((2, "a fault\n") if is_later else (1, lost))
 
 
 def test_an_ignored_sigchld_does_not_lose_exit_codes() -> None:
@@ -139,6 +174,7 @@ def test_a_pipe_that_does_not_block_loses_nothing(tmp_path: Path) -> None:
     "command",
     [
         ["-m", "dist_train", str(ROOT / "configs/digits.yaml")],
+        ["-m", "dist_train.evaluate", "runs/digits"],
         *[["-m", "launch", *words] for words in (["status"], ["train", str(ROOT / "configs/digits.yaml")])],
     ],
     ids=" ".join,

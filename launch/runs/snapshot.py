@@ -28,7 +28,7 @@ from launch.runs.unreadable import find_unreadable
 from launch.slurm import client
 from launch.slurm.client import Job
 from launch.sweeps import sweep_dir
-from launch.sweeps.sweep_dir import Trial, find_trial, is_sweep, read_trials
+from launch.sweeps.sweep_dir import Trial, find_trial, refuse_sweep
 
 MAX_SECONDS = 1e9  # of a time left that is shown: 31 years
 MIN_RATE = 1e-6  # samples per second that are believed
@@ -201,9 +201,7 @@ def read_run(path: Path) -> RunSnapshot:
     Raises:
         ConfigError: the directory is not that of a run.
     """
-    if is_sweep(path):
-        names = ", ".join(escape(trial.path.name) for trial in read_trials(path)[:3])
-        raise ConfigError(f"{escape(path)}: is a sweep; give the directory of one of its trials ({names}, ...)")
+    refuse_sweep(path)
     if not is_run(path) and find_trial(path) is None:
         guess = f" Did you mean {escape(RUNS / path)}?" if is_run(RUNS / path) else ""
         raise ConfigError(

@@ -76,6 +76,13 @@ def is_sweep(directory: Path) -> bool:
     return os.path.lexists(directory / LIST)
 
 
+def refuse_sweep(path: Path) -> None:
+    """Raise ConfigError if a path is the directory of a sweep, for a command that needs a run."""
+    if is_sweep(path):
+        names = ", ".join(escape(trial.path.name) for trial in read_trials(path)[:3])
+        raise ConfigError(f"{escape(path)}: is a sweep; give the directory of one of its trials ({names}, ...)")
+
+
 def find_worker(sweep: Path) -> int | None:
     """Return the process of this machine that holds the lock of a sweep; None if there is none."""
     try:

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from dist_train.run_arguments import TRUST_HELP
+from launch.sweeps.sweep_dir import refuse_sweep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,4 +43,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dist_train.results.export import export
 
+    refuse_sweep(options.run)
     return export(options)

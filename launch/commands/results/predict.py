@@ -22,6 +22,7 @@ from pathlib import Path
 
 from dist_train.run_arguments import add_checkpoint_arguments
 from launch.arguments import number_from
+from launch.sweeps.sweep_dir import refuse_sweep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,4 +51,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dist_train.results.predict.command import predict
 
+    refuse_sweep(Path(options.run))
     return predict(options)

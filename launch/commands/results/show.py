@@ -18,6 +18,7 @@ from dist_train.run_arguments import add_checkpoint_arguments
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
 from launch.arguments import number_from
+from launch.sweeps.sweep_dir import refuse_sweep
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dist_train.results.figure import check_destination
 
+    refuse_sweep(Path(options.what))
     is_run = _names_run(options.what)
     _check(options, is_run)
     check_destination(options.output)

@@ -21,6 +21,7 @@ from dist_train.system.escape import escape
 from dist_train.system.exit import FAILED
 from launch.arguments import number_from
 from launch.local.training_command import protect_imports
+from launch.sweeps.sweep_dir import refuse_sweep
 
 if TYPE_CHECKING:
     from dist_train.checkpoint.store import CheckpointInfo, Store
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from dist_train.errors import CheckpointError, ConfigError
     from dist_train.run_dir import RunDir
 
+    refuse_sweep(options.run)
     if options.keep_last and options.action != "prune":
         raise ConfigError(f"--keep-last is an option of prune, not of {options.action}")
     if options.action == "verify":

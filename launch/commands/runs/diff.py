@@ -12,6 +12,7 @@ from pathlib import Path
 from dist_train.system.escape import escape
 from dist_train.system.plural import format_count
 from launch.runs.run_settings import describe_gpu_bits, list_differences
+from launch.sweeps.sweep_dir import refuse_sweep
 
 MOST = 8  # settings that are named
 
@@ -25,6 +26,8 @@ def run(options: argparse.Namespace) -> int:
     from dist_train.monitoring.ledger import compare_files
     from dist_train.run_dir import RunDir
 
+    for path in (options.first, options.second):
+        refuse_sweep(path)
     names = f"{escape(options.first)} and {escape(options.second)}"
     found = compare_files(RunDir(options.first).ledger, RunDir(options.second).ledger)
     _print_settings(names, list_differences(options.first, options.second))

@@ -8,6 +8,8 @@ Exit code 0 if the run is done, running or resumable after a stop; 1 if it faile
 import argparse
 from pathlib import Path
 
+from launch.sweeps.sweep_dir import refuse_sweep
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="directory of a run, e.g. runs/digits")
@@ -16,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from dist_train.diagnostics.postmortem import postmortem
 
+    refuse_sweep(options.run)
     text, code = postmortem(options.run)
     print(text)
     return code

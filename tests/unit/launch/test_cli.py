@@ -11,7 +11,7 @@ from dist_train.system.exit import describe_versions
 from launch import cli
 from launch.local.training_command import max_ranks
 from tests.conftest import ROOT, Python
-from tests.unit.launch.run_files import leave_run
+from tests.unit.launch.run_files import leave_run, leave_sweep
 from tests.unit.test_layers import at_import, imports, is_without_torch
 
 CONFIG = """
@@ -125,6 +125,21 @@ def test_a_fault_ends_with_code_2_and_a_message(
 ) -> None:
     assert cli.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate", "predict", "show", "export --format onnx -o x.onnx", "logs", "postmortem", "ckpt ls", "diff"],
+)
+def test_a_command_for_a_run_names_the_trials_of_a_sweep(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = str(leave_sweep("digits.sweep", 0.1, 0.2))
+    name, *words = command.split()
+    given = [sweep, *words] if name == "export" else [*words, sweep, *([sweep] if name == "diff" else [])]
+    assert cli.main([name, *given]) == 2
+    assert capsys.readouterr().err.startswith(f"{sweep}: is a sweep; give the directory of one of its trials (0-lr")
 
 
 @pytest.mark.parametrize("ranks", ["1", "2", "auto"])

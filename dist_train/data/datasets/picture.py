@@ -10,9 +10,8 @@ A JPEG that is scaled is decoded at 1/2, 1/4 or 1/8 of its size where that leave
 as in Pillow's thumbnails. That is several times as fast, and one or two grey levels from the whole picture on average.
 """
 
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from dist_train.data.datasets.jpeg import decode_jpeg, is_turned
 from dist_train.data.datasets.pixels import Pixels, to_image, to_planes, view_pixels
 from dist_train.errors import DataError
 from dist_train.system.escape import escape
+from dist_train.system.read_file import explain, open_regular
 
 VERSION = 3
 """Version of the decoding; incremented when the same file would give other pixels."""
@@ -89,18 +89,9 @@ def _resize(stored: Pixels, resize: int | None) -> Pixels:
 def _read(path: str, resize: int | None, orientation: str) -> Pixels:
     """Decode one file to uint8 [H, W, 4], of a JPEG the part of its size that `resize` needs; raises DataError."""
     try:
-        content = Path(path).read_bytes()
-        if (pixels := decode_jpeg(content, resize, orientation)) is not None:
-            return pixels
-        with Image.open(BytesIO(content), formats=_find_formats()) as file:
-            _refuse_several(file)
-            factor = _PNG_FACTORS.get(_find_raw_mode(file), 1)
-            if resize is not None:
-                file.draft(None, (2 * resize, 2 * resize))
-            file.load()
-            if orientation == "exif" and is_turned(file):
-                ImageOps.exif_transpose(file, in_place=True)
-            return view_pixels(_to_rgb(file, factor))
+        with open_regular(Path(path)) as stored:
+            pixels = decode_jpeg(stored, resize, orientation)
+            return _read_by_pillow(stored, resize, orientation) if pixels is None else pixels
     except _RefusedError as error:
         raise DataError(f"{escape(path)}: {error}; convert it, or remove it") from None
     except UnidentifiedImageError as error:
@@ -108,7 +99,26 @@ def _read(path: str, resize: int | None, orientation: str) -> Pixels:
             f"{escape(path)}: is not a readable image (of no known format); replace or remove it"
         ) from error
     except Exception as error:  # a damaged file makes PIL's plugins raise nearly anything
-        raise DataError(f"{escape(path)}: is not a readable image ({escape(error)}); replace or remove it") from error
+        raise DataError(f"{escape(path)}: is not a readable image ({_explain(error)}); replace or remove it") from error
+
+
+def _read_by_pillow(stored: BinaryIO, resize: int | None, orientation: str) -> Pixels:
+    with Image.open(stored, formats=_find_formats()) as file:
+        _refuse_several(file)
+        factor = _PNG_FACTORS.get(_find_raw_mode(file), 1)
+        if resize is not None:
+            file.draft(None, (2 * resize, 2 * resize))
+        file.load()
+        if orientation == "exif" and is_turned(file):
+            ImageOps.exif_transpose(file, in_place=True)
+        return view_pixels(_to_rgb(file, factor))
+
+
+def _explain(error: Exception) -> str:
+    """Return what is wrong with a file; some errors have no text, and that of a KeyError is a key."""
+    if isinstance(error, OSError):
+        return explain(error)
+    return escape(repr(error) if isinstance(error, LookupError) or not str(error) else error)
 
 
 def _cut_square(pixels: Pixels) -> Pixels:

@@ -2,13 +2,17 @@
 
 import io
 import itertools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dist_train.data.datasets.jpeg import decode_jpeg
+from dist_train.data.datasets import jpeg
+from dist_train.data.datasets.picture import decode
+from dist_train.data.datasets.pixels import Pixels
 
 XMP = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
 """As a program writes it that has no EXIF; 6 is a quarter turn."""
@@ -23,6 +27,13 @@ def write(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
+
+
+def decode_jpeg(content: bytes, resize: int | None, orientation: str) -> Pixels | None:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        return jpeg.decode_jpeg(file, resize, orientation)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -40,12 +51,73 @@ def test_the_pixels_are_those_of_pillow(subsampling: str, options: dict[str, Any
     for size, resize in itertools.product([(500, 375), (33, 61), (1, 1), (1000, 8), (16, 16)], [None, 1, 4, 60]):
         content = write(make_noise(size), **{"subsampling": subsampling, **options})
         found = decode_jpeg(content, resize, "exif")
-        with Image.open(io.BytesIO(content)) as file:
-            if resize is not None:
-                file.draft(None, (2 * resize, 2 * resize))
-            expected = np.asarray(file)
         assert found is not None, (size, resize)
-        assert np.array_equal(found[..., :3], expected), (size, resize)
+        assert np.array_equal(found[..., :3], decode_by_pillow(content, resize)), (size, resize)
+
+
+def decode_by_pillow(content: bytes, resize: int | None) -> Pixels:
+    with Image.open(io.BytesIO(content)) as file:
+        if resize is not None:
+            file.draft(None, (2 * resize, 2 * resize))
+        return np.asarray(file)
+
+
+def make_segment(number: int, content: bytes) -> bytes:
+    return bytes([0xFF, number]) + (len(content) + 2).to_bytes(2) + content
+
+
+def write_sampled(sampling: tuple[tuple[int, int], ...], size: tuple[int, int]) -> bytes:
+    """Return a JPEG of noise whose colours have these numbers of blocks, (across, down), in each unit of the picture.
+
+    Each symbol of its Huffman codes has four bits: a difference of so many bits, and an end after the first number.
+    """
+    width, height = size
+    across, down = (max(each) for each in zip(*sampling, strict=True))
+    units = -(-width // (8 * across)) * -(-height // (8 * down))
+    blocks = units * sum(columns * rows for columns, rows in sampling)
+    random = np.random.default_rng(blocks)
+    bits = "".join(
+        f"{length:04b}" + "".join(map(str, random.integers(0, 2, length))) + "0000"
+        for length in random.integers(0, 5, blocks).tolist()
+    )
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    frame = b"\x08" + height.to_bytes(2) + width.to_bytes(2) + bytes([len(sampling)])
+    frame += b"".join(bytes([number, columns << 4 | rows, 0]) for number, (columns, rows) in enumerate(sampling, 1))
+    codes = bytes([0, 0, 0, 8, *[0] * 12])
+    parts = b"".join(bytes([number, 0]) for number in range(1, len(sampling) + 1))
+    return b"".join(
+        [
+            b"\xff\xd8",
+            make_segment(0xDB, bytes([0, *[9] * 64])),
+            make_segment(0xC0, frame),
+            make_segment(0xC4, b"\x00" + codes + bytes(range(8))),
+            make_segment(0xC4, b"\x10" + codes + bytes(range(8))),
+            make_segment(0xDA, bytes([len(sampling)]) + parts + b"\0\x3f\0"),
+            scan,
+            b"\xff\xd9",
+        ]
+    )
+
+
+BLOCKS = tuple((columns, rows) for columns, rows in itertools.product((1, 2, 3, 4), repeat=2) if columns * rows <= 8)
+
+
+@pytest.mark.parametrize("luma", BLOCKS)
+def test_every_sampling_has_the_pixels_of_pillow(luma: tuple[int, int], tmp_path: Path) -> None:
+    """Cameras write a few, and the library has no name for most."""
+    path, decoded = tmp_path / "x.jpg", 0
+    for chroma in BLOCKS:
+        if luma[0] * luma[1] + 2 * chroma[0] * chroma[1] > 10:  # what the standard allows
+            continue
+        path.write_bytes(content := write_sampled((luma, chroma, chroma), (45, 37)))
+        try:
+            expected = decode_by_pillow(content, None)
+        except OSError:
+            continue
+        assert np.array_equal(decode(str(path), None), expected.transpose(2, 0, 1)), chroma
+        decoded += 1
+    assert decoded
 
 
 @pytest.mark.parametrize(
@@ -84,7 +156,32 @@ def test_a_turned_picture_is_left_to_pillow(kind: str, turned: bool, before: byt
         content = write(make_noise((40, 30)), exif=exif(6 if turned else 1))
     else:
         xmp = XMP if turned else XMP.replace(b"6", b"1")
-        content = content[:2] + b"\xff\xe1" + (len(xmp) + 2).to_bytes(2) + xmp + content[2:]
-    content = content[:2] + b"\xff\xed" + (len(before) + 2).to_bytes(2) + before + content[2:]
+        content = content[:2] + make_segment(0xE1, xmp) + content[2:]
+    content = content[:2] + make_segment(0xED, before) + content[2:]
     assert (decode_jpeg(content, None, "exif") is None) == turned
     assert decode_jpeg(content, None, "stored") is not None
+
+
+USUAL = {0xC0, 0xC1, 0xC2, 0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE}
+
+
+@pytest.mark.parametrize("orientation", ["exif", "stored"])
+def test_what_hides_a_segment_is_left_to_pillow(orientation: str) -> None:
+    """Libraries differ on which markers have a length, and so on where a segment starts, such as that of EXIF."""
+    content = write(make_noise((40, 30)))
+    for number in set(range(0x100)) - USUAL - {0xDA}:
+        for before in (bytes([0xFF, number]), make_segment(number, b"12"), bytes([number])):
+            assert decode_jpeg(content[:2] + before + content[2:], None, orientation) is None, (number, before)
+
+
+def test_a_very_large_file_is_not_read_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    content = write(make_noise((40, 30)))
+    monkeypatch.setattr(jpeg, "LARGEST", len(content))
+    assert decode_jpeg(content, None, "exif") is not None
+    assert decode_jpeg(content + b"0", None, "exif") is None
+    monkeypatch.undo()
+    with path.open("wb") as file:
+        file.write(content)
+        file.truncate(2**40)  # without blocks of the disk
+    assert np.array_equal(decode(str(path), None), decode_by_pillow(content, None).transpose(2, 0, 1))

@@ -1,8 +1,10 @@
 """Every picture is read as a viewer shows it, or refused by name."""
 
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -223,3 +225,44 @@ def test_sixteen_bits_are_scaled_after_they_are_eight(tmp_path: Path) -> None:
     values = (np.asarray(photograph("L", (90, 60))).astype("<u2") * 257).tobytes()
     Image.frombytes("I;16", (90, 60), values).save(tmp_path / "x.png")
     assert np.array_equal(decode(str(tmp_path / "x.png"), 20), from_picture(photograph("L", (90, 60)), 20))
+
+
+def make_large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)  # without blocks of the disk
+
+
+def make_namesake(path: Path) -> None:
+    path.with_name("y.jpg").touch()
+
+
+NO_PICTURES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a pipe": (os.mkfifo, "not a regular file"),
+    "endless": (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+    "a folder": (Path.mkdir, "Is a directory"),
+    "missing": (make_namesake, r"No such file or directory \(did you mean .*y\.jpg\?\)"),
+    "empty": (Path.touch, "of no known format"),
+    "of 1 TiB": (make_large, "of no known format"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURES)
+def test_what_is_no_picture_is_named_at_once(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.jpg"
+    make, reason = NO_PICTURES[name]
+    make(path)
+    with pytest.raises(DataError, match=rf"x\.jpg: is not a readable image \({reason}\); replace or remove it"):
+        decode(str(path), None)
+
+
+@pytest.mark.parametrize("error", [KeyError(6), MemoryError(), IndexError("index 3")])
+def test_an_error_without_a_sentence_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise error
+
+    (tmp_path / "x.jpg").touch()
+    monkeypatch.setattr(picture, "decode_jpeg", fail)
+    with pytest.raises(DataError, match=type(error).__name__):
+        decode(str(tmp_path / "x.jpg"), None)

@@ -79,9 +79,8 @@ def leave(code: int) -> NoReturn:
     """
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(
-            OSError, OutputError, ValueError, AttributeError
-        ):  # a module of the user's may have closed or removed it
+        # A module of the user's may have closed or removed it.
+        with suppress(OSError, OutputError, ValueError, AttributeError):
             stream.flush()
     os._exit(code)
 

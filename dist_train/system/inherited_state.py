@@ -17,7 +17,7 @@ def repair_inherited_state() -> None:
     """Open the standard streams that are closed, show every character, and let children leave an exit code."""
     _open_closed_streams()
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:  # else somebody else has replaced it
-        sys.stdout = _watch(sys.stdout)
+        _replace("stdout", _watch(sys.stdout))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding such as ASCII has few characters
             with suppress(OSError, ValueError):
@@ -27,15 +27,24 @@ def repair_inherited_state() -> None:
 
 
 def check_output() -> None:
-    """Write what standard output has buffered.
+    """Write what standard output has buffered, also where the user's code has put another stream into its place.
 
     Raises:
         OutputError, BrokenPipeError: something could not be written, now or before.
     """
-    if sys.stdout is None or sys.stdout.closed:  # by a module of the user's
-        return
-    sys.stdout.flush()
-    file = _find_file(sys.stdout)
+    for stream in (sys.stdout, sys.__stdout__):
+        with suppress(AttributeError, ValueError):  # it has been closed, detached or removed, or can't be flushed
+            _flush(stream)
+
+
+def _flush(stream: Any) -> None:
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _make_output_error(error) from None
+    file = _find_file(stream)
     if file and file.error:
         raise file.error
 
@@ -63,14 +72,15 @@ def prepare_streams() -> None:
 def prepare_error_stream() -> None:
     """Do for standard error what `prepare_streams` does."""
     repair_inherited_state()
-    sys.stderr = _forgive(sys.stderr)
+    _replace("stderr", _forgive(sys.stderr))
     with suppress(OSError, ValueError):  # under a test it is no file
         faulthandler.enable(sys.stderr.fileno())
 
 
 def forgive_output() -> None:
-    """Let standard output be as /dev/null from now on if it can't be written."""
-    sys.stdout = _forgive(sys.stdout)
+    """Let standard output be as /dev/null from now on if it can't be written; a notebook's is left as it is."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        _replace("stdout", _forgive(sys.stdout))
 
 
 def _open_closed_streams() -> None:
@@ -81,7 +91,16 @@ def _open_closed_streams() -> None:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+            _replace(name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _replace(name: str, stream: TextIO) -> None:
+    """Put a stream into the place of one of Python's.
+
+    Without the second reference it would be closed when the user's code wraps its buffer, for another encoding.
+    """
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
 
 
 def _forgive(stream: TextIO) -> TextIO:
@@ -102,13 +121,16 @@ def _watch(stream: TextIO) -> TextIO:
     with suppress(OSError):
         stream.flush()
     is_unbuffered = getattr(stream, "write_through", False)  # PYTHONUNBUFFERED
-    return io.TextIOWrapper(
+    raw.name = getattr(stream, "name", raw.name)
+    watched = io.TextIOWrapper(
         raw if is_unbuffered else io.BufferedWriter(raw),
         stream.encoding,
         "backslashreplace",
         line_buffering=stream is sys.stderr or raw.isatty(),
         write_through=is_unbuffered,
     )
+    watched.mode = "w"  # type: ignore[misc]  # as Python gives its streams
+    return watched
 
 
 def _find_file(stream: TextIO) -> "_WatchedFile | None":
@@ -146,7 +168,10 @@ class _WatchedFile(io.FileIO):
                     break
                 self.error = error
                 if not isinstance(error, BrokenPipeError):
-                    reason = getattr(error, "strerror", None) or error
-                    self.error = OutputError(f"standard output: can't be written: {reason}")
+                    self.error = _make_output_error(error)
                 raise self.error from None
         return size
+
+
+def _make_output_error(error: OSError | ValueError) -> OutputError:
+    return OutputError(f"standard output: can't be written: {getattr(error, 'strerror', None) or error}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_train.system.inherited_state import forgive_output
 from tests.conftest import ROOT
 
 SAYS = """
@@ -109,7 +110,56 @@ def test_a_command_whose_output_is_its_work_fails_without_it(
     assert run(tmp_path / "file", before=STREAMS[name], env=env) == code
 
 
+REPLACED = {
+    "encoded": "import codecs; sys.stdout = codecs.getwriter('utf-8')(sys.stdout.buffer)",
+    "wrapped": "import io; sys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')",
+    "detached": "import io; sys.stdout = io.TextIOWrapper(sys.stdout.detach(), 'utf-8')",
+    "reopened": "import os; sys.stdout = os.fdopen(1, 'w', closefd=False)",
+    "put back": "sys.stdout = open('/dev/null'); sys.stdout = sys.__stdout__",
+    "a copy": "import types, sys; sys.stdout = types.SimpleNamespace(write=sys.stdout.write, flush=sys.stdout.flush)",
+    "without flush": "import types; sys.stdout = types.SimpleNamespace(write=sys.stdout.write)",
+    "plain": "pass",
+}
+"""What code of the user's does to standard output."""
+
+
+@pytest.mark.parametrize("name", REPLACED)
+@pytest.mark.parametrize("closed", [(), (1,)], ids=["open", "closed"])
+@pytest.mark.parametrize("kind", ["command", "training"])
+def test_a_stream_that_takes_its_place_prints_all(name: str, closed: tuple[int, ...], kind: str) -> None:
+    program = (
+        "import sys\nfrom dist_train.system.exit import leave, run_guarded\n"
+        "from dist_train.system.inherited_state import prepare_streams\n"
+        f"def main():\n    print('before')\n    {REPLACED[name]}\n    print('after')\n"
+        "if 'training' in sys.argv: prepare_streams()\nleave(run_guarded(main))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, kind], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, preexec_fn=close(*closed),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.split()) == ([] if closed else ["after", "before"])
+
+
+def test_streams_are_as_those_of_python() -> None:
+    names = "('name', 'mode', 'encoding', 'newlines', 'closed')"
+    program = (
+        "import sys\nfrom dist_train.system.inherited_state import prepare_streams\n"
+        f"def show(): return [[getattr(each, name) for name in {names}] for each in (sys.stdout, sys.stderr)]\n"
+        "before = show(); prepare_streams(); assert show() == before, show()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_the_stream_of_a_notebook_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "cell").open("w") as cell:
+        monkeypatch.setattr(sys, "stdout", cell)
+        forgive_output()
+        assert sys.stdout is cell
+
+
 WORKS = {
+    "what was there first": "print('a line', file=sys.__stdout__)",
     "a line": "print('a line')",
     "many lines": "print('a line\\n' * 9999)",
     "help": "Parser(usage='a line').print_help(); Parser().exit()",
@@ -121,14 +171,12 @@ WORKS = {
 """What a command does; most of it could hide that nothing was printed."""
 
 
-@pytest.mark.parametrize("name", WORKS)
-@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("end", ["leave", "sys.exit"])
-def test_output_that_is_lost_is_named_once(name: str, env: dict[str, str], end: str) -> None:
+def run_without_space(work: str, env: dict[str, str], end: str) -> tuple[int, str]:
+    """Run a command that does this while the disk is full; return its exit code and its errors."""
     program = (
         "import sys\nfrom dist_train.errors import ConfigError\n"
         "from dist_train.system.exit import Parser, leave, run_guarded\n"
-        f"def main():\n    {WORKS[name]}\n{end}(run_guarded(main))"
+        f"def main():\n    {work}\n{end}(run_guarded(main))"
     )
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with open("/dev/full", "w") as full:  # noqa: PTH123
@@ -136,9 +184,24 @@ def test_output_that_is_lost_is_named_once(name: str, env: dict[str, str], end: 
             [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
             env={**plain, "PYTHONPATH": str(ROOT), **env},
         )  # fmt: skip
-    lost = "standard output: can't be written: No space left on device\n"
+    return done.returncode, done.stderr
+
+
+LOST = "standard output: can't be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("name", WORKS)
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("end", ["leave", "sys.exit"])
+def test_output_that_is_lost_is_named_once(name: str, env: dict[str, str], end: str) -> None:
     is_later = name == "a fault" and not env  # what was printed is in a buffer, and the command has failed anyway
-    assert (done.returncode, done.stderr) == ((2, "a fault\n") if is_later else (1, lost))
+    assert run_without_space(WORKS[name], env, end) == ((2, "a fault\n") if is_later else (1, LOST))
+
+
+@pytest.mark.parametrize("name", REPLACED)
+@pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+def test_output_that_a_stream_in_its_place_loses_is_named_once(name: str, env: dict[str, str]) -> None:
+    assert run_without_space(f"{REPLACED[name]}; print('a line')", env, "leave") == (1, LOST)
 
 
 def test_an_ignored_sigchld_does_not_lose_exit_codes() -> None:

@@ -7,14 +7,15 @@
     │   ├── DamagedError     damaged files; an earlier checkpoint may be undamaged
     │   └── UnreadableError  files that can't be read now, as on a disk with errors
     ├── WorldError       launcher variables or devices that do not fit
-    ├── LedgerError      a missing ledger
+    ├── LedgerError      a ledger that is missing, empty or can't be read
     ├── SlurmError       Slurm is missing, or refuses
     └── RefusedElsewhereError   another rank has refused the run, and prints why
 
-    OwnCodeError         exit code 1: code of the user's own has failed; its text holds that code's traceback
-    └── OwnImportError   it can't be imported, so that a restart would fail as well
+    OwnCodeError         exit code 1: the user's code has failed; the text holds its traceback
+    └── OwnImportError   the user's code can't be imported, so that a restart would fail as well
     NonFiniteError       exit code 4: the loss or a gradient is infinite or not a number
     SaveError            exit code 1, a message and no traceback: the last checkpoint could not be written
+    OutputError          exit code 1, a message and no traceback: standard output could not be written
 
 All other exceptions are internal errors: exit code 1, with a traceback. A message names the file, setting or variable,
 its value, what is allowed, and what to do.
@@ -52,7 +53,7 @@ class WorldError(UserError):
 
 
 class LedgerError(UserError):
-    """A run without a ledger, which cannot be compared."""
+    """A ledger that is missing, empty or can't be read, so that its run can't be compared."""
 
 
 class SlurmError(UserError):
@@ -80,15 +81,15 @@ class NonFiniteError(Exception):
 
 
 class OwnCodeError(Exception):
-    """Code of the user's own raised an exception; the text says where it was called, with its traceback."""
+    """The user's code raised an exception; the text holds where it was called, and its traceback."""
 
 
 class OwnImportError(OwnCodeError):
-    """Code of the user's own can't be imported; a restart would fail as well."""
+    """The user's code can't be imported; a restart would fail as well."""
 
 
 class OutputError(Exception):
-    """Standard output can't be written, and a command whose output is its work has failed."""
+    """Standard output can't be written; raised by commands whose result is what they print."""
 
 
 class SaveError(Exception):

@@ -1,12 +1,12 @@
-"""Samples: from files, or a data set of the user's own, to batches on the device.
+"""Samples: from files, or from the user's data set, to batches on the device.
 
     open_dataset     find, download and decode a data set once per machine (`cache`), or call the user's class
     open_split       one split of it, for an evaluation
     TrainBatches     the batches of this rank, all epochs in one stream, from any step on
     eval_batches     the evaluation batches of this rank, the same batches at every world size
 
-A module in `datasets/` for each kind of data set (`mnist`, `cifar`, `digits`, `image_folder`, `synthetic`) finds its
-files and reads them; `registry` holds the table. `own/` reads the data sets of users. A batch is a function of the
+A module in `datasets/` for each kind of data set (such as `mnist`, `image_folder`, `table`) finds its files and reads
+them; `registry` holds the table of data sets. `own/` reads the data sets of users. A batch is a function of the
 settings, the seed and the step.
 """
 

@@ -1,15 +1,18 @@
-"""What was learned is shown and taken out: predictions, pictures, curves, exports, descriptions of data and models.
+"""Commands on data and on trained networks: predictions, pictures, curves, exports, descriptions.
 
-predictions     iterates over a split of a run: inputs, targets and the network's output
-predict/        predicts a split, picture files and tables
-show            draws samples, and what a network says of them
-charts          draws the curves of runs
-curves          reads them
-points          samples of numbers, and what is predicted of them
-grid            pictures side by side
-figure          the style of all pictures
-output_file     the file that is written, whole or not at all
-export          writes weights and networks for other programs
+predictions       iterates over a split of a run: inputs, targets and the network's output
+predict/          predicts a split, picture files and tables
+show              draws samples with the network's predictions
+charts            draws the curves of runs
+curves            reads the curves of runs
+points            samples of numbers as points, with the network's predictions
+grid              pictures side by side
+figure            the style of all pictures
+export            writes weights and networks for other programs
+output_file       the file that a command writes, whole or not at all
+describe_data     counts, shapes, balance, statistics and duplicates of data
+describe_model    layers, shapes, weights and multiply-adds of a network
+describe_tensors  shapes, types, mean and standard deviation of many tensors
 """
 
 from importlib import import_module

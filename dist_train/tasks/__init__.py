@@ -8,6 +8,7 @@ classification  metrics of classification and multilabel
 regression      metrics of regression
 own_metric      a function or a torchmetrics object of the user's own
 own_task        a loss and metrics of the user's own
+answers         predictions of single samples, as classes with probabilities or as numbers
 output          which part of a network's output they get, and what is said of one that does not fit
 
 To add a loss: a line in `losses.BUILT_IN` and its arguments in `settings/tasks.py`. To add a metric: a class, a line in

@@ -1,4 +1,4 @@
-"""Make a batch of items: the user's own `collate`, or each place of the items stacked."""
+"""Stack items of a data set to a batch, and describe, hash and measure batches."""
 
 import dataclasses
 import hashlib

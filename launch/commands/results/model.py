@@ -1,7 +1,7 @@
 """Describe the network of a settings file: layers, output shapes, weights, multiply-adds, groups of the optimizer.
 
     dist-train model configs/mnist_lenet.yaml
-    dist-train model configs/digits.yaml model.width=8 --json
+    dist-train model configs/digits.yaml model.name=torchvision/resnet18 --json
 
 The data are opened, because they decide the shapes; nothing is trained, and no run is begun. Multiply-adds are those of
 matrix products, convolutions and attention for one sample, forward.

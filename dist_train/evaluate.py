@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dist_train.system.exit import Parser, leave, only_first_rank_reports, run_guarded
 
-# torch would end the process without a word in a working directory that has been removed.
+# torch would end the process without a message in a working directory that has been removed.
 if __name__ == "__main__" and (code := run_guarded(lambda: None)):
     leave(code)
 
@@ -80,7 +80,7 @@ def evaluate(
     sums = task.open_evaluation(num_batches, world.device)
     stop_requests = torch.zeros((), dtype=torch.int64, device=world.device)
     use_onednn(True)  # evaluation batches are large even if those of the training are small
-    with world.agreement(), evaluation_mode(network):  # code of the user's own may raise on one rank
+    with world.agreement(), evaluation_mode(network):  # the user's code may raise on one rank
         try:
             for batch in eval_batches(samples, dataset, config, world, auto_settings.memory_format, stop, size):
                 mark()
@@ -194,7 +194,7 @@ class OpenEvaluation:
     config: Config
     """Settings of the run, whose references lead to the copies of its code."""
     network: nn.Module
-    """On the rank's device; of a run with `train.ema_decay` the average."""
+    """The network on the rank's device: the moving average in a run with `train.ema_decay`."""
     task: Task
     dataset: DataFormat
     samples: Samples

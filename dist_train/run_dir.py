@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Status(TypedDict, total=False):
-    """The content of `status.json`, for those who read it; earlier versions wrote fewer keys."""
+    """The content of `status.json`, for its readers; earlier versions wrote fewer keys."""
 
     state: Literal[State, "dead"]
     updated: str
@@ -61,7 +61,7 @@ class RunDir:
         self.environment = self.path / "env.json"
         self.curves = self.path / "tb"
         self.code = self.path / "code"
-        """Copies of the user's own code."""
+        """Copies of the user's code."""
         self.logs = self.path / "logs"
         self.checkpoints = self.path / "checkpoints"
         self.diagnostics = self.path / "diagnostics"

@@ -51,7 +51,7 @@ def random_bits(seed: int, purposes: Sequence[str], epoch: int, indices: Tensor)
 
 
 def seed_generators(seed: int) -> None:
-    """Seed `random`, `numpy.random` and torch, from which code of the user's own may draw; `seed` in [0, 2**63)."""
+    """Seed `random`, `numpy.random` and torch, from which the user's code may draw; `seed` in [0, 2**63)."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.manual_seed(seed)

@@ -31,7 +31,7 @@ def train(config: Config, world: World, stop: Stop | None = None, command: str =
         NonFiniteError: the loss or a gradient is infinite or NaN.
         SaveError: the last checkpoint could not be written.
         StopRequested: a rank of several was asked to stop and got no data in time.
-        OwnCodeError: code of the user's own fails.
+        OwnCodeError: the user's code fails.
     """
     with open_training(config, world, stop or Stop(), command) as run:
         state, schedule = run.state, run.schedule

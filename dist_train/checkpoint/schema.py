@@ -45,7 +45,7 @@ def _check_number(value: Any) -> Any:
 
 def _check_state(value: Any) -> Any:
     """Return a value of an optimizer's state; whether it fits the parameters is checked when it is loaded."""
-    if isinstance(value, dict | list | tuple):  # an optimizer of the user's own may keep anything
+    if isinstance(value, dict | list | tuple):  # the user's optimizer may keep anything
         for each in value.values() if isinstance(value, dict) else value:
             _check_state(each)
     elif isinstance(value, Tensor) and not is_dense(value):

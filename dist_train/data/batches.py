@@ -36,7 +36,7 @@ The first calls after a step are cold and take several times as long as later on
 a CPU's last-level cache holds beside a step's tensors, or keeps a GPU busy for longer than the calls take. A larger
 batch is prepared alone."""
 READ_TOGETHER = 512
-"""Samples of a data set of the user's own that are read together: a call of the loader costs as much as some hundred
+"""Samples of the user's data set that are read together: a call of the loader costs as much as some hundred
 small ones, and to stack more at once takes longer for each."""
 STOP_GRACE = 30.0
 """Seconds that one of several ranks waits for data after a stop was requested; late data lets all finish the step."""
@@ -93,9 +93,9 @@ class EvalBatch:
     """Consecutive samples to evaluate."""
 
     inputs: Nest
-    """As of `Pass`, without augmentation."""
+    """What the network is called with, as in `Pass`, without augmentation."""
     targets: Nest
-    """As of `Pass`."""
+    """What the loss compares the output with, as in `Pass`."""
     num_samples: int
     """B."""
     number: int
@@ -137,7 +137,7 @@ class TrainBatches:
         self._micro_batch = micro_batch
         self._is_own = dataset.normalize is None
         augment = getattr(config, "augment", None)
-        changes = augment if isinstance(augment, Noise) else Noise()  # those of the user's own are in the samples
+        changes = augment if isinstance(augment, Noise) else Noise()  # the user's changes are in the samples
         self._preparation = open_preparation(dataset.normalize, changes, seed, world.device, memory_format)
         self._sampler = GlobalBatchSampler(
             self._samples,

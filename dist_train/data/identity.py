@@ -22,10 +22,10 @@ class SplitIdentity:
     """The files of one split, or its samples, before any setting chooses some."""
 
     counts: tuple[int, ...]
-    """Samples of each class; () of a data set of the user's own."""
+    """Samples of each class; () for the user's data set."""
     files: str
-    """SHA-256 of the names and contents of the files, wherever they are. Of a data set of the user's own: of some
-    samples, or what the data set says is its fingerprint; "" if neither is always the same."""
+    """SHA-256 of the names and contents of the files, wherever they are. For the user's data set: its fingerprint, or
+    the SHA-256 of some samples; "" if neither is always the same."""
     length: int
     """Number of samples."""
 
@@ -72,12 +72,12 @@ class DataIdentity:
     normalize: Normalize | None
     splits: dict[str, SplitIdentity]
     structure: str = ""
-    """Types and shapes of a sample of a data set of the user's own, such as `(float32 [3, 8], int64 [])`."""
+    """Types and shapes of a sample of the user's data set, such as `(float32 [3, 8], int64 [])`."""
     table: TableFormat | None = None
-    """Of rows of numbers; None if the data are others."""
+    """The format of rows of numbers; None for other data."""
 
     def make_inputs(self) -> Tensor | None:
-        """Return inputs of one sample, all zero; None for data of the user's own, which may be of any kind."""
+        """Return inputs of one sample, all zero; None for the user's data, which may be of any kind."""
         size = self.shape if self.normalize and self.shape else (len(self.table.columns),) if self.table else None
         return None if size is None else torch.zeros(1, *size)
 

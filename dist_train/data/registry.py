@@ -68,7 +68,7 @@ def open_dataset(
     Args:
         seed: seed of the validation split and of synthetic images.
         stored: of the run that is resumed; `data.normalize: auto` is its mean and std, and tables are scaled as there.
-        ignored_label: that data of the user's own may have beside those of the classes.
+        ignored_label: a label that is no class and may be in the user's data.
 
     Raises:
         ConfigError: settings that the data set does not have.

@@ -119,7 +119,7 @@ def classify(error: BaseException, phase: str) -> Kind:
 def format_error(error: BaseException) -> str:
     """Return the error in one line, such as `ValueError: bad value`.
 
-    An error of the user's own code, or in a worker of the loader, has its first and its last line.
+    An error of the user's code, or in a worker of the loader, is shown by its first and its last line.
     """
     text = str(error)
     if "Original Traceback" in text or isinstance(error, OwnCodeError):

@@ -65,7 +65,7 @@ class RunEvidence:
     def first_own_failure(self) -> Failure | None:
         """The earliest record of a rank that did not just lose a peer.
 
-        A refusal comes last: all ranks refuse together where code of the user's own fails on one.
+        A refusal comes last: all ranks refuse together where the user's code fails on one.
         """
         own = [failure for failure in self.failures.values() if failure.is_own]
         return min(own, key=lambda failure: (failure.kind == "refused", failure.time), default=None)

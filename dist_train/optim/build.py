@@ -67,12 +67,12 @@ def _build_torch(config: OptimizerSettings, groups: list[dict[str, Any]]) -> Opt
 
 
 def is_own(optimizer: Optimizer) -> bool:
-    """Whether this is an optimizer of the user's own, whose state is not known."""
+    """Whether this is the user's optimizer, whose state is not known."""
     return type(optimizer) not in (*CLASSES.values(), Several)
 
 
 def make_step(optimizer: Optimizer, name: str) -> Callable[[], object]:
-    """Return the step of the optimizer that the settings call `name`; one of the user's own shows errors as theirs."""
+    """Return the step of the optimizer that the settings call `name`; that of the user raises OwnCodeError."""
     if not is_own(optimizer):
         return unwrapped_step(optimizer)
 
@@ -84,7 +84,7 @@ def make_step(optimizer: Optimizer, name: str) -> Callable[[], object]:
 
 
 def check_storable(optimizer: Optimizer, name: str) -> None:
-    """Raise ConfigError if the state of an optimizer of the user's own can't be kept in a checkpoint."""
+    """Raise ConfigError if the state of the user's optimizer can't be kept in a checkpoint."""
     if is_own(optimizer) and (kind := describe_unstorable(optimizer.state_dict()["state"])):
         raise ConfigError(
             f"optim.name {name}: its state has a {kind}, which a checkpoint can't hold; use tensors, numbers, text, "

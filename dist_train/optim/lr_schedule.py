@@ -13,7 +13,7 @@ class LrSchedule:
     """The schedules of a run, for all groups of its optimizer."""
 
     def __init__(self, config: Optim, steps_per_epoch: int, total_steps: int) -> None:
-        """Raises ConfigError and OwnCodeError: a schedule of the user's own is no function, or gives no factor."""
+        """Raises ConfigError and OwnCodeError: a schedule of the user is no function, or returns no factor."""
         self.config, self.steps_per_epoch, self.total_steps = config, steps_per_epoch, total_steps
         used = {config.schedule, *(group.schedule for group in config.groups if group.schedule)}
         self._own = {name: load_schedule(name, total_steps) for name in sorted(used) if parse_reference(name)}

@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the user's own, which references lead to."""
+"""The user's optimizers and schedules, named by references."""
 
 import inspect
 from collections.abc import Callable

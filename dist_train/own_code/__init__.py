@@ -1,4 +1,4 @@
-"""Code of the user's own, which the settings name by a reference such as `nets.py:Net` or `package.module:Net`.
+"""The user's code, which the settings name by a reference such as `nets.py:Net` or `package.module:Net`.
 
 modules       finds the files of modules, without running any of them
 reference     finds what a reference names, and checks its arguments, in the source alone

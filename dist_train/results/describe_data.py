@@ -225,7 +225,7 @@ def _count_shared(one: SplitSummary, other: SplitSummary) -> int:
 
 
 def _read_all(samples: Samples) -> Iterator[_Read | _Failure]:
-    """Read all samples in order, those of one form together; code of the user's own is called as in the first epoch."""
+    """Read all samples in order, those of one form together; the user's code is called as in the first epoch."""
     source = samples.source
     if isinstance(source, LabelledImages) and isinstance(source.images, ImageFiles):
         yield from _decode_all(source.images, source.labels, samples.indices)

@@ -1,4 +1,4 @@
-"""Names of tasks, losses and metrics, the arguments of losses, and the number by which a run is judged."""
+"""Names of tasks, losses and metrics, the arguments of losses, and the number that selects the best evaluation."""
 
 import json
 import re
@@ -64,13 +64,13 @@ LOSS_ARGUMENTS: dict[str, type[Section]] = {
 
 @dataclass(frozen=True)
 class TaskNames:
-    """What a task is made of where the settings name nothing else."""
+    """The loss and the metrics of a task."""
 
     loss: str
     metrics: tuple[str, ...]
-    """By default."""
+    """Metrics of an evaluation by default."""
     more_metrics: tuple[str, ...] = ()
-    """That it also has; `top<N>` stands for `top5` and the like."""
+    """Further metrics; `top<N>` stands for `top5` and the like."""
 
     def has(self, name: str) -> bool:
         """Whether a metric is one of this task."""
@@ -87,13 +87,13 @@ TASKS = {
     "multilabel": TaskNames("bce_with_logits", ("accuracy", "exact_match", "macro_f1", "per_class"), ("micro_f1",)),
 }
 RESERVED = ("kind", "split", "step", "epoch", "time", "loss", "count", "correct")
-"""What an eval line has anyway; a metric can't be called so."""
+"""Keys that every eval line has; a metric can't have one of these names."""
 TABLES = ("per_class", "confusion_matrix")
 """Metrics that are no single number."""
 
 
 def find_loss(config: Config) -> str | None:
-    """Return the name of the loss; None if a task of the user's own brings it."""
+    """Return the name of the loss; None if the user's task has it."""
     if config.loss.name is not None:
         return config.loss.name
     return TASKS[config.task].loss if config.task in TASKS else None
@@ -111,7 +111,7 @@ def name_metric(text: str) -> str:
 
 
 def list_names(config: Config) -> tuple[str, ...] | None:
-    """Return the numbers that an evaluation has; None if a task of the user's own says so."""
+    """Return the names of the numbers of an evaluation; None for the user's task, which decides them."""
     if config.task not in TASKS:
         return None
     metrics = TASKS[config.task].metrics if config.metrics is None else config.metrics
@@ -125,7 +125,7 @@ def find_monitor(config: Config) -> Monitor:
 
 
 def describe_number(config: Config, name: str) -> str:
-    """Return what an evaluation computes under a name, by which numbers of two starts can be compared."""
+    """Return a text that is equal for two starts if they compute the number `name` in the same way."""
     if name == "loss":
         arguments = {key: value for key, value in config.loss.args.items() if key != "label_smoothing"}
         return f"{_omit_folder(find_loss(config) or config.task)} {json.dumps(arguments, sort_keys=True)}"

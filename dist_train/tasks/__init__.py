@@ -1,15 +1,15 @@
 """What a network learns: a loss, and the metrics of an evaluation.
 
 task            a loss and metrics, as a step and an evaluation call them
-losses          losses of ours, and the user's own
+losses          the built-in losses, and the user's
 metrics         finds metrics by their names
 sums            the sums of a metric, which ranks add up
 classification  metrics of classification and multilabel
 regression      metrics of regression
-own_metric      a function or a torchmetrics object of the user's own
-own_task        a loss and metrics of the user's own
+own_metric      the user's metric: a function or an object of torchmetrics
+own_task        the user's task: a loss and metrics
 answers         predictions of single samples, as classes with probabilities or as numbers
-output          which part of a network's output they get, and what is said of one that does not fit
+output          the field of a network's output that they get, and messages about one that does not fit
 
 To add a loss: a line in `losses.BUILT_IN` and its arguments in `settings/tasks.py`. To add a metric: a class, a line in
 `build_metric`, its name in `settings/tasks.py`.
@@ -33,8 +33,8 @@ def build_task(
     """Return the task of the settings.
 
     Args:
-        classes: names of the classes in the data; none if the data name none.
-        counts_confusion: whether evaluations of accuracy also count which class was taken for which, to be drawn.
+        classes: names of the classes in the data; () if the data name none.
+        counts_confusion: whether evaluations of accuracy also count a confusion matrix, to be drawn.
 
     Raises:
         ConfigError: what a reference names is no loss or metric, or no evaluation has the number to monitor.

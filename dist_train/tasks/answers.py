@@ -1,4 +1,4 @@
-"""What a network says of each sample, in words and numbers: classes with their probabilities, or numbers.
+"""Predictions of single samples, as classes with probabilities or as numbers.
 
 classification   classes, the most probable first: softmax of logits, also of those of `nll`
 multilabel       likewise, each class by itself: sigmoid of its logit
@@ -20,7 +20,7 @@ from dist_train.tasks.output import align, select, to_labels
 
 
 class Guess(NamedTuple):
-    """A class that the network considers."""
+    """A class with the probability that the network gives it."""
 
     name: str
     probability: float
@@ -28,10 +28,10 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says of one sample, beside the truth."""
+    """The network's prediction for one sample, with the truth."""
 
     truth: Any
-    """Name of the class; of multilabel a list of names, of other tasks numbers; None where it is not known."""
+    """Name of the true class; a list of names for multilabel, numbers for other tasks; None where it is not known."""
     guesses: tuple[Guess, ...] = ()
     """The most probable first; empty where the task has no classes."""
     numbers: Any = None
@@ -40,7 +40,7 @@ class Answer:
     """Whether the most probable class is not the true one, or any of multilabel; None where there is no truth."""
 
     def chosen(self) -> tuple[Guess, ...]:
-        """Return what the network takes for true: the most probable class, or those of multilabel above 50 %."""
+        """Return the predicted classes: the most probable one, for multilabel those above 50 %."""
         if isinstance(self.truth, list):
             return tuple(guess for guess in self.guesses if guess.probability > 0.5)
         return self.guesses[:1]
@@ -51,11 +51,11 @@ class AnswerReader:
     """Reads a network's output, sample by sample."""
 
     task: str
-    """As the setting `task`."""
+    """The setting `task`."""
     classes: tuple[str, ...]
     """Names of the classes; a class without one is shown by its number."""
     field: str | int | None = None
-    """As the setting `loss.output`."""
+    """The setting `loss.output`."""
 
     @property
     def few(self) -> int | None:

@@ -39,23 +39,23 @@ class Loss:
 
     divisor: Divisor = "samples"
     is_own = False
-    """Whether it is code of the user's own."""
+    """Whether it is the user's code."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        """For messages."""
+        """What messages call it."""
 
     def sum(self, output: Nest, targets: Nest, num_samples: int, whole: Nest) -> Tensor:
         """Return the sum of the losses of a batch, float [], not yet divided.
 
         Args:
-            output: the part of the network's output that losses get.
-            num_samples: in the batch.
-            whole: all of the network's output.
+            output: the field of the network's output that losses get.
+            num_samples: samples in the batch.
+            whole: the network's whole output.
 
         Raises:
             DataError: output and target do not fit together.
-            ConfigError: a loss of the user's own returns none.
+            ConfigError: the user's loss returns none.
             OwnCodeError: it raises.
         """
         raise NotImplementedError
@@ -168,7 +168,7 @@ class LabelLoss(Loss):
 
 
 class OwnLoss(Loss):
-    """A function of the user's own, which returns the mean over a batch or one value a sample."""
+    """The user's function, which returns the mean over a batch or one value a sample."""
 
     is_own = True
 

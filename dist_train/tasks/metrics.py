@@ -24,11 +24,11 @@ class Metric:
     open_sums: Callable[[Format], Sums]
     """Returns sums of zero for one pass over a split."""
     is_own: bool = False
-    """Whether it is code of the user's own."""
+    """Whether it is the user's code."""
 
     @property
     def is_number(self) -> bool:
-        """Whether it gives a number by its name, which may be monitored."""
+        """Whether its result is a single number, which may be monitored."""
         return self.name not in TABLES
 
 
@@ -36,8 +36,8 @@ def build_metric(text: str, task: str, world: World, ignored: int | None = None)
     """Return the metric of this name or reference.
 
     Args:
-        task: whose metrics the names are.
-        ignored: the label that counts for nothing.
+        task: the setting `task`, which decides what a name means.
+        ignored: the label that is not counted.
 
     Raises:
         ConfigError: the task has none of this name, or the reference leads to no metric.
@@ -59,7 +59,7 @@ def build_metric(text: str, task: str, world: World, ignored: int | None = None)
 
 
 def make_own_metric(name: str, reference: str, found: Any, world: World) -> Metric:
-    """Return a metric of the user's own: a function, a class of metric objects, or such an object."""
+    """Return the user's metric: a function, a class of metric objects, or such an object."""
     if isinstance(found, type):
         found = call(reference, "metrics", None)
     if is_metric_object(found):

@@ -1,4 +1,4 @@
-"""Metrics of the user's own: a function, or an object as those of torchmetrics."""
+"""The user's metrics: a function, or an object like those of torchmetrics."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ from dist_train.tasks.output import describe
 from dist_train.tasks.sums import Format, Sums, ratio
 
 States = dict[str, Any]
-"""Of one batch: tensors, or lists of tensors, by name."""
+"""The states of one batch by name: tensors, or lists of tensors."""
 
 
 class FunctionSums(Sums):

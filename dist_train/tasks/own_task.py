@@ -1,4 +1,4 @@
-"""A task of the user's own: an object with a loss and metrics.
+"""The user's task: an object with a loss and metrics.
 
 class Segmentation:
     metrics = {"iou": mean_iou}              # functions f(output, target), or objects of torchmetrics
@@ -18,7 +18,7 @@ from dist_train.tasks.metrics import Metric, make_own_metric
 
 
 class OwnTask(NamedTuple):
-    """What a task of the user's own brings."""
+    """The loss and the metrics of the user's task."""
 
     loss: Loss | None
     metrics: dict[str, Metric]

@@ -19,10 +19,10 @@ class Format:
     """What sums need to know before the first batch; the same on every rank."""
 
     num_batches: int
-    """Of the split, over all ranks."""
+    """Batches of the split, over all ranks."""
     device: torch.device
     classes: tuple[str, ...] = ()
-    """Names of the classes that the network tells apart; numbers where the data name none."""
+    """Names of the network's classes; numbers where the data name none."""
     numbers: int = 1
     """Numbers in the output for a sample; 1 where samples may differ in it."""
 

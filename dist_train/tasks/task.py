@@ -50,9 +50,9 @@ class Evaluation:
     values: dict[str, Any]
     """The loss and what the metrics give."""
     confusion: Sequence[Sequence[int]] = ()
-    """How often each class was taken for each, to be drawn; () where that was not counted."""
+    """The confusion matrix to be drawn: rows are true classes, columns predictions; () where it was not counted."""
     classes: tuple[str, ...] = ()
-    """Their names."""
+    """Names of the classes in `confusion`."""
 
     def value(self, name: str) -> float:
         """Return a number by its name; raises ConfigError if the metric of this name gives none."""
@@ -71,7 +71,7 @@ class Evaluation:
 
 
 MOST_DRAWN = 100
-"""Classes of a confusion matrix that is drawn."""
+"""The most classes for which a confusion matrix is drawn."""
 
 
 class Task:
@@ -89,21 +89,21 @@ class Task:
     ) -> None:
         """
         Args:
-            field: of the network's output, which loss and metrics get; None: all of it.
+            field: the field of the network's output that loss and metrics get; None: the whole output.
             classes: names of the classes in the data.
-            shards: of a global batch; None: one a rank.
-            confusion: the metric that counts what is drawn, where it is wanted.
+            shards: shards of a global batch; None: one a rank.
+            confusion: the confusion matrix of evaluations, where it is drawn.
         """
         self._loss, self._metrics, self._confusion = loss, metrics, confusion
         self._field, self._world, self._shards = field, world, shards or world.size
         self._classes, self._numbers = classes, 1
         self._scale: Tensor | float | None = None
         self.names = ("loss", *(metric.name for metric in metrics if metric.is_number))
-        """Of the numbers that an evaluation has."""
+        """Names of the numbers of an evaluation."""
 
     @property
     def own_loss(self) -> str | None:
-        """The name of the loss if it is code of the user's own, else None."""
+        """The name of the loss if it is the user's code, else None."""
         return self._loss.name if self._loss.is_own else None
 
     def try_out(self, output: Nest, targets: Nest, num_samples: int) -> None:
@@ -150,13 +150,13 @@ class Task:
         """Return the sum of the losses of a batch, float []; that of all ranks, divided by their samples, is the loss.
 
         Args:
-            output: of the network.
-            targets: of the batch.
-            num_samples: in the batch.
+            output: the network's whole output.
+            targets: what the loss compares it with.
+            num_samples: samples in the batch.
 
         Raises:
             DataError: output and target do not fit together.
-            ConfigError: a loss of the user's own returns none, or one without a gradient.
+            ConfigError: the user's loss returns none, or one without a gradient.
             OwnCodeError: it raises.
         """
         total = self._loss.sum(select(output, self._field), targets, num_samples, output)

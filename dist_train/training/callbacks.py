@@ -1,4 +1,4 @@
-"""Callbacks: methods of the user's own that are called between the steps of a training; see `own_code/README.md`.
+"""Callbacks: the user's methods that are called between the steps of a training; see `own_code/README.md`.
 
 Every rank has its own object of each class and calls its methods after the same steps: they may use collectives;
 `run.is_main` is true on rank 0 alone. What a callback changes is its own: no promise about samples or bits covers it.
@@ -219,7 +219,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
         inspect.signature(function).bind(*range(count))
     except TypeError:
         return False
-    except ValueError:  # it does not tell
+    except ValueError:  # it has no signature
         return True
     return True
 

@@ -24,8 +24,8 @@ def record_graph(network: nn.Module, inputs: Nest) -> list[Node]:
     """Return what an evaluation of `inputs` calls, in order, with the parameters that it uses.
 
     A copy of the network runs, which shares its parameters: neither the network nor a generator changes. (torch's meta
-    device would do without numbers, but its convolutions import torch's compiler, which takes a second.) Raises
-    whatever code of the user's own raises there.
+    device would do without numbers, but its convolutions import torch's compiler, which takes a second.) Raises what
+    the user's code raises.
     """
     trial = copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()}).eval()
     recorder = _Recorder(trial)

@@ -1,4 +1,4 @@
-"""The weights of step 0 that `model.weights` and `run.init` give: rank 0 loads them, and all ranks get its own."""
+"""The weights of step 0 from `model.weights` or `run.init`: rank 0 loads them and sends them to all ranks."""
 
 import logging
 from pathlib import Path
@@ -25,7 +25,7 @@ def load_initial_weights(config: Config, network: nn.Module) -> None:
 
     Raises:
         UserError: they can't be read, or are of another network; or there is no layer as `model.head` names.
-        OwnCodeError: a function of the user's own fails.
+        OwnCodeError: the user's function fails.
     """
     given = config.run.init or config.model.weights
     head = None if config.model.head is None else find_head(network, config.model.head)
@@ -53,7 +53,7 @@ def share_initial_weights(config: Config, network: nn.Module, world: World) -> N
 
 
 def _find_weights(config: Model, given: str) -> dict[str, Tensor]:
-    """Return the weights that `model.weights` names: of a library, of a function of the user's own, or of a path."""
+    """Return the weights that `model.weights` names: of a library, of the user's function, or of a path."""
     if parse_reference(given):
         returned = call(given, "model.weights", {})
         if isinstance(returned, str | Path):

@@ -283,7 +283,7 @@ class TrainingRun:
         return self.world.broadcast_bytes(fault).decode()
 
     def _check_own_loss(self, result: StepResult) -> None:
-        """Refuse a loss of the user's own that is not finite before any update; every rank has the same result."""
+        """Refuse the user's loss if it is not finite before any update; every rank has the same result."""
         with self.world.agreement():
             if result.step == 1 and self.task.own_loss and not isfinite(result.loss_sum):
                 raise ConfigError(

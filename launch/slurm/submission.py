@@ -169,7 +169,7 @@ def check_no_active_job(run: RunDir) -> None:
 def write_job_files(config: Path, submission: Submission) -> None:
     """Copy CONFIG and the script to the directory of the job, so that later edits do not change the job.
 
-    Code of the user's own is not copied: a job runs what it finds when it starts.
+    The user's code is not copied: a job runs what it finds when it starts.
     """
     directory = submission.directory
     try:

@@ -76,7 +76,7 @@ class Weighted:
 
 
 class OwnOrder:
-    """The order that a function of the user's own returns for each epoch."""
+    """The order that the user's function returns for each epoch."""
 
     def __init__(self, function: Callable[[int, int, int], Any], name: str, length: int, seed: int) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""What a data set of the user's own says about itself by attributes, all of them optional."""
+"""Read the optional attributes by which the user's data set describes itself."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

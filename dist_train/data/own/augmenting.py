@@ -1,4 +1,4 @@
-"""Random changes of training samples by code of the user's own, each a function of seed, epoch and sample."""
+"""Random changes of training samples by the user's code, each a function of seed, epoch and sample."""
 
 import inspect
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def _give_arguments(function: Any, name: str, arguments: dict[str, Any]) -> Any:
 
 
 class AugmentedItems:
-    """Items of a data set of the user's own that are changed after they were read."""
+    """Items of the user's data set that are changed after they were read."""
 
     def __init__(self, items: Items, augmenter: Augmenter) -> None:
         self._items = items

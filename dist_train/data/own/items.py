@@ -1,4 +1,4 @@
-"""The items of a data set of the user's own, read one by one, each with its own seeds."""
+"""The items of the user's data set, read one by one, each with its own seeds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Open a data set of the user's own: call the class or function, check what it gives, and choose how it is read."""
+"""Open the user's data set: call the class or function, check what it returns, and choose how it is read."""
 
 import inspect
 import logging

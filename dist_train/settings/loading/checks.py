@@ -72,7 +72,7 @@ def _refuse_unknown(section: type[Section], prefix: str, key: str, entry: Locate
 
 
 def check_loss_arguments(root: LocatedValue) -> Iterator[Fault]:
-    """Check the arguments of a loss of ours; those of the user's own are checked against its signature."""
+    """Check the arguments of a built-in loss; those of the user's loss are checked against its signature."""
     task, name = get_written(root, "task").value or "classification", get_written(root, "loss.name").value
     name = TASKS[task].loss if name is None and task in TASKS else name
     arguments = get_written(root, "loss.args")

@@ -60,7 +60,7 @@ class Words:
 
 
 Reference = Annotated[str, PlainValidator(_check_reference), Words(f"a reference to code of your own, {FORMS}")]
-"""Code of the user's own: `path/to/file.py:Name` or `package.module:Name`."""
+"""A name in the user's code: `path/to/file.py:Name` or `package.module:Name`."""
 Arguments = Annotated[dict[str, Any], BeforeValidator(_check_arguments), Words("a mapping of arguments")]
 """Arguments for code that a name or a reference leads to."""
 NO_ARGUMENTS: dict[str, Any] = {}
@@ -118,7 +118,7 @@ def _check_by_name(classes: tuple[type[Section], ...], value: Any) -> Section:
 
 
 def _takes_name(section: type[Section], name: Any) -> bool:
-    """Whether a section is not one of other names; those of the user's own have no fixed ones."""
+    """Whether a section may have this name; sections for the user's code have no fixed names."""
     names = get_args(section.model_fields["name"].annotation)
     return not names or name in names
 

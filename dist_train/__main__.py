@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
 
 
 def leave_cores_to_others(config: "Config", meter: LoadMeter, processes: int = 1) -> str | None:
-    """Call `leave_busy_cores` if this start chooses the number of threads; return what to say, if anything."""
+    """Call `leave_busy_cores` if this start chooses the number of threads; return its warning, or None."""
     if config.is_deterministic or config.distributed.threads != "auto":
         return None
     is_new = config.run.resume == "never" or find_newest_checkpoint(Path(config.run.dir)) is None

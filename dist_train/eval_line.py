@@ -1,4 +1,4 @@
-"""The result of an evaluation as names and numbers: how it is written, shown, and compared with others."""
+"""The result of an evaluation as names and numbers: written, shown, and compared with others."""
 
 import math
 import re
@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple
 
 Mode = Literal["max", "min"]
 _PLACE = ("kind", "split", "step", "epoch", "time")
-"""What a line of `metrics.jsonl` says beside the result."""
+"""Keys of a line of `metrics.jsonl` that are not part of the result."""
 _COUNTS = ("correct", "count")
 _FRACTION = re.compile(r"accuracy|top\d+|exact_match")
 _SMALLER_IS_BETTER = re.compile(r"(.*_)?(loss|error|rmse|mae|mse)")
 
 
 class Monitor(NamedTuple):
-    """The number of an evaluation that says which is best."""
+    """The number of an evaluation that selects the best."""
 
     name: str
     mode: Mode
@@ -32,12 +32,12 @@ class Monitor(NamedTuple):
 
 
 def find_mode(name: str) -> Mode:
-    """Return whether the best of a number is the largest or, as of a loss or an error, the smallest."""
+    """Return `min` for numbers that are better if smaller, such as losses and errors, else `max`."""
     return "min" if _SMALLER_IS_BETTER.fullmatch(name) else "max"
 
 
 def choose_name(names: Mapping[str, Any] | tuple[str, ...]) -> str:
-    """Return the number by which evaluations are compared where the settings name none."""
+    """Return the name of the number that selects the best evaluation where the settings name none."""
     return "accuracy" if "accuracy" in names else "loss"
 
 

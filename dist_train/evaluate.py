@@ -153,7 +153,7 @@ def load_config_of(run: RunDir, overrides: Sequence[str] = ()) -> Config:
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint, and what its evaluation has found."""
+    """A checkpoint and the result of its evaluation."""
 
     place: Path
     step: int

@@ -1,4 +1,4 @@
-"""Where the folders are that belong to this program: in an installed package, or beside it in a checkout."""
+"""Find folders of this program: inside the package if it is installed from a wheel, else beside it in the checkout."""
 
 from pathlib import Path
 

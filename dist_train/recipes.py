@@ -12,7 +12,7 @@ from dist_train.system.read_file import is_file, read_bytes
 
 SUFFIXES = (".yaml", ".yml")
 _NOTE = ".folder"
-"""Ending of the file beside a copy that says to which folder its references are relative."""
+"""Ending of the file beside a copied settings file; it holds the folder to which its references are relative."""
 
 
 def list_recipes() -> dict[str, Path]:
@@ -40,7 +40,7 @@ def find_recipe(name: str) -> Path:
 
 
 def _advise(name: str, recipes: list[str]) -> str:
-    """Return what the user may have meant, for the end of a message."""
+    """Return the end of the message about an unknown name: which name may be meant."""
     for path in (Path("./", name), *(Path(f"{name}{suffix}") for suffix in SUFFIXES)):
         if is_file(path):
             written = path if path.suffix in SUFFIXES else f"./{path}"

@@ -59,7 +59,7 @@ def seed_generators(seed: int) -> None:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Put `random`, `numpy.random` and torch on the CPU back after the block, whatever the user's code draws in it."""
+    """Restore the states of `random`, `numpy.random` and torch on the CPU after the block."""
     python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

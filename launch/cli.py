@@ -39,14 +39,14 @@ GROUPS = {
     "results": {
         "evaluate": "evaluate a checkpoint of a run on a split of its data",
         "predict": "predict pictures, tables or samples, by a run or by a network of torchvision, timm or a hub",
-        "show": "draw samples as the network gets them, and what it says of them",
+        "show": "draw samples as the network gets them, and its predictions",
         "plot": "draw the curves of runs",
         "export": "write the weights or the network of a run for other programs, e.g. as ONNX",
         "data": "describe data: counts, shapes, classes, mean and std, duplicates",
         "model": "describe a network: layers, shapes, weights, multiply-adds",
     },
 }
-"""For each folder of `launch.commands` its commands, with what they do."""
+"""Commands by their folder in `launch.commands`, with what they do."""
 COMMANDS = {name: group for group, summaries in GROUPS.items() for name in summaries}
 """The folder of each command."""
 EXIT_CODES = """\

@@ -1,4 +1,4 @@
-"""Lead the settings of a run to the copies of its code, if that may be run."""
+"""Let the settings of a run name the copies of its code, if that code is trusted."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def code_of_run(config: Config, run: Path, trust_code: bool) -> Iterator[Config]:
-    """A block in which the settings of a run lead to the copies of its code; it says where the originals have changed.
+    """A block in which the settings of a run name the copies of its code; warn of originals that have changed.
 
     Args:
         config: settings of the run.
@@ -45,7 +45,7 @@ def code_of_run(config: Config, run: Path, trust_code: bool) -> Iterator[Config]
 
 
 def _check_owners(run: Path, references: list[str], copies: Copies | None, trust_code: bool) -> None:
-    """Refuse to run what belongs to another user, unless it is trusted; list what would run."""
+    """Refuse to run code that belongs to another user, unless it is trusted; list what would run."""
     kept = [copies.folder, copies.folder / "manifest.json", *copies.list_files()] if copies else []
     if not any(is_foreign(path) for path in (run, run / "config.yaml", *kept)):
         return
@@ -66,4 +66,4 @@ def is_foreign(path: Path) -> bool:
     try:
         return any(found.st_uid != os.geteuid() for found in (path.lstat(), path.stat()))
     except OSError:
-        return False  # it is missing, which the reader says
+        return False  # it is missing, which its reader reports

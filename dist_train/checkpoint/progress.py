@@ -1,4 +1,4 @@
-"""What the files of a run say of how far it got, so that a run whose checkpoints are gone does not start over."""
+"""Find how far a run got from its files, so that a run whose checkpoints are gone does not start over."""
 
 import logging
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def _describe_status(status: dict[str, Any] | str | None) -> str:
 
 
 def _describe_lines(path: Path, find_newest_step: Callable[[Path], int]) -> tuple[int, str]:
-    """The last step of a file with a line per step, and what to say of it."""
+    """Return the last step of a file with a line per step, and a description of it."""
     try:
         step = find_newest_step(path)
     except OSError as error:

@@ -69,7 +69,7 @@ def fetch(url: str, name: str) -> Path:
 
 
 def find_address(model: str) -> str:
-    """Return where the weights of a network of timm are, if timm says so."""
+    """Return the address of the weights of a network of timm, or `its weights` if timm does not know it."""
     import timm  # type: ignore[import-not-found, unused-ignore]
 
     config = timm.get_pretrained_cfg(model)
@@ -77,7 +77,7 @@ def find_address(model: str) -> str:
 
 
 def describe_missing(name: str, error: Exception, address: str, path: Path | None = None) -> str:
-    """Say what to download by hand, and where to put it."""
+    """Return a message: what to download by hand, and where to put it."""
     place = f"put it at {escape(path)}, or give" if path else "give"
     return (
         f"{escape(name)}: its weights can't be downloaded ({escape(' '.join(str(error).split()), 200)}). Download "

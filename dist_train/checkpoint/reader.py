@@ -1,4 +1,4 @@
-"""Read a checkpoint and verify every byte by its manifest; tell damage from a disk that can't be read now."""
+"""Read a checkpoint and verify every byte by its manifest; distinguish damage from a disk that can't be read now."""
 
 import errno
 import hashlib

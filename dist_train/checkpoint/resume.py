@@ -1,4 +1,4 @@
-"""Find the checkpoint that a run resumes from; rank 0 reads it and sends it to all ranks."""
+"""Find the checkpoint that a run resumes from, send it from rank 0 to all ranks, and compare it with the run."""
 
 import json
 import logging

@@ -51,7 +51,7 @@ class Saver:
         return self._store.path(step)
 
     def repair(self, best_step: int | None) -> None:
-        """Do what a crash after a save has left undone: the links `latest` and `best`, and the removal of old ones."""
+        """Finish what a crash after a save interrupted: change the links, and remove old checkpoints."""
         self._try(lambda: self._store.repair_links(best_step), "links can't be repaired")
         self._try(lambda: self._store.prune(self._keep_last), "old checkpoints can't be removed")
 
@@ -68,7 +68,7 @@ class Saver:
             self._save(step, files, link)
 
     def hash_weights(self, state_dict: Mapping[str, Any]) -> Future[str]:
-        """Return the SHA-256 of weights as they are now, which the thread computes after what it has to do before."""
+        """Return the SHA-256 of the current weights, which the thread computes after its earlier work."""
         snapshot = take_snapshot(dict(state_dict))
         if self._thread:
             return self._thread.submit(_hash, snapshot)
@@ -83,7 +83,7 @@ class Saver:
             running.result()
 
     def finish(self) -> str | None:
-        """Wait for the last save; return what of it failed, None if all is on disk."""
+        """Wait for the last save; return why it failed, None if everything is on disk."""
         self.wait()
         if self.last_failed:
             return f"{self.last_failed}. It was the last one; the same command trains again what it held"
@@ -116,7 +116,7 @@ class Saver:
             _log.warning("%s. The run continues; earlier checkpoints stay", self.last_failed)
             return
         self._saved(step)
-        # What fails from here on fails no save. A link that could not be changed is tried again with the next save.
+        # Errors from here on do not fail the save. A link that could not be changed is tried again by the next save.
         self._links |= {"latest": step} | ({link: step} if link else {})
         self._links_failed = self._try(lambda: self._store.point(self._links), "the links can't be changed")
         self._try(lambda: self._store.prune(self._keep_last), "old checkpoints can't be removed")

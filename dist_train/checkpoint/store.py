@@ -7,7 +7,7 @@ checkpoints/step_00001200/model.pt       state_dict of the network, plain names
 checkpoints/latest -> step_00001200      checkpoints/best -> step_00000900
 checkpoints/quarantine/step_00001100     a damaged one, with the reason in its reason.txt
 
-A power cut or a kill at any moment leaves the checkpoints that were there, and hidden names that the next save clears.
+A power cut or a kill at any moment keeps the existing checkpoints, and leaves hidden names that the next save removes.
 """
 
 import errno
@@ -121,7 +121,7 @@ class Store:
         return self.path(step)
 
     def point(self, links: Mapping[str, int]) -> None:
-        """Let each link lead to the checkpoint of its step, as far as it does not; raises OSError."""
+        """Point each link at the checkpoint of its step; raises OSError."""
         for name, step in links.items():
             if _linked_step(self.directory / name) != step:
                 _point(self.directory / name, self.path(step).name)
@@ -265,7 +265,7 @@ def find(path: Path) -> Path:
 
 
 def explain_unwritten(error: OSError) -> str:
-    """Return why a change of the directory has failed, and the path that is in the way or can't be written."""
+    """Return why a change of the directory has failed, with the path if it is known."""
     reason = error.strerror or str(error)
     return reason if error.filename is None else f"{escape(error.filename)}: {reason}"
 
@@ -313,7 +313,7 @@ def _point(link: Path, target: str) -> None:
 
 
 def _linked_step(link: Path) -> int:
-    """The step of the checkpoint that a link leads to; -1 if there is none."""
+    """Return the step of the checkpoint that a link points to; -1 if there is none."""
     if not link.is_symlink() or _is_dangling(link):
         return -1
     name = NAME.fullmatch(str(link.readlink()))
@@ -321,7 +321,7 @@ def _linked_step(link: Path) -> int:
 
 
 def _is_dangling(link: Path) -> bool:
-    """Whether a link leads nowhere; raises OSError if that can't be told now."""
+    """Whether a link is dangling; raises OSError if that can't be checked now."""
     try:
         link.stat()
     except FileNotFoundError:

@@ -55,7 +55,7 @@ def load_pretrained(
 
     Args:
         state_dict: its names may have the prefixes of DistributedDataParallel and `torch.compile`.
-        source: where it comes from, for messages.
+        source: the file or reference of the weights, for messages.
         new_head: name of a layer that keeps its own weights.
 
     Raises:
@@ -106,7 +106,7 @@ def _read(file: BinaryIO, path: Path, unsafe_pickle: bool) -> Any:
 
 
 def _explain_refusal(error: Exception, path: Path) -> str:
-    """Say why torch does not load a file."""
+    """Return why torch does not load a file."""
     text = str(error) or repr(error)
     if found := re.search(r"GLOBAL (\S+)", text):
         return (

@@ -20,7 +20,7 @@ _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Preparation(Protocol):
-    """What is done to the inputs of loaded samples, on the device."""
+    """Prepares and augments the inputs of loaded samples, on the device."""
 
     def prepare(self, inputs: Nest) -> Nest:
         """Return inputs as a network gets them in an evaluation."""
@@ -32,7 +32,7 @@ class Preparation(Protocol):
 def open_preparation(
     normalize: Normalize | None, augment: Noise, seed: int, device: torch.device, memory_format: torch.memory_format
 ) -> Preparation:
-    """Return what prepares images that have a mean and std to normalise with, or inputs that come prepared."""
+    """Return the preparation of images that are normalised, or that of inputs that are prepared already."""
     noise = InputNoise(augment.noise, seed, device) if augment.noise else None
     if normalize is None:
         return Prepared(memory_format, noise)
@@ -41,7 +41,7 @@ def open_preparation(
 
 
 class InputNoise:
-    """Normal noise for each number of the inputs: a function of seed, epoch, sample and place in the sample.
+    """Normal noise for each number of the inputs: a function of seed, epoch, sample and position in the sample.
 
     It takes 65,536 values, the quantiles in the middle of as many equal shares. Computed for each number alone, a
     logarithm would round differently in the vector and the scalar part of a loop.
@@ -61,7 +61,7 @@ class InputNoise:
 
 
 class Prepared:
-    """Inputs of any nest that come as the network gets them, but for the memory format of images and for noise."""
+    """The preparation of inputs that need only the memory format of images, and noise."""
 
     def __init__(self, memory_format: torch.memory_format, noise: InputNoise | None = None) -> None:
         """`noise`: for inputs that are one tensor of floats."""
@@ -75,7 +75,7 @@ class Prepared:
         return map_tensors(self._convert, inputs)
 
     def augment(self, inputs: Nest, indices: Tensor, epoch: int) -> Nest:
-        """Prepare and add noise; what else is random has happened when the samples were read."""
+        """Prepare and add noise; other random changes were made when the samples were read."""
         prepared = self.prepare(inputs)
         return self._noise.add_(prepared, indices, epoch) if self._noise else prepared
 
@@ -131,7 +131,7 @@ class Preprocessing:
 
 
 def crop_and_flip(images: Tensor, augment: Augment, seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """A random window of the padded image, mirrored with probability 1/2; shape and dtype stay.
+    """Return a random window of each padded image, mirrored with probability 1/2; shape and dtype stay.
 
     Args:
         images: uint8 [B, C, H, W].

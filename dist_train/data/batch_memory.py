@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LEAST = 2**20
-"""Bytes of a tensor from which on its memory is kept; that of smaller ones is kept by the C library."""
+"""Smallest size in bytes of a tensor whose memory is kept; the C library keeps that of smaller ones."""
 
 
 class BatchMemory:

@@ -1,4 +1,4 @@
-"""Which data a run trains on: class names, counts, mean and std, and a digest of the files."""
+"""Identify the data of a run: class names, counts, mean and std, and a digest of the files."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -82,7 +82,7 @@ class DataIdentity:
         return None if size is None else torch.zeros(1, *size)
 
     def restrict(self, splits: Iterable[str]) -> "DataIdentity":
-        """Return what is stored of these splits only."""
+        """Return the identity with these splits only."""
         return replace(self, splits={name: split for name, split in self.splits.items() if name in splits})
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class DataIdentity:
         }
 
     def list_facts(self) -> dict[str, Any]:
-        """Return what must be equal on all ranks, by name: each machine may have its own copy of the data."""
+        """Return values that must be equal on all ranks, by name: each machine may have its own copy of the data."""
         facts: dict[str, Any] = {f"class {number}": name for number, name in enumerate(self.classes)}
         for name, split in self.splits.items():
             counts = zip(self.classes, split.counts, strict=False)
@@ -145,7 +145,7 @@ def _read_split(found: Any) -> SplitIdentity:
 
 
 def _check(kind: type[_T], value: Any) -> _T:
-    """Return a value of this very type; raises ValueError for another, and for a negative number."""
+    """Return a value of exactly this type; raises ValueError for another, and for a negative integer."""
     if type(value) is not kind or (kind is int and value < 0):  # type: ignore[operator]
         raise ValueError(f"{value!r:.40} is no {kind.__name__}")
     return value
@@ -155,8 +155,8 @@ def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) 
     """List the differences of the data, each with both values; mean and std are not compared.
 
     Args:
-        of_one: how the values of `one` are called, e.g. "in the checkpoint".
-        of_other: how those of `other` are called, e.g. "now".
+        of_one: what messages call the values of `one`, e.g. "in the checkpoint".
+        of_other: what they call those of `other`, e.g. "now".
     """
     found = [*_compare_classes(one.classes, other.classes, of_one, of_other)]
     if one.table and other.table and (one.table.columns, one.table.target) != (other.table.columns, other.table.target):

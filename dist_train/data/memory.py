@@ -12,7 +12,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def host_bytes() -> int:
-    """Bytes that this process can still allocate, within the limits of its container or batch job."""
+    """Return the bytes that this process can still allocate, within the limits of its container or batch job."""
     return min([_available(), *_limits()])
 
 
@@ -24,7 +24,7 @@ def check_memory(needed: int, what: str) -> None:
 
 
 def device_bytes(device: torch.device) -> int:
-    """Free bytes of a GPU."""
+    """Return the free bytes of a GPU."""
     return torch.cuda.mem_get_info(device)[0]
 
 
@@ -36,7 +36,7 @@ def _available() -> int:
 
 
 def _limits() -> list[int]:
-    """Limits of the control groups that this process is in: version 2, then version 1."""
+    """Return the limits of the control groups that this process is in, of version 2 or 1."""
     memberships = Path("/proc/self/cgroup")
     found = []
     for line in memberships.read_text().splitlines() if memberships.exists() else []:
@@ -49,7 +49,7 @@ def _limits() -> list[int]:
 
 
 def _along(root: Path, path: str, name: str) -> list[int]:
-    """The limits of a group and all groups above it; `max` is none."""
+    """Return the limits of a group and all groups above it; `max` is none."""
     group = root / path.lstrip("/")
     files = [folder / name for folder in (group, *group.parents) if folder.is_relative_to(root)]
     texts = [file.read_text().strip() for file in files if file.is_file()]

@@ -1,4 +1,4 @@
-"""Which samples each rank takes at each step: a function of the seed and the step."""
+"""Choose the samples of each rank at each step, as a function of the seed and the step."""
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BLOCK = 4096
 
 @dataclass(frozen=True, slots=True)
 class BatchSlice:
-    """What one rank takes of consecutive global batches, all of one epoch and one size."""
+    """One rank's part of consecutive global batches, all of one epoch and one size."""
 
     positions: Tensor
     """int64 [steps * sum(sizes)]: the samples to read, batch after batch, and in each batch shard after shard."""
@@ -102,7 +102,7 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         return (found.positions[: sum(found.parts)].tolist() for found in self.slices())
 
     def slices(self, together: int = 1) -> Iterator[BatchSlice]:
-        """Yield what this rank takes of up to `together` global batches at a time."""
+        """Yield this rank's part of up to `together` global batches at a time."""
         block = together * max(1, BLOCK // (together * self.global_batch))
         step = self.start_step
         while step < self.stop_step:
@@ -118,7 +118,7 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         return -(-min(self.global_batch, self._length) // self.shards) * (self.shards // self.num_replicas)
 
     def _equal_steps(self, step: int, limit: int) -> int:
-        """How many steps from this one on, up to `limit`, are of one epoch and have batches of one size."""
+        """Return how many steps from this one on, up to `limit`, are of one epoch and have batches of one size."""
         full = self._length // self.global_batch - step % self._steps_per_epoch
         return min(limit, max(1, full), self.stop_step - step)  # 1: the smaller batch at the end of the epoch
 
@@ -129,7 +129,7 @@ class GlobalBatchSampler(DistributedSampler[list[int]]):
         return self._order.take(torch.arange(start, end), epoch).view(steps, -1)
 
     def _slice(self, batches: Tensor, step: int) -> BatchSlice:
-        """What this rank takes of global batches, int64 [steps, count]."""
+        """Return this rank's part of global batches, int64 [steps, count]."""
         steps, count = batches.shape
         each, more = divmod(count, self.shards)
         mine = self.shards // self.num_replicas

@@ -1,4 +1,4 @@
-"""Which samples of the files belong to a split: limits, and what is held out of the training split."""
+"""Choose the samples of each split: limits, and samples held out of the training split."""
 
 import math
 

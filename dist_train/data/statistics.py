@@ -16,7 +16,7 @@ KNOWN = {
     "cifar10": Normalize(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
     "cifar100": Normalize(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
 }
-"""Of the training splits, as commonly published."""
+"""Mean and std of the training splits, as commonly published."""
 
 Histogram = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -39,9 +39,9 @@ def postmortem(run: Path) -> tuple[str, int]:
 
 
 def describe_unreported_end(run: Path) -> str | None:
-    """Say how the newest start was lost, where nothing has said so yet; None if it ended otherwise.
+    """Describe how the newest start was lost, if nothing has reported it yet; None if it ended otherwise.
 
-    A process alone that is killed leaves no screen. Call it before the run is claimed.
+    A single process that is killed prints no verdict. Call this before the run is claimed.
     """
     try:
         status = RunDir(run).read_status() or {}

@@ -51,7 +51,7 @@ class Recorder:
         self._heartbeats.mark(phase, step)
 
     def record_interruption(self, reason: str) -> None:
-        """Record that this rank ends because it was asked to, so that its peers do not blame it."""
+        """Record that this rank ends because it was asked to, so that its peers do not report it as the cause."""
         with suppress(OSError):
             Failure.from_heartbeat(self._heartbeats.read(), "interrupted", reason).write(self._directory)
 

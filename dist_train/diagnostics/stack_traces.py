@@ -104,7 +104,7 @@ class Crash:
     reason: str
     """Such as `Segmentation fault`."""
     frames: list[str]
-    """Of the thread that crashed, innermost first; empty where it runs no Python."""
+    """Frames of the thread that crashed, innermost first; empty where it runs no Python."""
 
     @property
     def was_abort_outside_python(self) -> bool:

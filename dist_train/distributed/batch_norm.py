@@ -19,9 +19,9 @@ def has_batch_norm(network: nn.Module) -> bool:
 class SynchronisedBatchNorm(TorchFunctionMode):
     """A context in which batch normalisation in training counts the samples of all ranks.
 
-    It takes the place of the function that layers call, not of the layers: those of libraries with more in them, such
-    as timm's, are synchronised too, and copies, names and classes of a network stay. It stays open in the backward
-    pass, in which checkpointed blocks compute their forward pass again.
+    It replaces the function that layers call, not the layers: layers of libraries that do more, such as timm's, are
+    synchronised too, and copies, names and classes of a network stay. It stays open in the backward pass, in which
+    checkpointed blocks compute their forward pass again.
 
     All ranks call the same layers in the same order.
     """
@@ -34,7 +34,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         self._tables: list[Tensor] = []
 
     def begin_step(self) -> None:
-        """Forget what the ranks have sent in the step before."""
+        """Discard the statistics of the step before."""
         self._tables = []
 
     def is_own_finite(self) -> bool | None:
@@ -45,7 +45,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Call a function of torch, or what stands for it here."""
+        """Call a function of torch, or its replacement here."""
         called = self._normalise if function is functional.batch_norm else function
         return called(*args, **(kwargs or {}))
 
@@ -60,7 +60,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        """Do as `functional.batch_norm` of the global batch would; `values` [B, C, ...] are this rank's."""
+        """Compute `functional.batch_norm` of the global batch; `values` [B, C, ...] are this rank's."""
         if not training:
             return functional.batch_norm(values, running_mean, running_var, weight, bias, False, momentum, eps)
         dtype = torch.promote_types(values.dtype, torch.float32)
@@ -97,7 +97,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise by a mean and variance to which the values of all ranks have led."""
+    """Normalise by the mean and variance of the values of all ranks."""
 
     @staticmethod
     def forward(
@@ -125,7 +125,7 @@ class _Normalise(torch.autograd.Function):
             gradient, values, scale, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         if ctx.needs_input_grad[0]:
-            # By which each value has a part in mean and variance: the sums over all ranks.
+            # The sums over all ranks, through which each value contributes to mean and variance.
             sums = torch.cat((to_scale, to_shift))
             ctx.sum_(sums)
         if ctx.needs_input_grad[0] and ctx.has_samples:

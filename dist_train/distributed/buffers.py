@@ -31,7 +31,7 @@ class BufferSlots:
         ]
 
     def current(self) -> list[Tensor]:
-        """The tensors that are buffers now; one in several places is there as often."""
+        """Return the current buffers; a tensor in several places is returned several times."""
         return [buffers[name] for buffers, name in self._slots]  # type: ignore[misc]
 
     @torch.no_grad()

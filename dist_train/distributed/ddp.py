@@ -51,7 +51,7 @@ class DDPReduction(GradientReduction):
         find_unused: bool = False,
         sync_batchnorm: bool = False,
     ) -> None:
-        """Wrap `model`, and run passes that leave no trace.
+        """Wrap `model`, and run passes without effect, in which DDP arranges its buckets.
 
         Args:
             trial: calls the model with some samples and returns their loss, [].
@@ -110,7 +110,7 @@ class DDPReduction(GradientReduction):
         return loss
 
     def is_own_loss_finite(self) -> bool:
-        # The values of one rank spoil the losses of all.
+        # With batch normalisation over all ranks, one rank's values make the losses of all ranks infinite or NaN.
         found = self._batch_norm.is_own_finite() if self._batch_norm else None
         return super().is_own_loss_finite() if found is None else found
 
@@ -139,7 +139,7 @@ class DDPReduction(GradientReduction):
 
 
 def _check_all_used(network: nn.Module, find_unused: bool) -> None:
-    """Refuse parameters without a gradient by their names, unless DDP looks for them: it would wait for them."""
+    """Raise ConfigError with the names of parameters without a gradient, for which DDP would wait for ever."""
     named = network.named_parameters()
     unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
     if unused and not find_unused:
@@ -162,7 +162,7 @@ class _WithScalars(nn.Module):
             self.unused = nn.Parameter(torch.zeros(1, device=device))
         self.scalars = nn.Parameter(torch.zeros(2, dtype=dtype, device=device))
         self.gradient: Tensor | None = None
-        """Of the next backward pass."""
+        """The gradient of `scalars` in the next backward pass."""
 
     def forward(self, inputs: Nest) -> Nest:
         return map_tensors(self._attach, self.network(inputs))
@@ -190,7 +190,7 @@ class _WithGradient(torch.autograd.Function):
 
 
 def _average_in_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
-    """The mean over ranks, rounded as DDP does: each rank divides before the sum."""
+    """Compute the mean over ranks, rounded as DDP does: each rank divides before the sum."""
     flat = bucket.buffer()
     memory.sum_(flat, 1 / memory.size)
     mean: Future[Tensor] = Future()
@@ -199,7 +199,7 @@ def _average_in_memory(memory: SharedMemory, bucket: dist.GradBucket) -> Future[
 
 
 def _average_as_bf16(_: None, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
-    """The mean over ranks sent as bf16; float64 (the scalars, or parameters of that type) is sent as it is."""
+    """Compute the mean over ranks, sent as bf16; float64 (the scalars, or parameters of that type) is not converted."""
     if bucket.buffer().dtype == torch.float64:
         return default_hooks.allreduce_hook(None, bucket)  # type: ignore[arg-type]
     return default_hooks.bf16_compress_hook(None, bucket)  # type: ignore[arg-type]

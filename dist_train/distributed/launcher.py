@@ -1,4 +1,4 @@
-"""The variables by which torchrun, Slurm or any other launcher tells a process its rank."""
+"""Read the environment variables in which torchrun, Slurm or another launcher passes a process its rank."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 
 @dataclass(frozen=True)
 class LauncherVariables:
-    """The place of one process among the ranks, from the variables that torchrun sets."""
+    """Rank and world size of this process, from the variables that torchrun sets."""
 
     rank: int
     size: int

@@ -42,7 +42,7 @@ class GradientReduction:
         self._parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         dtypes = (parameter.dtype.to_real() for parameter in self._parameters)
         self._dtype = reduce(torch.promote_types, dtypes, torch.promote_types(torch.get_default_dtype(), torch.float32))
-        """Of losses and scalars: the widest of the parameters, at least fp32."""
+        """The dtype of losses and scalars: the widest of the parameters, at least fp32."""
         self._false, self._true = torch.tensor([0, 1], dtype=self._dtype, device=world.device).unbind()
         self._stop_requested = False
         self._losses: list[Tensor] = []
@@ -50,7 +50,7 @@ class GradientReduction:
         self._loss_weights: dict[float, Tensor] = {}
 
     def begin(self, stop_requested: bool) -> None:
-        """Start a step: clear the gradients, and take what this rank sends to the others."""
+        """Start a step: clear the gradients, and store whether this rank requests a stop."""
         for parameter in self._parameters:
             parameter.grad = None
         self._stop_requested = stop_requested
@@ -92,7 +92,7 @@ class GradientReduction:
         return self._own_scalars()
 
     def gradients(self) -> list[Tensor]:
-        """The gradients of this step; parameters that took no part in it have none."""
+        """Return the gradients of this step; parameters that took no part in it have none."""
         return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
 
     def is_own_loss_finite(self) -> bool:

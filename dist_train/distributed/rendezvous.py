@@ -1,7 +1,7 @@
 """The store in which ranks find each other before they have a process group, and compare how they were started.
 
-A store maps keys to bytes. Nothing in it is ever unpickled: ranks exchange text and JSON. Waits have a limit, and say
-for which ranks they wait.
+A store maps keys to bytes. Nothing in it is ever unpickled: ranks exchange text and JSON. Waits have a time limit and
+print for which ranks they wait.
 """
 
 import errno
@@ -40,14 +40,14 @@ _LOCAL_SETTINGS = ("run.dir", "run.resume", "data.root", "data.cache", "data.dow
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """The store of all ranks, and the place of this rank among them."""
+    """The store of all ranks, and this rank's launcher variables."""
 
     store: Store
     launched: LauncherVariables
     timeout: float
     """Seconds that a rank waits for the others."""
     _numbers: Iterator[int] = field(default_factory=count)
-    """Of comparisons: the store keeps those of earlier trainings in the same processes."""
+    """Numbers of comparisons: the store keeps those of earlier trainings in the same processes."""
 
     def check_equal(self, topic: str, about: Mapping[str, Any]) -> None:
         """Wait until every rank calls this, and check that all give the same `about`.
@@ -56,7 +56,7 @@ class Rendezvous:
 
         Args:
             topic: a word for what is compared.
-            about: names and values, as JSON can have them.
+            about: values by their names, serializable as JSON.
 
         Raises:
             WorldError: a rank differs, or has not come in time; on local rank 0 of each machine.
@@ -190,7 +190,7 @@ def describe_start(config: Config) -> dict[str, Any]:
 
 
 def explain_wait(launched: LauncherVariables, ranks: Sequence[int]) -> str:
-    """Say for which ranks this one waits, which variables say that there are any, and what to do."""
+    """Return a message: for which ranks this one waits, the launcher variables, and what to do."""
     names = ", ".join(f"{rank}({launched.size})" for rank in ranks[:_MOST_LINES])
     more = f" and {len(ranks) - _MOST_LINES} more" if len(ranks) > _MOST_LINES else ""
     return (

@@ -22,7 +22,7 @@ from dist_train.errors import RefusedElsewhereError, UserError, WorldError
 from dist_train.settings.schema import Distributed
 
 _BROADCAST_BYTES = 2**28
-"""Of tensors that are broadcast as one."""
+"""Bytes of tensors that are broadcast in one message."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def open_world(
 
 
 def _use_loopback() -> None:
-    """Let the ranks of one machine talk by an interface that no other machine reaches."""
+    """Let the ranks of one machine communicate through the loopback interface, which no other machine reaches."""
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")
 

@@ -40,7 +40,7 @@ from dist_train.system.stop_signals import PREEMPTED
 POLL = 0.02  # seconds between two looks at the ranks
 PATIENCE = 2.0  # seconds in which ranks notice that a peer is lost, and leave by themselves
 ON_PURPOSE = (UserError.exit_code, NonFiniteError.exit_code, PREEMPTED, INTERRUPTED, FAILS_AGAIN)
-"""Exit codes after which no restart helps: the rank has said why."""
+"""Exit codes after which a restart does not help; the rank has printed why."""
 PATIENCE_TO_SAVE = 600.0  # seconds in which the other ranks save when one is preempted
 
 
@@ -122,7 +122,7 @@ class ForkingAgent(LocalElasticAgent):
         return RunResult(WorkerState.FAILED)
 
     def _handle_exit(self, rank: int, code: int) -> None:
-        """Set what follows from the exit of a rank: a restart, or the exit code of the run."""
+        """Decide after the exit of a rank: restart the ranks, or set the exit code of the run."""
         is_lost = code not in ON_PURPOSE
         if not is_lost or self._first_signal:
             self._remaining_restarts = 0
@@ -151,7 +151,7 @@ class ForkingAgent(LocalElasticAgent):
         return status.get("state") == "done" and status.get("pid") in self._pids()
 
     def _report_end(self, rank: int, code: int) -> None:
-        """Print why the ranks have ended, unless one of them has: all were killed, or before they could record it."""
+        """Print why the ranks have ended if no rank could: all were killed, or ended before they could record it."""
         evidence = RunEvidence.read(self._run)
         pids = {worker.global_rank: worker.id for worker in self._worker_group.workers}
         has_begun = pids[rank] in [each.process.pid for each in evidence.heartbeats.values()]

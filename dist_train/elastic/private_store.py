@@ -1,4 +1,4 @@
-"""The rendezvous of an agent that is alone: a store for its ranks, in memory that only they can open."""
+"""The rendezvous of an agent on one machine: a store for its ranks, in memory that only they can open."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The process of a forked rank: how it starts, and what the agent can see of its end."""
+"""The process of a forked rank: its start, and its exit code as the agent reads it."""
 
 import os
 import signal
@@ -14,13 +14,13 @@ FORWARDED: dict[signal.Signals, signal.Signals] = {
     **{number: number for number in SIGNALS if number != signal.SIGALRM},  # each rank has a time limit of its own
     signal.SIGQUIT: signal.SIGTERM,  # it would kill a rank
 }
-"""Signals that the agent forwards to its ranks, and as which."""
+"""Signals to the agent, with the signal that it forwards to its ranks."""
 
 
 LEFT_EARLY = 256
-"""What stands for exit code 0 of a rank that has not finished; no process ends with it."""
+"""Reported instead of exit code 0 for a rank that has not finished; no process ends with it."""
 FAILS_AGAIN = 257
-"""What stands for exit code 1 of a rank that would fail again after a restart."""
+"""Reported instead of exit code 1 for a rank that would fail again after a restart."""
 _FINISHED = 99  # with which a rank leaves instead of 0
 _CERTAIN = 98  # instead of 1, if it would fail again
 

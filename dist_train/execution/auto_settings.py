@@ -1,4 +1,4 @@
-"""Decide every setting that is `auto`, once a run.
+"""Decide every setting that is `auto`, once per run.
 
 A checkpoint keeps the decisions and a resumed run takes them over: another precision, memory format or number of
 threads sums in another order, and the run would no longer end with the same bits.
@@ -110,7 +110,7 @@ def decide(
     shards: int | None = None,
     can_share: bool = False,
 ) -> AutoSettings:
-    """Decide every `auto`; what `stored`, the decisions of the checkpoint, has decided stays.
+    """Decide every `auto`; decisions in `stored`, those of the checkpoint, are kept.
 
     Threads are decided again only if the number of ranks on a machine has changed: the old number would leave cores
     idle or oversubscribe them, and another number of ranks sums in another order anyway. With `shards` it does not, and
@@ -118,8 +118,8 @@ def decide(
     it changes no bits.
 
     Args:
-        convolutions: of this network, in the largest pass of any rank. Nothing is timed: two starts of the same
-            training have to decide alike.
+        convolutions: their cost in the largest pass of any rank. Nothing is timed: two starts of the same training
+            must decide alike.
         can_share: whether the ranks have memory that they share.
 
     Raises:
@@ -166,7 +166,7 @@ def _decide_precision(
 
 
 def _take_or_keep(setting: Literal["auto", "on", "off"], before: bool | None, best: bool) -> bool:
-    """The setting if it is not `auto`; else what it was before, or what is best."""
+    """Return the setting if it is not `auto`; else the decision of before, or the best."""
     if setting != "auto":
         return setting == "on"
     return best if before is None else before
@@ -181,7 +181,7 @@ def _decide_threads(distributed: Distributed, world: World, before: AutoSettings
 
 
 def _decide_sync_batchnorm(train: Train, before: AutoSettings | None, shards: int | None) -> bool:
-    """`auto`: where it can be; a shard or a pass has statistics of its own, and a compiled graph sends no messages."""
+    """`auto` is on where possible: not with shards, micro-batches, which have their own statistics, or compilation."""
     if train.sync_batchnorm != "auto":
         return train.sync_batchnorm
     is_possible = shards is None and train.micro_batch is None and train.compile == "off"
@@ -251,5 +251,5 @@ def _is_made_for_bf16(device: torch.device) -> bool:
 
 
 def _gains_by_channels_last(precision: str, onednn: bool, world: World) -> bool:
-    """oneDNN's convolutions gain by it in every precision, cuDNN's where tensor cores do the work."""
+    """Whether channels_last is faster: for oneDNN in every precision, for cuDNN where it uses tensor cores."""
     return onednn if world.device.type == "cpu" else precision != "fp32"

@@ -51,9 +51,7 @@ class CompiledModel(nn.Module):
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that torch will find the compilers that it needs: for C++ on a CPU, for C on a GPU, where Triton builds
-    what starts its kernels.
-
+    """Check that torch will find its compilers: for C++ on a CPU; for C on a GPU, where Triton builds its launchers.
     Raises:
         ConfigError: one is missing.
     """

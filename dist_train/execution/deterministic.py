@@ -12,7 +12,7 @@ from dist_train.errors import ConfigError
 from dist_train.execution.lazy_dynamo import backward
 
 _REFUSAL = " does not have a deterministic implementation"
-"""What torch says after the name of an operation."""
+"""The text after the name of the operation in torch's error."""
 
 
 def use_deterministic_kernels() -> None:

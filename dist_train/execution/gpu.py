@@ -1,4 +1,4 @@
-"""What a rank on a GPU sets for its process: TF32, cuDNN's choice of kernels, and the cores near the GPU."""
+"""Configure the process of a rank on a GPU: TF32, cuDNN's choice of kernels, and the cores near the GPU."""
 
 import os
 import re
@@ -41,8 +41,8 @@ def configure_gpu(precision: str, *, deterministic: bool, environ: MutableMappin
 def bind_to_near_cores(device: torch.device, sysfs: Path = Path("/sys")) -> None:
     """Run on those of this process's cores that are on the NUMA node of its GPU; nothing changes on a CPU.
 
-    Threads and processes that are started later inherit it. Where the system does not tell the node, as in some
-    containers, or the launcher has bound the rank to other cores, nothing changes either.
+    Threads and processes that are started later inherit it. Nothing changes either where the node is not known, as in
+    some containers, or where the launcher has bound the rank to other cores.
     """
     if device.type != "cuda":
         return

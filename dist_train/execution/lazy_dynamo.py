@@ -1,9 +1,9 @@
 """Keep torch's compiler out of a training that compiles nothing: its import takes as long as torch's own.
 
-torch 2.11 to 2.15 imports `torch._dynamo` in eager mode only to learn that it has no part: at the first call of a
+torch 2.11 to 2.15 imports `torch._dynamo` in eager mode only to find that it is not used: at the first call of a
 function that must not be traced (an optimizer's constructor, DDP's forward pass), for the mode that DDP's constructor
-asks for, and at each step of an optimizer (`optim.unwrapped_step` avoids that). A torch that looks different imports it
-as usual, and so does whoever asks for more than these.
+asks for, and at each step of an optimizer (`optim.unwrapped_step` avoids that). A torch that is built differently
+imports it as usual, and so does code that uses other attributes of it.
 """
 
 import importlib
@@ -27,7 +27,7 @@ _NOT_TRACED = (
 )
 # As torch.autograd.backward calls it.
 _run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
-# What `torch._dynamo.utils` answers to DDP unless another mode was set.
+# What `torch._dynamo.utils` returns to DDP unless another mode was set.
 _DDP_MODE = "ddp_optimizer"
 
 
@@ -43,7 +43,7 @@ def defer_dynamo_import() -> None:
 
 
 class _LazyModule:
-    """A module that is imported when it is asked for an attribute other than the `known` ones."""
+    """A module that is imported at the first use of an attribute other than the `known` ones."""
 
     def __init__(self, name: str, **known: object) -> None:
         self._name = name

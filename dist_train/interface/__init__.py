@@ -1,1 +1,1 @@
-"""What `from dist_train import load_config, train, evaluate, load_model` gives."""
+"""The Python interface: `from dist_train import load_config, train, evaluate, load_model`."""

@@ -32,15 +32,15 @@ Picture = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
 class TrainedModel(nn.Module):
     """A trained network in evaluation mode: `model(inputs)` prepares the inputs and returns the network's output.
 
-    Inputs are pictures (see `preprocess`), or for a data set of your own what it gives for a batch.
+    Inputs are pictures (see `preprocess`), or for a data set of your own the inputs of a batch.
 
     Attributes:
         network: the plain module; its parameters need no gradient.
         classes: names of the classes, in the order of the outputs.
         config: settings of the run.
         data: which data it was trained on.
-        step: of the checkpoint.
-        auto_settings: what the training has decided, such as the precision; `model(inputs)` computes in fp32.
+        step: step of the checkpoint.
+        auto_settings: values that the training chose for `auto`, such as the precision; `model(inputs)` uses fp32.
     """
 
     def __init__(

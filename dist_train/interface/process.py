@@ -1,4 +1,4 @@
-"""A training in a process of the user: what it changes there is put back, and ranks join one group."""
+"""Train in the user's process: restore afterwards what the training changes, and join the ranks to one group."""
 
 import atexit
 import gc
@@ -23,9 +23,9 @@ _LOG = logging.getLogger("dist_train")
 
 @contextmanager
 def restored_process() -> Iterator[None]:
-    """Put back after the block what a training changes in its process.
+    """Restore after the block what a training changes in its process.
 
-    Torch's settings and generators, those of `random` and NumPy, log handlers, variables, and cores.
+    These are torch's settings and generators, those of `random` and NumPy, log handlers, environment variables, cores.
     """
     with ExitStack() as stack:
         for restore in (*_keep_torch(), *_keep_generators(), *_keep_system()):
@@ -34,7 +34,7 @@ def restored_process() -> Iterator[None]:
 
 
 def _keep_torch() -> Iterator[Callable[[], object]]:
-    """Yield what restores the settings of torch; asking for TF32 raises where the user has set it by the new names."""
+    """Yield functions that restore the settings of torch; reading TF32 raises if the user set it by the new names."""
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     yield lambda: torch.set_num_threads(threads)
     yield lambda: torch.set_default_dtype(dtype)

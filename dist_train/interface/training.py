@@ -40,7 +40,7 @@ def train(config: Config) -> TrainingResult:
     """Train what `config` says, or continue its run, as `dist-train train` does in this process.
 
     Under torchrun every rank calls this. In the main thread, a stop signal or Ctrl-C finishes the step, saves and
-    returns; a second Ctrl-C raises KeyboardInterrupt. What the training changes in the process is put back.
+    returns; a second Ctrl-C raises KeyboardInterrupt. What the training changes in the process is restored afterwards.
 
     Raises:
         UserError: settings, data or the run's directory do not fit together; its text says what to do.
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def _listen(config: Config) -> Stop:
-    """Return what asks the training to stop: signals in the main thread, nothing elsewhere, where Python has none."""
+    """Return the stop flag: set by signals in the main thread, never in other threads, where Python has no handlers."""
     limit = config.run.time_limit_minutes
     if threading.current_thread() is threading.main_thread():
         return Stop.listen(limit)
@@ -96,7 +96,7 @@ def _listen(config: Config) -> Stop:
 
 
 def _without_watch(config: Config, world: World) -> Config:
-    """Never end a process that waits for no other rank: a user may have stopped it in a debugger."""
+    """Turn the watchdog off for a single process: a user may have stopped it in a debugger."""
     if world.backend is not None:
         return config
     return config.model_copy(update={"distributed": config.distributed.model_copy(update={"stall_minutes": None})})

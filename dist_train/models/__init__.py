@@ -172,7 +172,7 @@ def import_library(config: Model) -> None:
 
 
 def find_model(name: str) -> Callable[..., nn.Module]:
-    """Return what builds the network `name` for images; imports torchvision or timm for its networks only."""
+    """Return the function that builds the network `name` for images; imports torchvision or timm only if needed."""
     library, _, name_there = name.partition("/")
     if library == "torchvision":
         from dist_train.models import torchvision_models

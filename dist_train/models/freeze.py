@@ -1,4 +1,4 @@
-"""Parameters that keep their values, for some epochs or for ever, and normalisation that keeps its statistics."""
+"""Freeze parameters, for some epochs or the whole run, and the statistics of their normalisation layers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

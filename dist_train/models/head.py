@@ -1,4 +1,4 @@
-"""The last layer of a network: found by its place or its name, and replaced where the data have other classes."""
+"""The last layer of a network: found by position or name, and replaced where the data have other classes."""
 
 from difflib import get_close_matches
 
@@ -31,7 +31,7 @@ def find_head(network: nn.Module, wanted: str | None) -> str:
 
 
 def count_outputs(layer: nn.Module) -> int | None:
-    """Return how many outputs a layer has; None if it is of a kind that does not tell."""
+    """Return how many outputs a layer has; None for kinds of layers where this is not known."""
     if isinstance(layer, nn.Linear):
         return layer.out_features
     return layer.out_channels if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) else None

@@ -29,7 +29,7 @@ def matches(names: Sequence[str], patterns: Collection[str]) -> bool:
 
 
 def explain_no_match(pattern: str, names: Names) -> str:
-    """Say that a pattern matches no parameter, and which there are."""
+    """Return a message that a pattern matches no parameter, with the names of some parameters."""
     known = [name for each in names.values() for name in each]
     close = get_close_matches(pattern, known, 1)
     guess = f" Did you mean {escape(close[0])}?" if close else ""

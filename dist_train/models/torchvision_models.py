@@ -6,13 +6,13 @@ from typing import Any
 from torch import nn
 from torchvision.models import get_model
 
-# Their second heads return tuples in training, and their slow initialisation warns unless it is asked for.
+# In training, their second heads return tuples; their slow initialisation warns unless `init_weights` is given.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
 SECOND_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-"""What published weights have of them."""
+"""Prefixes of the second heads' names in published weights."""
 
 
 def build(name: str, shape: tuple[int, int, int], num_classes: int, arguments: Mapping[str, Any] = {}) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Write TensorBoard's event files of a run: curves and pictures, and what the run is."""
+"""Write TensorBoard's event files of a run: curves, pictures, settings and the network's graph."""
 
 import os
 import re
@@ -26,18 +26,18 @@ from dist_train.system.read_file import list_directory
 
 _EVENTS = "events.out.tfevents."
 _ABOUT = f"{_EVENTS}{0:010d}."
-"""The file that says what the run is comes first; each start replaces it, as TensorBoard keeps the first it reads."""
+"""The file with settings and graph, which TensorBoard reads first and keeps; so each start replaces it."""
 
 
 class EventFiles:
-    """Writes event files: each start adds one, which first takes back what a resumed run repeats."""
+    """Writes event files: each start adds one, which first removes points that a resumed run repeats."""
 
     def __init__(
         self, directory: Path, step: int, kept: Sequence[Mapping[str, Any]], earlier: Iterable[Mapping[str, Any]]
     ) -> None:
         """
         Args:
-            step: the step at which the run starts; points of earlier starts from there on are taken back.
+            step: the step at which the run starts; points of earlier starts after it are removed.
             kept: lines of metrics of this step that stay.
             earlier: all lines that stay, oldest first; read only if there are no event files.
 

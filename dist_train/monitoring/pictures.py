@@ -1,6 +1,6 @@
-"""Small pictures for TensorBoard: samples with what the network says of them, and which class was taken for which.
+"""Small pictures for TensorBoard: samples with predictions, and the confusion matrix.
 
-Blue and vermilion of Okabe and Ito, which the colour-blind tell apart.
+Blue and vermilion of Okabe and Ito, which the colour-blind can distinguish.
 """
 
 import io
@@ -29,7 +29,7 @@ _MOST_NAMED = 20
 
 
 class SampleSheet:
-    """Draws the same samples again and again, with other captions."""
+    """Draws the same samples after each evaluation, with new captions."""
 
     def __init__(self, pictures: "Sequence[NDArray[Any]]") -> None:
         """`pictures`: uint8 [H, W] or [H, W, 3]."""
@@ -71,11 +71,11 @@ class SampleSheet:
 
 
 def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Picture:
-    """Return a table: the darker a field, the larger the share of a class, a row, that was taken for that of a column.
+    """Return a picture of a confusion matrix: the darker a field, the larger its share of the row, the true class.
 
     Args:
-        counts: of each class, how often it was taken for each; at most a hundred classes can be seen.
-        classes: their names.
+        counts: how often each true class, a row, was predicted as each class, a column; at most a hundred classes fit.
+        classes: names of the classes.
     """
     from PIL import Image, ImageDraw
 
@@ -104,7 +104,7 @@ def draw_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> P
 
 
 def _turn(name: str, length: int, is_upright: bool) -> "Image":
-    """Return a name as it is written above a column."""
+    """Return a picture of the name above a column."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (length, length if is_upright else _LINE + 2), _WHITE)

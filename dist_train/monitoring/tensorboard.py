@@ -35,7 +35,7 @@ class Node(NamedTuple):
     inputs: tuple[str, ...] = ()
     """Names of other nodes."""
     shape: tuple[int, ...] | None = None
-    """Of its output."""
+    """Shape of its first output."""
 
 
 def encode_version(wall_time: float) -> bytes:
@@ -62,7 +62,7 @@ def encode_picture(wall_time: float, step: int, tag: str, picture: Picture) -> b
 
 
 def encode_settings(wall_time: float, name: str, settings: Mapping[str, float | str]) -> bytes:
-    """Return the record of what the hparams plugin shows of a run: its settings, beside all of its scalars."""
+    """Return the record with the settings of a run for the hparams plugin, which shows them beside its scalars."""
     session = b"".join(
         _bytes(1, _bytes(1, key.encode()) + _bytes(2, _setting(value))) for key, value in settings.items()
     )

@@ -18,11 +18,11 @@ class ParameterGroup(NamedTuple):
     optimizer: Optimizer
     """Settings of the optimizer that updates them."""
     changed: dict[str, Any]
-    """Its arguments that the group sets."""
+    """Arguments of the optimizer that the group sets."""
     schedule: str
     """The name of their learning rate's schedule."""
     parameters: dict[str, nn.Parameter]
-    """By their names in the network, in its order."""
+    """The parameters by their names in the network, in its order."""
     sources: tuple[int, ...]
     """Numbers of the entries of `optim.groups` that match them."""
 

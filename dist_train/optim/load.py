@@ -132,7 +132,7 @@ class _Kept:
         self._group = {key: value for key, value in group.items() if key not in ("params", "param_names")}
         taken = inspect.signature(type(optimizer)).parameters
         self._arguments = {key: value for key, value in self._group.items() if key in taken}
-        """For its constructor, which may need them though the group has them too."""
+        """Arguments for the optimizer's constructor, which may need them although the group has them too."""
         self._found: dict[int, dict[str, Any]] = {}
 
     def of(self, dimensions: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class Muon(Optimizer):
-    """As `torch.optim.Muon`, which takes matrices only, bit for bit.
+    """The same bits as `torch.optim.Muon`, which takes matrices only.
 
     A filter [outputs, inputs, height, width] is updated as a matrix [outputs, inputs * height * width], as by Jordan
     (https://kellerjordan.github.io/posts/muon).

@@ -1,4 +1,4 @@
-"""What follows from the evaluations of a run: reduced learning rates, and its early end."""
+"""Reduce learning rates and end a run early, as functions of its evaluations."""
 
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +30,7 @@ def ends_early(values: Sequence[float], config: EarlyStopping | None, higher_is_
 
 
 def _find_improvements(values: Sequence[float], min_delta: float, higher_is_better: bool) -> Iterator[bool]:
-    """Yield of each value whether it is better than all before it; one that is not a number never is."""
+    """Yield for each value whether it is better than all before it; NaN never is."""
     best = float("-inf")
     for value in values if higher_is_better else [-value for value in values]:
         is_better = value > best + min_delta

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class Several(Optimizer):
-    """Optimizers that share one state and make their steps together, as Muon and that of the other parameters."""
+    """Optimizers that share one state and make their steps together, such as Muon and that of the other parameters."""
 
     def __init__(self, parts: list[Optimizer]) -> None:
         super().__init__([{"params": group["params"]} for part in parts for group in part.param_groups], {})

@@ -2,7 +2,7 @@
 
 modules       finds the files of modules, without running any of them
 reference     finds what a reference names, and checks its arguments, in the source alone
-load          imports it, calls it, and shows its errors as the user's
-copies        keeps the files in the directory of a run, and leads imports to the copies
-working_tree  says how the user's files differ from what git has
+load          imports it, calls it, and raises its errors as OwnCodeError
+copies        keeps the files in the directory of a run, and lets imports find the copies
+working_tree  describes how the user's files differ from the commit in git
 """

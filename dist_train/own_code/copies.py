@@ -1,6 +1,6 @@
-"""The copies of the user's code that a run keeps: written when it starts, used by all that comes after its training.
+"""The copies of the user's code that a run keeps: written when it starts, used by evaluations and other commands.
 
-code/manifest.json       what each reference leads to, the SHA-256 of each file, and the commits
+code/manifest.json       the file of each reference, the SHA-256 of each file, and the commits
 code/nets.py ...         the files that references name, and the modules of the user's that they import
 code/working_tree.diff   how the tracked files of git differed from the commit
 """
@@ -39,7 +39,7 @@ class Code:
     """The file of each reference to a file."""
     files: dict[Path, bytes] = field(default_factory=dict)
     folders: dict[str, set[Path]] = field(default_factory=dict)
-    """For each top-level name that is imported, where it is."""
+    """The folders of each top-level name that is imported."""
     trees: list[WorkingTree] = field(default_factory=list)
 
     def digests(self) -> dict[str, str]:
@@ -189,7 +189,7 @@ class Copies:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """A block in which imports of the copied modules lead to the copies."""
+        """A block in which imports of the copied modules find the copies."""
         modules, path = self._take_modules(), list(sys.path)
         finder = _Finder({name: [str(self.folder / each) for each in found] for name, found in self.modules.items()})
         sys.meta_path.insert(0, finder)
@@ -240,7 +240,7 @@ def read_copies(folder: Path) -> Copies | None:
 
 
 def _check_names(copies: Copies) -> None:
-    """Check that the manifest leads to nothing outside of its folder; raises ValueError."""
+    """Check that the manifest names nothing outside of its folder; raises ValueError."""
     folders: list[Any] = [
         name for found in copies.modules.values() for name in (found if type(found) is list else [None])
     ]

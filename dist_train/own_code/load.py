@@ -21,7 +21,7 @@ from dist_train.system.escape import escape
 from dist_train.system.stop_signals import StopRequested
 
 _HIDDEN = (Path(__file__).resolve().parent.parent, Path(importlib.__file__).parent)
-"""Folders of this program, and of what imports a file: a traceback of the user's code does not show them."""
+"""Folders of this program and of importlib, which tracebacks of the user's code do not show."""
 _NO_FAILURES = (KeyboardInterrupt, GeneratorExit)
 _RELATIVE_HINT = "\nA file belongs to no package; for relative imports write the reference as package.module:Name"
 _roots: list[Path] = []
@@ -61,7 +61,7 @@ def call(text: str, key: str, arguments: Mapping[str, Any] | None, given: Mappin
     Args:
         key: the setting, for messages.
         arguments: from the settings, by name; None where the settings can give none.
-        given: more arguments, of the program; each is left out where there is no such parameter.
+        given: further arguments from the program; each is left out where there is no such parameter.
 
     Raises:
         ConfigError: it can't be called, or not with these arguments.
@@ -90,7 +90,7 @@ def call(text: str, key: str, arguments: Mapping[str, Any] | None, given: Mappin
 
 
 def name_place(text: str, found: Any) -> str:
-    """Return a reference for messages, with the line where the function begins that it leads to, if that is known."""
+    """Return a reference for messages, with the line on which its function begins, if that is known."""
     function = inspect.unwrap(found) if callable(found) else found
     for name in ("forward", "__call__"):
         if not hasattr(function, "__code__"):
@@ -100,7 +100,7 @@ def name_place(text: str, found: Any) -> str:
 
 
 def read_parameters(function: Any) -> Parameters | None:
-    """Return the parameters of a function or class; None if it does not tell."""
+    """Return the parameters of a function or class; None if they are not known."""
     try:
         found = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -137,7 +137,7 @@ def _kept_directory(what: str) -> Iterator[None]:
 
 @contextmanager
 def shown_as_own(what: str) -> Iterator[None]:
-    """Raise an exception of the user's code as OwnCodeError, with `what` was done and the frames of that code only."""
+    """Raise an exception of the user's code as OwnCodeError, with `what` and the frames of that code only."""
     try:
         yield
     except (OwnCodeError, UserError, StopRequested, *_NO_FAILURES):
@@ -161,7 +161,7 @@ def _shown_as_import(what: str) -> Iterator[None]:
 
 @contextmanager
 def own_failures(describe: Callable[[], str]) -> Iterator[None]:
-    """Raise an exception that has passed through the user's code as OwnCodeError; every other passes as it is.
+    """Raise an exception that has passed through the user's code as OwnCodeError; leave every other as it is.
 
     Args:
         describe: says when it was, such as `after 3 steps, on rank 1`.

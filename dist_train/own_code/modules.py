@@ -19,9 +19,9 @@ class Module(NamedTuple):
     name: str
     """Dotted."""
     file: Path | None
-    """None for a package without `__init__.py`, and for what is no file of Python."""
+    """None for a package without `__init__.py`, and for a module that is no Python file."""
     folders: list[Path]
-    """Of a package: where its modules are."""
+    """Folders with the modules of a package; [] for a module."""
 
     @property
     def root(self) -> Path | None:
@@ -31,7 +31,7 @@ class Module(NamedTuple):
 
 
 def trace(name: str, folders: Iterable[Path] = ()) -> Iterator[Module]:
-    """Yield the packages and the module that an import of a dotted name runs, as far as there are such.
+    """Yield the packages and the module that an import of a dotted name runs, up to the first that is missing.
 
     Args:
         folders: searched for the top-level name after all others.

@@ -1,4 +1,4 @@
-"""What a reference names: found in the source and checked without running any of it, and without torch."""
+"""Find what a reference names in the source, and check it without running any of it, and without torch."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ class Reference:
     file: Path | None
     module: str | None
     name: str
-    """With dots for a name within a class."""
+    """The name, with dots for one within a class."""
 
     @property
     def where(self) -> str:
@@ -38,7 +38,7 @@ class CodeFault(NamedTuple):
 
     text: str
     argument: str | None = None
-    """Of the settings, where it is about one that they have."""
+    """The argument in the settings that is wrong, if there is one."""
 
 
 def parse_reference(text: str) -> Reference | None:
@@ -63,7 +63,7 @@ def find_fault(
     given: Iterable[str] = (),
     positional: tuple[int | None, int | None] = (0, 0),
 ) -> CodeFault | None:
-    """Describe what is wrong with a reference or with the arguments for it, None if nothing is to be seen.
+    """Describe what is wrong with a reference or with the arguments for it; None if the source shows no fault.
 
     Args:
         arguments: from the settings, by name; None where the settings can give none.
@@ -100,7 +100,7 @@ def find_fault(
 
 
 def describe_missing(reference: Reference, name: str, known: Iterable[str]) -> str:
-    """Describe that what a reference leads to has no such name, and which one may be meant."""
+    """Describe that a file, module or class has no such name, and which name may be meant."""
     close = get_close_matches(name, known := list(known), 1)
     public = sorted(each for each in known if not each.startswith("_"))
     hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(public[:10]) or 'no names'}"
@@ -130,7 +130,7 @@ def _find_names(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST | None]
         node = waiting.pop(0)
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, node
-            continue  # what is within has names of its own
+            continue  # names inside are not names of the module
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((alias.asname or alias.name.partition(".")[0], None) for alias in node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

@@ -1,4 +1,4 @@
-"""What git says of a folder: its commit, and how the tracked files differ from that."""
+"""Read from git the commit of a folder, and how the tracked files differ from it."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ class WorkingTree(NamedTuple):
 
     commit: str
     diff: bytes
-    """From the commit, of tracked files only: what is not tracked may be a secret."""
+    """Differences of tracked files from the commit; untracked files may be secrets."""
 
 
 def describe_working_tree(folder: Path) -> WorkingTree | None:
-    """Return the state of the working tree around a folder; None without one, or where git does not tell it."""
+    """Return the state of the working tree around a folder; None without one, or if git fails."""
     commit = _run_git(folder, "rev-parse", "--verify", "HEAD")
     # Programs that the settings of git name for diffs are not run.
     options = ("--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--binary", "--ignore-submodules=dirty")

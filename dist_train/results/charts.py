@@ -34,18 +34,18 @@ _LEGEND_LINE = 0.18
 _LABEL = 60
 """Characters of a run's label, at most."""
 _SCORES = ("accuracy", "exact_match", "rmse", "mae")
-"""What is drawn beside the loss: the first that an evaluation has."""
+"""Numbers that may be drawn beside the loss: the first that an evaluation has."""
 _DECADES = 1.7
 """The loss is drawn on a logarithmic scale where it spans more powers of ten."""
 
 
 _SOURCES = (TRAINING, "validation", "test")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), "-.")
-"""Of lines by where their numbers are from: of TRAINING, of the splits, of others."""
+"""Line styles by source of the numbers: TRAINING, validation, test, others."""
 _COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
-"""Of runs; of a single run, of what its numbers are from."""
+"""Colours of runs; in a chart of a single run, of the sources of its numbers."""
 _MARKERS = "os^DvPX"
-"""Likewise, for print."""
+"""Markers, assigned like colours, for print."""
 _UNITS = {"lr": "learning rate", "samples_per_second": "samples / s"}
 
 
@@ -101,7 +101,7 @@ def draw_curves(runs: Sequence[RunCurves], names: Sequence[str], path: Path, poi
 
 
 class _Looks:
-    """How lines look: runs differ in colour and marker, what their numbers are from in dashes."""
+    """Style of lines: runs differ in colour and marker, sources of numbers in dashes."""
 
     def __init__(self, runs: Sequence[RunCurves]) -> None:
         self._is_single = len(runs) == 1
@@ -140,7 +140,7 @@ def _choose_colours(count: int) -> list[str]:
 def _list_sources(
     runs: Sequence[RunCurves], names: Sequence[str], looks: _Looks
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what the legend says of dashes: text and look."""
+    """Yield the entries of the legend for sources: text and style."""
     found = {source for run in runs for name, source in run.curves if name in names}
     for source in sorted(found, key=lambda each: (_place(each), each)):
         yield source, looks.of_source(source)

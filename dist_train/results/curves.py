@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TRAINING = "training"
-"""Where numbers of training steps are from; those of evaluations have the name of a split."""
+"""The source of numbers of training steps; the source of those of evaluations is the name of the split."""
 _OF_TRAINING = ("loss", "lr", "samples_per_second")
 _START = re.compile(rb"\S+ \S+ INFO rank 0(?:\(\d+\))? starts at step (\d{1,18}) on ")
 """A line of `rank_0.log`, as `monitoring.console` writes it."""
 _MOST = 1000
-"""Points of a curve that is drawn as it is."""
+"""The most points with which a curve is drawn without thinning."""
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +75,7 @@ class RunCurves:
 
     label: str
     curves: dict[tuple[str, str], Curve]
-    """By the name of the number, and where it is from: TRAINING or a split."""
+    """Curves by name of the number and source: TRAINING or the name of a split."""
     restarts: tuple[int, ...]
     """Steps at which the run was continued."""
 

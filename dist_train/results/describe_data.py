@@ -41,7 +41,7 @@ class _Read(NamedTuple):
     """Samples that were read together."""
 
     numbers: list[int]
-    """In the split of the files."""
+    """Numbers of the samples in the split of the files."""
     inputs: Nest
     targets: Nest
 
@@ -55,7 +55,7 @@ class _Failure(NamedTuple):
 
 @dataclass
 class SplitSummary:
-    """What one pass over a split has found."""
+    """Counts and statistics of one split."""
 
     name: SplitName
     count: int = 0
@@ -63,9 +63,9 @@ class SplitSummary:
     classes: Counter[int] = field(default_factory=Counter)
     """Samples of each label, if targets are labels."""
     inputs: dict[str, TensorSummary] = field(default_factory=dict)
-    """By the place of the tensor in the inputs, "" if they are one tensor."""
+    """Summaries by the key or number of the tensor in the inputs; the key is "" if they are one tensor."""
     targets: dict[str, TensorSummary] = field(default_factory=dict)
-    """Likewise; {} if targets are labels."""
+    """Summaries of targets, as in `inputs`; {} if targets are labels."""
     unreadable: list[str] = field(default_factory=list)
     """A message for each sample that can't be read."""
     first: dict[str, int] = field(default_factory=dict)
@@ -76,13 +76,13 @@ class SplitSummary:
 
 @dataclass
 class DataSummary:
-    """What `dist-train data` has found."""
+    """The result of `dist-train data`."""
 
     name: str
     class_names: tuple[str, ...]
     splits: list[SplitSummary]
     shared: dict[tuple[SplitName, SplitName], int]
-    """For two splits: how many different inputs are in both."""
+    """How many different inputs two splits have in common, by pairs of splits."""
     contradictory: int
     """Inputs that occur with several labels."""
 

@@ -32,9 +32,9 @@ class Layer:
     name: str
     kind: str
     parameters: int
-    """Weights of its own."""
+    """Weights of the module itself, without those of modules in it."""
     trained: int
-    """Those that take gradients."""
+    """Weights that take gradients."""
     outputs: list[list[int]] | None = None
     """Shapes of the tensors that it returned last, for one sample; None if the pass did not call it."""
     calls: int = 0
@@ -43,12 +43,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What `dist-train model` has found."""
+    """The result of `dist-train model`."""
 
     name: str
     inputs: list[str]
     layers: list[Layer]
-    """In the order of their first calls; those that were not called are the last."""
+    """Layers in the order of their first calls; those that were not called come last."""
     parameters: dict[str, nn.Parameter]
     groups: list[ParameterGroup]
     multiply_adds: int
@@ -138,7 +138,7 @@ def _pass_through(network: nn.Module, inputs: Nest, name: str) -> tuple[list[Lay
 
 @dataclass(frozen=True)
 class _Recorder:
-    """A hook that notes what a layer returns."""
+    """A hook that records the shapes that a layer returns."""
 
     path: str
     layer: Layer

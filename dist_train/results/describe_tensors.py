@@ -53,11 +53,11 @@ class Values:
 
 @dataclass
 class TensorSummary:
-    """What the tensors at one place of all samples are like."""
+    """Types, shapes and statistics of one tensor of each sample."""
 
     types: Counter[str] = field(default_factory=Counter)
     shapes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    """Of one sample."""
+    """Shapes of one sample."""
     _bytes: Histogram | None = None
     """Counts of the 256 values in each channel, if the tensors are pictures of bytes: exact in any order."""
     _values: list[Values] = field(default_factory=list)

@@ -1,12 +1,12 @@
-"""Take the weights or the network of a run out, for other programs.
+"""Export the weights or the network of a run for other programs.
 
     state_dict     the weights by their names
     checkpoint     the dictionary of PyTorch's courses: epoch, model_state_dict, optimizer_state_dict, loss
     torch_export   a program of `torch.export`, which needs none of the network's code
     onnx           a model of ONNX, e.g. for onnxruntime
 
-Programs take inputs as the network gets them, normalised, in batches of any size; what that is they say themselves, as
-JSON: a program in its file `dist_train.json`, a model of ONNX in its metadata.
+Programs take inputs as the network gets them, normalised, in batches of any size. They contain a description of the
+inputs as JSON: a program in its file `dist_train.json`, a model of ONNX in its metadata.
 """
 
 import argparse
@@ -38,15 +38,15 @@ from dist_train.system.escape import escape
 from dist_train.system.exit import FAILED
 
 SAMPLES = 32
-"""Of the held-out split, on which an export is compared with the network."""
+"""Samples of the held-out split on which an export is compared with the network."""
 TOLERANCE = 1e-4
-"""Of the largest output, by which another program's arithmetic may differ."""
+"""Allowed difference of another program's output, relative to the largest output."""
 LARGEST = torch.finfo(torch.float64).max
 _ABOUT = "dist_train.json"
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write what the arguments say, and return the exit code: 1 if `--check` finds a difference.
+    """Export as the arguments of `dist-train export` say; return the exit code, 1 if `--check` finds a difference.
 
     Raises:
         UserError: there is no run or file of weights, or the network can't be exported; nothing is written.
@@ -55,7 +55,7 @@ def export(options: argparse.Namespace) -> int:
     if options.run.is_file():
         return _convert(options)
     run = RunDir(options.run)
-    load_config_of(run, options.overrides)  # which says what is wrong with either
+    load_config_of(run, options.overrides)  # raises if either is wrong
     place, files = load_checkpoint(run, options.checkpoint)
     is_program = options.format in ("torch_export", "onnx")
     model = _load(options, place, files) if is_program or options.check else None
@@ -161,7 +161,7 @@ def _encode_onnx(program: torch.export.ExportedProgram, model: TrainedModel) -> 
 
 
 def _describe_inputs(model: TrainedModel) -> dict[str, Any]:
-    """Return what a program needs to prepare pictures and to name what it finds."""
+    """Return the classes, shape, mean and std that a program's user needs."""
     data = model.data.to_dict()
     about = {"classes": data["classes"], "shape": data["shape"], "mean": data["mean"], "std": data["std"]}
     scaled = "(pixels / 255 - mean) / std, float32 [batch, channels, height, width], red first"
@@ -169,7 +169,7 @@ def _describe_inputs(model: TrainedModel) -> dict[str, Any]:
 
 
 def _check(options: argparse.Namespace, path: Path, model: TrainedModel, place: Path) -> bool:
-    """Compare an export with the network on samples, and print the largest difference; whether they agree."""
+    """Compare an export with the network on samples, and print the largest difference; return whether they agree."""
     run = {"torch_export": _open_program, "onnx": _open_onnx}.get(options.format)
     exported = run(path) if run else _open_weights(path, model.network)
     largest = output = 0.0

@@ -1,6 +1,6 @@
 """Figures of matplotlib in one style, written whole or not at all.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart; lines differ in their style too, for print.
+Colours are those of Okabe and Ito, which the colour-blind can distinguish; lines differ in their style too, for print.
 """
 
 import io
@@ -21,7 +21,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = COLOURS = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73"),
     *("#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
 )
-"""Of Okabe and Ito."""
+"""The colours of Okabe and Ito."""
 GREY = "#808080"
 FORMATS = (".png", ".svg", ".pdf")
 _FONT = "DejaVu Sans"  # comes with matplotlib

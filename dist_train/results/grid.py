@@ -1,4 +1,4 @@
-"""Draw pictures side by side, with what is said of each."""
+"""Draw pictures side by side, with captions."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _LINE = 0.14
 """Inches from one line of a caption to the next."""
 _LINES = 3
 _LETTERS = 22
-"""Of a line, at most."""
+"""The most letters in a line of a caption."""
 
 
 def draw_grid(

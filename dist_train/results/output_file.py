@@ -21,7 +21,7 @@ def check_place(path: Path) -> None:
 
 @contextmanager
 def write_beside(path: Path, content: bytes) -> Iterator[Path]:
-    """A block in which a file with this content has another name, which `move` may change; it is removed at last.
+    """A block in which a file with this content has a temporary name; it is removed at the end unless it was moved.
 
     Raises:
         ConfigError: it can't be written.
@@ -37,13 +37,13 @@ def write_beside(path: Path, content: bytes) -> Iterator[Path]:
 
 
 def move(aside: Path, path: Path) -> None:
-    """Give a file its name, in place of one that is there; a link stays one. Raises ConfigError."""
+    """Rename a file to `path`, replacing an existing file; follow a link. Raises ConfigError."""
     with _explained(path):
         aside.replace(_follow(path))
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, in place of one that is there; raises ConfigError, and that one stays."""
+    """Write a file, replacing an existing one; raises ConfigError and keeps the existing one."""
     with write_beside(path, content) as aside:
         move(aside, path)
 

@@ -1,4 +1,4 @@
-"""Samples of numbers as points: what a run of a regression predicts of them, and what it was trained on."""
+"""Draw samples of numbers as points, with what a run of a regression predicts."""
 
 import logging
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def find_points(run: Path, trust_code: bool) -> Points | None:
 
 
 def draw_fit(figure: "SubFigure", points: Points) -> None:
-    """Draw predictions against the truth, and of inputs of one number what is predicted along them."""
+    """Draw predictions against the truth; for inputs of one number also predictions against the input."""
     has_line = points.inputs is not None and points.inputs.shape[1] == 1
     left, *right = figure.subplots(1, 2 if has_line else 1, squeeze=False)[0]
     assert points.predictions is not None  # noqa: S101

@@ -1,4 +1,4 @@
-"""Iterate over a split of a run, with what its network says of each sample.
+"""Iterate over a split of a run, with the network's output for each sample.
 
     with open_predictions("runs/digits", split="test", checkpoint="best") as predictions:
         for batch in predictions.batches(limit=20):
@@ -27,17 +27,17 @@ from dist_train.run_dir import RunDir
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """Consecutive samples of a split, and what the network says of them."""
+    """Consecutive samples of a split, with the network's output."""
 
     indices: Tensor
     """int64 [B], on the CPU: numbers of the samples in the split of the files, as in the ledger; those of `validation`
     are numbers in the training split."""
     inputs: Nest
-    """As the network gets them, on its device. Of a data set of images: [B, C, H, W], normalised."""
+    """What the network is called with, on its device. For a data set of images: [B, C, H, W], normalised."""
     targets: Nest
-    """What the loss compares the output with. Of a data set of images: labels, int64 [B]."""
+    """What the loss compares the output with. For a data set of images: labels, int64 [B]."""
     output: Nest
-    """Of the network, whole, in at least fp32; `tasks.output.select` takes the part that the loss gets."""
+    """The network's whole output, in at least fp32; `tasks.output.select` returns the field that the loss gets."""
 
 
 @dataclass(frozen=True)

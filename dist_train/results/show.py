@@ -1,4 +1,4 @@
-"""Draw samples as the network gets them: of settings, or of a run with what its network says of each."""
+"""Draw samples as the network gets them: of settings, or of a run with its network's predictions."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from dist_train.tasks.answers import Answer, AnswerReader
 from dist_train.tasks.output import describe, select
 
 PICTURES = 24
-"""Samples that are drawn by default; of those that are points, MOST."""
+"""Pictures that are drawn by default; for points the default is MOST."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def show_data(config: Config, split: SplitName, augmented: bool, limit: int | No
 
 
 def show_run(predictions: Predictions, limit: int | None, path: Path) -> str:
-    """Draw samples with the truth and what the network says; return what was drawn. Raises UserError as `show_data`."""
+    """Draw samples with truth and prediction; return what was drawn. Raises UserError as `show_data`."""
     opened = predictions.opened
     samples = _spread(opened.samples, limit or _count(opened.dataset))
     found = list(_predict(replace(predictions, opened=replace(opened, samples=samples))))
@@ -87,7 +87,7 @@ def show_mistakes(predictions: Predictions, limit: int | None, path: Path) -> st
     for sample in _predict(predictions):
         assert sample.answer is not None  # noqa: S101
         if not sample.answer.guesses:
-            raise ConfigError(f"--wrong: there are no classes in what the network says ({opened.config.task})")
+            raise ConfigError(f"--wrong: the network predicts no classes (task is {opened.config.task})")
         if sample.answer.is_wrong:
             mistakes += 1
             heapq.heappush(worst, (sample.answer.guesses[0].probability, -next(order), sample.copy()))

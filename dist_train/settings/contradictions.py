@@ -1,4 +1,4 @@
-"""Settings that are valid alone and not together."""
+"""Find settings that are valid alone but contradict each other."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from dist_train.settings.schema.section import Contradiction
 
 
 def find_contradictions(config: Config) -> Iterator[Contradiction]:
-    """Find settings that are valid alone and not together, without opening any data."""
+    """Find settings that are valid alone but contradict each other, without opening any data."""
     yield from _schedule_contradictions(config.optim)
     yield from _nesterov_contradictions(config.optim)
     yield from _weights_contradictions(config)

@@ -1,4 +1,4 @@
-"""Reads a settings file and `key=value` overrides strictly into a Config.
+"""Read a settings file and `key=value` overrides strictly into a Config.
 
     file ─ YAML nodes ─┐
                        ├─> LocatedValue, values with their lines ─> all faults, or a Config

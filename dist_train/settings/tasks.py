@@ -25,7 +25,7 @@ class NLLArguments(Section):
     weight: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] | None = None
     """A factor for each class; the loss is divided by the sum of the factors, as in torch, over the global batch."""
     ignore_index: int | None = None
-    """A label that counts for nothing. Default: none."""
+    """A label that is not counted in loss and metrics. Default: none."""
 
 
 class CrossEntropyArguments(NLLArguments):
@@ -100,7 +100,7 @@ def find_loss(config: Config) -> str | None:
 
 
 def find_ignored_label(config: Config) -> int | None:
-    """Return the label that counts for nothing in loss and metrics, if there is one."""
+    """Return the label that is not counted in loss and metrics, if there is one."""
     return config.loss.args.get("ignore_index") if find_loss(config) in ("cross_entropy", "nll") else None
 
 

@@ -24,7 +24,7 @@ class AppendFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Without O_NONBLOCK, opening a named pipe waits until somebody reads it.
+        # Without O_NONBLOCK, opening a named pipe waits until a process reads it.
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
         self._pending = bytearray()
         self._reason = ""

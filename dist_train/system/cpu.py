@@ -113,7 +113,7 @@ class LoadMeter:
 
 
 def leave_busy_cores(meter: LoadMeter, processes: int = 1) -> str | None:
-    """Let a new run use only the cores that others leave, by DIST_TRAIN_CORES; return what to say, if anything.
+    """Let a new run use only the cores that others leave, by DIST_TRAIN_CORES; return a warning, or None.
 
     A scheduler that has set the variable has given the cores to this process alone.
     """

@@ -16,7 +16,7 @@ from dist_train.errors import ConfigError, OutputError
 def repair_inherited_state() -> None:
     """Open the standard streams that are closed, show every character, and let children leave an exit code."""
     _open_closed_streams()
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:  # else somebody else has replaced it
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:  # else other code has replaced it
         _replace("stdout", _watch(sys.stdout))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding such as ASCII has few characters
@@ -52,7 +52,7 @@ def _flush(stream: Any) -> None:
 def check_working_directory() -> None:
     """Raise ConfigError if the directory in which this process was started has been removed.
 
-    Libraries of torch look for their files from there, and end the process without a word of ours.
+    Libraries of torch look for their files from there, and end the process without a message.
     """
     try:
         Path.cwd()

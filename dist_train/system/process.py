@@ -1,4 +1,4 @@
-"""Process utilities: end with the parent, read the state of a process, pause garbage collection."""
+"""Processes: end with the parent, read the state of a process, signal the right one, pause garbage collection."""
 
 import ctypes
 import gc

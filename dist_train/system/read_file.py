@@ -29,7 +29,7 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         OSError: it can't be opened or is not a regular file; `strerror` says which.
     """
-    # Without O_NONBLOCK, opening a named pipe waits until somebody writes to it.
+    # Without O_NONBLOCK, opening a named pipe waits until a process writes to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -138,7 +138,7 @@ def find_files(directory: Path) -> list[Path]:
 
 
 def may_exist(path: Path) -> bool:
-    """Whether a name exists, a dangling link included, or can't be looked up: to be read, which says why."""
+    """Whether a name exists, dangling links included; also True if it can't be looked up: reading it then says why."""
     try:
         os.lstat(path)
     except (OSError, ValueError) as error:
@@ -155,7 +155,7 @@ def is_file(path: Path) -> bool:
 
 
 def explain(error: OSError | ValueError) -> str:
-    """Return why a file can't be read, in a few words that are safe to show; of one that is missing, which is meant."""
+    """Return why a file can't be read, in a few words that are safe to show; a missing one gets a similar name."""
     reason = escape(getattr(error, "strerror", None) or error, 200)
     close = _find_close(error.filename) if isinstance(error, FileNotFoundError) else None
     return f"{reason} (did you mean {escape(close, _LONGEST_PATH)}?)" if close else reason

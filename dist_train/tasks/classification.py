@@ -99,7 +99,7 @@ class TopK(_LabelSums):
 
 
 class Confusion(_LabelSums):
-    """How often each class was taken for each: rows are the true classes, columns those with the highest logit."""
+    """The confusion matrix: rows are the true classes, columns those with the highest logit."""
 
     def __init__(self, form: Format, name: str, ignored: int | None = None) -> None:
         super().__init__(name, ignored)
@@ -118,27 +118,29 @@ class Confusion(_LabelSums):
         table = self._counts.view(self._num_classes, self._num_classes)
         if self._name == "confusion_matrix":
             return {self._name: table.tolist()}
-        right, true, taken = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
-        return {self._name: _mean_f1(right, true, taken)}
+        right, true, predicted = table.diagonal(), table.sum(dim=1), table.sum(dim=0)
+        return {self._name: _mean_f1(right, true, predicted)}
 
 
-def _mean_f1(right: Tensor, true: Tensor, taken: Tensor) -> float:
+def _mean_f1(right: Tensor, true: Tensor, predicted: Tensor) -> float:
     """Return the mean over classes of the harmonic mean of precision and recall; classes that never occur are left out.
 
     Args:
-        right, true, taken: int64 [C], how often the class was found, was true, and was said.
+        right: int64 [C], how often each class was predicted where it was true.
+        true: int64 [C], how often it was true.
+        predicted: int64 [C], how often it was predicted.
     """
-    scores = [2 * hit / (one + other) for hit, one, other in zip(*map(Tensor.tolist, (right, true, taken)), strict=True)
-              if one + other]  # fmt: skip
+    counts = zip(right.tolist(), (true + predicted).tolist(), strict=True)
+    scores = [2 * hits / total for hits, total in counts if total]
     return ratio(sum(scores), len(scores))
 
 
 class MultilabelSums(Sums):
-    """Logits and labels of 0 or 1, [B, C]: a class is said to be there where its logit is above 0."""
+    """Logits and labels of 0 or 1, [B, C]: a class is predicted where its logit is above 0."""
 
     def __init__(self, form: Format, name: str) -> None:
         self._name, self._classes = name, form.classes
-        self._right, self._true, self._said = (_zeros(len(form.classes), form.device) for _ in range(3))
+        self._right, self._true, self._predicted = (_zeros(len(form.classes), form.device) for _ in range(3))
         self._samples = _zeros(3, form.device)  # all, without a fault, labels without a fault
 
     def add(self, number: int, output: Any, targets: Any, num_samples: int) -> None:  # noqa: ARG002
@@ -148,34 +150,34 @@ class MultilabelSums(Sums):
                 f"metric {self._name}: {describe_both(output, targets)}; it needs logits and labels of 0 or 1, both "
                 f"[B, {len(self._classes) or 'classes'}]"
             )
-        true, said = aligned > 0.5, output > 0
-        self._right += (true & said).sum(dim=0)
+        true, predicted = aligned > 0.5, output > 0
+        self._right += (true & predicted).sum(dim=0)
         self._true += true.sum(dim=0)
-        self._said += said.sum(dim=0)
-        agree = true == said
+        self._predicted += predicted.sum(dim=0)
+        agree = true == predicted
         self._samples[0] += num_samples
         self._samples[1] += agree.all(dim=1).sum()
         self._samples[2] += agree.sum()
 
     def tensors(self) -> list[Tensor]:
-        return [self._right, self._true, self._said, self._samples]
+        return [self._right, self._true, self._predicted, self._samples]
 
     def result(self) -> dict[str, Any]:
         samples, exact, agreeing = self._samples.tolist()
-        right, true, said = (tensor.tolist() for tensor in (self._right, self._true, self._said))
+        right, true, predicted = (tensor.tolist() for tensor in (self._right, self._true, self._predicted))
         if self._name == "accuracy":
             labels = samples * len(self._classes)
             return {"accuracy": ratio(agreeing, labels)}
         if self._name == "exact_match":
             return {"exact_match": ratio(exact, samples)}
         if self._name == "macro_f1":
-            return {"macro_f1": _mean_f1(self._right, self._true, self._said)}
+            return {"macro_f1": _mean_f1(self._right, self._true, self._predicted)}
         if self._name == "micro_f1":
-            return {"micro_f1": ratio(2 * sum(right), sum(true) + sum(said))}
-        rows = zip(self._classes, right, true, said, strict=True)
+            return {"micro_f1": ratio(2 * sum(right), sum(true) + sum(predicted))}
+        rows = zip(self._classes, right, true, predicted, strict=True)
         return {
             "per_class": {
-                name: {"f1": ratio(2 * hit, there + given), "correct": hit, "count": there, "said": given}
-                for name, hit, there, given in rows
+                name: {"f1": ratio(2 * hits, count + said), "correct": hits, "count": count, "said": said}
+                for name, hits, count, said in rows
             }
         }

@@ -50,7 +50,7 @@ class RunView:
 
     config: Config
     run_dir: Path
-    """On rank 0: the others may be on machines that do not have it."""
+    """The run's directory on rank 0's machine; other machines may not have it."""
     rank: int
     world_size: int
     total_steps: int

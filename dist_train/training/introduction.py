@@ -1,4 +1,4 @@
-"""What a run says of itself before its first step: on the terminal, and in `env.json`."""
+"""Describe a run before its first step: on the terminal, and in `env.json`."""
 
 import logging
 import platform
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 def print_introduction(
     config: Config, dataset: Dataset, state: TrainState, schedule: Schedule, world: World, allocator: str
 ) -> None:
-    """Print what is about to run, with every number that was derived and every `auto` that was decided."""
+    """Print the network, the data, the ranks, and the values chosen for settings that are `auto`."""
     parameters = sum(parameter.numel() for parameter in state.network.parameters())
     frozen = sum(parameter.numel() for parameter in state.frozen if not parameter.requires_grad)
     size = format_count(parameters, "parameter") + (f", {frozen:,} of them frozen" if frozen else "")

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Base class; reports for ranks other than 0, which write only how they leave, to their own log."""
+    """Base class, for ranks other than 0: it writes only how the rank ends, to the rank's own log."""
 
     def __init__(self, log: RankLog) -> None:
         self._log = log
@@ -94,7 +94,7 @@ class MainReporter(Reporter):
         last_split: str,
         world: World,
     ) -> None:
-        """`last_split`: what is evaluated last at the end of the run."""
+        """`last_split`: the split that is evaluated last at the end of the run."""
         super().__init__(log)
         self._run, self._schedule, self._state = run, schedule, state
         self._name = config.run.name
@@ -128,7 +128,7 @@ class MainReporter(Reporter):
         )
 
     def report_start(self, moved_aside: Path | None, lost: str | None, changes: Changes) -> None:
-        """Write that the run goes on, and print what has become of earlier starts and has changed since."""
+        """Write that the run trains, and print what happened to earlier starts and what has changed since."""
         self.write_status("running", resumable=True)
         if lost:
             _log.warning("%s", lost)
@@ -167,12 +167,12 @@ class MainReporter(Reporter):
             )  # fmt: skip
 
     def write_about(self) -> None:
-        """Write for TensorBoard what the run is."""
+        """Write settings and graph for TensorBoard."""
         if self._tensorboard:
             self._tensorboard.write_about(self._state)
 
     def begin_evaluation(self, samples: Samples) -> Observe | None:
-        """Return what is shown each batch of an evaluation; None if nothing needs them."""
+        """Return a function to call with each batch of an evaluation; None if none is needed."""
         if self._tensorboard is None:
             return None
         return self._tensorboard.begin(samples, is_last=self._state.step >= self._schedule.total_steps)

@@ -1,4 +1,4 @@
-"""A training that is under way: its parts, and what the loop does between two steps."""
+"""A training in progress: its parts, and what the loop does between two steps."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -48,10 +48,10 @@ class TrainingRun:
     saver: Saver
     callbacks: Callbacks
     view: RunView
-    """What callbacks get of this run."""
+    """The run as callbacks see it."""
     stop: Stop
     about: dict[str, Any]
-    """What each checkpoint says of this run."""
+    """Settings, data and versions, for each checkpoint."""
     build_reduction: Callable[[], GradientReduction]
     """Builds the reduction for the parameters that are trained now."""
     has_new_best: bool = False
@@ -152,7 +152,7 @@ class TrainingRun:
         return True
 
     def save(self) -> None:
-        """Save a checkpoint between two steps; `best` leads to it if it is the best so far."""
+        """Save a checkpoint between two steps; link it as `best` if it is the best so far."""
         self.state.evaluated_step = self.state.step
         self._save()
 
@@ -269,7 +269,7 @@ class TrainingRun:
             self.world.barrier()  # the run is not done where a rank has failed in it
 
     def _wait_for_files(self) -> None:
-        """Wait until all that a run that is done leaves is on disk, and fail on every rank if something is not."""
+        """Wait until all files of the finished run are on disk, and fail on every rank if one is incomplete."""
         self._fail_together((self.saver.finish() or self.reporter.write_done()) if self.world.is_main else None)
 
     def _fail_together(self, found_by_main: str | None) -> None:

@@ -62,10 +62,10 @@ from dist_train.training.step_results import StepResults
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is trained, as each rank finds it for itself before anything is written."""
+    """Data, task and network of a training, found by each rank before anything is written."""
 
     checkpoint: Files | None
-    """That the run continues from."""
+    """Files of the checkpoint that the run continues from; None at step 0."""
     dataset: Dataset
     held_out: tuple[Samples, ...]
     """The splits that are evaluated: the first during training, all at the end."""
@@ -157,7 +157,7 @@ def _make_plan(config: Config, world: World, checkpoint: Files | None) -> _Plan:
 
 
 def _open_state(config: Config, world: World, plan: _Plan, auto_settings: AutoSettings) -> tuple[TrainState, Callbacks]:
-    """Prepare the process, take in the checkpoint, and try out what a step and an evaluation call."""
+    """Prepare the process, load the checkpoint, and try out what a step and an evaluation call."""
     with world.agreement(), own_failures(lambda: f"before the first step, on rank {world.rank}"):
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         if config.distributed.binding == "auto":
@@ -191,7 +191,7 @@ class OpenNetwork(NamedTuple):
     """Parameters that are frozen in the first epoch take no gradients."""
     dataset: Dataset
     groups: list[ParameterGroup]
-    """Of the optimizer, with what is trained in a later epoch."""
+    """Groups of the optimizer, including parameters that are trained in a later epoch."""
 
 
 def open_network(config: Config) -> OpenNetwork:
@@ -246,11 +246,11 @@ def _claim_directory(
     """Claim the run's directory for a training that continues at `step`.
 
     Returns:
-        Where an earlier run was moved, if it was; how the start before was lost, if nothing has said so; both known to
-        rank 0 only. And the number of this start.
+        The new path of an earlier run that was moved, or None; how the start before was lost, if nothing has reported
+        it, or None; both on rank 0 only. And the number of this start.
     """
     with world.agreement():
-        is_restart = directory.was_begun_before_restart()  # then the launcher has said how ranks were lost
+        is_restart = directory.was_begun_before_restart()  # then the launcher has printed how ranks were lost
         lost = describe_unreported_end(directory.path) if world.is_main and not is_restart else None
         moved_aside = directory.claim(is_fresh_start) if world.is_main else None
         if world.is_main:

@@ -29,7 +29,7 @@ from dist_train.settings.schema import Config
 from dist_train.settings.tasks import describe_number, find_monitor
 
 _ACCURACY = {"name": "accuracy", "mode": "max"}
-"""By what earlier versions chose the best checkpoint."""
+"""The number by which earlier versions chose the best checkpoint."""
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +74,7 @@ class TrainState:
         self.window = LossWindow()
         self.last_loss: float | None = None
         self.monitor = find_monitor(config)
-        """The number of an evaluation that says which is best."""
+        """The number of an evaluation that selects the best."""
         self.best_value: float | None = None
         """Its best value so far."""
         self.best_step: int | None = None
@@ -83,7 +83,7 @@ class TrainState:
         self.evaluated_step = 0
         """The newest step whose evaluation is finished, if one was due."""
         self.evaluations: list[float] = []
-        """What all evaluations so far gave that were due during training, oldest first."""
+        """That number of all evaluations so far that were due during training, oldest first."""
         self.reduction = 1.0
         """The factor of `optim.plateau` on all learning rates."""
         self.ends_early = False
@@ -146,14 +146,14 @@ class TrainState:
             self.average.update()
 
     def is_best(self, value: float) -> bool:
-        """Whether this is better than all before; if so, remember it. What is not a number never is."""
+        """Whether this is better than all before; if so, remember it. NaN never is."""
         if not self.monitor.is_better(value, self.best_value):
             return False
         self.best_value, self.best_step = value, self.step
         return True
 
     def record_evaluation(self, value: float) -> None:
-        """Take in what an evaluation during training gave, and what follows from it."""
+        """Record the result of an evaluation during training; update the learning rate and early stopping."""
         self._set_evaluations([*self.evaluations, value])
 
     def _set_evaluations(self, values: list[float]) -> None:
@@ -242,7 +242,7 @@ def move_network(network: nn.Module, memory_format: torch.memory_format, world: 
 
 
 def _check_not_tied(network: nn.Module) -> None:
-    """Refuse parameters that share memory without being one: moved to a device, they would part."""
+    """Refuse parameters that share memory without being the same object: on another device they would be separate."""
     owners: dict[int, str] = {}
     for name, parameter in network.named_parameters():
         other = owners.setdefault(parameter.data_ptr(), name) if parameter.numel() else name

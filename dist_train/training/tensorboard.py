@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: settings, the graph of the network, and pictures of evaluations."""
+"""Write what TensorBoard shows beside curves: settings, the network's graph, and pictures of evaluations."""
 
 import logging
 import time
@@ -26,20 +26,20 @@ from dist_train.training.graph import record_graph
 from dist_train.training.state import TrainState
 
 Observe = Callable[[EvalBatch, Nest], None]
-"""Is shown each batch of an evaluation of this rank, with the network's output."""
+"""Called with each batch of an evaluation on this rank and the network's output."""
 _COUNT = 16
-"""Samples that are shown of a split."""
+"""Samples of a split that are shown."""
 _SHARE = 200
-"""Pictures are left out until this many times as long has passed as the last ones took."""
+"""New pictures are drawn after this many times the time that the last ones took."""
 _SECTIONS = {"data", "model", "task", "loss", "optim", "train"}
 """Settings that may change the result."""
 _log = logging.getLogger(__name__)
 
 
 class TensorBoard:
-    """Writes them to event files, on rank 0.
+    """Writes settings, graph and pictures to event files, on rank 0.
 
-    Some samples are taken out of the batches of an evaluation, so that none is computed twice.
+    Samples are taken from the batches of an evaluation, so that none is computed twice.
     """
 
     def __init__(self, events: EventFiles, config: Config, dataset: DataFormat, world: World) -> None:
@@ -47,7 +47,7 @@ class TensorBoard:
         self._reader = AnswerReader(config.task, dataset.classes)
         self._batch_size = config.eval.batch_size or eval_batch_size(dataset, config.data, world.device)
         self._chosen: dict[int, list[int]] = {}
-        """Places in batches, by the number of the batch."""
+        """Positions of the samples in their batch, by the number of the batch."""
         self._kept: list[tuple[Tensor, ...]] = []
         """Picture, target and output of each sample."""
         self._due = 0.0
@@ -55,7 +55,7 @@ class TensorBoard:
         self._is_drawn = False
         """Whether the evaluation that runs gets pictures."""
         self._sheets: dict[str, SampleSheet] = {}
-        """Of each split."""
+        """The sheet of each split."""
 
     def write_about(self, state: TrainState) -> None:
         """Write the settings of the run and the graph of its network."""
@@ -70,7 +70,7 @@ class TensorBoard:
         self._events.write_about(self._config.run.name, settings, graph)
 
     def begin(self, samples: Samples, is_last: bool) -> Observe | None:
-        """Begin an evaluation; return what to show its batches to, None if it gets no pictures.
+        """Begin an evaluation; return what is called with its batches, None if it gets no pictures.
 
         Args:
             is_last: whether the training is at its end; before, evaluations without a pause do not all get pictures.
@@ -119,16 +119,16 @@ def _choose(count: int, size: int, world_size: int) -> list[tuple[int, int]]:
 
 
 def _are_simple(targets: Nest, output: Nest) -> bool:
-    """Whether both are one number a sample, or a row of them, which a caption can tell."""
+    """Whether both are one number a sample, or a row of them, so that a caption can show them."""
     return all(isinstance(each, Tensor) and 1 <= each.dim() <= 2 for each in (targets, output))
 
 
 def _describe(answer: Answer) -> tuple[str, str, bool]:
-    """Two lines, and whether the network is wrong."""
+    """Return the two lines of a caption, and whether the prediction is wrong."""
     if answer.guesses:
-        said = ", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in answer.chosen())
-        return str(answer.truth), said or "none", bool(answer.is_wrong)
-    return f"true {_format(answer.truth)}", f"says {_format(answer.numbers)}", False
+        chosen = ", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in answer.chosen())
+        return str(answer.truth), chosen or "none", bool(answer.is_wrong)
+    return f"true {_format(answer.truth)}", f"pred {_format(answer.numbers)}", False
 
 
 def _format(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Check the checkpoints of a run for all that a resume or an evaluation would refuse.
+"""Check the checkpoints of a run for everything that a resume or an evaluation would refuse.
 
     python -m dist_train.training.verification runs/digits [--trust-code]
 
@@ -29,7 +29,7 @@ from dist_train.training.state import TrainState
 
 
 def verify(run: RunDir, trust_code: bool = False) -> Iterator[tuple[int, str | None]]:
-    """Yield the step of each checkpoint, and what of it would be refused; None if nothing.
+    """Yield the step of each checkpoint, and why it would be refused; None if it would not.
 
     Raises:
         CheckpointError: the run has no checkpoints.

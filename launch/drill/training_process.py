@@ -1,4 +1,4 @@
-"""A training in a process of its own, and what its files and its output say."""
+"""A training in a process of its own, with its files and its output."""
 
 import os
 import signal

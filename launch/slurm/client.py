@@ -67,7 +67,7 @@ class Job(NamedTuple):
 
     @property
     def is_beyond_limits(self) -> bool:
-        """Whether it waits because it exceeds a limit; most clusters let it wait for ever."""
+        """Whether it waits because it exceeds a limit; most clusters never start such a job."""
         return self.state == "PENDING" and (self.reason.startswith("Partition") or "PerJob" in self.reason)
 
     @property

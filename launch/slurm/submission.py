@@ -38,7 +38,7 @@ class Submission:
     arguments: tuple[str, ...]
     """CONFIG and key=value."""
     trials: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    """For a job array: the key=value of each task, by task number."""
+    """The key=value of each task of a job array, by task number."""
     max_parallel: int | None = None
     """Limit of the tasks that run at once; None: no limit."""
     resume_command: str = ""

@@ -50,12 +50,12 @@ def decode_jpeg(file: BinaryIO, resize: int | None, orientation: str) -> Pixels 
 
 
 def _find_part(side: int, needed: int) -> int:
-    """How many times smaller the picture is decoded."""
+    """Return how many times smaller the picture is decoded."""
     return next(part for part in _PARTS if part == 1 or side // needed >= part)
 
 
 def is_turned(file: Image.Image) -> bool:
-    """Whether its orientation says that a viewer turns a picture; one with damaged EXIF is shown as it is stored."""
+    """Whether EXIF asks viewers to turn the picture; one with damaged EXIF is shown as it is stored."""
     try:
         return bool(file.getexif().get(ExifTags.Base.Orientation, 1) != 1)
     except Exception:

@@ -1,4 +1,4 @@
-"""Points of a line with noise, as the first lesson on regression has them."""
+"""Points of a line with noise, as in the first lesson on regression."""
 
 import torch
 from torch import Tensor

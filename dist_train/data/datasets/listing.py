@@ -1,4 +1,4 @@
-"""List the pictures in folders of classes, and count what is passed over."""
+"""List the pictures in folders of classes, and count the files that are ignored."""
 
 import os
 import stat
@@ -12,7 +12,7 @@ from dist_train.system.escape import escape
 NOT_DATA = frozenset(
     {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 )
-"""Names that systems leave in folders; like names with a dot in front, they are left out at every level."""
+"""Names that systems create in folders; like names that begin with a dot, they are ignored at every level."""
 FOLDERS: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "validation": ("val", "valid", "validation"),
@@ -20,7 +20,7 @@ FOLDERS: dict[SplitName, tuple[str, ...]] = {
 }
 """Names of the folder of each split."""
 MOST = 10
-"""Endings that are shown."""
+"""Endings that a message lists."""
 
 File = tuple[str, os.stat_result]
 FolderId = tuple[int, int]
@@ -28,15 +28,15 @@ FolderId = tuple[int, int]
 
 @dataclass
 class PassedOver:
-    """What was found and is no picture."""
+    """Counts of files that are not read as pictures."""
 
     endings: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     links: int = 0
-    """To folders that were listed already."""
+    """Links to folders that were listed already."""
 
     def add(self, other: "PassedOver") -> None:
-        """Count what `other` has counted, too."""
+        """Add the counts of `other`."""
         self.endings += other.endings
         self.hidden += other.hidden
         self.links += other.links
@@ -53,7 +53,7 @@ class PassedOver:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is left out: `.ipynb_checkpoints`, `._1.jpg`, `Thumbs.db`."""
+    """Whether a name is ignored: `.ipynb_checkpoints`, `._1.jpg`, `Thumbs.db`."""
     return name.startswith(".") or name in NOT_DATA
 
 
@@ -81,7 +81,7 @@ def _list_visible(folder: Path) -> list[str]:
 
 
 def identify(folder: Path) -> FolderId:
-    """Return what is the same for a folder and all links to it."""
+    """Return an identifier that is the same for a folder and all links to it."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
@@ -89,16 +89,16 @@ def identify(folder: Path) -> FolderId:
 def list_pictures(
     folder: Path, endings: tuple[str, ...], elsewhere: frozenset[FolderId], passed: PassedOver
 ) -> list[File]:
-    """List the regular files of `list_names` with what they are; raises OSError also if a link leads nowhere."""
+    """List the regular files of `list_names` with their status; raises OSError also for a dangling link."""
     files = map(_stat, list_names(folder, endings, elsewhere, passed))
     return [file for file in files if _is_regular(file, passed)]
 
 
 def list_names(folder: Path, endings: tuple[str, ...], elsewhere: frozenset[FolderId], passed: PassedOver) -> list[str]:
-    """List what has one of these endings at any depth, in torchvision's order; no folder is listed twice.
+    """List the paths with one of these endings at any depth, in torchvision's order; no folder is listed twice.
 
     Args:
-        elsewhere: folders that links in this one don't lead to, such as those of other classes.
+        elsewhere: folders that links are not followed to, such as those of other classes.
 
     Raises:
         OSError: a folder can't be listed.

@@ -4,7 +4,7 @@
     transparent parts are over white
     16 bits     scaled to the full range: 65535 is white
 
-What has no colours that are defined, such as floats and 32-bit integers, and what holds several pictures, is refused.
+Pictures without defined colours, such as floats and 32-bit integers, and files with several pictures are refused.
 
 A JPEG that is scaled is decoded at 1/2, 1/4 or 1/8 of its size where that leaves at least twice the side of the result,
 as in Pillow's thumbnails. That is several times as fast, and one or two grey levels from the whole picture on average.
@@ -130,7 +130,7 @@ def _cut_square(pixels: Pixels) -> Pixels:
 
 
 def _find_formats() -> list[str]:
-    """The formats of `FORMATS` that this version of Pillow has."""
+    """Return the formats of `FORMATS` that this version of Pillow has."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
 
@@ -142,7 +142,7 @@ def _refuse_several(file: Image.Image) -> None:
 
 
 def _find_raw_mode(file: Any) -> str:
-    """How the pixels are stored; known until they are loaded."""
+    """Return how the pixels are stored, which is known only until they are loaded."""
     arguments = [tile[3] for tile in getattr(file, "tile", None) or []]
     return arguments[0] if arguments and isinstance(arguments[0], str) else ""
 

@@ -13,7 +13,7 @@ from PIL import Image
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 _FOUR_BYTES, _BYTE = b"+w:4", b"C"
-"""Arrow's formats of a list of four, and of what is in it."""
+"""Arrow's formats of a list of four, and of its elements."""
 
 
 class _Schema(ctypes.Structure):
@@ -43,7 +43,7 @@ _get_pointer.restype, _get_pointer.argtypes = ctypes.c_void_p, [ctypes.py_object
 def view_pixels(image: Image.Image) -> Pixels:
     """Return the pixels of a picture of the mode RGB, uint8 [H, W, 4]; the fourth byte means nothing.
 
-    What is returned may be the picture's own memory, which must not be changed.
+    The array may be the picture's own memory, which must not be changed.
     """
     found = _borrow(image) if hasattr(image, "__arrow_c_array__") else None
     if found is None:

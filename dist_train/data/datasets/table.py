@@ -48,7 +48,7 @@ def find(config: TableData, seed: int, stored: TableFormat | None = None) -> Row
     """Read the table and hold out its test rows.
 
     Args:
-        stored: of the run that the rows are for, whose columns are taken by their names.
+        stored: the format of the run that the rows are for, whose columns are taken by their names.
 
     Raises:
         DataError: the table can't be read, or has other columns.

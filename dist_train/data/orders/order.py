@@ -1,4 +1,4 @@
-"""The orders of an epoch that `data.shuffle` and `data.sampling` choose from."""
+"""The orders of samples in an epoch that `data.shuffle` and `data.sampling` select."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from dist_train.settings.schema import Data
 
 
 class Order(Protocol):
-    """Which samples are at some positions of an epoch: the same at any number of ranks and after any resume."""
+    """Maps positions of an epoch to samples: the same at any number of ranks and after any resume."""
 
     def take(self, positions: Tensor, epoch: int) -> Tensor:
         """Return the samples, int64 [B] on the CPU, at these positions, int64 [B]."""

@@ -1,4 +1,4 @@
-"""Rows of numbers as data sets of tensors, whose inputs are scaled."""
+"""Rows of numbers as data sets of tensors with scaled inputs."""
 
 import torch
 from torch import Tensor
@@ -20,8 +20,7 @@ def open_rows(
     """Read all splits; an item is (inputs, target), float [columns] and [].
 
     Args:
-        stored: of the run that is resumed or evaluated, whose scale is used; default: measured on the rows that are
-            trained on.
+        stored: the format of the run that is resumed or evaluated; default: measured on the training rows.
 
     Raises:
         DataError: the rows can't be read, or have other columns than those of the run.
@@ -45,7 +44,7 @@ def _measure(found: RowSplits, kind: str, chosen: Tensor | None) -> TableFormat:
         "minmax": (low, high - low),
         "standard": (inputs.mean(dim=0), inputs.std(dim=0, correction=0)),
     }[kind]
-    scale = torch.where(high > low, scale, 1.0)  # a column of equal numbers says nothing
+    scale = torch.where(high > low, scale, 1.0)  # a column of equal numbers is not scaled
     return TableFormat(found.columns, found.target, tuple(shift.tolist()), tuple(scale.tolist()))
 
 

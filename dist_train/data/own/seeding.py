@@ -1,4 +1,4 @@
-"""Reads in which `random`, `numpy.random` and `torch` draw what the seed says, whoever reads and in which order."""
+"""Seed `random`, `numpy.random` and `torch` for each item, so that its random numbers depend on the seed only."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator

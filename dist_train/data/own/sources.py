@@ -16,18 +16,18 @@ from dist_train.nest import Nest, list_tensors, map_tensors, split_nest
 
 
 class _OwnSource:
-    """Samples of the user's object, which may say more about them."""
+    """Samples of the user's object, with labels and weights from its attributes."""
 
     dataset: Any
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [N], as the data set says."""
+        """int64 [N], from the data set's attributes."""
         return read_labels(self.dataset)
 
     @property
     def weights(self) -> Tensor | None:
-        """float64 [N], as the data set says; raises DataError."""
+        """float64 [N], from the data set's attribute; raises DataError."""
         return read_weights(self.dataset)
 
 
@@ -90,7 +90,7 @@ class ResidentTensors(_OwnSource):
 
     @property
     def labels(self) -> Tensor | None:
-        """int64 [N], as the data set says, or its targets if those are whole numbers."""
+        """int64 [N]: the targets if they are whole numbers, else from the data set's attributes."""
         _, targets = self.tensors
         if isinstance(targets, Tensor) and targets.dim() == 1 and not targets.is_floating_point():
             return targets.cpu().to(torch.int64)

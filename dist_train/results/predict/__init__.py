@@ -1,9 +1,9 @@
-"""What `dist-train predict` does.
+"""The command `dist-train predict`.
 
-command         a split, picture files and tables, by a run or by a network that others have trained
+command         predicts a split, picture files and tables, by a run or by a pretrained network
 picture_files   decodes picture files while the network computes
 pretrained      networks of torchvision and timm, with their weights, transforms and labels
 hub             networks of a hubconf.py
-lines           prints what is predicted
-pictures        draws it
+lines           prints predictions
+pictures        draws pictures with their predictions
 """

@@ -1,4 +1,4 @@
-"""Predict pictures, tables and samples of a split: by a run, or by a network that others have trained."""
+"""Predict pictures, tables and samples of a split: by a run, or by a pretrained network."""
 
 import argparse
 import re

@@ -3,7 +3,7 @@
     hub/owner/repo@COMMIT:entry     downloaded once, to the folder of `torch.hub`
     hub//path/to/dir:entry          a directory; hub/./dir:entry is relative
 
-Their code runs in this process. So code that is not the user's own needs `--trust-code`.
+Their code runs in this process. So code that does not belong to the user needs `--trust-code`.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def build_from_hub(name: str, *, has_weights: bool, trust_code: bool) -> nn.Modu
 
     Args:
         name: without `hub/` in front.
-        has_weights: whether it is called with `pretrained=True`; without, it is called with nothing.
+        has_weights: whether it is called with `pretrained=True`, else without arguments.
         trust_code: also run code that is not the user's own.
 
     Raises:

@@ -22,10 +22,10 @@ class AnswerLines:
         self._right = self._judged = 0
 
     def print(self, sample: Mapping[str, str | int], answer: Answer) -> None:
-        """Print what the network says of one sample.
+        """Print the prediction for one sample.
 
         Args:
-            sample: what it is called by: `file`, `index` or both.
+            sample: its name: `file`, `index` or both.
         """
         if self._as_json:
             text = json.dumps({**sample, **_to_object(answer)})

@@ -1,4 +1,4 @@
-"""Draw pictures with what the network says of them."""
+"""Draw pictures with the network's predictions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ class AnswerGrid:
     def __init__(self, path: Path | None) -> None:
         """
         Args:
-            path: of the picture that is drawn; None: nothing is.
+            path: file to write the grid to; None: nothing is drawn.
 
         Raises:
             ConfigError: it can't be written there, or matplotlib is missing.
@@ -42,7 +42,7 @@ class AnswerGrid:
         return self._path is not None and len(self._pictures) < MOST
 
     def add(self, pictures: "Iterable[NDArray[Any]]", answers: Iterable[Answer], names: Iterable[str]) -> None:
-        """Add pictures, uint8 [H, W] or [H, W, 3] of any size, with what is said of each."""
+        """Add pictures, uint8 [H, W] or [H, W, 3] of any size, with their predictions and names."""
         for picture, answer, name in zip(pictures, answers, names, strict=True):
             if self.has_room:
                 self._pictures.append(picture)
@@ -56,7 +56,7 @@ class AnswerGrid:
 
 
 def caption(answer: Answer, name: str) -> list[str]:
-    """Return the lines below a picture: what the network says, the truth, and what the sample is called."""
+    """Return the lines below a picture: the prediction, the truth, and the name of the sample."""
     said = []
     if answer.guesses:
         said = [", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in answer.chosen()) or "none"]

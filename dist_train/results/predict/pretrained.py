@@ -1,4 +1,4 @@
-"""Networks that others have trained, with their weights, transforms and labels.
+"""Pretrained networks with their weights, transforms and labels.
 
     torchvision/resnet101               of torchvision
     timm/resnet18.a1_in1k               of timm, if that is installed
@@ -27,9 +27,9 @@ from dist_train.system.escape import escape
 
 DEFAULT = "DEFAULT"
 KINDS = ("torchvision", "timm", "hub")
-"""What the name of such a network begins with."""
+"""The first part of the name of such a network."""
 IMAGENET = models.ResNet50_Weights.IMAGENET1K_V1
-"""Whose transforms and labels a network has that names none."""
+"""Its transforms and labels are used for a network of `hub/`, which names none."""
 
 # As their published weights were trained.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ class Pretrained:
     """A network with its preprocessing and labels."""
 
     network: nn.Module
-    """In evaluation mode, on the CPU."""
+    """The network in evaluation mode, on the CPU."""
     transform: Callable[[Image.Image], Tensor]
     """Makes float [3, H, W] of a picture of the mode RGB."""
     classes: tuple[str, ...]

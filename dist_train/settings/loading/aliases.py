@@ -37,17 +37,17 @@ _FLAG = re.compile(r"--[a-zA-Z0-9][a-zA-Z0-9_-]*")
 
 
 class Alias(NamedTuple):
-    """An option, and the setting that it stands for."""
+    """An option and the setting that it sets."""
 
     flag: str
     setting: str
     value: str | None
-    """What it sets; None: the value that is given with the option."""
+    """The value that it sets; None: the value given with the option."""
     location: "SourceLocation"
 
 
 def take_aliases(root: "LocatedValue") -> tuple[dict[str, Alias], list["Fault"]]:
-    """Remove the section `aliases` from the content of a file; return what it says, and its faults."""
+    """Remove the section `aliases` from the content of a file; return the aliases and their faults."""
     from dist_train.settings.loading.strict_yaml import Fault
 
     if (section := root.value.pop(SECTION, None)) is None or section.value is None:
@@ -142,7 +142,7 @@ def _is_file(word: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Alias]:
-    """Read the aliases of a file; none of one that can't be read, which `load_config` says."""
+    """Read the aliases of a file; {} if it can't be read, which `load_config` reports."""
     from dist_train.settings.loading.strict_yaml import read_file
 
     try:

@@ -1,4 +1,4 @@
-"""Sets defaults that depend on the environment, the name of the file and other settings."""
+"""Set defaults that depend on the environment, the name of the file and other settings."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def set_defaults(root: LocatedValue, file_stem: str, environ: Mapping[str, str])
 
 
 def find_default_cache(environ: Mapping[str, str]) -> str:
-    """Return the cache of a user who names none; where the home directory is unknown, one for temporary files."""
+    """Return the default of `data.cache`; without a known home directory, a folder for temporary files."""
     base = environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         return str(Path(base, "dist-train").expanduser())

@@ -1,4 +1,4 @@
-"""The keys of settings: which classes of `schema` have them, and where a text stands for a section."""
+"""The keys of settings: which classes of `schema` have them, and which sections may be written as a text."""
 
 from dist_train.own_code.reference import parse_reference
 from dist_train.settings.loading.strict_yaml import LocatedValue, get_written, set_written
@@ -12,9 +12,9 @@ NAMED = [
     if name != "run"
     and any("name" in each.model_fields for each in section_classes(Config.model_fields[name].annotation))
 ]
-"""Sections for which a text stands for `{name: text}`."""
+"""Sections that may be written as a text, which means `{name: text}`."""
 LISTS = [name for name, info in Config.model_fields.items() if item_classes(info.annotation)]
-"""Lists of sections for which it does."""
+"""Lists of sections, each of which may be written as a text too."""
 
 
 def complete(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Translates or refuses the keys and values of earlier versions in a file."""
+"""Translate or refuse the keys and values of earlier versions in a file."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ def translate_old_settings(root: LocatedValue) -> None:
 
 
 def refuse_old_settings(root: LocatedValue) -> Iterator[Fault]:
-    """Faults for keys and values of an earlier version, which are removed so that no other fault names them."""
+    """Yield a fault for each key and value of an earlier version, and remove it so that no other fault names it."""
     for key, new_key in RENAMED_KEYS.items():
         entries = _section_of(root, key)
         if entry := entries.pop(get_last_part(key), None):

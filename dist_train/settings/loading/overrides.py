@@ -1,4 +1,4 @@
-"""Sets what the command line says: `key=value`, and the aliases of a file."""
+"""Apply the settings of the command line: `key=value`, and the aliases of a file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -27,7 +27,7 @@ from dist_train.settings.loading.values import shorten
 
 
 def apply_overrides(root: LocatedValue, overrides: Sequence[str], aliases: Mapping[str, Alias]) -> Iterator[Fault]:
-    """Set each word of the command line in what the file says; yield what is wrong with it."""
+    """Set each word of the command line in the content of the file; yield what is wrong with it."""
     seen: list[str] = []
     for number, word in enumerate(overrides):
         location = SourceLocation(MAX_BYTES + 1 + number, f"command line: {shorten(word)}")
@@ -49,7 +49,7 @@ def apply_overrides(root: LocatedValue, overrides: Sequence[str], aliases: Mappi
 
 
 def check_aliases(aliases: Mapping[str, Alias]) -> Iterator[Fault]:
-    """Yield aliases that stand for no setting."""
+    """Yield a fault for each alias of a setting that does not exist."""
     for alias in aliases.values():
         if message := _check_override(complete(alias.setting), alias.value or "", []):
             yield Fault(alias.location, f"aliases: {alias.flag}: {message}")

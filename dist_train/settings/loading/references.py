@@ -1,4 +1,4 @@
-"""The references in settings: find their files, check the arguments for what they name, and lead them to copies."""
+"""The references in settings: find their files, check the arguments for what they name, and replace them."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ class _Resolver:
     faults: list[Fault] = field(default_factory=list)
 
     def resolve(self, entry: LocatedValue) -> LocatedValue:
-        """Return the value with resolved references, and note what is wrong with each."""
+        """Return the value with resolved references, and record what is wrong with each."""
         value = entry.value
         if isinstance(value, tuple):
             return LocatedValue(tuple(self.resolve(each) for each in value), entry.location)

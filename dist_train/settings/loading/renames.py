@@ -22,7 +22,7 @@ def _split_width(width: Any) -> dict[str, Any]:
 
 
 REPLACED_KEYS: dict[str, Callable[[Any], dict[str, Any]]] = {"model.width": _split_width}
-"""Old keys that several replace, with what these are for an old value: nothing for a value that was not allowed."""
+"""Old keys that several keys replace: a function of the old value that returns theirs; {} if it was not allowed."""
 
 _GLOBAL = "data.global_batch: the samples of one step, over all ranks together"
 _RANKS = "no setting: dist-train train --nproc N, or torchrun, starts so many ranks"
@@ -88,7 +88,7 @@ FOREIGN_WORDS = {
     }.items()
     for word in words.split()
 }
-"""What is a setting in other programs, by its last word, and what it is here: a setting, and more about it."""
+"""Names of settings in other programs, by their last word, with the setting here, and more about it."""
 FOREIGN_SECTIONS = {
     "data": "dataloader dataset datasets",
     "eval": "evaluation evaluator",
@@ -99,7 +99,7 @@ FOREIGN_SECTIONS = {
     "checkpoint": "checkpointing checkpoints ckpt",
     "distributed": "dist strategy",
 }
-"""Sections here, and what they are called elsewhere."""
+"""Sections here, with their names in other programs."""
 
 
 class OldValue(NamedTuple):
@@ -147,7 +147,7 @@ ADDED_KEYS: dict[str, Any] = {
 
 
 UNSET = (("train.label_smoothing", 0.0),)
-"""Old keys with the value that is today the same as no setting."""
+"""Old keys with a value that means the same as leaving them out today."""
 
 
 def translate_word(key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Reads a small and unambiguous part of YAML: each value with the line on which it is written.
+"""Read a small and unambiguous part of YAML: each value with the line on which it is written.
 
 PyYAML's own loader is not used: it keeps the last of a doubled key without a message, and it reads `12:30:00` as 45000,
 `010` as 8 and `on` as true. Here a plain scalar is null, true, false, a decimal number, or text.
@@ -202,7 +202,7 @@ def _read_text(path: Path) -> str:
 
 
 def _suggest_config(path: Path) -> str:
-    """Return which file is meant by the directory of a run."""
+    """Return the end of a message that suggests the `config.yaml` of a run instead of its directory."""
     config = path / "config.yaml"
     return f" (did you mean {escape(config, MAX_PATH)}?)" if is_file(config) else ""
 

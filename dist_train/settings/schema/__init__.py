@@ -114,9 +114,9 @@ class Run(Section):
     rename an existing directory to `<dir>.old-1`. A path: start from this checkpoint, or from the newest one of this
     run; once the new run has checkpoints of its own, it continues from those."""
     init: FileName | None = None
-    """Start another run from the weights of one: a path as of `model.weights`, in its place. Data, optimizer and batch
-    may be others. The average of `train.ema_decay` is `average.pt` in a checkpoint. A run that has checkpoints of its
-    own continues from those."""
+    """Path of the weights of step 0, in place of `model.weights`: the directory of another run, one of its checkpoints,
+    or a file of weights. Data, optimizer and batch may be others. The average of `train.ema_decay` is `average.pt` in a
+    checkpoint. A run that has checkpoints of its own continues from those."""
     reproducible: Literal["elastic", "bitwise"] = "elastic"
     """What stays equal when the number of ranks changes. `elastic`: samples, order, augmentation and learning rate;
     losses agree up to float rounding. `bitwise`: every bit of the weights too, on the same kind of hardware, for any
@@ -135,7 +135,7 @@ LossName = Literal["cross_entropy", "mse", "mae", "huber", "bce_with_logits", "n
 
 
 class Loss(Section):
-    """What is made small."""
+    """The loss, which training minimises."""
 
     name: LossName | OutputField | Reference | None = None
     """The loss, or your own `f(output, target)` by its reference, which returns a mean or one value a sample. Default:
@@ -166,10 +166,10 @@ class Train(Section):
     max_steps: PositiveInt | None = None
     """Optimizer steps after which the run ends, if `epochs` does not end it before."""
     overfit_batches: PositiveInt | None = None
-    """Train on the samples of the first batches of the data set only: so many, in each epoch the same. A network that
+    """Train only on the samples of the first batches of the data set, this many, the same in each epoch. A network that
     can't learn a single batch by heart has a fault. Default: all."""
     early_stopping: EarlyStopping | None = None
-    """End the run before, when the evaluations during training no longer get better. Default: never."""
+    """End the run early, when the evaluations during training no longer get better. Default: never."""
     micro_batch: PositiveInt | None = None
     """Largest number of samples per rank in one backward pass; larger batches accumulate gradients. Default: no
     limit."""
@@ -222,13 +222,13 @@ class Checkpoint(Section):
     keep_best: bool = True
     """Also save and keep the checkpoint of the best evaluation, under the link `best`."""
     monitor: Annotated[str, Field(min_length=1)] | None = None
-    """The number of an evaluation that says which is best: `loss`, or a metric. Default: `accuracy`, if the task has
-    it, else `loss`."""
+    """The number of an evaluation that selects the best: `loss`, or a metric. Default: `accuracy`, if the task has it,
+    else `loss`."""
     mode: Literal["max", "min"] | None = None
     """Whether the best is the largest or the smallest. Default: the smallest loss or error, else the largest."""
     split: Literal["auto", "validation", "test"] = "auto"
-    """The split that is evaluated during training and chooses the best. `auto`: validation, or test if there is none,
-    which one line at the start says."""
+    """The split that is evaluated during training and selects the best. `auto`: validation, or test if there is none;
+    the run prints a line about that at its start."""
     asynchronous: bool = True
     """Write checkpoints in a thread; training waits only while tensors are copied."""
 
@@ -285,8 +285,8 @@ class Log(Section):
     every_steps: PositiveInt = 50
     """Steps between lines of kind `train` in `metrics.jsonl`."""
     tensorboard: bool = True
-    """Write for TensorBoard to `tb/`: curves, samples with predictions, which class was taken for which, the settings
-    and the graph of the network."""
+    """Write for TensorBoard to `tb/`: curves, samples with predictions, the confusion matrix, the settings and the
+    graph of the network."""
     progress: Literal["auto", "on", "off"] = "auto"
     """Show a progress bar. `auto`: if the output is a terminal."""
     ledger: bool = True

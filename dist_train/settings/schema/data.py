@@ -81,7 +81,7 @@ class Data(Section):
     """`in_memory`: read all samples once and keep them in memory, of the GPU if there is one. `workers`: read samples
     in worker processes when they are needed. `auto`: in_memory if the samples are images or tensors that fit; a data
     set of your own is read in each epoch. Batches are the same, but for random transforms of a data set of your own:
-    with `in_memory` they are those of the first epoch for ever."""
+    with `in_memory` those of the first epoch are used in each epoch."""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     """Worker processes per rank with the loader `workers`; 0: the rank itself reads."""
     shuffle: bool = True
@@ -97,8 +97,7 @@ class Data(Section):
     limit_test: PositiveInt | None = None
     """Use only this many test samples."""
     limit: Literal["spaced", "first"] = "spaced"
-    """Which samples `limit_train` and `limit_test` keep: some that are evenly spaced over the split, or its first
-    ones."""
+    """Which samples `limit_train` and `limit_test` keep: `spaced` evenly over the split, or its `first`."""
     accept_changes: bool = False
     """Resume although the data are not those that the run began with. The default refuses, and names what differs."""
 

@@ -43,7 +43,7 @@ class Group(Section):
 
 
 class Plateau(Section):
-    """As `torch.optim.lr_scheduler.ReduceLROnPlateau`: what it keeps in mind follows from the evaluations so far."""
+    """As `torch.optim.lr_scheduler.ReduceLROnPlateau`; its counts are computed from the evaluations so far."""
 
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """The learning rate is multiplied by it at each reduction."""
@@ -316,7 +316,7 @@ UNSUPPORTED_NAMES = {
         "sparseadam": "it takes sparse gradients only, and gradients are dense here; use adam",
     }
 }
-"""Names that somebody may expect, by their settings, with the reason why they are none."""
+"""Names that users may expect, by their settings, with the reason why they are not supported."""
 SCHEDULE_SETTINGS = {
     "step_size": ("step",),
     "milestones": ("multistep",),

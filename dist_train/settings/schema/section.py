@@ -1,4 +1,4 @@
-"""What all sections of the settings are made of: their base class, and the types of their values."""
+"""The base class of all sections of the settings, and the types of their values."""
 
 import os
 from contextlib import suppress
@@ -33,7 +33,7 @@ def _check_reference(value: Any) -> str:
 
 
 def _check_arguments(value: Any, depth: int = 0) -> Any:
-    """Return arguments with lists for sequences; what YAML can say is allowed."""
+    """Return arguments with lists for sequences; everything that YAML can express is allowed."""
     if depth > 20:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
@@ -82,7 +82,7 @@ class Section(BaseModel):
         defer_build=True,  # a start needs a part of all sections
     )
     shown_name: ClassVar[str] = "a reference"
-    """What stands for the names of a section that takes more than can be listed."""
+    """What messages show for the names of a section that has more names than can be listed."""
 
 
 def section_classes(annotation: Any) -> tuple[type[Section], ...]:

@@ -1,4 +1,4 @@
-"""Take the weights or the network of a run out, for other programs.
+"""Export the weights or the network of a run for other programs.
 
     dist-train export runs/digits --format state_dict -o digits.pt        the weights, by their names
     dist-train export runs/digits --format checkpoint -o digits.tar       the dictionary of PyTorch's courses

@@ -5,7 +5,7 @@
     dist-train plot runs/digits.sweep                     the trials of a sweep
     dist-train plot runs/digits --numbers loss,samples_per_second
 
-Restarts are dotted lines. Of a run that learns numbers, such as a line, there is also a panel of what it predicts.
+Restarts are dotted lines. For a run that learns numbers, such as a line, there is also a panel of predictions.
 """
 
 import argparse

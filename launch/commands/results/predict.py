@@ -6,7 +6,7 @@
     dist-train predict runs/digits --json --checkpoint best
     dist-train predict runs/digits -o grid.png                     also draws them
 
-A network that others have trained takes pictures with the transforms and labels of its weights:
+A pretrained network takes pictures with the transforms and labels of its weights:
 
     dist-train predict torchvision/resnet101 cat.jpg --weights DEFAULT --top 5
     dist-train predict timm/resnet18.a1_in1k cat.jpg --weights weights.pth

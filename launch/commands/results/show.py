@@ -2,11 +2,11 @@
 
     dist-train show digits                        samples of the training split with their classes
     dist-train show digits --augmented            as the first steps of a training get them
-    dist-train show runs/digits                   of the test split, with what the network says of each
+    dist-train show runs/digits                   of the test split, with the network's predictions
     dist-train show runs/digits --wrong           its mistakes, the most confident first
 
-Below each picture are what the network says with its probability, the truth, and the sample's number; mistakes have a
-frame. Inputs of a few numbers are drawn as points against their target.
+Below each picture are the prediction with its probability, the truth, and the sample's number; mistakes have a frame.
+Inputs of a few numbers are drawn as points against their target.
 """
 
 import argparse

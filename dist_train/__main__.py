@@ -24,7 +24,7 @@ from dist_train.settings.loading.aliases import parse_with_aliases
 from dist_train.system.cpu import LoadMeter, leave_busy_cores
 from dist_train.system.environment import read_number
 from dist_train.system.exit import FAILED, Parser, is_first_rank, leave, only_first_rank_reports, run_guarded
-from dist_train.system.inherited_state import forgive_output, prepare_error_stream
+from dist_train.system.inherited_state import ignore_output_errors, prepare_error_stream
 from dist_train.system.process import die_with_parent, without_garbage_collection
 from dist_train.system.stop_signals import PREEMPTED, Stop
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> in
     if options.print_groups:
         _print_groups(config)
         return 0
-    forgive_output()  # a run has its own log
+    ignore_output_errors()  # a run has its own log
     run = RunDir(config.run.dir)
     if ended := run.ended_before_restart():
         if is_first_rank():

@@ -155,7 +155,7 @@ def load_config_of(run: RunDir, overrides: Sequence[str] = ()) -> Config:
 class EvaluatedCheckpoint:
     """A checkpoint and the result of its evaluation."""
 
-    place: Path
+    path: Path
     step: int
     evaluation: Evaluation
 
@@ -181,14 +181,14 @@ def evaluate_run(
         )
         if evaluation is None:
             raise StopRequested
-        return EvaluatedCheckpoint(opened.place, opened.step, evaluation)
+        return EvaluatedCheckpoint(opened.path, opened.step, evaluation)
 
 
 @dataclass(frozen=True)
 class OpenEvaluation:
     """A checkpoint of a run and a split of its data, ready for an evaluation."""
 
-    place: Path
+    path: Path
     """Directory of the checkpoint."""
     step: int
     config: Config
@@ -219,28 +219,28 @@ def open_evaluation(
         block.enter_context(own_failures(lambda: f"in the evaluation, on rank {world.rank}"))
         with world.agreement():
             config = block.enter_context(code_of_run(config, run.path, trust_code))
-            place, files = load_checkpoint(run, checkpoint)
+            path, files = load_checkpoint(run, checkpoint)
             training = files["training.pt"]
             auto_settings = AutoSettings.from_dict(training["choices"])
             dataset, samples = _open_split(config, world, split, resume.read_data_identity(files))
             example, _ = dataset.make_example(1)
             network = build_model(config.model, dataset.shape, len(dataset.classes), config.run.seed, example)
             name = "average.pt" if "average.pt" in files else "model.pt"
-            serialization.load_weights(network, files[name], str(place / name))
+            serialization.load_weights(network, files[name], str(path / name))
         apply_to_process(auto_settings, config.is_deterministic, world.device)
         network.to(device=world.device, memory_format=auto_settings.memory_format)  # type: ignore[call-overload]
         use_fast_cpu_layers(network)
         with world.agreement():
             task = build_task(config, dataset.classes, world)
             try_out(task, network, dataset, auto_settings, world)
-        yield OpenEvaluation(place, training["step"], config, network, task, dataset, samples, auto_settings)
+        yield OpenEvaluation(path, training["step"], config, network, task, dataset, samples, auto_settings)
 
 
 def load_checkpoint(run: RunDir, wanted: str) -> tuple[Path, serialization.Files]:
     """Return the directory of the checkpoint that `--checkpoint` names, and its files; raises CheckpointError."""
-    place = find(find_checkpoint(run, wanted))
+    path = find(find_checkpoint(run, wanted))
     try:
-        return place, serialization.load(place).files
+        return path, serialization.load(path).files
     except DamagedError as error:
         raise DamagedError(f"{error}; dist-train ckpt verify {escape(run.path)} says which are undamaged") from error
 
@@ -285,12 +285,12 @@ def _open_split(
 
 
 def _print(run: RunDir, evaluated: EvaluatedCheckpoint, as_json: bool) -> None:
-    place, evaluation = evaluated.place, evaluated.evaluation
-    result = {"run": str(run.path), "checkpoint": str(place), "step": evaluated.step, **evaluation.to_dict()}
+    path, evaluation = evaluated.path, evaluated.evaluation
+    result = {"run": str(run.path), "checkpoint": str(path), "step": evaluated.step, **evaluation.to_dict()}
     if as_json:
         print(json.dumps(result))
         return
-    print(f"{escape(place)}: {evaluation}")
+    print(f"{escape(path)}: {evaluation}")
     for name, row in result.get("per_class", {}).items():
         score = row.get("accuracy", row.get("f1"))
         shown = "" if score is None else f"{100 * score:6.2f} %"

@@ -33,11 +33,11 @@ def list_tensors(nest: Nest) -> list[Tensor]:
     """Return all tensors of a nest, in order."""
     found: list[Tensor] = []
 
-    def note(tensor: Tensor) -> Tensor:
+    def collect(tensor: Tensor) -> Tensor:
         found.append(tensor)
         return tensor
 
-    map_tensors(note, nest)
+    map_tensors(collect, nest)
     return found
 
 

@@ -17,18 +17,18 @@ from torch import Tensor
 _MASK_64 = 2**64 - 1
 
 
-def derive(seed: int, purpose: str, *where: int) -> int:
+def derive(seed: int, purpose: str, *position: int) -> int:
     """Derive a seed in [0, 2**63) for one purpose and position, e.g. `derive(0, "step", step, shard)`.
 
     BLAKE2b of the parts, so that neighbouring seeds, epochs or steps share nothing.
     """
-    text = ":".join([purpose, str(seed), *map(str, where)])
+    text = ":".join([purpose, str(seed), *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(seed: int, purpose: str, *where: int) -> torch.Generator:
+def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """Create a CPU generator for one purpose and position."""
-    return torch.Generator().manual_seed(derive(seed, purpose, *where))
+    return torch.Generator().manual_seed(derive(seed, purpose, *position))
 
 
 def random_bits(seed: int, purposes: Sequence[str], epoch: int, indices: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def seed_generators(seed: int) -> None:
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
+def preserve_generators() -> Iterator[None]:
     """Restore the states of `random`, `numpy.random` and torch on the CPU after the block."""
     python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

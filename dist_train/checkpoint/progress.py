@@ -24,15 +24,15 @@ def check_nothing_is_lost(run: RunDir) -> None:
     status = _read_status(run)
     if isinstance(status, dict) and status.get("checkpoint", "unknown") is None:
         return
-    said = {run.status.name: _describe_status(status)}
+    descriptions = {run.status.name: _describe_status(status)}
     reached = [_read_steps(status)]
     for path, find_newest_step in ((run.metrics, metrics.find_newest_step), (run.ledger, ledger.find_newest_step)):
-        step, said[path.name] = _describe_lines(path, find_newest_step)
+        step, descriptions[path.name] = _describe_lines(path, find_newest_step)
         reached.append(step)
     if max(reached) > 0:
         raise CheckpointError(
             f"run.dir {escape(run.path)}: its checkpoints are gone, and it was beyond step 0:\n"
-            + "".join(f"  {name} {text}\n" for name, text in said.items())
+            + "".join(f"  {name} {text}\n" for name, text in descriptions.items())
             + "  checkpoints/ has no checkpoint\n"
             "Nothing was changed. Restore checkpoints/ (is a disk not mounted?), or start at step 0 with "
             "run.resume=never, which moves the old run aside."

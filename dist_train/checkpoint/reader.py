@@ -54,7 +54,7 @@ def read(checkpoint: Path) -> StoredCheckpoint:
     return StoredCheckpoint(step, weights_sha256, files)
 
 
-def fault(checkpoint: Path) -> str | None:
+def find_fault(checkpoint: Path) -> str | None:
     """Describe the damage of a checkpoint; None if there is none. Raises UnreadableError."""
     try:
         read(checkpoint)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dist_train.checkpoint.serialization import encode, not_finite, shorten, weights_sha256
+from dist_train.checkpoint.serialization import encode, list_not_finite, shorten, weights_sha256
 from dist_train.checkpoint.snapshot import copy_to_host, take_snapshot
 from dist_train.checkpoint.store import Store, explain_unwritten
 from dist_train.errors import UnreadableError
@@ -136,7 +136,7 @@ class Saver:
         path = self._store.path(step)
         files = copy_to_host(dict(files))
         for name in set(files) - {"training.pt"}:
-            if broken := not_finite(files[name]):
+            if broken := list_not_finite(files[name]):
                 return f"{path}: was not saved: {name} has values that are not finite: {shorten(broken)}"
         encoded = {name: encode(content) for name, content in files.items()}
         try:

@@ -31,20 +31,23 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 def encode(content: Mapping[str, Any]) -> bytes:
     """Encode one file as `torch.save` does; the memory format of the tensors does not count."""
     buffer = io.BytesIO()
-    torch.save(on_tensors(Tensor.contiguous, content), buffer)
+    torch.save(convert_tensors(Tensor.contiguous, content), buffer)
     return buffer.getvalue()  # shares the memory of the buffer
 
 
-def on_tensors(change: Callable[[Tensor], Tensor], content: Any) -> Any:
-    """Apply `change` to each tensor in nested dictionaries, lists and tuples; return the new structure."""
+def convert_tensors(change: Callable[[Tensor], Tensor], content: Any) -> Any:
+    """Return nested dictionaries, lists and tuples with `change` applied to each tensor.
+
+    Unlike `nest.map_tensors` it makes plain types of their subclasses, which a file of a checkpoint must not hold.
+    """
     if isinstance(content, Tensor):
         return change(content)
     if isinstance(content, dict):
-        return {key: on_tensors(change, value) for key, value in content.items()}
+        return {key: convert_tensors(change, value) for key, value in content.items()}
     if isinstance(content, list):
-        return [on_tensors(change, value) for value in content]
+        return [convert_tensors(change, value) for value in content]
     if isinstance(content, tuple):
-        return tuple(on_tensors(change, value) for value in content)
+        return tuple(convert_tensors(change, value) for value in content)
     return content
 
 
@@ -121,7 +124,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
     give_shapes(network, state_dict)
     if differences := list_differences(network.state_dict(), state_dict):
         raise CheckpointError(f"{escape(name)}: is of another network: {shorten(differences)}")
-    if broken := not_finite(state_dict):
+    if broken := list_not_finite(state_dict):
         raise CheckpointError(
             f"{escape(name)}: has values that are not finite: {shorten(broken)}. Start from an earlier checkpoint "
             "(run.resume=... under another run.name), or at step 0 with run.resume=never"
@@ -129,7 +132,7 @@ def load_weights(network: nn.Module, state_dict: dict[str, Any], name: str) -> N
     network.load_state_dict(state_dict)
 
 
-def not_finite(state_dict: Mapping[str, Tensor]) -> list[str]:
+def list_not_finite(state_dict: Mapping[str, Tensor]) -> list[str]:
     """List the tensors with infinite or NaN values, and how many each has."""
     counts = {name: int((~torch.isfinite(tensor)).sum()) for name, tensor in state_dict.items()}
     return [f"{name} ({count} of {state_dict[name].numel()})" for name, count in counts.items() if count]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_train.checkpoint.serialization import on_tensors
+from dist_train.checkpoint.serialization import convert_tensors
 from dist_train.data.memory import device_bytes
 
 
@@ -17,7 +17,7 @@ def take_snapshot(content: dict[str, Any]) -> dict[str, Any]:
     """
     on_gpu = _list_gpu_tensors(content)
     has_room = not on_gpu or device_bytes(on_gpu[0].device) > sum(tensor.nbytes for tensor in on_gpu)
-    copied: dict[str, Any] = on_tensors(_clone if has_room else _copy_to_cpu, content)
+    copied: dict[str, Any] = convert_tensors(_clone if has_room else _copy_to_cpu, content)
     return copied
 
 
@@ -34,7 +34,7 @@ def copy_to_host(content: dict[str, Any]) -> dict[str, Any]:
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.default_stream(device))
     with torch.cuda.stream(stream):
-        copied: dict[str, Any] = on_tensors(_copy_to_pinned, content)
+        copied: dict[str, Any] = convert_tensors(_copy_to_pinned, content)
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         done.record()
     done.synchronize()
@@ -45,12 +45,12 @@ def _list_gpu_tensors(content: dict[str, Any]) -> list[Tensor]:
     """The tensors in nested dictionaries and lists that are on a GPU; a rank has one."""
     found: list[Tensor] = []
 
-    def note(tensor: Tensor) -> Tensor:
+    def collect(tensor: Tensor) -> Tensor:
         if tensor.device.type == "cuda":
             found.append(tensor)
         return tensor
 
-    on_tensors(note, content)
+    convert_tensors(collect, content)
     return found
 
 

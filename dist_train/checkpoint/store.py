@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dist_train.checkpoint.reader import NAME, explain_unreadable, fault, try_again
+from dist_train.checkpoint.reader import NAME, explain_unreadable, find_fault, try_again
 from dist_train.errors import CheckpointError, DamagedError, UnreadableError
 from dist_train.system.escape import escape
 from dist_train.system.read_file import list_directory
@@ -191,7 +191,7 @@ class Store:
         try:
             files = [file.stat() for file in path.iterdir()]
             written = max((file.st_mtime for file in files), default=path.stat().st_mtime)
-            damage = fault(path) if verify else None
+            damage = find_fault(path) if verify else None
         except OSError as error:
             return CheckpointInfo(step, 0, 0.0, names, None, str(explain_unreadable(path, error)))
         except UnreadableError as error:
@@ -217,7 +217,7 @@ class Store:
         """Whether an undamaged checkpoint of `step` exists; a damaged one is quarantined."""
         if not _is_directory(self.path(step)):
             return False
-        reason = fault(self.path(step))
+        reason = find_fault(self.path(step))
         if reason:
             _log.warning("%s; set aside as %s", reason, self.quarantine(step, reason))
         return not reason

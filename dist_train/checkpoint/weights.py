@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dist_train.checkpoint import serialization
 from dist_train.checkpoint.schema import is_dense
-from dist_train.checkpoint.serialization import list_differences, not_finite, shorten
+from dist_train.checkpoint.serialization import list_differences, list_not_finite, shorten
 from dist_train.checkpoint.store import find
 from dist_train.errors import CheckpointError
 from dist_train.models import rename_old_parameters
@@ -73,7 +73,7 @@ def load_pretrained(
         is_quantized = any(name in own and _is_quantized(own[name], value) for name, value in found.items())
         advice = "; integers are quantized weights: give those of before" if is_quantized else ""
         raise CheckpointError(f"{escape(source)}: its weights are of another network: {shorten(differences)}{advice}")
-    if broken := not_finite(found):
+    if broken := list_not_finite(found):
         raise CheckpointError(f"{escape(source)}: has values that are not finite: {shorten(broken)}")
     network.load_state_dict(found)
 

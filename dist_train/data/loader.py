@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from dist_train.data.own.seeding import leave_generators_to_reads
+from dist_train.data.own.seeding import never_restore_generators
 from dist_train.data.samples import Samples
 from dist_train.errors import ConfigError, DataError, OwnCodeError
 from dist_train.nest import Nest
@@ -196,5 +196,5 @@ def _enter_worker(rank: int, worker: int) -> None:  # noqa: ARG001
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    leave_generators_to_reads()
+    never_restore_generators()
     gc.freeze()  # what the rank has made is never garbage here, and a collection would copy its pages

@@ -192,7 +192,7 @@ def find_stalled_rank(evidence: RunEvidence, reason: str) -> Verdict:
     are_level = behind.progress == max(each.progress for each in evidence.running)
     if evidence.on_other_hosts and are_level and evidence.is_waiting(behind):
         error = f"{reason}; all ranks on host {socket.gethostname()} wait for another"
-        return _blame_other_host(evidence, "stalled", error)
+        return _name_other_host(evidence, "stalled", error)
     frames = evidence.read_frames(behind)
     verdict = evidence.make_verdict("stalled", f"{reason}; its stack:" if frames else reason, behind)
     return replace(verdict, traceback="\n".join(frames))
@@ -207,12 +207,12 @@ def find_lost_peer(evidence: RunEvidence) -> Verdict:
     detail = f": {errors[0]}" if errors else ""
     if evidence.on_other_hosts:
         error = f"no rank on host {socket.gethostname()} failed by itself{detail}"
-        return _blame_other_host(evidence, "lost", error)
+        return _name_other_host(evidence, "lost", error)
     first = min(evidence.failures.values(), key=lambda failure: failure.time, default=None)
     return evidence.make_verdict("lost", f"the connection to the other ranks{detail}", first)
 
 
-def _blame_other_host(evidence: RunEvidence, cause: Cause, error: str) -> Verdict:
+def _name_other_host(evidence: RunEvidence, cause: Cause, error: str) -> Verdict:
     """A verdict on a rank of another host, which is named where there is only one."""
     others = evidence.on_other_hosts
     if len(others) == 1 and others[0] in evidence.heartbeats:

@@ -82,10 +82,10 @@ class Watchdog(threading.Thread):
         self._last, self._last_look = heartbeat, now
         self._schedule_dump()
         self._check_waits(now)
-        still = now - self._last_change
-        if self._stall_marker.exists() or self._is_stalled(still):
+        idle = now - self._last_change
+        if self._stall_marker.exists() or self._is_stalled(idle):
             self._end_stalled_run()
-        if still > self._peers_due:
+        if idle > self._peers_due:
             self._peers_due *= 2  # ranks that wait for a long save should not read each other's files all the time
             self._end_if_peer_failed()
 
@@ -109,9 +109,9 @@ class Watchdog(threading.Thread):
         if self._stacks and self._stall:
             self._stacks.dump_later(0.9 * self._stall)
 
-    def _is_stalled(self, still: float) -> bool:
+    def _is_stalled(self, idle: float) -> bool:
         """Whether this rank has not moved for too long; a start may load data and compile for longer."""
-        return self._stall is not None and self._last.phase != "start" and still > self._stall
+        return self._stall is not None and self._last.phase != "start" and idle > self._stall
 
     def _end_if_peer_failed(self) -> None:
         evidence = RunEvidence.read(self._run, self._attempt)

@@ -32,7 +32,7 @@ STORE_FILE = "DIST_TRAIN_STORE"
 """Variable with the path of a file that is the store of ranks on one machine; `dist-train train` sets it."""
 PATIENCE = 10.0  # seconds of waiting before the first message
 _LONGEST_POLL = 0.05  # seconds
-_TIME_TO_HEAR = 5.0  # seconds that rank 0 waits for the others to read why they are refused
+_TIME_TO_READ = 5.0  # seconds that rank 0 waits for the others to read why they are refused
 _MOST_LINES = 20  # differences that a message lists
 # Paths, which differ from host to host, and what rank 0 alone uses.
 _LOCAL_SETTINGS = ("run.dir", "run.resume", "data.root", "data.cache", "data.download", "data.workers")
@@ -73,7 +73,7 @@ class Rendezvous:
                 self.store.set(f"{topic}/verdict", self._compare(topic))
             self._wait_for([f"{topic}/verdict"])
             if verdict := self.store.get(f"{topic}/verdict").decode():
-                self._wait_until_heard(topic)
+                self._wait_until_read(topic)
                 raise WorldError(verdict)
         except DistError as error:
             raise WorldError(
@@ -84,11 +84,11 @@ class Rendezvous:
                 raise
             raise RefusedElsewhereError(str(error)) from None
 
-    def _wait_until_heard(self, topic: str) -> None:
+    def _wait_until_read(self, topic: str) -> None:
         """Let rank 0, which may serve the store, leave last."""
-        self.store.set(f"{topic}/heard/{self.launched.rank}", "")
-        deadline = time.monotonic() + _TIME_TO_HEAR
-        keys = [f"{topic}/heard/{rank}" for rank in range(self.launched.size)]
+        self.store.set(f"{topic}/read/{self.launched.rank}", "")
+        deadline = time.monotonic() + _TIME_TO_READ
+        keys = [f"{topic}/read/{rank}" for rank in range(self.launched.size)]
         while self.launched.rank == 0 and not self.store.check(keys) and time.monotonic() < deadline:
             time.sleep(_LONGEST_POLL)
 
@@ -127,14 +127,14 @@ class Rendezvous:
         Raises:
             WorldError: it has not after `timeout` seconds.
         """
-        started, has_spoken = time.monotonic(), False
+        started, has_printed = time.monotonic(), False
         while missing := [key for key in keys if not self.store.check([key])]:
             waited = time.monotonic() - started
             if waited > self.timeout:
                 raise WorldError(f"gave up after {self.timeout:.0f} s: {self._explain(missing)}")
-            if waited > PATIENCE and not has_spoken:
-                has_spoken = True
-                _say(self.launched, self._explain(missing))
+            if waited > PATIENCE and not has_printed:
+                has_printed = True
+                _print_once(self.launched, self._explain(missing))
             time.sleep(min(max(0.001, waited / 20), _LONGEST_POLL))  # late by a twentieth at most, at each start
             keys = missing
 
@@ -167,7 +167,7 @@ def open_rendezvous(launched: LauncherVariables, environ: Mapping[str, str], tim
     # Rank 0 may not reach itself by the address that the others use, as behind a gateway.
     is_on_all = listening is not None and ipaddress.ip_address(listening.getsockname()[0]).is_unspecified
     try:
-        with _speak_after(PATIENCE, launched):
+        with _print_after(PATIENCE, launched):
             store = TCPStore(
                 "localhost" if is_on_all else launched.address,
                 launched.port,
@@ -241,9 +241,9 @@ def _listen_on_all(port: int) -> socket.socket:
 
 
 @contextmanager
-def _speak_after(seconds: float, launched: LauncherVariables) -> Iterator[None]:
+def _print_after(seconds: float, launched: LauncherVariables) -> Iterator[None]:
     """Say for whom this rank waits if the block takes longer; the block may be in C++ all the time."""
-    timer = threading.Timer(seconds, lambda: _say(launched, explain_wait(launched, [0])))
+    timer = threading.Timer(seconds, lambda: _print_once(launched, explain_wait(launched, [0])))
     timer.daemon = True
     timer.start()
     try:
@@ -252,7 +252,7 @@ def _speak_after(seconds: float, launched: LauncherVariables) -> Iterator[None]:
         timer.cancel()
 
 
-def _say(launched: LauncherVariables, text: str) -> None:
+def _print_once(launched: LauncherVariables, text: str) -> None:
     """Print on the first rank of each machine: there is no log before the ranks have met."""
     if launched.local_rank == 0:
         print(text, file=sys.stderr, flush=True)

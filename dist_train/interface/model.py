@@ -118,17 +118,17 @@ def load_model(
     """
     run = RunDir(run_dir)
     config = load_config_of(run, overrides)
-    place, files = load_checkpoint(run, which)
+    path, files = load_checkpoint(run, which)
     data = resume.read_data_identity(files)
     if data is None:
         raise CheckpointError(
-            f"{escape(place)}: is of a version that did not store which data it was trained on; resume the run once"
+            f"{escape(path)}: is of a version that did not store which data it was trained on; resume the run once"
         )
     with torch.random.fork_rng(devices=[]), code_of_run(config, run.path, trust_code) as config:
         network = build_model(config.model, data.shape, len(data.classes), config.run.seed, data.make_inputs())
     name = "average.pt" if "average.pt" in files else "model.pt"
     give_shapes(network, files[name])
-    serialization.load_weights(network, files[name], str(place / name))
+    serialization.load_weights(network, files[name], str(path / name))
     training = files["training.pt"]
     auto_settings = AutoSettings.from_dict(training["choices"])
     return TrainedModel(network, config, data, training["step"], auto_settings).to(device)

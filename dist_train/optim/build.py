@@ -9,10 +9,10 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from dist_train.errors import ConfigError
+from dist_train.optim.combined import CombinedOptimizer, list_parts, unwrapped_step
 from dist_train.optim.groups import ParameterGroup, find_groups
 from dist_train.optim.muon import Muon
 from dist_train.optim.own import build_own, describe_unstorable
-from dist_train.optim.several import Several, list_parts, unwrapped_step
 from dist_train.own_code.load import shown_as_own
 from dist_train.settings.schema.optim import Optim, OwnOptim
 from dist_train.settings.schema.optim import Optimizer as OptimizerSettings
@@ -38,7 +38,7 @@ def build_optimizer(config: Optim, network: nn.Module, later: Container[nn.Param
     groups = find_groups(config, network, later)
     configs = {id(group.optimizer): group.optimizer for group in groups}
     parts = [_build(each, [group for group in groups if group.optimizer is each]) for each in configs.values()]
-    optimizer = parts[0] if len(parts) == 1 else Several(parts)
+    optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
     begin_momentum(optimizer)
     return optimizer
 
@@ -68,7 +68,7 @@ def _build_torch(config: OptimizerSettings, groups: list[dict[str, Any]]) -> Opt
 
 def is_own(optimizer: Optimizer) -> bool:
     """Whether this is the user's optimizer, whose state is not known."""
-    return type(optimizer) not in (*CLASSES.values(), Several)
+    return type(optimizer) not in (*CLASSES.values(), CombinedOptimizer)
 
 
 def make_step(optimizer: Optimizer, name: str) -> Callable[[], object]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dist_train.errors import CheckpointError
 from dist_train.optim.build import begin_momentum, is_own
-from dist_train.optim.several import list_parts, unwrapped_step
+from dist_train.optim.combined import list_parts, unwrapped_step
 from dist_train.own_code.load import shown_as_own
 from dist_train.system.escape import escape
 

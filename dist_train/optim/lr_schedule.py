@@ -18,19 +18,19 @@ class LrSchedule:
         used = {config.schedule, *(group.schedule for group in config.groups if group.schedule)}
         self._own = {name: load_schedule(name, total_steps) for name in sorted(used) if parse_reference(name)}
 
-    def set_rates(self, optimizer: Optimizer, step: int, reduction: float = 1.0) -> float:
+    def set_rates(self, optimizer: Optimizer, step: int, factor: float = 1.0) -> float:
         """Set the learning rate of each group for the 0-based `step`; return that of parameters without a group.
 
         Args:
-            reduction: the factor of `optim.plateau`.
+            factor: the factor of `optim.plateau`.
         """
         for group in optimizer.param_groups:
-            group["lr"] = self._reduce(self.lr_at(step, group["initial_lr"], group["schedule"]), reduction)
-        return self._reduce(self.lr_at(step, self.config.lr, self.config.schedule), reduction)
+            group["lr"] = self._reduce(self.lr_at(step, group["initial_lr"], group["schedule"]), factor)
+        return self._reduce(self.lr_at(step, self.config.lr, self.config.schedule), factor)
 
-    def _reduce(self, lr: float, reduction: float) -> float:
+    def _reduce(self, lr: float, factor: float) -> float:
         plateau = self.config.plateau
-        return max(lr * reduction, min(lr, plateau.min_lr)) if plateau else lr
+        return max(lr * factor, min(lr, plateau.min_lr)) if plateau else lr
 
     def lr_at(self, step: int, peak: float, schedule: str) -> float:
         """Return the learning rate of the 0-based `step` of a schedule that has `peak` as its highest."""

@@ -6,7 +6,7 @@ from dist_train.settings.schema import EarlyStopping
 from dist_train.settings.schema.optim import Plateau
 
 
-def find_reduction(values: Sequence[float], config: Plateau | None, higher_is_better: bool) -> float:
+def find_lr_factor(values: Sequence[float], config: Plateau | None, higher_is_better: bool) -> float:
     """Return the factor on all learning rates after evaluations with these values, oldest first."""
     if config is None:
         return 1.0

@@ -89,7 +89,7 @@ def call(text: str, key: str, arguments: Mapping[str, Any] | None, given: Mappin
             raise ConfigError(f"{key} {text}: does not take these arguments: {error}") from error
 
 
-def name_place(text: str, found: Any) -> str:
+def add_line_number(text: str, found: Any) -> str:
     """Return a reference for messages, with the line on which its function begins, if that is known."""
     function = inspect.unwrap(found) if callable(found) else found
     for name in ("forward", "__call__"):

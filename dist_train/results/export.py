@@ -31,7 +31,7 @@ from dist_train.evaluate import load_checkpoint, load_config_of
 from dist_train.interface.model import TrainedModel, load_model
 from dist_train.nest import Nest, list_tensors, map_tensors
 from dist_train.results import import_extra
-from dist_train.results.output_file import check_place, move, write_beside, write_whole
+from dist_train.results.output_file import check_writable, move, write_beside, write_whole
 from dist_train.results.predictions import open_predictions
 from dist_train.run_dir import RunDir
 from dist_train.system.escape import escape
@@ -51,20 +51,20 @@ def export(options: argparse.Namespace) -> int:
     Raises:
         UserError: there is no run or file of weights, or the network can't be exported; nothing is written.
     """
-    check_place(options.output)
+    check_writable(options.output)
     if options.run.is_file():
         return _convert(options)
     run = RunDir(options.run)
     load_config_of(run, options.overrides)  # raises if either is wrong
-    place, files = load_checkpoint(run, options.checkpoint)
+    checkpoint, files = load_checkpoint(run, options.checkpoint)
     is_program = options.format in ("torch_export", "onnx")
-    model = _load(options, place, files) if is_program or options.check else None
+    model = _load(options, checkpoint, files) if is_program or options.check else None
     content = _make_program(options, model) if is_program and model else _make_weights(options.format, files)
     with write_beside(options.output, content) as aside:
-        if options.check and model and not _check(options, aside, model, place):
+        if options.check and model and not _check(options, aside, model, checkpoint):
             return FAILED
         move(aside, options.output)
-    print(f"{escape(options.output)}: {options.format} of {escape(place)}, {len(content) / 1e6:,.1f} MB")
+    print(f"{escape(options.output)}: {options.format} of {escape(checkpoint)}, {len(content) / 1e6:,.1f} MB")
     return 0
 
 
@@ -101,11 +101,11 @@ def _evaluated(files: Files) -> dict[str, Tensor]:
     return files.get("average.pt") or files["model.pt"]
 
 
-def _load(options: argparse.Namespace, place: Path, files: Files) -> TrainedModel:
+def _load(options: argparse.Namespace, checkpoint: Path, files: Files) -> TrainedModel:
     """Return the trained network; for the format `checkpoint` with the weights that the optimizer has updated."""
     model = load_model(options.run, options.checkpoint, overrides=options.overrides, trust_code=options.trust_code)
     if options.format == "checkpoint":
-        serialization.load_weights(model.network, files["model.pt"], str(place))
+        serialization.load_weights(model.network, files["model.pt"], str(checkpoint))
     return model
 
 
@@ -168,7 +168,7 @@ def _describe_inputs(model: TrainedModel) -> dict[str, Any]:
     return {**about, "inputs": scaled if data["mean"] else data["structure"], "step": model.step}
 
 
-def _check(options: argparse.Namespace, path: Path, model: TrainedModel, place: Path) -> bool:
+def _check(options: argparse.Namespace, path: Path, model: TrainedModel, checkpoint: Path) -> bool:
     """Compare an export with the network on samples, and print the largest difference; return whether they agree."""
     run = {"torch_export": _open_program, "onnx": _open_onnx}.get(options.format)
     exported = run(path) if run else _open_weights(path, model.network)
@@ -185,7 +185,7 @@ def _check(options: argparse.Namespace, path: Path, model: TrainedModel, place: 
     is_equal = largest <= TOLERANCE * max(1.0, output)
     print(
         f"check: {count} samples, largest difference {largest:.2g}, largest output {output:.3g}"
-        + ("" if is_equal else f": {options.format} of {escape(place)} differs, and is not written")
+        + ("" if is_equal else f": {options.format} of {escape(checkpoint)} differs, and is not written")
     )
     return is_equal
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dist_train.errors import ConfigError
 from dist_train.results import import_extra
-from dist_train.results.output_file import check_place, write_whole
+from dist_train.results.output_file import check_writable, write_whole
 from dist_train.system.escape import escape
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_destination(path: Path) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"-o {escape(path)}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
-    check_place(path)
+    check_writable(path)
 
 
 @contextmanager

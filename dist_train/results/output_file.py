@@ -11,7 +11,7 @@ from dist_train.system.escape import escape
 from dist_train.system.read_file import explain, is_file, may_exist
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Check, before anything is computed, that a file can be written; raises ConfigError."""
     if may_exist(path) and not is_file(path):
         raise ConfigError(f"-o {escape(path)}: is there and is not a file; choose another name")

@@ -68,7 +68,7 @@ def show_data(config: Config, split: SplitName, augmented: bool, limit: int | No
     else:
         found = list(_read(config, dataset, _spread(samples, most), world))
     _draw(found, dataset, config, path)
-    return _tell(found, samples)
+    return _describe_count(found, samples)
 
 
 def show_run(predictions: Predictions, limit: int | None, path: Path) -> str:
@@ -77,7 +77,7 @@ def show_run(predictions: Predictions, limit: int | None, path: Path) -> str:
     samples = _spread(opened.samples, limit or _count(opened.dataset))
     found = list(_predict(replace(predictions, opened=replace(opened, samples=samples))))
     _draw(found, opened.dataset, opened.config, path)
-    return _tell(found, opened.samples)
+    return _describe_count(found, opened.samples)
 
 
 def show_mistakes(predictions: Predictions, limit: int | None, path: Path) -> str:
@@ -101,7 +101,7 @@ def show_mistakes(predictions: Predictions, limit: int | None, path: Path) -> st
     return f"the worst {len(found)} of {format_count(mistakes, 'mistake')} in {of}"
 
 
-def _tell(found: Sequence[_Sample], samples: Samples) -> str:
+def _describe_count(found: Sequence[_Sample], samples: Samples) -> str:
     return f"{len(found):,} of {format_count(len(samples), 'sample')} of the {samples.split} split"
 
 

@@ -66,21 +66,21 @@ def prepare_streams() -> None:
     After a crash in C code, such as SIGSEGV, standard error has the stacks of all threads.
     """
     prepare_error_stream()
-    forgive_output()
+    ignore_output_errors()
 
 
 def prepare_error_stream() -> None:
     """Do for standard error what `prepare_streams` does."""
     repair_inherited_state()
-    _replace("stderr", _forgive(sys.stderr))
+    _replace("stderr", _ignore_errors(sys.stderr))
     with suppress(OSError, ValueError):  # under a test it is no file
         faulthandler.enable(sys.stderr.fileno())
 
 
-def forgive_output() -> None:
+def ignore_output_errors() -> None:
     """Let standard output be as /dev/null from now on if it can't be written; a notebook's is left as it is."""
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        _replace("stdout", _forgive(sys.stdout))
+        _replace("stdout", _ignore_errors(sys.stdout))
 
 
 def _open_closed_streams() -> None:
@@ -103,10 +103,10 @@ def _replace(name: str, stream: TextIO) -> None:
     setattr(sys, f"__{name}__", stream)
 
 
-def _forgive(stream: TextIO) -> TextIO:
+def _ignore_errors(stream: TextIO) -> TextIO:
     stream = _watch(stream)
     if file := _find_file(stream):
-        file.forgives = True
+        file.ignores_errors = True
     return stream
 
 
@@ -146,13 +146,13 @@ class _WatchedFile(io.FileIO):
 
     Attributes:
         error: what it has raised.
-        forgives: nothing is raised.
+        ignores_errors: nothing is raised.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.error: Exception | None = None
-        self.forgives = False
+        self.ignores_errors = False
 
     def write(self, content: Any) -> int:
         rest = memoryview(content).cast("B")
@@ -164,7 +164,7 @@ class _WatchedFile(io.FileIO):
                     select.select([], [self], [])
                 rest = rest[written or 0 :]
             except (OSError, ValueError) as error:
-                if self.forgives:
+                if self.ignores_errors:
                     break
                 self.error = error
                 if not isinstance(error, BrokenPipeError):

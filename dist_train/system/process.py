@@ -66,14 +66,14 @@ def read_process_state(pid: int, started: int) -> str:
     return "X" if stat is None or stat[1] != started or stat[0] == "Z" else stat[0]
 
 
-def signal_process(pid: int, number: int, is_it: Callable[[], bool]) -> bool:
+def signal_process(pid: int, number: int, is_right_process: Callable[[], bool]) -> bool:
     """Send a signal to a process, if it is the right one; return whether it was sent.
 
     A file that names a process may be old, and the number may belong to another process now, also a moment after a
     check. The check is made here while the kernel keeps hold of the process.
 
     Args:
-        is_it: whether the process with this number is the right one.
+        is_right_process: whether the process with this number is the right one.
 
     Raises:
         PermissionError: it belongs to another user.
@@ -83,7 +83,7 @@ def signal_process(pid: int, number: int, is_it: Callable[[], bool]) -> bool:
     except (OSError, ValueError, OverflowError):  # it has ended, or no process has such a number
         return False
     try:
-        if not is_it():
+        if not is_right_process():
             return False
         signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
 from dist_train.nest import Nest
-from dist_train.own_code.load import call, load, name_place, shown_as_own
+from dist_train.own_code.load import add_line_number, call, load, shown_as_own
 from dist_train.tasks.output import (
     align,
     describe,
@@ -253,4 +253,4 @@ def _open_own(name: str, arguments: Mapping[str, Any], world: World) -> OwnLoss:
         found = found.to(world.device)
     if not callable(found):
         raise ConfigError(f"loss {name}: is a {type(found).__name__}, and no function f(output, target)")
-    return OwnLoss(name_place(name, found), partial(found, **arguments) if arguments else found, world.rank)
+    return OwnLoss(add_line_number(name, found), partial(found, **arguments) if arguments else found, world.rank)

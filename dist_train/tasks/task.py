@@ -116,11 +116,11 @@ class Task:
         selected = select(output, self._field)
         if isinstance(self._loss, LabelLoss) and (misfit := find_shares_misfit(targets)):
             raise DataError(f"loss {self._loss.name}: {misfit}")
-        self._learn_shapes(selected)
+        self._set_shapes(selected)
         ours = [metric for metric in self._metrics if not metric.is_own]
         self._open_sums(ours, 1, self._world.device).add(0, output, targets, num_samples)
 
-    def _learn_shapes(self, output: Nest) -> None:
+    def _set_shapes(self, output: Nest) -> None:
         if not isinstance(output, Tensor):
             return
         if output.dim() > 1:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from dist_train.monitoring.tensorboard import Node
 from dist_train.nest import Nest
-from dist_train.seeds import kept_generators
+from dist_train.seeds import preserve_generators
 
 _ODD = re.compile(r"[^\w.\-]")
 """Characters that have a meaning in the names of nodes, or none."""
@@ -30,7 +30,7 @@ def record_graph(network: nn.Module, inputs: Nest) -> list[Node]:
     trial = copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()}).eval()
     recorder = _Recorder(trial)
     with ExitStack() as block:
-        block.enter_context(kept_generators())
+        block.enter_context(preserve_generators())
         block.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:  # a part of the network may be compiled
             block.enter_context(torch.compiler.set_stance("force_eager"))

@@ -173,7 +173,7 @@ class TrainingRun:
         """Wait until the checkpoint is complete on disk, and give it to the callbacks; not if it could not be saved."""
         if self.world.is_main:
             self.saver.wait()
-        if not self._tell_all(self.saver.last_failed):
+        if not self._share_fault(self.saver.last_failed):
             self.callbacks.call("on_checkpoint", self.view, self.saver.path(self.state.step))
 
     def save_and_stop(self) -> bool:
@@ -274,10 +274,10 @@ class TrainingRun:
 
     def _fail_together(self, found_by_main: str | None) -> None:
         """Raise SaveError on every rank if rank 0 has found a fault."""
-        if found := self._tell_all(found_by_main):
+        if found := self._share_fault(found_by_main):
             raise SaveError(found)
 
-    def _tell_all(self, found_by_main: str | None) -> str:
+    def _share_fault(self, found_by_main: str | None) -> str:
         """Return on every rank the fault that rank 0 has found; empty if none."""
         fault = (found_by_main or "").encode() if self.world.is_main else None
         return self.world.broadcast_bytes(fault).decode()

@@ -24,7 +24,7 @@ from dist_train.optim.build import begin_momentum, build_optimizer, check_storab
 from dist_train.optim.ema import ParameterAverage
 from dist_train.optim.load import load_optimizer
 from dist_train.optim.lr_schedule import LrSchedule
-from dist_train.optim.plateau import ends_early, find_reduction
+from dist_train.optim.plateau import ends_early, find_lr_factor
 from dist_train.settings.schema import Config
 from dist_train.settings.tasks import describe_number, find_monitor
 
@@ -84,7 +84,7 @@ class TrainState:
         """The newest step whose evaluation is finished, if one was due."""
         self.evaluations: list[float] = []
         """That number of all evaluations so far that were due during training, oldest first."""
-        self.reduction = 1.0
+        self.lr_factor = 1.0
         """The factor of `optim.plateau` on all learning rates."""
         self.ends_early = False
         """Whether `train.early_stopping` ends the run."""
@@ -109,7 +109,7 @@ class TrainState:
 
     def set_learning_rates(self, rates: LrSchedule) -> float:
         """Set the learning rates of the next step; return that of parameters without a group."""
-        return rates.set_rates(self.optimizer, self.step, self.reduction)
+        return rates.set_rates(self.optimizer, self.step, self.lr_factor)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context of a forward pass in the precision of this run."""
@@ -158,7 +158,7 @@ class TrainState:
 
     def _set_evaluations(self, values: list[float]) -> None:
         self.evaluations = values
-        self.reduction = find_reduction(values, self._plateau, self.monitor.higher_is_better)
+        self.lr_factor = find_lr_factor(values, self._plateau, self.monitor.higher_is_better)
         self.ends_early = ends_early(values, self._early_stopping, self.monitor.higher_is_better)
 
     @property

@@ -28,13 +28,13 @@ def cancel_sweep(sweep: Path) -> list[RunSnapshot]:
     for array in [each.job_id for each in read_submissions(sweep)] if client.is_available() else ():
         if any(not job.is_over for job in client.query_jobs([array]).values()):
             client.run("scancel", array)
-            _say(f"{sweep}: job array {array} is cancelled; running trials finish their step, save and exit")
+            _print_line(f"{sweep}: job array {array} is cancelled; running trials finish their step, save and exit")
     if (pid := sweep_dir.find_worker(sweep)) is not None:
         _stop_process(pid, sweep, lambda: sweep_dir.find_worker(sweep) == pid)
-        _say(f"{sweep}: process {pid} is asked to start no more trials")
+        _print_line(f"{sweep}: process {pid} is asked to start no more trials")
     found = [run for run in snapshot.read_runs([trial.path for trial in sweep_dir.read_trials(sweep)]) if run.is_active]
     if not found:
-        _say(f"{sweep}: no trial is queued or running")
+        _print_line(f"{sweep}: no trial is queued or running")
     return found
 
 
@@ -46,28 +46,28 @@ def cancel_run(run: RunSnapshot) -> None:
         SlurmError: Slurm refuses, or only Slurm can stop it and is not available here.
     """
     if not run.is_active:
-        _say(f"{run.path}: has ended: {summarize_run(run)}")
+        _print_line(f"{run.path}: has ended: {summarize_run(run)}")
     elif run.active_jobs:
         for job in run.active_jobs:
             _cancel_job(run, job)
     else:
         pid = _find_process(run)
         _stop_process(pid, run.path, lambda: snapshot.read_run(run.path).pid == pid)
-        _say(f"{run.path}: process {pid} is asked to stop. {_explain_stop(run)}")
+        _print_line(f"{run.path}: process {pid} is asked to stop. {_explain_stop(run)}")
 
 
 def _cancel_job(run: RunSnapshot, job: Job) -> None:
     if job.state != "COMPLETING":  # such a job is ending already
         client.run("scancel", job.id)
     what = _explain_stop(run) if job.state != "PENDING" else f"It was queued{_format_resume(run)}"
-    _say(f"{run.path}: job {job.id} is cancelled. {what}")
+    _print_line(f"{run.path}: job {job.id} is cancelled. {what}")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(escape(line, MAX_LINE))
 
 
-def _stop_process(pid: int, path: Path, is_it: Callable[[], bool]) -> None:
+def _stop_process(pid: int, path: Path, is_right_process: Callable[[], bool]) -> None:
     """Send SIGTERM to a process that trains; nothing if it has just exited.
 
     Raises:
@@ -77,7 +77,7 @@ def _stop_process(pid: int, path: Path, is_it: Callable[[], bool]) -> None:
         if not re.search(rb"dist[_-]train|launch", _read_command(pid)):
             raise ConfigError(f"{escape(path)}: its files name process {pid}, which does not train: it was left alone")
         try:
-            signal_process(pid, signal.SIGTERM, is_it)
+            signal_process(pid, signal.SIGTERM, is_right_process)
         except PermissionError:
             raise ConfigError(f"{escape(path)}: process {pid} belongs to another user, who has to stop it") from None
 

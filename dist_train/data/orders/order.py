@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dist_train import seeds
 from dist_train.data.orders.permutation import permute
-from dist_train.data.own.seeding import kept_generators, seed_generators
+from dist_train.data.own.seeding import isolate_generators, seed_isolated_generators
 from dist_train.data.samples import Samples
 from dist_train.errors import ConfigError, DataError
 from dist_train.own_code.load import load, shown_as_own
@@ -91,8 +91,8 @@ class OwnOrder:
 
     def _call(self, epoch: int) -> Tensor:
         """Return the order of an epoch, int64 [length]; what the function draws is the same on all ranks."""
-        with kept_generators(), shown_as_own(f"data.sampling {self._name}: the order of epoch {epoch}"):
-            seed_generators(seeds.derive(self._seed, "own order", epoch))
+        with isolate_generators(), shown_as_own(f"data.sampling {self._name}: the order of epoch {epoch}"):
+            seed_isolated_generators(seeds.derive(self._seed, "own order", epoch))
             found = self._function(self._seed, epoch, self._length)
         try:
             order = torch.as_tensor(found)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dist_train import seeds
 from dist_train.data.own.items import Collate, Items, describe_process
-from dist_train.data.own.seeding import kept_generators, seed_generators
+from dist_train.data.own.seeding import isolate_generators, seed_isolated_generators
 from dist_train.data.own.sources import CollatedItems
 from dist_train.data.samples import LabelledImages
 from dist_train.errors import ConfigError, DataError
@@ -31,12 +31,12 @@ class Augmenter:
 
     def change(self, samples: list[Any], numbers: list[int], epoch: int) -> list[Any]:
         """Change each of the samples of these numbers; raises OwnCodeError."""
-        with kept_generators():
+        with isolate_generators():
             return [self._change_one(sample, number, epoch) for sample, number in zip(samples, numbers, strict=True)]
 
     def _change_one(self, sample: Any, number: int, epoch: int) -> Any:
         seed = seeds.derive(self._seed, "own augment", epoch, number)
-        seed_generators(seed)
+        seed_isolated_generators(seed)
         with shown_as_own(f"data.augment {self.name}: sample {number}, by {describe_process(self._rank)},"):
             return self._change(sample, torch.Generator().manual_seed(seed))
 

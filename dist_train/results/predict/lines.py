@@ -59,10 +59,10 @@ def format_value(value: Any) -> str:
 def _format_answer(answer: Answer) -> str:
     """`cat (98.8 %), dog (1.0 %); truth cat`, or `...; WRONG, truth dog`."""
     guesses = ", ".join(f"{escape(name)} ({100 * probability:.1f} %)" for name, probability in answer.guesses)
-    said = guesses or format_value(answer.numbers)
+    prediction = guesses or format_value(answer.numbers)
     if answer.truth is None:
-        return said
-    return f"{said}; {'WRONG, ' if answer.is_wrong else ''}truth {format_value(answer.truth)}"
+        return prediction
+    return f"{prediction}; {'WRONG, ' if answer.is_wrong else ''}truth {format_value(answer.truth)}"
 
 
 def _to_object(answer: Answer) -> dict[str, Any]:

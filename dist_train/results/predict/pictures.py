@@ -57,9 +57,12 @@ class AnswerGrid:
 
 def caption(answer: Answer, name: str) -> list[str]:
     """Return the lines below a picture: the prediction, the truth, and the name of the sample."""
-    said = []
+    lines = []
     if answer.guesses:
-        said = [", ".join(f"{name} ({100 * probability:.0f} %)" for name, probability in answer.chosen()) or "none"]
+        chosen = (f"{guess.name} ({100 * guess.probability:.0f} %)" for guess in answer.chosen())
+        lines.append(", ".join(chosen) or "none")
     elif answer.numbers is not None:
-        said = [format_value(answer.numbers)]
-    return [*said, *([] if answer.truth is None else [f"truth {format_value(answer.truth)}"]), name]
+        lines.append(format_value(answer.numbers))
+    if answer.truth is not None:
+        lines.append(f"truth {format_value(answer.truth)}")
+    return [*lines, name]

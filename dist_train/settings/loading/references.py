@@ -13,7 +13,7 @@ from dist_train.settings.loading.values import format_value
 from dist_train.settings.schema import Config
 
 
-class _Place(NamedTuple):
+class _ReferenceSetting(NamedTuple):
     """A setting that may be a reference."""
 
     key: str
@@ -25,20 +25,20 @@ class _Place(NamedTuple):
     """Whether the settings give arguments beside it, as `args`."""
 
 
-_PLACES = (
-    _Place("model.name", has_arguments=True),
-    _Place("model.weights"),
-    _Place("data.name", given=("split",), has_arguments=True),
-    _Place("data.collate", positional=(1, 1)),
-    _Place("data.sampling", positional=(3, 3)),
-    _Place("data.augment.name", positional=(None, 0), has_arguments=True),
-    _Place("task", positional=(None, None)),
-    _Place("loss.name", positional=(2, 0), has_arguments=True),
-    _Place("metrics", positional=(2, 0)),
-    _Place("optim.name", given=("lr",), positional=(1, 1), has_arguments=True),
-    _Place("optim.schedule", positional=(2, 2)),
-    _Place("optim.groups.schedule", positional=(2, 2)),
-    _Place("callbacks.name", has_arguments=True),
+_REFERENCE_SETTINGS = (
+    _ReferenceSetting("model.name", has_arguments=True),
+    _ReferenceSetting("model.weights"),
+    _ReferenceSetting("data.name", given=("split",), has_arguments=True),
+    _ReferenceSetting("data.collate", positional=(1, 1)),
+    _ReferenceSetting("data.sampling", positional=(3, 3)),
+    _ReferenceSetting("data.augment.name", positional=(None, 0), has_arguments=True),
+    _ReferenceSetting("task", positional=(None, None)),
+    _ReferenceSetting("loss.name", positional=(2, 0), has_arguments=True),
+    _ReferenceSetting("metrics", positional=(2, 0)),
+    _ReferenceSetting("optim.name", given=("lr",), positional=(1, 1), has_arguments=True),
+    _ReferenceSetting("optim.schedule", positional=(2, 2)),
+    _ReferenceSetting("optim.groups.schedule", positional=(2, 2)),
+    _ReferenceSetting("callbacks.name", has_arguments=True),
 )
 
 
@@ -49,13 +49,13 @@ def resolve_references(root: LocatedValue, folder: Path, environ: Mapping[str, s
         folder: of the settings file; a reference on the command line is relative to the working directory.
         environ: for `~` and `$NAME` in the path of a file.
     """
-    for place in _PLACES:
-        *head, name = place.key.split(".")
+    for setting in _REFERENCE_SETTINGS:
+        *head, name = setting.key.split(".")
         for above in _find_mappings(root, head):
             if (entry := above.get(name)) is None:
                 continue
-            arguments = above.get("args") if place.has_arguments else None
-            resolver = _Resolver(place, arguments or LocatedValue({}, entry.location), folder, environ)
+            arguments = above.get("args") if setting.has_arguments else None
+            resolver = _Resolver(setting, arguments or LocatedValue({}, entry.location), folder, environ)
             above[name] = resolver.resolve(entry)
             yield from resolver.faults
 
@@ -73,9 +73,9 @@ def _find_mappings(written: LocatedValue, path: Sequence[str]) -> Iterator[dict[
 
 @dataclass
 class _Resolver:
-    """Resolves the references of one place."""
+    """Resolves the references of one setting."""
 
-    place: _Place
+    setting: _ReferenceSetting
     arguments: LocatedValue
     folder: Path
     environ: Mapping[str, str]
@@ -92,16 +92,16 @@ class _Resolver:
         try:
             resolved = value if reference.file is None else self._find(reference, entry.location)
         except ValueError as error:
-            self._note(entry, str(error))
+            self._record_fault(entry, str(error))
             return entry
-        arguments = self.arguments.to_plain() if self.place.has_arguments else None
-        fault = find_fault(resolved, arguments, self.place.given, self.place.positional)
+        arguments = self.arguments.to_plain() if self.setting.has_arguments else None
+        fault = find_fault(resolved, arguments, self.setting.given, self.setting.positional)
         if fault is not None and fault.argument in self.arguments.value:
             written = self.arguments.value[fault.argument]
-            section = self.place.key.rpartition(".")[0]
+            section = self.setting.key.rpartition(".")[0]
             self.faults.append(Fault(written.location, f"{section}.args.{fault.argument}: {fault.text}"))
         elif fault is not None:
-            self._note(entry, fault.text)
+            self._record_fault(entry, fault.text)
         return LocatedValue(resolved, entry.location)
 
     def _find(self, reference: Reference, location: SourceLocation) -> str:
@@ -112,27 +112,27 @@ class _Resolver:
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         return f"{shown}:{reference.name}"
 
-    def _note(self, entry: LocatedValue, fault: str) -> None:
-        self.faults.append(Fault(entry.location, f"{self.place.key} is {format_value(entry.value)}; {fault}"))
+    def _record_fault(self, entry: LocatedValue, fault: str) -> None:
+        self.faults.append(Fault(entry.location, f"{self.setting.key} is {format_value(entry.value)}; {fault}"))
 
 
 def list_references(config: Config) -> list[str]:
     """Return the references in settings, each once."""
     found: dict[str, None] = {}
 
-    def note(text: str) -> str:
+    def collect(text: str) -> str:
         found[text] = None
         return text
 
-    change_references(config, note)
+    change_references(config, collect)
     return list(found)
 
 
 def change_references(config: Config, change: Callable[[str], str]) -> Config:
     """Return settings in which each reference is the result of `change` for it."""
     settings: Any = config.model_dump()
-    for place in _PLACES:
-        settings = _change(settings, place.key.split("."), change)
+    for setting in _REFERENCE_SETTINGS:
+        settings = _change(settings, setting.key.split("."), change)
     return Config.model_validate(settings)
 
 

@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     is_run = _names_run(options.what)
     _check(options, is_run)
     check_destination(options.output)
-    told = _show_run(options) if is_run and not options.augmented else _show_data(options, is_run)
-    print(f"{escape(options.output)}: {told}")
+    drawn = _show_run(options) if is_run and not options.augmented else _show_data(options, is_run)
+    print(f"{escape(options.output)}: {drawn}")
     return 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from dist_train.checkpoint import serialization
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from dist_train.optim.plateau import ends_early, find_reduction
+from dist_train.optim.plateau import ends_early, find_lr_factor
 from dist_train.settings.schema import EarlyStopping
 from dist_train.settings.schema.optim import Plateau
 from tests.conftest import Python
@@ -84,7 +84,7 @@ def test_the_learning_rate_follows_from_the_evaluations_so_far(runs: Runs, ranks
     for line in runs.lines("plateau", ranks):
         if line["kind"] == "train":
             rates.append(line["lr"])
-            assert line["lr"] == max(0.02 * find_reduction(values, PLATEAU, higher_is_better=True), 0.002)
+            assert line["lr"] == max(0.02 * find_lr_factor(values, PLATEAU, higher_is_better=True), 0.002)
         else:
             values.append(line["accuracy"])
     assert len(set(rates)) >= 3, "the rate has to fall, or the test shows nothing"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dist_train.checkpoint.serialization import load, not_finite
+from dist_train.checkpoint.serialization import list_not_finite, load
 from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.verdict import read_verdict
 from dist_train.monitoring import ledger
@@ -235,7 +235,7 @@ def test_numbers_that_are_not_finite_end_the_run(runs: Runs, ranks: int, at: str
     assert state(runs[name])[:2] == ("failed", False)
     store = Store(runs[name] / "checkpoints")
     assert store.steps() == [3, 4][: len(store.steps())] != []
-    assert all(not_finite(load(store.path(step)).files["model.pt"]) == [] for step in store.steps())
+    assert all(list_not_finite(load(store.path(step)).files["model.pt"]) == [] for step in store.steps())
     assert runs.start(ranks, name, *overrides).returncode == 0
 
 

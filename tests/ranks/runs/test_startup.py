@@ -97,7 +97,7 @@ def test_no_optimizer_and_no_backward_pass_asks_for_the_compiler(interpreter: Py
         "from tests.unit.dist_train.optim.in_torch import OPTIMIZERS\n"
         "from dist_train.execution.lazy_dynamo import backward, defer_dynamo_import\n"
         "from dist_train.optim.build import build_optimizer\n"
-        "from dist_train.optim.several import unwrapped_step\n"
+        "from dist_train.optim.combined import unwrapped_step\n"
         "defer_dynamo_import()\n"
         "for section in OPTIMIZERS:\n"
         "    network = torch.nn.Linear(2, 1)\n"

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dist_train.optim.lr_schedule import LrSchedule
-from dist_train.optim.plateau import ends_early, find_reduction
+from dist_train.optim.plateau import ends_early, find_lr_factor
 from dist_train.settings.schema import EarlyStopping
 from dist_train.settings.schema.optim import SGD, Plateau
 
@@ -42,7 +42,7 @@ def test_rates_are_those_of_torch_s_scheduler(settings: dict[str, Any], higher_i
     values = draw_values(seed)
     for count, value in enumerate(values, start=1):
         scheduler.step(value)
-        reduction = find_reduction(values[:count], plateau, higher_is_better)
+        reduction = find_lr_factor(values[:count], plateau, higher_is_better)
         found = rates.set_rates(ours, count, reduction)
         assert found == ours.param_groups[0]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
@@ -72,5 +72,5 @@ def test_a_small_change_is_no_improvement() -> None:
 
 
 def test_without_settings_nothing_follows() -> None:
-    assert find_reduction([0.5] * 50, None, higher_is_better=True) == 1.0
+    assert find_lr_factor([0.5] * 50, None, higher_is_better=True) == 1.0
     assert not ends_early([0.5] * 50, None, higher_is_better=True)

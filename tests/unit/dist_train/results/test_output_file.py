@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.errors import ConfigError
-from dist_train.results.output_file import check_place, move, write_beside, write_whole
+from dist_train.results.output_file import check_writable, move, write_beside, write_whole
 
 
 def test_what_is_no_file_or_has_no_place_is_refused_and_stays(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_what_is_no_file_or_has_no_place_is_refused_and_stays(tmp_path: Path) ->
         (tmp_path / ("x" * 250), "can't be written: File name too long"),
     ):
         with pytest.raises(ConfigError, match=why):
-            check_place(path)
+            check_writable(path)
     assert sorted(tmp_path.iterdir()) == sorted([folder, pipe, loop])
 
 
@@ -32,7 +32,7 @@ def test_a_file_replaces_another_and_a_link_stays_one(tmp_path: Path) -> None:
     path, link = tmp_path / "a", tmp_path / "link"
     path.write_text("before")
     link.symlink_to("a")
-    check_place(link)
+    check_writable(link)
     write_whole(link, b"after")
     assert (link.is_symlink(), path.read_text()) == (True, "after")
     assert sorted(tmp_path.iterdir()) == [path, link]

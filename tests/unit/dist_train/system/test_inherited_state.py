@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.system.inherited_state import forgive_output
+from dist_train.system.inherited_state import ignore_output_errors
 from tests.conftest import ROOT
 
 SAYS = """
@@ -154,7 +154,7 @@ def test_streams_are_as_those_of_python() -> None:
 def test_the_stream_of_a_notebook_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "cell").open("w") as cell:
         monkeypatch.setattr(sys, "stdout", cell)
-        forgive_output()
+        ignore_output_errors()
         assert sys.stdout is cell
 
 

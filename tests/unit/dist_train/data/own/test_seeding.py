@@ -55,7 +55,7 @@ def test_epochs_and_items_draw_differently(name: str) -> None:
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=list(DRAWS))
 def test_the_generators_are_left_as_they_were(draw: Any) -> None:
-    with seeds.kept_generators():
+    with seeds.preserve_generators():
         seeds.seed_generators(11)
         np.random.randn()  # one of two numbers is kept for the next call
         before = states()

@@ -1,4 +1,4 @@
-"""Several optimizers, each of its own parameters, as one."""
+"""Several optimizers, each with its own parameters, as one."""
 
 import inspect
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 
-class Several(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Optimizers that share one state and make their steps together, such as Muon and that of the other parameters."""
 
     def __init__(self, parts: list[Optimizer]) -> None:
@@ -37,8 +37,8 @@ class Several(Optimizer):
 
 
 def list_parts(optimizer: Optimizer) -> list[Optimizer]:
-    """Return the optimizers that an optimizer consists of."""
-    return optimizer.parts if isinstance(optimizer, Several) else [optimizer]
+    """Return the optimizers of a CombinedOptimizer; any other optimizer alone."""
+    return optimizer.parts if isinstance(optimizer, CombinedOptimizer) else [optimizer]
 
 
 def unwrapped_step(optimizer: Optimizer) -> Callable[[], object]:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import json
 import logging
 import os
 import signal
@@ -142,6 +143,12 @@ def _wait_until(condition: Any, seconds: float = 3.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def weights_hash(run: Path, checkpoint: str = "latest") -> str:
+    """The hash of the weights in the manifest of a run's checkpoint."""
+    manifest = json.loads((run / "checkpoints" / checkpoint / "manifest.json").read_text())
+    return str(manifest["weights_sha256"])
 
 
 class Ranks(Protocol):

@@ -1,13 +1,12 @@
 """`run.reproducible: bitwise`: the same bits at any number of ranks, also where it changes at each resume."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dist_train.monitoring import ledger
-from tests.conftest import Ranks
+from tests.conftest import Ranks, weights_hash
 from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
@@ -59,8 +58,7 @@ class Runs:
         ]
 
     def weights(self, name: str) -> str:
-        newest = self.path(name) / "checkpoints" / "latest" / "manifest.json"
-        return str(json.loads(newest.read_text())["weights_sha256"])
+        return weights_hash(self.path(name))
 
     def ledger(self, name: str) -> list[dict[str, Any]]:
         return ledger.read(self.path(name) / "ledger.jsonl")

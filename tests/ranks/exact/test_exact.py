@@ -8,7 +8,7 @@ import pytest
 
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from tests.conftest import Python, Ranks
+from tests.conftest import Python, Ranks, weights_hash
 from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
@@ -111,8 +111,7 @@ class Runs:
         return jobs
 
     def weights(self, name: str, ranks: int) -> str:
-        newest = self.path(name, ranks) / "checkpoints" / "latest" / "manifest.json"
-        return str(json.loads(newest.read_text())["weights_sha256"])
+        return weights_hash(self.path(name, ranks))
 
     def shares(self, name: str, ranks: int) -> bool:
         """Whether the ranks had shared memory."""

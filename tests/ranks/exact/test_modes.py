@@ -1,7 +1,6 @@
 """Every precision and way of compiling trains, resumes with the same bits, and differs from plain fp32 no more than it
 should."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from dist_train.monitoring.metrics import read_lines
+from tests.conftest import weights_hash
 from tests.ranks.conftest import DoJobs
 
 pytestmark = pytest.mark.slow
@@ -47,10 +47,6 @@ def jobs(directory: Path, modes: list[str]) -> list[dict[str, Any]]:
     return todo
 
 
-def weights(run: Path) -> str:
-    return str(json.loads((run / "checkpoints" / "latest" / "manifest.json").read_text())["weights_sha256"])
-
-
 def losses(run: Path) -> list[float]:
     return [line["loss"] for line in read_lines(run / "metrics.jsonl") if line["kind"] == "train"]
 
@@ -64,7 +60,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Path:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_each_mode_resumes_with_the_same_bits(alone: Path, mode: str) -> None:
-    assert weights(alone / f"{mode}-resumed") == weights(alone / mode)
+    assert weights_hash(alone / f"{mode}-resumed") == weights_hash(alone / mode)
     assert losses(alone / f"{mode}-resumed") == losses(alone / mode)
 
 
@@ -75,7 +71,7 @@ def test_each_mode_resumes_with_the_same_bits(alone: Path, mode: str) -> None:
 def test_each_mode_stays_close_to_fp32(alone: Path, mode: str, tolerance: float) -> None:
     assert losses(alone / mode) == pytest.approx(losses(alone / "fp32"), rel=tolerance)
     if mode in ("bf16", "fp16", "contiguous"):
-        assert weights(alone / mode) != weights(alone / "fp32"), "the setting changed nothing at all"
+        assert weights_hash(alone / mode) != weights_hash(alone / "fp32"), "the setting changed nothing at all"
 
 
 def test_a_compiled_network_trains_like_the_same_one_in_eager_mode(alone: Path) -> None:
@@ -90,5 +86,5 @@ def test_one_graph_is_compiled_for_each_size_of_a_batch(alone: Path, mode: str, 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
 def test_two_ranks_compile(tmp_path: Path, do_jobs: DoJobs) -> None:
     do_jobs(2, jobs(tmp_path, ["all", "compiled"]), timeout=400)
-    assert weights(tmp_path / "compiled-resumed") == weights(tmp_path / "compiled")
+    assert weights_hash(tmp_path / "compiled-resumed") == weights_hash(tmp_path / "compiled")
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "all"), rel=1e-4)

@@ -17,6 +17,7 @@ from dist_train.models import build_model
 from dist_train.monitoring import ledger
 from dist_train.settings.loader import load_config
 from dist_train.settings.schema.optim import Optim
+from tests.conftest import weights_hash
 from tests.ranks.conftest import DoJobs
 from tests.unit.dist_train.optim.in_torch import IN_TORCH, build_plain, settings_of
 
@@ -79,8 +80,7 @@ class Runs:
         return [loss for line in lines if (loss := ledger.hex_to_float(line["loss"])) is not None]
 
     def weights(self, section: type[Optim], mode: str, ranks: int, end: str = "") -> str:
-        manifest = self.run(section, mode, ranks, end) / "checkpoints" / "latest" / "manifest.json"
-        return str(json.loads(manifest.read_text())["weights_sha256"])
+        return weights_hash(self.run(section, mode, ranks, end))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from dist_train.monitoring import ledger
 from dist_train.monitoring.metrics import read_lines
-from tests.conftest import Python, Ranks
+from tests.conftest import Python, Ranks, weights_hash
 
 pytestmark = pytest.mark.slow
 
@@ -214,7 +214,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_and_is_evaluated_when_the_
     done = python(*command(project))
     assert done.returncode == 0, done.stderr
     assert "own/nets.py" in done.stdout + done.stderr, "nothing says that the code has changed"
-    assert weights(run) == weights(whole)
+    assert weights_hash(run) == weights_hash(whole)
     first, second = (ledger.read(each / "ledger.jsonl") for each in (run, whole))
     assert ledger.compare(first, second, tuple(ledger.PHASES)).divergence is None
 
@@ -236,7 +236,3 @@ KILL = """def forward(self, images):
         return self.passed(images)
 
     def passed(self, images):"""
-
-
-def weights(run: Path) -> str:
-    return str(json.loads((run / "checkpoints" / "latest" / "manifest.json").read_text())["weights_sha256"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.system.allocator import keep_freed_memory
-from tests.conftest import Python
+from tests.conftest import Python, weights_hash
 
 HAS_GLIBC = "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "") if "CS_GNU_LIBC_VERSION" in os.confstr_names else False
 PAGES = """
@@ -62,7 +62,7 @@ def test_the_bits_do_not_depend_on_the_allocator(tmp_path: Path, interpreter: Py
         allocator = f"distributed.allocator={choice}"
         done = interpreter("-m", "dist_train", "configs/digits.yaml", f"run.dir={run}", *settings, allocator)
         assert done.returncode == 0, done.stderr
-        hashes.append(json.loads((run / "checkpoints/latest/manifest.json").read_text())["weights_sha256"])
+        hashes.append(weights_hash(run))
         assert json.loads((run / "env.json").read_text())["host"]["allocator"].startswith(
             "glibc" if choice == "auto" and HAS_GLIBC else "system"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_train.eval_line import list_numbers
-from dist_train.monitoring.tensorboard import (
+from dist_train.monitoring.event_records import (
     Node,
     Picture,
     encode_graph,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dist_train.monitoring.tensorboard import Picture
+from dist_train.monitoring.event_records import Picture
 from dist_train.system.escape import escape
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dist_train.monitoring.tensorboard import Node
+from dist_train.monitoring.event_records import Node
 from dist_train.nest import Nest
 from dist_train.seeds import preserve_generators
 

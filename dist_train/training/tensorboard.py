@@ -13,9 +13,9 @@ from dist_train.data.samples import DataFormat, Samples
 from dist_train.distributed.world import World
 from dist_train.eval_line import format_number
 from dist_train.monitoring.event_files import EventFiles
+from dist_train.monitoring.event_records import Picture
 from dist_train.monitoring.input_pictures import find_pictures, to_pictures
 from dist_train.monitoring.pictures import SampleSheet, draw_confusion
-from dist_train.monitoring.tensorboard import Picture
 from dist_train.nest import Nest, move_inputs
 from dist_train.settings.schema import Config, flatten
 from dist_train.system.escape import escape

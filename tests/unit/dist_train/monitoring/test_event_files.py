@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dist_train.monitoring.event_files import EventFiles
-from dist_train.monitoring.tensorboard import Node, Picture
+from dist_train.monitoring.event_records import Node, Picture
 from tests.unit.dist_train.monitoring.test_metrics import line, scalars
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dist_train.monitoring.event_records import Picture
 from dist_train.monitoring.pictures import SampleSheet, draw_confusion
-from dist_train.monitoring.tensorboard import Picture
 
 VERMILION = (213, 94, 0)
 NAMES = ("cat", "\u732b", "a\nb\x1b[31m", "x" * 500, "", "\udcff")

@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from dist_train.monitoring.tensorboard import (
+from dist_train.monitoring.event_records import (
     Node,
     Picture,
     encode_graph,

@@ -1,4 +1,4 @@
-"""Encode TensorBoard's event files, and find records in them.
+"""Encode the records of TensorBoard's event files, and find records in them.
 
 TensorBoard itself is not used: its import takes a third of a second.
 

@@ -15,7 +15,7 @@ def find_difference(run: TrainingProcess, reference: TrainingProcess, *, has_oth
         has_other_ranks: the number of ranks changed under `run.reproducible: elastic`, which keeps samples and
             learning rates but not the bits of the weights.
     """
-    from dist_train.monitoring.ledger import PHASES, compare
+    from dist_train.monitoring.ledger_comparison import PHASES, compare
 
     if code := run.wait_for_exit():
         return f"ended with exit code {code} after {run.starts} starts: {run.read_output().strip()[-300:]}"

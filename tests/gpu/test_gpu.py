@@ -16,7 +16,7 @@ import torch
 
 from dist_train.data import open_dataset
 from dist_train.distributed.world import World
-from dist_train.monitoring import ledger
+from dist_train.monitoring import ledger, ledger_comparison
 from dist_train.monitoring.metrics import read_lines
 from dist_train.settings.loader import load_config
 from tests.conftest import ROOT, Python, Ranks
@@ -262,7 +262,7 @@ def test_the_host_waits_in_no_steady_step(runs: Runs, python: Python, settings: 
 @pytest.mark.parametrize("mode", ["fp32", pytest.param("bf16", marks=needs_ampere), "bitwise"])
 def test_a_resumed_run_ends_with_the_same_bits(exact: Runs, mode: str) -> None:
     undisturbed, resumed = (ledger.read(exact.path(f"{name}-{mode}") / "ledger.jsonl") for name in ("exact", "resumed"))
-    assert ledger.compare(undisturbed, resumed).divergence is None
+    assert ledger_comparison.compare(undisturbed, resumed).divergence is None
     assert exact.weights(f"resumed-{mode}") == exact.weights(f"exact-{mode}")
     assert len({line["weights"] for line in undisturbed}) == len(undisturbed) == 21
 

@@ -57,7 +57,10 @@ WITHOUT_TORCH = (
     ),
     *("dist_train.checkpoint.reader", "dist_train.checkpoint.store"),
     *(f"dist_train.results.{name}" for name in ("charts", "curves", "figure", "grid", "output_file", "points")),
-    *(f"dist_train.monitoring.{name}" for name in ("event_files", "event_records", "ledger", "metrics", "pictures")),
+    *(
+        f"dist_train.monitoring.{name}"
+        for name in ("event_files", "event_records", "ledger", "ledger_comparison", "metrics", "pictures")
+    ),
 )
 """Modules, and packages with all their modules, that import no torch at their top: a wrong key is answered at once."""
 HEAVY = {"matplotlib", "numpy", "tensorboard", "torch", "torchvision"}

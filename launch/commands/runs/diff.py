@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from dist_train.monitoring.ledger import compare_files
+    from dist_train.monitoring.ledger_comparison import compare_files
     from dist_train.run_dir import RunDir
 
     for path in (options.first, options.second):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dist_train.monitoring import ledger
+from dist_train.monitoring import ledger, ledger_comparison
 from tests.conftest import Ranks, weights_hash
 from tests.ranks.conftest import DoJobs
 
@@ -87,7 +87,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, do_jobs: DoJobs) -> Runs:
 @pytest.mark.parametrize("ranks", WORLDS[1:])
 def test_weights_are_the_same_bits_at_any_number_of_ranks(runs: Runs, config: str, ranks: int) -> None:
     assert runs.weights(f"{config}-{ranks}") == runs.weights(f"{config}-1")
-    assert ledger.compare(runs.ledger(f"{config}-{ranks}"), runs.ledger(f"{config}-1")).divergence is None
+    assert ledger_comparison.compare(runs.ledger(f"{config}-{ranks}"), runs.ledger(f"{config}-1")).divergence is None
 
 
 def test_they_stay_the_same_where_the_number_changes_at_each_resume(runs: Runs) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.monitoring.ledger import Comparison, compare, read
+from dist_train.monitoring.ledger import read
+from dist_train.monitoring.ledger_comparison import Comparison, compare
 from tests.conftest import Python
 
 CONFIG = """

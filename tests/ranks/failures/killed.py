@@ -23,7 +23,7 @@ import torch
 from dist_train.checkpoint.store import Store
 from dist_train.data.sampler import GlobalBatchSampler
 from dist_train.diagnostics.heartbeat import PHASES, Heartbeat, Phase, read_heartbeats
-from dist_train.monitoring import ledger
+from dist_train.monitoring import ledger, ledger_comparison
 from dist_train.monitoring.metrics import read_lines
 from launch.local.training_command import build_command, build_environment
 from tests.conftest import children_of, command_of
@@ -288,7 +288,7 @@ def _hash(samples: list[int]) -> str:
 def assert_same_bits(run: Path, reference: Path) -> None:
     """The final weights, and what the ledger has of every step, are those of the undisturbed run."""
     assert weights(run) == weights(reference)
-    assert _parting(run, reference, tuple(ledger.PHASES)) is None
+    assert _parting(run, reference, tuple(ledger_comparison.PHASES)) is None
 
 
 def assert_same_course(run: Path, reference: Path) -> None:
@@ -303,9 +303,9 @@ def weights(run: Path) -> str:
     return str(manifest["weights_sha256"])
 
 
-def _parting(run: Path, reference: Path, fields: tuple[str, ...]) -> ledger.Divergence | None:
+def _parting(run: Path, reference: Path, fields: tuple[str, ...]) -> ledger_comparison.Divergence | None:
     first, second = (ledger.read(each / "ledger.jsonl") for each in (run, reference))
-    return ledger.compare(first, second, fields).divergence
+    return ledger_comparison.compare(first, second, fields).divergence
 
 
 def _reported(run: Path) -> list[tuple[Any, ...]]:

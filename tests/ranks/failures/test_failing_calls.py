@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dist_train.checkpoint.store import Store
-from dist_train.monitoring import ledger
+from dist_train.monitoring import ledger, ledger_comparison
 from dist_train.monitoring.metrics import read_lines
 from tests.failing_calls import Fault, list_calls, start_server
 from tests.forkserver import ForkServer
@@ -95,7 +95,9 @@ class Torture:
     def compare(self, run: Path, situation: str, is_tidy: bool = True) -> str | None:
         """What of a run that is done differs from an undisturbed one; `is_tidy`: nothing old is left."""
         whole = self.reference(situation)
-        difference = ledger.compare(ledger.read(run / "ledger.jsonl"), ledger.read(whole / "ledger.jsonl")).divergence
+        difference = ledger_comparison.compare(
+            ledger.read(run / "ledger.jsonl"), ledger.read(whole / "ledger.jsonl")
+        ).divergence
         found = {
             "status": json.loads((run / "status.json").read_text())["state"],
             "metrics": [(line["kind"], line["step"]) for line in read_lines(run / "metrics.jsonl")],

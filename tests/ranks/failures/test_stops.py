@@ -12,7 +12,7 @@ import torch
 from dist_train.checkpoint.serialization import list_not_finite, load
 from dist_train.checkpoint.store import Store
 from dist_train.diagnostics.verdict import read_verdict
-from dist_train.monitoring import ledger
+from dist_train.monitoring import ledger, ledger_comparison
 from dist_train.monitoring.metrics import read_lines
 from dist_train.system.stop_signals import PREEMPTED
 from tests.conftest import Python, Ranks
@@ -77,9 +77,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def assert_same(run: Path, whole: Path) -> None:
     """One ended as the other, bit for bit."""
-    assert ledger.compare(ledger.read(run / "ledger.jsonl"), ledger.read(whole / "ledger.jsonl")) == ledger.Comparison(
-        STEPS, None
-    )
+    assert ledger_comparison.compare(
+        ledger.read(run / "ledger.jsonl"), ledger.read(whole / "ledger.jsonl")
+    ) == ledger_comparison.Comparison(STEPS, None)
     assert timeless(run) == timeless(whole)
     assert (run / "checkpoints" / "best").readlink() == (whole / "checkpoints" / "best").readlink()
     found, wanted = weights(run), weights(whole)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dist_train.checkpoint import serialization
-from dist_train.monitoring.ledger import Comparison, compare, read
+from dist_train.monitoring.ledger import read
+from dist_train.monitoring.ledger_comparison import Comparison, compare
 from dist_train.run_dir import RunDir
 from tests.conftest import Python
 from tests.ranks.conftest import DoJobs

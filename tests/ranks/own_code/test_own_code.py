@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_train.monitoring import ledger
+from dist_train.monitoring import ledger, ledger_comparison
 from dist_train.monitoring.metrics import read_lines
 from tests.conftest import Python, Ranks, weights_hash
 
@@ -216,7 +216,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_and_is_evaluated_when_the_
     assert "own/nets.py" in done.stdout + done.stderr, "nothing says that the code has changed"
     assert weights_hash(run) == weights_hash(whole)
     first, second = (ledger.read(each / "ledger.jsonl") for each in (run, whole))
-    assert ledger.compare(first, second, tuple(ledger.PHASES)).divergence is None
+    assert ledger_comparison.compare(first, second, tuple(ledger_comparison.PHASES)).divergence is None
 
     shutil.rmtree(project / "own")
     before = [line for line in read_lines(run / "metrics.jsonl") if line["kind"] == "eval"][-1]

@@ -92,6 +92,10 @@ class OutputError(Exception):
     """Standard output can't be written; raised by commands whose result is what they print."""
 
 
+class OutputClosedError(OutputError, BrokenPipeError):
+    """The reader of standard output has ended, as in `... | head`, and nothing is said about it."""
+
+
 class SaveError(Exception):
     """The last checkpoint of a run could not be written; training since the checkpoint before it is lost."""
 

@@ -26,7 +26,10 @@ class BatchMemory:
     def allocate(
         self, shape: torch.Size, dtype: torch.dtype, device: torch.device, memory_format: torch.memory_format
     ) -> Tensor:
-        """Return a tensor of undefined values, [B, C, H, W], like `torch.empty`, which it calls for a GPU."""
+        """Return a tensor of undefined values, [B, C, H, W], like `torch.empty`, which it calls for a GPU.
+
+        It can't grow in place (`resize_`), and only one thread may call this.
+        """
         count = math.prod(shape)
         if device.type != "cpu" or count * dtype.itemsize < LEAST:
             return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_format)

@@ -14,7 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dist_train.errors import ConfigError, NonFiniteError, OwnCodeError, OwnImportError, SaveError, UserError
+from dist_train.errors import (
+    ConfigError,
+    NonFiniteError,
+    OutputError,
+    OwnCodeError,
+    OwnImportError,
+    SaveError,
+    UserError,
+)
 from dist_train.own_code.modules import find_root, is_installed, is_own, trace
 from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
 from dist_train.system.escape import escape
@@ -140,7 +148,7 @@ def shown_as_own(what: str) -> Iterator[None]:
     """Raise an exception of the user's code as OwnCodeError, with `what` and the frames of that code only."""
     try:
         yield
-    except (OwnCodeError, UserError, StopRequested, *_NO_FAILURES):
+    except (OwnCodeError, UserError, OutputError, StopRequested, *_NO_FAILURES):
         raise
     except BaseException as error:
         raise OwnCodeError(f"{what} failed:\n{format_own(error)}") from error
@@ -168,7 +176,7 @@ def own_failures(describe: Callable[[], str]) -> Iterator[None]:
     """
     try:
         yield
-    except (OwnCodeError, UserError, NonFiniteError, SaveError, StopRequested, *_NO_FAILURES):
+    except (OwnCodeError, UserError, NonFiniteError, OutputError, SaveError, StopRequested, *_NO_FAILURES):
         raise
     except BaseException as error:
         if not any(map(_is_of_user, _list_frames(error))):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from dist_train.errors import ConfigError, OutputError
+from dist_train.errors import ConfigError, OutputClosedError, OutputError
 
 
 def repair_inherited_state() -> None:
@@ -30,7 +30,7 @@ def check_output() -> None:
     """Write what standard output has buffered, also where the user's code has put another stream into its place.
 
     Raises:
-        OutputError, BrokenPipeError: something could not be written, now or before.
+        OutputError: something could not be written, now or before.
     """
     for stream in (sys.stdout, sys.__stdout__):
         with suppress(AttributeError, ValueError):  # it has been closed, detached or removed, or can't be flushed
@@ -40,8 +40,6 @@ def check_output() -> None:
 def _flush(stream: Any) -> None:
     try:
         stream.flush()
-    except BrokenPipeError:
-        raise
     except OSError as error:
         raise _make_output_error(error) from None
     file = _find_file(stream)
@@ -142,7 +140,7 @@ def _find_file(stream: TextIO) -> "_WatchedFile | None":
 class _WatchedFile(io.FileIO):
     """A file that raises once that it can't be written: the disk is full, or the reader of a pipe has ended.
 
-    What it raises is no OSError, which a reader of another file would take for its own.
+    Of a full disk it raises no OSError, which a reader of another file would take for its own.
 
     Attributes:
         error: what it has raised.
@@ -151,7 +149,7 @@ class _WatchedFile(io.FileIO):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.error: Exception | None = None
+        self.error: OutputError | None = None
         self.ignores_errors = False
 
     def write(self, content: Any) -> int:
@@ -166,12 +164,12 @@ class _WatchedFile(io.FileIO):
             except (OSError, ValueError) as error:
                 if self.ignores_errors:
                     break
-                self.error = error
-                if not isinstance(error, BrokenPipeError):
-                    self.error = _make_output_error(error)
+                self.error = _make_output_error(error)
                 raise self.error from None
         return size
 
 
 def _make_output_error(error: OSError | ValueError) -> OutputError:
+    if isinstance(error, BrokenPipeError):
+        return OutputClosedError(*error.args)
     return OutputError(f"standard output: can't be written: {getattr(error, 'strerror', None) or error}")

@@ -1,5 +1,7 @@
 """Memory is used again once no tensor is in it, and never before."""
 
+import os
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,3 +77,25 @@ def test_small_tensors_are_left_to_torch() -> None:
     assert memory._used == []
     allocate(memory, torch.Size([1, 1, 1, LEAST // 4]))
     assert len(memory._used) == 1
+
+
+def test_sizes_that_alternate_do_not_add_up() -> None:
+    memory = BatchMemory()
+    for images in [8, 3, 16, 5, 8] * 40:  # an evaluation keeps two at a time, and its last batch is smaller
+        kept = [allocate(memory, torch.Size([images, *SHAPE[1:]])) for _ in range(2)]
+        del kept
+        assert len(memory._used) + len(memory._free) <= 2
+
+
+def test_a_process_that_is_forked_keeps_its_values() -> None:
+    memory = BatchMemory()
+    batch = allocate(memory).fill_(1)
+    asked, ask = os.pipe()
+    if (child := os.fork()) == 0:
+        os.read(asked, 1)
+        os._exit(bool(batch.numpy().min() != 1 or batch.numpy().max() != 1))
+    place = batch.data_ptr()
+    del batch
+    assert allocate(memory).fill_(2).data_ptr() == place
+    os.write(ask, b"1")
+    assert os.waitpid(child, 0)[1] == 0

@@ -166,27 +166,29 @@ WORKS = {
     "long help": "Parser(usage='a line' * 9999).print_help(); Parser().exit()",
     "a reader of files": "try: print('a line\\n' * 9999)\n    except OSError: sys.exit('the file is damaged')",
     "a loop over samples": "for _ in range(9999):\n        try: print('a line')\n        except Exception: pass",
+    "code of the user's": "from dist_train.own_code.load import shown_as_own as own\n"
+    "    with own('her code'): print('a line\\n' * 9999)",
     "a fault": "print('a line'); raise ConfigError('a fault')",
 }
 """What a command does; most of it could hide that nothing was printed."""
 
 
-def run_without_space(work: str, env: dict[str, str], end: str) -> tuple[int, str]:
-    """Run a command that does this while the disk is full; return its exit code and its errors."""
+def run_command(work: str, env: dict[str, str], end: str, before: Callable[[], None]) -> tuple[int, str]:
+    """Run a command that does this; return its exit code and its errors."""
     program = (
         "import sys\nfrom dist_train.errors import ConfigError\n"
         "from dist_train.system.exit import Parser, leave, run_guarded\n"
         f"def main():\n    {work}\n{end}(run_guarded(main))"
     )
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-            env={**plain, "PYTHONPATH": str(ROOT), **env},
-        )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, check=False, preexec_fn=before,
+        env={**plain, "PYTHONPATH": str(ROOT), **env},
+    )  # fmt: skip
     return done.returncode, done.stderr
 
 
+FULL = STREAMS["1 on a full disk"]
 LOST = "standard output: can't be written: No space left on device\n"
 
 
@@ -195,13 +197,20 @@ LOST = "standard output: can't be written: No space left on device\n"
 @pytest.mark.parametrize("end", ["leave", "sys.exit"])
 def test_output_that_is_lost_is_named_once(name: str, env: dict[str, str], end: str) -> None:
     is_later = name == "a fault" and not env  # what was printed is in a buffer, and the command has failed anyway
-    assert run_without_space(WORKS[name], env, end) == ((2, "a fault\n") if is_later else (1, LOST))
+    assert run_command(WORKS[name], env, end, FULL) == ((2, "a fault\n") if is_later else (1, LOST))
+
+
+@pytest.mark.parametrize("name", sorted({*WORKS} - {"a fault"}))
+@pytest.mark.parametrize("end", ["leave", "sys.exit"])
+def test_a_reader_that_ends_early_ends_the_command(name: str, end: str) -> None:
+    code = 1 if name == "a reader of files" else 141  # which takes it for its own file's
+    assert run_command(WORKS[name], {}, end, STREAMS["1 without a reader"])[0] == code
 
 
 @pytest.mark.parametrize("name", REPLACED)
 @pytest.mark.parametrize("env", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
 def test_output_that_a_stream_in_its_place_loses_is_named_once(name: str, env: dict[str, str]) -> None:
-    assert run_without_space(f"{REPLACED[name]}; print('a line')", env, "leave") == (1, LOST)
+    assert run_command(f"{REPLACED[name]}; print('a line')", env, "leave", FULL) == (1, LOST)
 
 
 def test_an_ignored_sigchld_does_not_lose_exit_codes() -> None:

@@ -1,4 +1,4 @@
-"""How fast a data set of the user's own is read: ours, and a plain loop over torch's DataLoader.
+"""How fast the user's data set is read: here, and by a plain loop over torch's DataLoader.
 
     python -m benchmarks.single.own_data [--rounds 5] [--batches 1500] [--batch 64]
 

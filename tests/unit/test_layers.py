@@ -29,8 +29,8 @@ LAYERS = (
     ("the loop", {"train"}),
     ("the command of one rank", {"__main__"}),
     ("the agent that forks ranks", {"elastic"}),
-    ("what others call: the command `dist-train`, and Python", {"command", "interface"}),
-    ("what was learned is shown and taken out", {"results"}),
+    ("the interfaces: the command `dist-train`, and Python", {"command", "interface"}),
+    ("commands on data and on trained networks", {"results"}),
 )
 WITHOUT_TORCH = (
     *("dist_train", "dist_train.__main__", "dist_train.errors", "dist_train.eval_line", "dist_train.run_dir"),

@@ -1,4 +1,4 @@
-"""Code of the user's own in whole commands: what is said of bad input, and that runs keep their promises."""
+"""The user's code in whole commands: messages about bad input, and that runs keep their promises."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A data set of the user's own in whole commands: the same at any number of ranks, resumed, evaluated and refused."""
+"""The user's data set in whole commands: the same at any number of ranks, resumed, evaluated and refused."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Networks of the user's own: what is built, and what is said of one that can't be trained."""
+"""The user's networks: how they are built, and messages about one that can't be trained."""
 
 import random
 import sys

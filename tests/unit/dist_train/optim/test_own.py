@@ -1,4 +1,4 @@
-"""Optimizers and schedules of the user's own, by reference: what works, and what is refused."""
+"""The user's optimizers and schedules, by reference: what works, and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder of the user's own code, which leaves no trace in this process."""
+"""A folder with the user's code, which changes nothing in this process."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Imports and calls of the user's own code, and how its errors are shown."""
+"""Imports and calls of the user's code, and how its errors are shown."""
 
 import pickle
 import sys

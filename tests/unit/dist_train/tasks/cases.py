@@ -195,7 +195,7 @@ class Net(nn.Module):
 
 
 def write_files(directory: Path) -> None:
-    """Write the settings of all cases, and the code of the user's own."""
+    """Write the settings of all cases, and the user's code."""
     (directory / "own.py").write_text(OWN)
     for name, case in CASES.items():
         text = f"data: {{name: synthetic}}\nmodel: {{name: lenet}}\n{case.settings}\n"

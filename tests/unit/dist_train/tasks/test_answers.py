@@ -1,4 +1,4 @@
-"""What a network says of a sample: names with probabilities, or numbers, beside the truth."""
+"""Predictions of single samples: names with probabilities, or numbers, beside the truth."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Metrics of the user's own: what they may return, and what is said of others."""
+"""The user's metrics: what they may return, and messages about other values."""
 
 from collections.abc import Callable
 from functools import partial

@@ -80,7 +80,7 @@ PICTURES, LABELS, LOGITS = torch.rand(10, 3, 8, 8), torch.arange(10) % 2, torch.
         (PICTURES, LABELS, torch.zeros(()), False),
     ],
 )
-def test_samples_are_drawn_where_a_caption_can_tell_of_them(
+def test_samples_are_drawn_where_a_caption_can_show_them(
     config: Config, inputs: Any, targets: Any, output: Any, has_samples: bool
 ) -> None:
     board, events = open_board(config)

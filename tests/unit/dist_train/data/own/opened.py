@@ -1,4 +1,4 @@
-"""How tests open and read data sets of the user's own."""
+"""Open and read the user's data sets in tests."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rows of numbers are read like data sets of the user's own, and scaled by the rows that are trained on."""
+"""Rows of numbers are read like the user's data sets, and scaled by the rows that are trained on."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Batches of data sets of the user's own: the same bits by every loader, at any number of workers and ranks."""
+"""Batches of the user's data sets: the same bits by every loader, at any number of workers and ranks."""
 
 from typing import Any
 

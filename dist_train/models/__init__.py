@@ -21,7 +21,7 @@ from dist_train.models.mnist_cnn import OLD_NAMES, MnistCNN
 from dist_train.models.mnist_example import MnistNet
 from dist_train.models.resnet18 import ResNet
 from dist_train.nest import Nest, move_inputs
-from dist_train.own_code.load import call, load, shown_as_own
+from dist_train.own_code.load import call, check_call, load, shown_as_own
 from dist_train.settings import schema
 from dist_train.settings.schema import ImageModel, Model, OwnModel, TimmModel, TorchvisionModel
 
@@ -126,6 +126,8 @@ def _build_own(config: OwnModel, num_classes: int, example: Nest | None) -> nn.M
         replace_head(network, find_head(network, config.head), num_classes)
     if fault := _find_fault(network):
         raise ConfigError(f"model.name {config.name}: {fault}")
+    if not network._forward_pre_hooks:  # they may give more arguments
+        check_call(network.forward, f"model.name {config.name}: its forward", "input")
     if example is not None:
         network.eval()
         with torch.no_grad(), shown_as_own(f"model.name {config.name}: a pass over the first sample"):
@@ -146,6 +148,11 @@ def _find_fault(network: nn.Module) -> str | None:
         return f"{absent[0]} is on the device meta, without values; make it on the CPU"
     if not any(parameter.requires_grad for parameter in network.parameters()):
         return "it has no parameter to train"
+    if type(network).forward is nn.Module.forward and "forward" not in vars(network):
+        return f"its class {type(network).__name__} has no forward(input)"
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            return f"{name or 'it'} has sparse gradients, which ranks can't add up; make it without sparse=True"
     for name, value in network.state_dict().items():
         if not isinstance(value, Tensor):
             return f"its state_dict has {name}, a {type(value).__name__}; a checkpoint holds tensors only"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dist_train.errors import ConfigError
-from dist_train.own_code.load import load, read_parameters, shown_as_own
+from dist_train.own_code.load import check_call, load, read_parameters, shown_as_own
 from dist_train.own_code.reference import parse_reference
 from dist_train.settings.loading.values import format_value
 from dist_train.settings.schema.optim import OwnOptim
@@ -74,6 +74,7 @@ def load_schedule(text: str, total_steps: int) -> Callable[[int], float]:
     function = load(text, "optim.schedule")
     if not callable(function):
         raise ConfigError(f"optim.schedule {text}: is a {type(function).__name__}, and no function")
+    check_call(function, f"optim.schedule {text}", "step", "total_steps")
 
     def find_factor(step: int) -> float:
         with shown_as_own(f"optim.schedule {text} at step {step}"):

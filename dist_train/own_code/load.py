@@ -107,6 +107,30 @@ def add_line_number(text: str, found: Any) -> str:
     return text if line is None else f"{text} (line {line})"
 
 
+def takes(function: Any, count: int) -> bool:
+    """Whether a function can be called with so many arguments by position; true if it has no signature."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def check_call(function: Any, what: str, *arguments: str) -> None:
+    """Raise ConfigError if a function, or what else can be called, does not take these arguments by position."""
+    if takes(function, len(arguments)):
+        return
+    hint = "; name an object of this class, or a function" if isinstance(function, type) else ""
+    raise ConfigError(
+        f"{add_line_number(what, function)}: takes {inspect.signature(function)}, and is called with "
+        f"({', '.join(arguments)}){hint}"
+    )
+
+
 def read_parameters(function: Any) -> Parameters | None:
     """Return the parameters of a function or class; None if they are not known."""
     try:

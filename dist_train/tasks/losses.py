@@ -19,13 +19,14 @@ from torch.nn import functional
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
 from dist_train.nest import Nest
-from dist_train.own_code.load import add_line_number, call, load, shown_as_own
+from dist_train.own_code.load import add_line_number, call, check_call, load, shown_as_own
 from dist_train.tasks.output import (
     align,
     describe,
     describe_both,
     find_label_misfit,
     find_label_out_of_range,
+    refuse_changes,
     select,
 )
 
@@ -177,8 +178,8 @@ class OwnLoss(Loss):
         self._function, self._rank = function, rank
 
     def sum(self, output: Nest, targets: Nest, num_samples: int, whole: Nest) -> Tensor:  # noqa: ARG002
-        with shown_as_own(f"loss {self.name}, called with {describe(output)} and {describe(targets)} on rank "
-                          f"{self._rank},"):  # fmt: skip
+        called = f"called with {describe(output)} and {describe(targets)} on rank {self._rank},"
+        with refuse_changes(f"loss {self.name}", output, targets), shown_as_own(f"loss {self.name}, {called}"):
             value = self._function(output, targets)
         return sum_values(value, num_samples, f"loss {self.name}")
 
@@ -253,4 +254,6 @@ def _open_own(name: str, arguments: Mapping[str, Any], world: World) -> OwnLoss:
         found = found.to(world.device)
     if not callable(found):
         raise ConfigError(f"loss {name}: is a {type(found).__name__}, and no function f(output, target)")
-    return OwnLoss(add_line_number(name, found), partial(found, **arguments) if arguments else found, world.rank)
+    function = partial(found, **arguments) if arguments else found
+    check_call(function, f"loss {name}", "output", "target")
+    return OwnLoss(add_line_number(name, found), function, world.rank)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
-from dist_train.own_code.load import add_line_number, call, load
+from dist_train.own_code.load import add_line_number, call, check_call, load
 from dist_train.own_code.reference import parse_reference
 from dist_train.settings.tasks import TABLES, name_metric
 from dist_train.tasks.classification import Accuracy, Confusion, MultilabelSums, TopK
@@ -70,5 +70,6 @@ def make_own_metric(name: str, reference: str, found: Any, world: World) -> Metr
             f"metrics has {reference}, which is a {type(found).__name__}; a metric is a function f(output, target), or "
             "an object of torchmetrics"
         )
+    check_call(found, f"metric {reference}", "output", "target")
     where = add_line_number(reference, found)
     return Metric(name, partial(FunctionSums, name=name, reference=where, function=found, rank=world.rank), True)

@@ -1,14 +1,15 @@
 """Which part of a network's output a loss gets, and what is said of one that does not fit."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dist_train.errors import ConfigError
-from dist_train.nest import Nest
+from dist_train.nest import Nest, list_tensors
 from dist_train.system.escape import escape
 
 
@@ -27,6 +28,25 @@ def select(output: Nest, field: str | int | None, key: str = "loss.output") -> N
     if not isinstance(output, Tensor | Mapping) and isinstance(field, str) and hasattr(output, field):
         return getattr(output, field)
     raise ConfigError(f"{key} is {escape(field)}, but the network's output is {describe(output)}")
+
+
+@contextmanager
+def refuse_changes(what: str, output: Nest, targets: Nest) -> Iterator[None]:
+    """Raise ConfigError if a block of the user's code changes a tensor in place: others get it after that block."""
+    nests = {"output": output, "target": targets}
+    versions = [(name, tensor, _read_version(tensor)) for name, nest in nests.items() for tensor in list_tensors(nest)]
+    yield
+    for name, tensor, version in versions:
+        if _read_version(tensor) != version:
+            raise ConfigError(
+                f"{what}: changes the {name} in place, and the metrics after it would get what it has left; change a "
+                f"copy instead, made by {name}.clone()"
+            )
+
+
+def _read_version(tensor: Tensor) -> int | None:
+    """Return the number of changes in place; None where torch does not count them."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def describe(value: Any) -> str:

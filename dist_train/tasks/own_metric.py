@@ -2,7 +2,8 @@
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
 from dist_train.nest import Nest
 from dist_train.own_code.load import shown_as_own
-from dist_train.tasks.output import describe
+from dist_train.tasks.output import describe, refuse_changes
 from dist_train.tasks.sums import Format, Sums, ratio
 
 States = dict[str, Any]
@@ -28,7 +29,7 @@ class FunctionSums(Sums):
         self._samples = torch.zeros(form.num_batches, dtype=torch.int64, device=form.device)
 
     def add(self, number: int, output: Nest, targets: Nest, num_samples: int) -> None:
-        with shown_as_own(_describe_call(self._reference, number, self._rank)):
+        with _called(self._reference, number, self._rank, output, targets):
             value = self._function(output, targets)
         self._values[number] = _sum_values(value, num_samples, self._reference)
         self._samples[number] = num_samples
@@ -40,8 +41,12 @@ class FunctionSums(Sums):
         return {self._name: ratio(self._values.sum().item(), int(self._samples.sum()))}
 
 
-def _describe_call(reference: str, number: int, rank: int) -> str:
-    return f"metric {reference}, called with batch {number} of the evaluation on rank {rank},"
+@contextmanager
+def _called(reference: str, number: int, rank: int, output: Nest, targets: Nest) -> Iterator[None]:
+    """Show an exception in a block as one of a metric; raise ConfigError if it changes what others get."""
+    called = f"called with batch {number} of the evaluation on rank {rank},"
+    with refuse_changes(f"metric {reference}", output, targets), shown_as_own(f"metric {reference}, {called}"):
+        yield
 
 
 def _sum_values(value: Any, num_samples: int, reference: str) -> Tensor | float:
@@ -74,7 +79,7 @@ class ObjectSums(Sums):
         self._batches: dict[int, States] = {}
 
     def add(self, number: int, output: Nest, targets: Nest, num_samples: int) -> None:  # noqa: ARG002
-        with shown_as_own(_describe_call(self._reference, number, self._rank)):
+        with _called(self._reference, number, self._rank, output, targets):
             self._metric.reset()
             self._metric.update(output, targets)
         self._batches[number] = {state: _copy(getattr(self._metric, state)) for state in self._metric._defaults}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError
-from dist_train.own_code.load import add_line_number, call, load
+from dist_train.own_code.load import add_line_number, call, check_call, load
 from dist_train.tasks.losses import Loss, OwnLoss, build_loss
 from dist_train.tasks.metrics import Metric, make_own_metric
 
@@ -38,6 +38,8 @@ def open_own_task(reference: str, classes: tuple[str, ...], world: World) -> Own
     if isinstance(loss, str):
         opened: Loss | None = build_loss(loss, {}, world)
     elif loss is None or callable(loss):
+        if loss is not None:
+            check_call(loss, f"task {reference}: its loss", "output", "target")
         opened = OwnLoss(add_line_number(reference, loss), loss, world.rank) if loss else None
     else:
         raise ConfigError(f"task {reference}: its loss is a {type(loss).__name__}, and no function f(output, target)")

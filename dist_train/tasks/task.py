@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dist_train.distributed.world import World
-from dist_train.errors import ConfigError, DataError
+from dist_train.errors import ConfigError, DataError, OwnCodeError
 from dist_train.eval_line import format_line, list_numbers, to_plain
 from dist_train.nest import Nest, list_tensors
 from dist_train.tasks.losses import LabelLoss, Loss
@@ -119,6 +120,10 @@ class Task:
         self._set_shapes(selected)
         ours = [metric for metric in self._metrics if not metric.is_own]
         self._open_sums(ours, 1, self._world.device).add(0, output, targets, num_samples)
+        for metric in self._metrics:
+            if metric.is_own:
+                with suppress(OwnCodeError):  # the example is one sample, twice: an area under a curve needs two labels
+                    self._open_sums([metric], 1, self._world.device).add(0, output, targets, num_samples)
 
     def _set_shapes(self, output: Nest) -> None:
         if not isinstance(output, Tensor):

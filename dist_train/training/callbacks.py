@@ -23,7 +23,7 @@ from dist_train.data import Batch
 from dist_train.data.batches import Pass
 from dist_train.distributed.reduction import LOSS_SUM
 from dist_train.errors import ConfigError
-from dist_train.own_code.load import call, shown_as_own
+from dist_train.own_code.load import call, shown_as_own, takes
 from dist_train.own_code.reference import is_same_code
 from dist_train.settings.schedule import Schedule
 from dist_train.settings.schema import Config, OwnCallback
@@ -202,8 +202,13 @@ def _open(number: int, entry: OwnCallback) -> Any:
             hint = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(f"{key} {entry.name}: has {name}, which is never called; {hint}{known}")
         arguments = _ARGUMENTS[name]
-        if not _takes(getattr(callback, name), len(arguments)):
+        if not takes(getattr(callback, name), len(arguments)):
             raise ConfigError(f"{key} {entry.name}: {name} must take {', '.join(arguments)}")
+        if _is_run_later(getattr(callback, name)):
+            raise ConfigError(
+                f"{key} {entry.name}: {name} is a coroutine or a generator, of which a call runs nothing; make it a "
+                "function without async and yield"
+            )
     if not methods:
         raise ConfigError(f"{key} {entry.name}: gives a {type(callback).__name__}, which has no such method; {known}")
     pair = ("state_dict", "load_state_dict")
@@ -213,15 +218,10 @@ def _open(number: int, entry: OwnCallback) -> Any:
     return callback
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Whether a function can be called with so many arguments by position."""
-    try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature
-        return True
-    return True
+def _is_run_later(function: Callable[..., Any]) -> bool:
+    """Whether a call runs none of a function: it returns a coroutine or a generator."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(is_kind(function) for is_kind in kinds)
 
 
 def _to_plain(value: Any, where: str, depth: int = 0) -> Any:

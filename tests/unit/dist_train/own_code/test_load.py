@@ -3,6 +3,7 @@
 import pickle
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dist_train.errors import (
     SaveError,
     UserError,
 )
-from dist_train.own_code.load import call, load, own_failures, shown_as_own
+from dist_train.own_code.load import call, check_call, load, own_failures, shown_as_own
 from dist_train.system.stop_signals import StopRequested
 
 Write = Callable[..., Path]
@@ -313,3 +314,43 @@ def test_errors_that_say_what_to_do_pass_through_her_code(write: Write, error: B
 
     with pytest.raises(type(error)), own_failures(lambda: "at once"):
         load("nets.py:call")(fail)
+
+
+class Caller:
+    """Can be called with two arguments."""
+
+    def __call__(self, one: Any, two: Any) -> Any: ...
+
+
+def _make(signature: str) -> Any:
+    return eval(f"lambda {signature}: None")  # noqa: S307 - so that no linter asks what the arguments are for
+
+
+FITTING: tuple[Any, ...] = (
+    *map(_make, ("a, b", "a, b, c=3", "*all", "a, *all, **more", "a, b, /", "a=1, b=2")),
+    Caller(),
+    partial(_make("a, b, c"), c=3),
+    partial(torch.nn.functional.cross_entropy, no_such_argument=1),  # type: ignore[call-arg]  # it does not tell
+    dict,
+    torch.add,
+)
+OTHERS: tuple[Any, ...] = (
+    *map(_make, ("", "a", "a, b, c", "a, *, b", "a, b, *, c", "**more")),
+    partial(_make("a, b"), 1),
+    Caller,
+    Caller.__call__,
+)
+
+
+@pytest.mark.parametrize("function", FITTING, ids=str)
+def test_a_function_that_takes_what_it_is_called_with(function: Any) -> None:
+    check_call(function, "loss own.py:f", "output", "target")
+
+
+@pytest.mark.parametrize("function", OTHERS, ids=str)
+def test_a_function_that_takes_something_else_is_refused(function: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^loss own.py:f.*: takes \(.*\).*, and is called with \(output, target\)"
+    ) as caught:
+        check_call(function, "loss own.py:f", "output", "target")
+    assert ("name an object of this class" in str(caught.value)) == isinstance(function, type)

@@ -1,6 +1,7 @@
 """What losses give beside numbers: of complex numbers, of the network's own; and what is refused."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError, OwnCodeError
 from dist_train.tasks import Task, build_task
 from dist_train.tasks.losses import BUILT_IN, OwnLoss, build_loss
+from dist_train.tasks.metrics import make_own_metric
 from tests.unit.dist_train.tasks.cases import CASES, Net, configure, make_samples, write_files
 
 
@@ -168,6 +170,41 @@ def test_what_is_no_loss_is_refused_before_the_first_step(name: str) -> None:
     function, message = WRONG[name]
     with pytest.raises(ConfigError, match=f"loss own.py:f: .*{message}"):
         _task(function).try_out(torch.randn(2, 4, requires_grad=True), torch.tensor([0, 1]), 2)
+
+
+def _zero(output: Tensor, target: Tensor) -> Tensor:
+    target.zero_()
+    return functional.cross_entropy(output, target)
+
+
+def _add(output: Tensor, target: Tensor) -> Tensor:
+    return functional.cross_entropy(output.add_(1), target)
+
+
+@pytest.mark.parametrize(("function", "what"), [(_zero, "target"), (_add, "output")])
+def test_a_loss_that_changes_what_metrics_get_is_refused(function: Callable[..., Any], what: str) -> None:
+    with pytest.raises(ConfigError, match=f"loss own.py:f: changes the {what} in place"):
+        _task(function).try_out(torch.randn(2, 4), torch.tensor([0, 1]), 2)
+
+
+OWN_METRICS: dict[str, tuple[Any, str | None]] = {
+    "changes its target": (lambda _output, target: target.zero_().sum().float(), "changes the target in place"),
+    "changes its output": (lambda output, _target: output.zero_().sum(), "changes the output in place"),
+    "another shape": (lambda output, _target: output, r"returns float32 \[2, 4\] for 2 samples"),
+    "a text": (lambda _output, _target: "0.5", "returns a str"),
+    "raises": (lambda _output, _target: 1 / 0, None),
+    "a mean": (lambda output, _target: output.mean(), None),
+}
+
+
+@pytest.mark.parametrize("name", OWN_METRICS)
+def test_own_metrics_are_tried_before_the_first_step(name: str) -> None:
+    """One that raises may do so of the example only, which is one sample twice."""
+    function, message = OWN_METRICS[name]
+    metric = make_own_metric("m", "own.py:m", function, World())
+    task = Task(OwnLoss("own.py:f", functional.cross_entropy), [metric], None, (), World(), None)
+    with nullcontext() if message is None else pytest.raises(ConfigError, match=f"metric own.py:m .*{message}"):
+        task.try_out(torch.randn(2, 4, requires_grad=True), torch.tensor([0, 1]), 2)
 
 
 @pytest.mark.parametrize("name", ["no gradient", "a constant"])

@@ -1,6 +1,7 @@
 """Which field of an output is taken, and how outputs are described."""
 
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dist_train.errors import ConfigError
-from dist_train.tasks.output import describe, select
+from dist_train.tasks.output import describe, refuse_changes, select
 
 LOGITS = torch.randn(2, 3)
 
@@ -66,3 +67,38 @@ def test_a_field_that_is_not_there_is_named_with_those_that_are(output: Any, fie
 def test_any_value_is_described() -> None:
     assert describe(torch.zeros((), dtype=torch.int64)) == "int64 []"
     assert describe({"a\x1b[2J": 1}) == r"a dict with a\x1b[2J"
+
+
+CHANGES: dict[str, Callable[[Tensor], object]] = {
+    "all": lambda tensor: tensor.zero_(),
+    "a part": lambda tensor: tensor[0].fill_(1),
+    "by a view": lambda tensor: tensor.view(-1).add_(1),
+    "detached": lambda tensor: tensor.detach().mul_(2),
+    "an index": lambda tensor: tensor.__setitem__(0, 3),
+}
+NESTS: dict[str, Callable[[Tensor], Any]] = {
+    "a tensor": lambda tensor: tensor,
+    "a dict": lambda tensor: {"text": "a", "logits": tensor},
+    "a dataclass": lambda tensor: Output(None, tensor),
+    "a tuple in a list": lambda tensor: [torch.ones(1), Pair(tensor, 3)],
+}
+
+
+@pytest.mark.parametrize("of", ["output", "target"])
+@pytest.mark.parametrize("nest", NESTS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_in_place_is_named(change: str, nest: str, of: str) -> None:
+    tensor, other = torch.randn(2, 3), torch.randn(2)
+    nests = (NESTS[nest](tensor), other) if of == "output" else (other, NESTS[nest](tensor))
+    expected = pytest.raises(ConfigError, match=f"^loss f: changes the {of} in place.* {of}.clone")
+    with expected, refuse_changes("loss f", *nests):
+        CHANGES[change](tensor)
+    with refuse_changes("loss f", *nests):
+        CHANGES[change](tensor.clone())
+
+
+def test_what_torch_does_not_count_is_no_fault() -> None:
+    with torch.inference_mode():
+        tensor = torch.ones(2)
+        with refuse_changes("loss f", tensor, tensor):
+            tensor.add_(1)

@@ -123,6 +123,17 @@ def test_a_class_that_is_no_callback_is_refused(hooks: Path, name: str, message:
         Callbacks([entry(hooks, name)])
 
 
+@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize(
+    "kind", ["async def {}(self, *a): pass", "def {}(self, *a): yield", "async def {}(self, *a): yield"]
+)
+def test_a_method_of_which_a_call_runs_nothing_is_refused(method: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "later.py"
+    path.write_text(f"class Later:\n    {kind.format(method)}\n")
+    with pytest.raises(ConfigError, match=f"later.py:Later: {method} is a coroutine or a generator"):
+        Callbacks([OwnCallback(name=f"{path}:Later")])
+
+
 def test_wrong_arguments_are_refused_with_the_line_of_the_settings(hooks: Path, tmp_path: Path) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(

@@ -177,6 +177,7 @@ class TrainBatches:
         """Number of batches that are prepared at a time."""
         source = self._samples.source
         numbers = source.sample_bytes * self._sampler.largest_slice
+        numbers = max(1, numbers)  # samples of texts have no bytes of tensors
         together = AHEAD[source.device.type] // (numbers * torch.get_default_dtype().itemsize)
         if self._is_own:
             together = min(together, READ_TOGETHER // self._sampler.largest_slice)

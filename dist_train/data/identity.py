@@ -1,6 +1,7 @@
 """Identify the data of a run: class names, counts, mean and std, and a digest of the files."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -60,6 +61,10 @@ class TableFormat:
         if not len(columns) == len(shift) == len(scale) or not all(map(math.isfinite, (*shift, *scale))):
             raise ValueError("no description of a table: not a number for each column")
         return cls(columns, _check(str, found["target"]), shift, scale)
+
+
+_SIZES = re.compile(r"\[\d+(?:, \d+)*\]")
+"""The shape of a tensor in a structure; one without dimensions has no size."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,9 @@ def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) 
     found = [*_compare_classes(one.classes, other.classes, of_one, of_other)]
     if one.table and other.table and (one.table.columns, one.table.target) != (other.table.columns, other.table.target):
         found.append(f"columns: {_name_columns(one.table)} {of_one}, {_name_columns(other.table)} {of_other}")
-    elif one.structure != other.structure:
+    elif _describe_structure(one, other) != _describe_structure(other, one):
         found.append(f"samples: {escape(one.structure)} {of_one}, {escape(other.structure)} {of_other}")
-    elif one.shape != other.shape:
+    elif one.shape != other.shape and not one.structure:
         found.append(f"images: {_format(one.shape)} {of_one}, {_format(other.shape)} {of_other}")
     for split in sorted({*one.splits, *other.splits}):
         mine, theirs = one.splits.get(split), other.splits.get(split)
@@ -173,6 +178,16 @@ def compare(one: DataIdentity, other: DataIdentity, of_one: str, of_other: str) 
         elif mine != theirs:
             found += _compare_split(split, one, other, of_one, of_other)
     return found
+
+
+def _describe_structure(one: DataIdentity, other: DataIdentity) -> str:
+    """Return the structure of `one`, without sizes where the two are not of the same split.
+
+    It is that of the first sample of a split, and a sequence or a picture of another split may have another size.
+    """
+    if "train" in one.splits and "train" in other.splits:
+        return one.structure
+    return _SIZES.sub(lambda found: f"[{found[0].count(',') + 1} sizes]", one.structure)
 
 
 def _compare_classes(one: tuple[str, ...], other: tuple[str, ...], of_one: str, of_other: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ from dist_train.data.orders.permutation import permute
 from dist_train.data.own.seeding import isolate_generators, seed_isolated_generators
 from dist_train.data.samples import Samples
 from dist_train.errors import ConfigError, DataError
-from dist_train.own_code.load import load, shown_as_own
+from dist_train.own_code.load import check_call, load, shown_as_own
 from dist_train.settings.schema import Data
 
 
@@ -50,8 +50,7 @@ class Balanced:
         """`labels`: int64 [N], of all samples."""
         self._seed = seed
         self._by_class = labels.argsort(stable=True)
-        counts = labels.bincount()
-        self._counts = counts[counts > 0]
+        self._counts = torch.unique(labels, return_counts=True)[1]  # labels may be any whole numbers
         self._starts = self._counts.cumsum(0) - self._counts
 
     def take(self, positions: Tensor, epoch: int) -> Tensor:
@@ -132,6 +131,7 @@ def build_order(config: Data, samples: Samples, seed: int) -> Order:
     function = load(config.sampling, "data.sampling")
     if not callable(function):
         raise ConfigError(f"data.sampling {config.sampling}: is of the type {type(function).__name__}, and no function")
+    check_call(function, f"data.sampling {config.sampling}", "seed", "epoch", "length")
     return OwnOrder(function, config.sampling, len(samples), seed)
 
 
@@ -149,8 +149,8 @@ def _find_weights(samples: Samples) -> Tensor:
     found = samples.source.weights
     if found is None:
         raise DataError(
-            "data.sampling=weighted: the data set has no attribute `weights`, one number a sample, as many as it has "
-            "samples"
+            "data.sampling=weighted: the data set has no attribute `weights` that is a list, an array or a tensor of "
+            "one number a sample"
         )
     weights = found if samples.chosen is None else found[samples.chosen]
     if (

@@ -1,5 +1,6 @@
 """Read the optional attributes by which the user's data set describes itself."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,20 +9,28 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dist_train.errors import DataError
+from dist_train.own_code.load import shown_as_own
 
 TARGETS = ("targets", "labels")
 FINGERPRINTS = ("fingerprint", "_fingerprint")
 
 
 def read_classes(dataset: Any) -> tuple[str, ...]:
-    """Return `classes`, the names of the classes; or those in the features of Hugging Face; or ()."""
+    """Return `classes`, the names of the classes; or those in the features of Hugging Face; or ().
+
+    Names that occur twice get the number of their class.
+    """
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     classes = getattr(dataset, "classes", None)
     features = getattr(dataset, "features", None)
     if classes is None and isinstance(features, Mapping):
         classes = getattr(features.get("label", features.get("labels")), "names", None)
-    return tuple(map(str, classes)) if isinstance(classes, Iterable) and not isinstance(classes, str) else ()
+    if not isinstance(classes, Iterable) or isinstance(classes, str):
+        return ()
+    names = list(map(str, classes))
+    counts = Counter(names)  # ImageNet has a bird and a machine of one name
+    return tuple(name if counts[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
 
 
 def read_fingerprint(dataset: Any) -> str | None:
@@ -54,8 +63,10 @@ def _read_numbers(dataset: Any, name: str) -> Tensor | None:
     if isinstance(dataset, Subset):
         whole = _read_numbers(dataset.dataset, name)
         return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    with shown_as_own(f"the attribute {name} of the data set"):
+        value = getattr(dataset, name, None)
     try:
-        found = torch.as_tensor(getattr(dataset, name))
-    except (AttributeError, TypeError, ValueError, RuntimeError):
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
         return None
     return found.cpu() if found.dim() == 1 and not found.is_complex() else None

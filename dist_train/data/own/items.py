@@ -10,7 +10,7 @@ from torch.utils.data import get_worker_info
 
 from dist_train import seeds
 from dist_train.data.own.seeding import SeededReader
-from dist_train.data.own.stacking import StackingError, stack_items
+from dist_train.data.own.stacking import StackingError, find_tensor_fault, stack_items
 from dist_train.errors import DataError
 from dist_train.nest import Nest, list_tensors
 from dist_train.own_code.load import shown_as_own
@@ -140,12 +140,21 @@ class Collate:
             DataError: items of different structure, or a label of no class.
             OwnCodeError: the user's function fails.
         """
-        if self._function is None:
-            batch = self._stack(items, numbers, about)
-        else:
-            (batch,) = self._reader.read(
-                lambda keys: [self._call(items, numbers, about, rank) for _ in keys], [numbers[0]], epoch
-            )
+        try:
+            if self._function is None:
+                batch = self._stack(items, numbers, about)
+            else:
+                (batch,) = self._reader.read(
+                    lambda keys: [self._call(items, numbers, about, rank) for _ in keys], [numbers[0]], epoch
+                )
+            tensors = list_tensors(batch)
+        except RecursionError as error:
+            raise DataError(f"{about}: item {numbers[0]} is nested too deeply, or holds itself") from error
+        for tensor in tensors:
+            if fault := find_tensor_fault(tensor):
+                raise DataError(
+                    f"{about}: item {numbers[0]}: a tensor is {fault}; give dense tensors, with their values"
+                )
         self._check_labels(batch[1], numbers, about)
         return batch
 
@@ -177,6 +186,7 @@ class Collate:
             return
         if targets.is_floating_point() or targets.is_complex() or not len(targets):
             return
+        targets = targets.to(torch.int64)  # torch has no bounds of some integers
         low, high = (int(bound) for bound in torch.aminmax(targets))
         if low >= 0 and high < self._num_classes:
             return

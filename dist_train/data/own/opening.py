@@ -25,8 +25,9 @@ from dist_train.data.selection import choose_samples, limit_samples, space_evenl
 from dist_train.distributed.world import World
 from dist_train.errors import ConfigError, DataError
 from dist_train.nest import Nest, list_tensors, map_tensors
-from dist_train.own_code.load import call, load, read_parameters, shown_as_own
+from dist_train.own_code.load import call, check_call, load, read_parameters, shown_as_own
 from dist_train.settings.schema import OwnAugment, OwnData, RowData
+from dist_train.system.escape import escape
 
 Source = CollatedItems | ResidentTensors
 Loader = Literal["in_memory", "workers"]
@@ -58,7 +59,14 @@ def open_dataset(
     """
     wanted = NAMES if config.validation == "split" else ("train", "test")
     found, table = _find(config, wanted, seed, stored)
-    opener = _Opener(config, seed, world, read_classes(found["train"]), table, ignored_label)
+    classes = read_classes(found["train"])
+    for split, dataset in found.items():
+        if (others := read_classes(dataset)) and classes and others != classes:
+            raise DataError(
+                f"data.name {config.name}: its split {split} has the classes {_list_names(others)}, and train has "
+                f"{_list_names(classes)}; a label must mean the same in all splits"
+            )
+    opener = _Opener(config, seed, world, classes, table, ignored_label)
     sources = {split: opener.open(split, dataset) for split, dataset in found.items()}
     chosen, held_out = choose_samples(len(sources["train"]), config, seed)
     validation = None if held_out is None else Samples("validation", held_out, sources["train"])
@@ -103,6 +111,10 @@ def open_split(
         limit = config.limit_test if split == "test" else None
         samples = Samples(split, limit_samples(len(source), limit, config), source)
     return OpenSplit(**opener.describe({name: source}), samples=samples)
+
+
+def _list_names(names: tuple[str, ...]) -> str:
+    return escape(", ".join(names), 200)
 
 
 def _find(
@@ -153,6 +165,8 @@ class _Opener:
         function = load(name, "data.collate") if name else None
         if name and not callable(function):
             raise ConfigError(f"data.collate {name}: is of the type {type(function).__name__}, and no function")
+        if name:
+            check_call(function, f"data.collate {name}", "items")
         self._collate = Collate(function, name or "", self.seed, len(self.classes), self.ignored_label)
 
     def open(self, split: SplitName, dataset: Any) -> Source:
@@ -254,7 +268,8 @@ def check_dataset(dataset: Any, about: str) -> None:
     if isinstance(dataset, DataLoader):
         raise DataError(f"{about}: is a DataLoader; return the data set in it: samples are loaded for you")
     for method in ("__getitem__", "__len__"):
-        if not hasattr(kind, method):
+        # that of torch only says that there is none
+        if getattr(kind, method, None) in (None, getattr(torch.utils.data.Dataset, method, None)):
             raise DataError(
                 f"{about}: {kind.__name__}{_locate(kind)} has no {method}; a data set needs __len__ and __getitem__"
             )

@@ -60,6 +60,9 @@ def _stack_tensors(items: Sequence[Any], place: str) -> Tensor:
         if len({each.dtype for each in items}) == 1:
             return default_collate(list(items))  # type: ignore[no-any-return]
     except (AttributeError, TypeError, RuntimeError) as error:
+        for position, each in enumerate(items):
+            if isinstance(each, Tensor) and (fault := find_tensor_fault(each)):
+                raise StackingError(position, f"{place} can't be stacked: the tensor is {fault}") from error
         _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
         raise StackingError(0, f"{place} can't be stacked with others: {str(error).rstrip('.')}") from error
     _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
@@ -109,6 +112,15 @@ def _convert_picture(picture: Any, position: int, place: str) -> Tensor:
         raise StackingError(position, f"{place} is {describe_value(picture)}, and that of another item is a picture")
     tensor: Tensor = functional.to_tensor(picture)
     return tensor
+
+
+def find_tensor_fault(tensor: Tensor) -> str | None:
+    """Return what keeps a tensor from being sent between processes and compared; None if nothing does."""
+    if tensor.is_meta:
+        return "on the device meta"
+    if tensor.is_nested or tensor.is_quantized:
+        return "nested" if tensor.is_nested else "quantized"
+    return None if tensor.layout == torch.strided else f"of the layout {str(tensor.layout).removeprefix('torch.')}"
 
 
 def is_picture(value: Any) -> bool:

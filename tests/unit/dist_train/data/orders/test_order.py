@@ -86,6 +86,14 @@ def test_classes_are_equally_likely(counts: tuple[int, ...]) -> None:
         assert (own - own.float().mean()).abs().max() < 6 * own.float().mean().clamp(min=4).sqrt()
 
 
+@pytest.mark.parametrize("labels", [[-1, 1, 1, 1], [10**12, -(10**12), 0, 0], [7] * 4])
+def test_any_whole_number_is_a_class(labels: list[int]) -> None:
+    tensor = torch.tensor(labels)
+    found = tensor[Balanced(tensor, 4).take(torch.arange(30_000), 2)]
+    for label in set(labels):
+        assert abs(int((found == label).sum()) - 30_000 / len(set(labels))) < 500
+
+
 @pytest.mark.parametrize("weights", [[1.0, 2, 3], [0.0, 5, 0, 5, 0], [1e-300, 1e-300], [1e6, 1e-3, 1e6, 0]])
 def test_samples_are_as_likely_as_their_weights(weights: list[float]) -> None:
     tensor = torch.tensor(weights, dtype=torch.float64)

@@ -5,6 +5,7 @@
 import builtins
 import multiprocessing
 import random
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -56,6 +57,8 @@ KINDS: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "dict": lambda number: ({"x": torch.ones(2) * number, "n": {"inner": number}}, number % 3),
     "named tuple": lambda number: (Point(torch.ones(2) * number, number), number % 3),
     "dataclass": lambda number: (Record(torch.ones(2) * number, 0.5), {"a": number}),
+    "uint16 label": lambda number: (torch.ones(2) * number, np.uint16(number % 3)),
+    "uint32 label": lambda number: (torch.ones(2) * number, np.uint32(number % 3)),
     "no targets": lambda number: (torch.ones(2) * number, ()),
 }
 """Items as a function of their number, by what is in them."""
@@ -196,6 +199,103 @@ class WithoutItems:
         return 3
 
 
+class Unfinished(Dataset[Any]):
+    """Has inherited a __getitem__ that only raises."""
+
+    def __init__(self, split: str) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 3
+
+
+def _hold_itself() -> list[Any]:
+    endless: list[Any] = [torch.ones(2)]
+    endless.append(endless)
+    return endless
+
+
+UNUSABLE: dict[str, Callable[[], Any]] = {
+    "meta": lambda: torch.ones(2, device="meta"),
+    "sparse": lambda: torch.ones(2).to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2)]),
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.quint8),
+    "endless": _hold_itself,
+}
+"""What looks like an input and has no values that can be sent, or no end."""
+
+
+class Unusable(Items):
+    """Each input is one of `UNUSABLE`."""
+
+    def __init__(self, split: str, kind: str, deep: bool = False) -> None:
+        super().__init__(split, kind)
+        self.deep = deep
+
+    def __getitem__(self, number: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch has not finished, or will drop
+            value = UNUSABLE[self.kind]()
+        return ({"x": [value]} if self.deep else value), 0
+
+
+def take_first(items: list[Any]) -> Any:
+    """Makes a batch of one item, as it is."""
+    return items[0]
+
+
+class OtherSizes(Items):
+    """Sequences or pictures that have another size in each split."""
+
+    def __init__(self, split: str, dimensions: int, size: int = SIZE) -> None:
+        super().__init__(split, "", size)
+        self.sides = (3,) + (4 if split == "train" else 6,) * (dimensions - 1)
+
+    def __getitem__(self, number: int) -> Any:
+        return torch.full(self.sides, float(number)), number % 3
+
+
+class OtherClasses(Labelled):
+    """The test split has other classes than train, or the same ones in another order."""
+
+    def __init__(self, split: str, test_classes: list[str]) -> None:
+        super().__init__(split)
+        if split == "test":
+            self.classes = tuple(test_classes)  # type: ignore[assignment]
+
+
+class Namesakes(Labelled):
+    """Two classes have one name, as in ImageNet."""
+
+    classes = ("crane", "dog", "crane")
+
+
+class Texts(Items):
+    """Inputs and targets without a tensor."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(split, "")
+
+    def __getitem__(self, number: int) -> Any:
+        return "a" * number, "b"
+
+
+class Uncountable(Labelled):
+    """An attribute that raises."""
+
+    def __init__(self, split: str) -> None:
+        Items.__init__(self, split, "float32")
+
+    @property
+    def weights(self) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError("in weights")
+
+    @property
+    def targets(self) -> Any:  # type: ignore[override]
+        raise ZeroDivisionError("in targets")
+
+
 class WrongLength(Items):
     """Has a length that is none."""
 
@@ -282,6 +382,11 @@ class Pooled(Items):
 def without_split(size: int = SIZE) -> Items:
     """Gives the same items for all splits."""
     return Items("train", "float32", size)
+
+
+def stack(items: list[Any]) -> Any:
+    """Makes a batch as the default does."""
+    return torch.utils.data.default_collate(items)
 
 
 def count(items: list[Any]) -> int:

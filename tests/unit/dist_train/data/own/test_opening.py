@@ -39,6 +39,25 @@ def refusal(name: str, **other: Any) -> str:
             ("WrongLength", {"length": length}, f"returns {length!r}; it must be a whole number above 0")
             for length in (0, -1, 2.5, None, "3", 10**13, 10**30)
         ),
+        ("Unfinished", {}, r"Unfinished \(.*sets\.py, line \d+\) has no __getitem__"),
+        *(
+            ("Unusable", {"kind": kind, **how}, "split train: .*" + what)
+            for kind, what in (
+                ("meta", "on the device meta"),
+                ("sparse", "of the layout sparse_coo"),
+                ("nested", "nested"),
+                ("jagged", "nested"),
+                ("quantized", "quantized"),
+                ("endless", "nested too deeply, or holds itself"),
+            )
+            for how in ({}, {"deep": True}, {"collate": "take_first"})
+        ),
+        (
+            "OtherClasses",
+            {"test_classes": ["cat", "emu"]},
+            "its split test has the classes cat, emu, and train has cat, ",
+        ),
+        ("OtherClasses", {"test_classes": ["dog", "cat", "emu"]}, "a label must mean the same in all splits"),
         ("Shrinks", {}, "its length was 11 and is 10 now"),
         ("without_split", {}, "takes no argument `split`"),
         ("splits", {"names": ["test"]}, "splits named test, and train is missing"),
@@ -204,3 +223,33 @@ def test_the_image_folder_of_torchvision_is_read(root: Path, tensors: bool) -> N
     for batch in alone:
         assert torch.equal(batch.shards[0].passes[0].targets, labels[batch.samples])
         assert 0 <= batch.shards[0].passes[0].inputs.min() <= batch.shards[0].passes[0].inputs.max() <= 1
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 4])
+@pytest.mark.parametrize("collate", [None, "stack"])
+def test_another_size_in_another_split_is_no_change_of_the_data(dimensions: int, collate: str | None) -> None:
+    config = configure("OtherSizes", collate=collate, dimensions=dimensions)
+    stored = opened(config).identity
+    for split in ("train", "test"):
+        alone = open_split(config, SEED, World(), split, stored).identity
+        assert compare(stored.restrict(alone.splits), alone, "then", "now") == []
+    longer = opened(configure("OtherSizes", collate=collate, dimensions=dimensions + 1)).identity
+    assert "samples: " in compare(stored.restrict(["test"]), longer.restrict(["test"]), "then", "now")[0]
+
+
+def test_classes_of_one_name_are_told_apart() -> None:
+    assert opened(configure("Namesakes")).classes == ("crane (0)", "dog", "crane (2)")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_may_be_texts_only(workers: int) -> None:
+    (batch, *_) = train(configure("Texts", workers=workers), steps=(0, 1))
+    assert [len(text) for text in batch.shards[0].passes[0].inputs] == batch.samples.tolist()
+
+
+@pytest.mark.parametrize("sampling", ["weighted", "balanced"])
+def test_an_attribute_that_raises_is_shown_as_hers(sampling: str) -> None:
+    with pytest.raises(
+        OwnCodeError, match=r"(?s)attribute \w+ of the data set failed:.*sets\.py.*ZeroDivisionError: in"
+    ):
+        train(configure("Uncountable", sampling=sampling))

@@ -330,7 +330,7 @@ FITTING: tuple[Any, ...] = (
     *map(_make, ("a, b", "a, b, c=3", "*all", "a, *all, **more", "a, b, /", "a=1, b=2")),
     Caller(),
     partial(_make("a, b, c"), c=3),
-    partial(torch.nn.functional.cross_entropy, no_such_argument=1),  # type: ignore[call-arg]  # it does not tell
+    partial(torch.nn.functional.cross_entropy, no_such_argument=1),  # type: ignore[call-arg]  # it has no signature
     dict,
     torch.add,
 )

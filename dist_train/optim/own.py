@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 from dist_train.errors import ConfigError
 from dist_train.own_code.load import check_call, load, read_parameters, shown_as_own
@@ -35,6 +35,8 @@ def build_own(config: OwnOptim, groups: list[dict[str, Any]]) -> Optimizer:
         raise ConfigError(f"{what}: is a {type(optimizer).__name__}, and no torch.optim.Optimizer")
     if _needs_closure(optimizer):
         raise ConfigError(f"{what}: its step needs a closure, and the backward pass is made before the step here")
+    if isinstance(optimizer, SparseAdam):
+        raise ConfigError(f"{what}: needs sparse gradients, which ranks can't add up; use torch.optim:Adam")
     _check_groups(optimizer, groups, what)
     return optimizer
 

@@ -79,6 +79,9 @@ def call(text: str, key: str, arguments: Mapping[str, Any] | None, given: Mappin
     given = given or {}
     if not callable(found):
         raise ConfigError(f"{key} {text}: is a {type(found).__name__}, and no class or function")
+    if inspect.isabstract(found):
+        lacking = ", ".join(sorted(found.__abstractmethods__))
+        raise ConfigError(f"{key} {text}: {found.__name__} is abstract; name a class that defines its {lacking}")
     parameters = read_parameters(found)
     if parameters is not None:
         reference = parse_reference(text)

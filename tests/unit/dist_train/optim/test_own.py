@@ -178,6 +178,11 @@ def test_a_reference_may_lead_to_torch(name: str) -> None:
         load_optimizer(optimizer, spoiled, step=1)
 
 
+def test_an_optimizer_of_sparse_gradients_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"torch\.optim:SparseAdam: needs sparse gradients, which ranks can't add up"):
+        build_optimizer(OwnOptim.model_validate({"name": "torch.optim:SparseAdam", "lr": 0.1}), network())
+
+
 def test_its_errors_are_shown_as_the_user_s(configure: Callable[..., OwnOptim]) -> None:
     with pytest.raises(OwnCodeError, match=r"(?s)Raises failed:.*own_optim\.py.*RuntimeError: in Raises") as error:
         build_optimizer(configure("Raises"), network())

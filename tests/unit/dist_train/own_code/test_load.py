@@ -160,6 +160,11 @@ CALLS = {
     "no class": ("Net = 3\n", {}, "model.name nets.py:Net: is a int, and no class or function"),
     "an unknown argument": (NET, {"widht": 1}, "model.name: Net in nets.py has no argument widht; did you mean width?"),
     "a missing argument": ("def Net(width): ...", {}, "model.name: Net in nets.py needs the argument width"),
+    "an abstract class": (
+        "import abc\nclass Net(abc.ABC):\n    @abc.abstractmethod\n    def run(self): ...\n",
+        {},
+        "model.name nets.py:Net: Net is abstract; name a class that defines its run",
+    ),
     "a dataclass": (
         "from dataclasses import dataclass\n@dataclass\nclass Net:\n    width: int\n",
         {"height": 1},

@@ -18,6 +18,7 @@ from dist_train.errors import ConfigError
 from dist_train.execution.auto_settings import AutoSettings
 from dist_train.execution.cpu_layers import use_fast_cpu_layers
 from dist_train.execution.gpu import ALIGNMENT
+from dist_train.execution.small_convolutions import protect_small_convolutions
 from dist_train.models.freeze import find_frozen, set_frozen
 from dist_train.monitoring.metrics import LossWindow
 from dist_train.optim.build import begin_momentum, build_optimizer, check_storable, make_step
@@ -60,6 +61,7 @@ class TrainState:
         self.auto_settings = auto_settings
         self.network = move_network(network, auto_settings.memory_format, world)
         use_fast_cpu_layers(self.network)
+        protect_small_convolutions(self.network)
         self.frozen = find_frozen(config.model, self.network)
         """Parameters that are not trained, or not from the first epoch on."""
         set_frozen(self.network, self.frozen, epoch=0)

@@ -23,7 +23,7 @@ from dist_train.errors import (
     SaveError,
     UserError,
 )
-from dist_train.own_code.modules import find_root, is_installed, is_own, trace
+from dist_train.own_code.modules import find_root, is_installed, is_own, list_imports, trace
 from dist_train.own_code.reference import FORMS, Parameters, Reference, describe_missing, parse_reference
 from dist_train.system.escape import escape
 from dist_train.system.stop_signals import StopRequested
@@ -243,6 +243,7 @@ def _import_file(file: Path, what: str) -> ModuleType:
     name = _choose_name(path)
     if name in sys.modules:
         return sys.modules[name]
+    _check_neighbours(path, what)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018
     module = importlib.util.module_from_spec(spec)
@@ -254,6 +255,19 @@ def _import_file(file: Path, what: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _check_neighbours(path: Path, what: str) -> None:
+    """Raise ConfigError if a file imports a module beside it, and would get another of the user's with that name."""
+    for top in {name.partition(".")[0] for name in list_imports(path.read_bytes(), "")}:
+        beside, found = path.parent / f"{top}.py", next(trace(top), None)
+        if not beside.is_file() or found is None or found.file is None or is_installed(found.file):
+            continue
+        if not beside.samefile(found.file):
+            raise ConfigError(
+                f"{what}: {escape(path)} imports {top}, which is {escape(beside)} for it and {escape(found.file)} for "
+                "other code of this run. Give one of them another name"
+            )
 
 
 def _choose_name(path: Path) -> str:

@@ -73,6 +73,20 @@ def test_a_file_imports_modules_beside_it_also_in_a_circle(write: Write) -> None
     assert load("own/nets_of_a_circle.py:check")(load("own/nets_of_a_circle.py:Net")())
 
 
+@pytest.mark.parametrize(
+    "line", ["import helper", "from helper import name", "import helper.part", "def later():\n    import helper"]
+)
+def test_a_module_beside_a_file_is_not_taken_for_one_beside_another(write: Write, line: str) -> None:
+    for place in ("m", "d"):
+        write(f"{place}/helper.py", f"name = {place!r}\n")
+        write(f"{place}/{place}_code.py", f"import helper\n{NET}" if place == "m" else f"{line}\n{NET}")
+    load("m/m_code.py:Net")
+    with pytest.raises(
+        ConfigError, match=r"d/d_code\.py imports helper, which is .*d/helper\.py for it and .*m/helper"
+    ):
+        load("d/d_code.py:Net")
+
+
 def test_names_with_dots_and_modules(write: Write) -> None:
     write("pack/__init__.py", "")
     write("pack/nets.py", "class Outer:\n    class Inner: pass\n")

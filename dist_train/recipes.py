@@ -41,7 +41,8 @@ def find_recipe(name: str) -> Path:
 
 def _advise(name: str, recipes: list[str]) -> str:
     """Return the end of the message about an unknown name: which name may be meant."""
-    for path in (Path("./", name), *(Path(f"{name}{suffix}") for suffix in SUFFIXES)):
+    of_run = Path(name, "config.yaml")
+    for path in (Path("./", name), *(Path(f"{name}{suffix}") for suffix in SUFFIXES), of_run):
         if is_file(path):
             written = path if path.suffix in SUFFIXES else f"./{path}"
             return f"; for the file that is here write {escape(written)}"

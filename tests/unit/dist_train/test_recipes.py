@@ -47,6 +47,7 @@ def test_a_file_of_the_same_name_wins_only_as_a_path(folder: Path) -> None:
         ("nothing", (), "is not a recipe; there are cifar10_resnet18, "),
         ("mine", ("mine",), "mine: is not a recipe; for the file that is here write ./mine"),
         ("mine", ("mine.yaml",), "mine: is not a recipe; for the file that is here write mine.yaml"),
+        ("mine", ("mine/config.yaml",), "mine: is not a recipe; for the file that is here write mine/config.yaml"),
         ("mine", ("mine.yml",), "write mine.yml"),
         ("", (), "is not a recipe"),
         ("a\nb", (), r"a\nb: is not a recipe"),
@@ -57,6 +58,7 @@ def test_a_name_that_is_none_is_refused_with_what_was_meant(
     folder: Path, name: str, files: tuple[str, ...], advice: str
 ) -> None:
     for file in files:
+        (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text("data: {name: digits}\n")
     with pytest.raises(ConfigError, match=re.escape(advice)):
         load_config(name)

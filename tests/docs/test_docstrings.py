@@ -25,7 +25,10 @@ def list_examples() -> list[str]:
 def list_packages() -> list[Path]:
     """The packages whose docstring lists modules, one a line."""
     return [
-        path for folder in ("dist_train", "launch") for path in (ROOT / folder).rglob("__init__.py") if listed(path)
+        path
+        for folder in ("dist_train", "launch")
+        for path in sorted((ROOT / folder).rglob("__init__.py"))
+        if listed(path)
     ]
 
 

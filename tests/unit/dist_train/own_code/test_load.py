@@ -361,12 +361,12 @@ OTHERS: tuple[Any, ...] = (
 )
 
 
-@pytest.mark.parametrize("function", FITTING, ids=str)
+@pytest.mark.parametrize("function", FITTING)
 def test_a_function_that_takes_what_it_is_called_with(function: Any) -> None:
     check_call(function, "loss own.py:f", "output", "target")
 
 
-@pytest.mark.parametrize("function", OTHERS, ids=str)
+@pytest.mark.parametrize("function", OTHERS)
 def test_a_function_that_takes_something_else_is_refused(function: Any) -> None:
     with pytest.raises(
         ConfigError, match=r"^loss own.py:f.*: takes \(.*\).*, and is called with \(output, target\)"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dist_train.errors import ConfigError
+from dist_train.errors import ConfigError, OwnCodeError
 
 _NOT_TRACED = (
     (Optimizer, "add_param_group"),
@@ -27,6 +27,11 @@ _NOT_TRACED = (
 )
 # As torch.autograd.backward calls it.
 _run_backward = getattr(torch.autograd.graph, "_engine_run_backward", None)
+_SPOILED = {
+    "through the graph a second time": "A tensor of an earlier pass is in the loss: detach what is kept between passes",
+    "modified by an inplace operation": "Write the result to another tensor, such as x = x + 1 instead of x += 1",
+}
+"""What torch says of a graph that the user's code has spoiled, and what to do."""
 # What `torch._dynamo.utils` returns to DDP unless another mode was set.
 _DDP_MODE = "ddp_optimizer"
 
@@ -58,13 +63,20 @@ def backward(loss: Tensor, gradient: Tensor) -> None:
 
     Raises:
         ConfigError: the loss depends on no parameter.
+        OwnCodeError: the user's code has spoiled the graph, which only the backward pass finds.
     """
     if not loss.requires_grad:
         raise ConfigError(
             "model: a pass gave an output without a gradient, so that there is nothing to learn from; leave out "
             "torch.no_grad(), .detach() and torch.set_grad_enabled(False), and use a parameter in every pass"
         )
-    if _run_backward is None:
-        loss.backward(gradient)  # type: ignore[no-untyped-call]
-    else:
-        _run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    try:
+        if _run_backward is None:
+            loss.backward(gradient)  # type: ignore[no-untyped-call]
+        else:
+            _run_backward((loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    except RuntimeError as error:
+        if advice := next((advice for words, advice in _SPOILED.items() if words in str(error)), None):
+            message = str(error).partition(". ")[0]
+            raise OwnCodeError(f"your code failed in the backward pass: RuntimeError: {message}. {advice}") from error
+        raise

@@ -16,6 +16,7 @@
     NonFiniteError       exit code 4: the loss or a gradient is infinite or not a number
     SaveError            exit code 1, a message and no traceback: the last checkpoint could not be written
     OutputError          exit code 1, a message and no traceback: standard output could not be written
+    └── OutputClosedError       exit code 141: its reader has ended, as in `... | head`
 
 All other exceptions are internal errors: exit code 1, with a traceback. A message names the file, setting or variable,
 its value, what is allowed, and what to do.

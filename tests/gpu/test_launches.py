@@ -19,7 +19,7 @@ from dist_train.data.augment import Preprocessing
 from dist_train.data.batches import TrainBatches
 from dist_train.distributed.reduction import SingleProcess
 from dist_train.distributed.world import World
-from dist_train.execution import cpu_layers
+from dist_train.execution import cpu_layers, small_convolutions
 from dist_train.execution.auto_settings import AutoSettings, Convolutions, decide
 from dist_train.models import build_model
 from dist_train.optim.build import build_optimizer
@@ -79,6 +79,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch, "empty_like", lambda *given, **more: empty_like(*given, **{**more, "pin_memory": False}))
     monkeypatch.setattr(cpu_layers, "_gains", lambda *_: False)
+    monkeypatch.setattr(small_convolutions._Protected, "_is_wrong", lambda *_: False)  # of a CPU only
 
 
 def settings_of(recipe: str, tmp_path: Path) -> Config:

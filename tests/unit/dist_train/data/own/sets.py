@@ -80,13 +80,6 @@ class Items(Dataset[Any]):
         return item, target
 
 
-class RarelyRandom(Items):
-    """Draws for one item in three only, the first of them late."""
-
-    def __getitem__(self, number: int) -> tuple[Any, Any]:
-        return torch.rand(2) if number % 3 == 2 else torch.ones(2), number % 3
-
-
 class Labelled(Items):
     """Items of three classes, with the attributes of torchvision's data sets."""
 
@@ -504,5 +497,4 @@ flips = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(0.3), v2.Ra
 def folder(split: str, root: str, tensors: bool = False) -> Dataset[Any]:
     """torchvision's ImageFolder, as it comes or with random transforms."""
     steps = [v2.ToImage(), v2.RandomHorizontalFlip(), v2.ColorJitter(0.5), v2.ToDtype(torch.float32, scale=True)]
-    found: Dataset[Any] = ImageFolder(f"{root}/{split}", transform=v2.Compose(steps) if tensors else None)
-    return found
+    return ImageFolder(f"{root}/{split}", transform=v2.Compose(steps) if tensors else None)  # type: ignore[no-any-return]

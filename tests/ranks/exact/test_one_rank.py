@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSEGV, marks=pytest.mark.long)])
 def test_the_next_start_says_how_a_process_alone_was_lost(
     tmp_path: Path, config: Path, interpreter: Python, number: int
 ) -> None:

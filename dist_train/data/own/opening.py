@@ -19,7 +19,7 @@ from dist_train.data.own.augmenting import AugmentedItems, Augmenter
 from dist_train.data.own.items import Collate, OwnItems
 from dist_train.data.own.rows import open_rows
 from dist_train.data.own.sources import CollatedItems, ResidentTensors
-from dist_train.data.own.stacking import compute_digest, count_bytes, describe_samples
+from dist_train.data.own.stacking import compute_digest, count_bytes, describe_samples, take_rows
 from dist_train.data.samples import PIECE, Dataset, OpenSplit, Samples, Shape, SplitName
 from dist_train.data.selection import choose_samples, limit_samples, space_evenly
 from dist_train.distributed.world import World
@@ -299,7 +299,7 @@ def _find_tensors(dataset: Any) -> tuple[Tensor, Tensor] | None:
     if isinstance(dataset, Subset) and type(dataset) is Subset:
         whole = _find_tensors(dataset.dataset)
         chosen = torch.as_tensor(dataset.indices)
-        return whole and (whole[0].index_select(0, chosen), whole[1].index_select(0, chosen))
+        return whole and (take_rows(whole[0], chosen), take_rows(whole[1], chosen))
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
         return dataset.tensors[0], dataset.tensors[1]
     return None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dist_train.data.own.attributes import read_labels, read_weights
 from dist_train.data.own.items import Collate, Items
-from dist_train.data.own.stacking import count_bytes
+from dist_train.data.own.stacking import count_bytes, take_rows
 from dist_train.data.samples import to_device
 from dist_train.nest import Nest, list_tensors, map_tensors, split_nest
 
@@ -111,12 +111,13 @@ class ResidentTensors(_OwnSource):
 
     def make_example(self, count: int) -> Nest:
         """Return (inputs, targets) of the first sample, `count` times, on the CPU."""
-        return map_tensors(lambda tensor: tensor[[0] * count].cpu(), self.tensors)
+        numbers = torch.zeros(count, dtype=torch.int64, device=self.device)
+        return map_tensors(lambda tensor: take_rows(tensor, numbers).cpu(), self.tensors)
 
     def take(self, numbers: Tensor, epoch: int, sizes: Sequence[int]) -> list[Nest]:  # noqa: ARG002
         """(inputs, targets) of all samples, on the device of the tensors."""
         chosen = to_device(numbers, self.device)
-        return [map_tensors(lambda tensor: tensor.index_select(0, chosen), self.tensors)]
+        return [map_tensors(lambda tensor: take_rows(tensor, chosen), self.tensors)]
 
     def read(self, numbers: list[int], epoch: int) -> list[Any]:
         """Return samples one by one, as `Items` do."""

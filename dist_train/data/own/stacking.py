@@ -13,6 +13,9 @@ from torch.utils.data import default_collate
 
 from dist_train.nest import Nest, list_tensors, map_tensors
 
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types of as many bytes."""
+
 
 class StackingError(ValueError):
     """Items that can't be stacked; `position` is that of the item among those given."""
@@ -46,6 +49,8 @@ def stack_items(items: Sequence[Any], place: str = "item") -> Nest:
         _check_equal(items, place, type(first), type)
         try:
             return torch.tensor(items)
+        except RecursionError:
+            raise
         except (ValueError, RuntimeError, OverflowError) as error:
             raise StackingError(0, f"{place} is a number that no tensor can hold: {error}") from error
     if isinstance(first, str | bytes):
@@ -59,6 +64,8 @@ def _stack_tensors(items: Sequence[Any], place: str) -> Tensor:
     try:
         if len({each.dtype for each in items}) == 1:
             return default_collate(list(items))  # type: ignore[no-any-return]
+    except RecursionError:
+        raise
     except (AttributeError, TypeError, RuntimeError) as error:
         for position, each in enumerate(items):
             if isinstance(each, Tensor) and (fault := find_tensor_fault(each)):
@@ -67,6 +74,14 @@ def _stack_tensors(items: Sequence[Any], place: str) -> Tensor:
         raise StackingError(0, f"{place} can't be stacked with others: {str(error).rstrip('.')}") from error
     _check_equal(items, place, Tensor, lambda each: (each.dtype, each.shape))
     raise AssertionError("tensors of several types are not equal")
+
+
+def take_rows(tensor: Tensor, numbers: Tensor) -> Tensor:
+    """Return the rows of these numbers, int64 [B], as `index_select` does; torch 2.11 has none of unsigned integers."""
+    signed = _SIGNED.get(tensor.dtype)
+    if signed is None:
+        return tensor.index_select(0, numbers)
+    return tensor.view(signed).index_select(0, numbers).view(tensor.dtype)
 
 
 def _stack_parts(items: Sequence[Any], place: str) -> Nest:

@@ -206,8 +206,8 @@ def _open(number: int, entry: OwnCallback) -> Any:
             raise ConfigError(f"{key} {entry.name}: {name} must take {', '.join(arguments)}")
         if _is_run_later(getattr(callback, name)):
             raise ConfigError(
-                f"{key} {entry.name}: {name} is a coroutine or a generator, of which a call runs nothing; make it a "
-                "function without async and yield"
+                f"{key} {entry.name}: {name} is async or has yield, and a call would not run it; write it as a plain "
+                "function"
             )
     if not methods:
         raise ConfigError(f"{key} {entry.name}: gives a {type(callback).__name__}, which has no such method; {known}")
@@ -219,7 +219,7 @@ def _open(number: int, entry: OwnCallback) -> Any:
 
 
 def _is_run_later(function: Callable[..., Any]) -> bool:
-    """Whether a call runs none of a function: it returns a coroutine or a generator."""
+    """Whether calling the function returns a coroutine or generator instead of running its body."""
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     return any(is_kind(function) for is_kind in kinds)
 

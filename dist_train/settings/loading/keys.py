@@ -14,7 +14,7 @@ NAMED = [
 ]
 """Sections that may be written as a text, which means `{name: text}`."""
 LISTS = [name for name, info in Config.model_fields.items() if item_classes(info.annotation)]
-"""Lists of sections, each of which may be written as a text too."""
+"""Settings that are a list of sections; a section may also be written as a string."""
 
 
 def complete(key: str) -> str:

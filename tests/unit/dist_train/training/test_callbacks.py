@@ -130,7 +130,7 @@ def test_a_class_that_is_no_callback_is_refused(hooks: Path, name: str, message:
 def test_a_method_of_which_a_call_runs_nothing_is_refused(method: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "later.py"
     path.write_text(f"class Later:\n    {kind.format(method)}\n")
-    with pytest.raises(ConfigError, match=f"later.py:Later: {method} is a coroutine or a generator"):
+    with pytest.raises(ConfigError, match=f"later.py:Later: {method} is async or has yield"):
         Callbacks([OwnCallback(name=f"{path}:Later")])
 
 
